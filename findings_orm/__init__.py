@@ -1,0 +1,95 @@
+"""Store security findings: one API over memory, files and databases.
+
+>>> import findings_orm
+>>> store = findings_orm.open_storage("memory:")
+>>> store.list_findings("acme-api")
+[]
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from findings_orm.errors import (
+    FindingNotFoundError,
+    SchemaVersionError,
+    StorageConflictError,
+    StorageError,
+    StorageIntegrityError,
+    StorageUnavailableError,
+    StorageValidationError,
+)
+from findings_orm.finding import SCHEMA_VERSION, Finding, Severity, Status, validate_finding
+from findings_orm.port import (
+    Event,
+    FindingStore,
+    Health,
+    IngestReport,
+    PurgeReport,
+    Rejected,
+    RejectedOriginal,
+    Run,
+    RunDiff,
+    Sighting,
+    StoragePort,
+)
+from findings_orm.query import FindingQuery, Page, Summary
+from findings_orm.registry import STORAGE_REGISTRY, open_storage, register_adapter
+
+if TYPE_CHECKING:
+    from findings_orm.adapters.memory import InMemoryStorageAdapter
+    from findings_orm.adapters.sql.sqlite import SQLiteStorageAdapter
+    from findings_orm.migrations import SchemaMigrator
+
+_LAZY = {
+    "InMemoryStorageAdapter": "findings_orm.adapters.memory",
+    "SQLiteStorageAdapter": "findings_orm.adapters.sql.sqlite",
+    "SchemaMigrator": "findings_orm.migrations",
+}
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    """Load an adapter, and the libraries it needs, on first use."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "STORAGE_REGISTRY",
+    "Event",
+    "Finding",
+    "FindingNotFoundError",
+    "FindingQuery",
+    "FindingStore",
+    "Health",
+    "InMemoryStorageAdapter",
+    "IngestReport",
+    "Page",
+    "PurgeReport",
+    "Rejected",
+    "RejectedOriginal",
+    "Run",
+    "RunDiff",
+    "SQLiteStorageAdapter",
+    "SchemaMigrator",
+    "SchemaVersionError",
+    "Severity",
+    "Sighting",
+    "Status",
+    "StorageConflictError",
+    "StorageError",
+    "StorageIntegrityError",
+    "StoragePort",
+    "StorageUnavailableError",
+    "StorageValidationError",
+    "Summary",
+    "open_storage",
+    "register_adapter",
+    "validate_finding",
+]

@@ -1,0 +1,355 @@
+"""Findings in memory: the readable reference of what every adapter means."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from findings_orm.errors import StorageConflictError, StorageValidationError
+from findings_orm.port import Document, Event, RejectedOriginal, Run
+from findings_orm.query import SORTS, FindingQuery, Summary, matches, time_key
+from findings_orm.records import Identity, Records, StatusChange, Stored, Streak, batches
+from findings_orm.store import Store
+
+_BATCH = 1_000
+
+
+def clone(value: Any) -> Any:
+    """Return a copy of a JSON value that shares nothing that can change with it."""
+    if type(value) is dict:
+        return {key: clone(inner) for key, inner in value.items()}
+    if type(value) is list:
+        return [clone(inner) for inner in value]
+    return value
+
+
+@dataclass(slots=True)
+class Project:
+    """Everything of one project. Values inside the dictionaries are replaced, never changed."""
+
+    revision: int = 0
+    findings: dict[str, Stored] = field(default_factory=dict)
+    by_fingerprint: dict[bytes, tuple[str, ...]] = field(default_factory=dict)
+    streaks: dict[str, tuple[Streak, ...]] = field(default_factory=dict)
+    events: dict[str, tuple[Event, ...]] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    rejected: dict[str, RejectedOriginal] = field(default_factory=dict)
+
+    def copy(self) -> Project:
+        """Return a copy that later changes of this one don't touch."""
+        parts = (self.findings, self.by_fingerprint, self.streaks, self.events, self.runs, self.rejected)
+        return Project(self.revision, *(dict(part) for part in parts))  # type: ignore[arg-type]
+
+
+State = dict[str, Project]
+
+
+class MemoryRecords(Records):
+    """`Records` over dictionaries. The lock that guards them is the store's."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._saved: list[dict[str, Project | None]] = []
+
+    # -- undo -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """See `Records.savepoint`."""
+        self._saved.append({})
+        try:
+            yield
+        except BaseException:
+            for project_id, before in self._saved.pop().items():
+                if before is None:
+                    self.state.pop(project_id, None)
+                else:
+                    self.state[project_id] = before
+            raise
+        inner = self._saved.pop()
+        if self._saved:
+            for project_id, before in inner.items():
+                self._saved[-1].setdefault(project_id, before)
+
+    def _remember(self, project_id: str) -> None:
+        if self._saved and project_id not in self._saved[-1]:
+            project = self.state.get(project_id)
+            self._saved[-1][project_id] = project.copy() if project else None
+
+    # -- write ----------------------------------------------------------------------------------------------
+
+    def advance(self, project_id: str, at: str) -> int:
+        """See `Records.advance`."""
+        self._remember(project_id)
+        project = self.state.setdefault(project_id, Project())
+        project.revision += 1
+        return project.revision
+
+    def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """See `Records.insert`."""
+        project = self.state[project_id]
+        for document, identity in rows:
+            if identity.finding_id in project.findings:
+                raise StorageConflictError(f"project {project_id!r} has a finding {identity.finding_id} already")
+            project.findings[identity.finding_id] = Stored(document, identity)
+            _index(project, identity)
+
+    def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """See `Records.replace`."""
+        project = self.state[project_id]
+        for document, identity in rows:
+            _unindex(project, project.findings[identity.finding_id].identity)
+            project.findings[identity.finding_id] = Stored(document, identity)
+            _index(project, identity)
+
+    def reidentify(self, project_id: str, identities: Sequence[Identity]) -> None:
+        """See `Records.reidentify`."""
+        findings = self.state[project_id].findings
+        for identity in identities:
+            findings[identity.finding_id] = findings[identity.finding_id]._replace(identity=identity)
+
+    def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
+        """See `Records.seen`."""
+        self.reidentify(project_id, [one._replace(last_seen=at, last_run=run) for one in identities])
+
+    def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
+        """See `Records.change_status`."""
+        findings = self.state[project_id].findings
+        for finding_id, status, closed_as, closed_at in changes:
+            document, identity = findings[finding_id]
+            findings[finding_id] = Stored(
+                {**document, "status": status}, identity._replace(closed_as=closed_as, closed_at=closed_at)
+            )
+
+    def remove(self, project_id: str, finding_ids: Sequence[str]) -> None:
+        """See `Records.remove`."""
+        project = self.state[project_id]
+        for finding_id in finding_ids:
+            _unindex(project, project.findings.pop(finding_id).identity)
+            project.streaks.pop(finding_id, None)
+
+    def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
+        """See `Records.add_streaks`."""
+        kept = self.state[project_id].streaks
+        for streak in streaks:
+            kept[streak.finding_id] = (*kept.get(streak.finding_id, ()), streak)
+
+    def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
+        """See `Records.add_events`."""
+        kept = self.state[project_id].events
+        for event in events:
+            kept[event.finding_id] = (*kept.get(event.finding_id, ()), event)
+
+    def put_run(self, project_id: str, run: Run) -> None:
+        """See `Records.put_run`."""
+        self.state[project_id].runs[run.id] = run
+
+    def put_rejected(self, project_id: str, originals: Sequence[RejectedOriginal]) -> None:
+        """See `Records.put_rejected`."""
+        kept = self.state[project_id].rejected
+        for original in originals:
+            kept[original.rejected_id] = original
+
+    def remove_rejected(self, project_id: str, rejected_ids: Sequence[str]) -> int:
+        """See `Records.remove_rejected`."""
+        kept = self.state[project_id].rejected
+        return sum(kept.pop(rejected_id, None) is not None for rejected_id in set(rejected_ids))
+
+    def delete_project(self, project_id: str) -> None:
+        """See `Records.delete_project`."""
+        self._remember(project_id)
+        self.state.pop(project_id, None)
+
+    # -- read -----------------------------------------------------------------------------------------------
+
+    def _project(self, project_id: str) -> Project:
+        return self.state.get(project_id) or Project()
+
+    def projects(self) -> list[str]:
+        """See `Records.projects`."""
+        return sorted(self.state)
+
+    def revision(self, project_id: str) -> int:
+        """See `Records.revision`."""
+        return self._project(project_id).revision
+
+    def stored(self, project_id: str, finding_ids: Collection[str]) -> dict[str, Stored]:
+        """See `Records.stored`."""
+        findings = self._project(project_id).findings
+        return {finding_id: findings[finding_id] for finding_id in finding_ids if finding_id in findings}
+
+    def get(self, project_id: str, finding_id: str) -> Document | None:
+        """See `Records.get`."""
+        found = self._project(project_id).findings.get(finding_id)
+        return clone(found.document) if found else None
+
+    def identities(self, project_id: str, fingerprints: Collection[bytes]) -> list[Identity]:
+        """See `Records.identities`."""
+        project = self._project(project_id)
+        return [
+            project.findings[finding_id].identity
+            for digest in fingerprints
+            for finding_id in project.by_fingerprint.get(digest, ())
+        ]
+
+    def unseen(
+        self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
+    ) -> Iterator[list[tuple[str, str]]]:
+        """See `Records.unseen`."""
+        found = [
+            (identity.finding_id, document["status"])
+            for document, identity in self._project(project_id).findings.values()
+            if identity.last_run < run
+            and document["detector_id"] in detectors
+            and document["status"] in statuses
+        ]
+        yield from batches(sorted(found), _BATCH)
+
+    def seen_in(self, project_id: str, run: Run) -> set[str]:
+        """See `Records.seen_in`."""
+        project = self._project(project_id)
+        return {
+            identity.finding_id
+            for document, identity in project.findings.values()
+            if document["detector_id"] in run.detectors
+            and (
+                identity.first_run <= run.number <= identity.last_run
+                or any(
+                    streak.first_run <= run.number <= streak.last_run
+                    for streak in project.streaks.get(identity.finding_id, ())
+                )
+            )
+        }
+
+    def closed_before(self, project_id: str, time: str, limit: int) -> list[Stored]:
+        """See `Records.closed_before`."""
+        found = [
+            (time_key(one.identity.closed_at), one.identity.finding_id, one)
+            for one in self._project(project_id).findings.values()
+            if one.identity.closed_at is not None and time_key(one.identity.closed_at) < time_key(time)
+        ]
+        return [one for _, _, one in sorted(found, key=lambda row: row[:2])[:limit]]
+
+    def count_closed_before(self, project_id: str, time: str) -> int:
+        """See `Records.count_closed_before`."""
+        findings = self._project(project_id).findings
+        return len(self.closed_before(project_id, time, len(findings)))
+
+    def stream(self, project_id: str) -> Generator[Document, None, None]:
+        """See `Records.stream`."""
+        documents = [one.document for one in self._project(project_id).findings.values()]
+        documents.sort(key=lambda document: (time_key(document["created_at"]), document["id"]))
+        return (clone(document) for document in documents)
+
+    def select(self, query: FindingQuery, limit: int) -> list[Document]:
+        """See `Records.select`."""
+        value = SORTS[query.sort_field]
+        found = [
+            (value(document), document["id"], document)
+            for document, _ in self._project(query.project_id).findings.values()
+            if matches(query, document)
+        ]
+        after = query.after
+        if after is not None:
+            found = [row for row in found if (row[:2] < after if query.descending else row[:2] > after)]
+        found.sort(key=lambda row: row[:2], reverse=query.descending)
+        return [clone(document) for _, _, document in found[:limit]]
+
+    def count(self, query: FindingQuery) -> int:
+        """See `Records.count`."""
+        findings = self._project(query.project_id).findings
+        return sum(matches(query, document) for document, _ in findings.values())
+
+    def summarize(self, project_id: str) -> Summary:
+        """See `Records.summarize`."""
+        documents = [one.document for one in self._project(project_id).findings.values()]
+        counts = [
+            Counter(document[name] for document in documents if document[name] is not None)
+            for name in ("severity", "status", "detector_id", "cwe", "resource")
+        ]
+        return Summary.of_counts(project_id, *counts)
+
+    def events(self, project_id: str, finding_id: str) -> list[Event]:
+        """See `Records.events`."""
+        found = self._project(project_id).events.get(finding_id, ())
+        return [
+            Event(e.finding_id, e.at, e.actor, e.kind, clone(dict(e.changes)), e.comment, e.run_id) for e in found
+        ]
+
+    def runs(self, project_id: str) -> list[Run]:
+        """See `Records.runs`."""
+        found = sorted(self._project(project_id).runs.values(), key=lambda run: run.number)
+        return [
+            Run(r.id, r.detectors, r.started_at, clone(dict(r.tool)), r.number, dict(r.counts)) for r in found
+        ]
+
+    def rejected(self, project_id: str) -> list[RejectedOriginal]:
+        """See `Records.rejected`."""
+        found = sorted(
+            self._project(project_id).rejected.values(),
+            key=lambda one: (time_key(one.at), one.index, one.rejected_id),
+        )
+        return [
+            RejectedOriginal(o.rejected_id, o.run_id, o.index, o.at, o.field, o.reason, clone(o.original))
+            for o in found
+        ]
+
+
+def _index(project: Project, identity: Identity) -> None:
+    others = project.by_fingerprint.get(identity.fingerprint, ())
+    project.by_fingerprint[identity.fingerprint] = (*others, identity.finding_id)
+
+
+def _unindex(project: Project, identity: Identity) -> None:
+    others = project.by_fingerprint[identity.fingerprint]
+    rest = tuple(finding_id for finding_id in others if finding_id != identity.finding_id)
+    if rest:
+        project.by_fingerprint[identity.fingerprint] = rest
+    else:
+        del project.by_fingerprint[identity.fingerprint]
+
+
+class InMemoryStorageAdapter(Store):
+    """A `FindingStore` in memory, gone with the process. Safe for many threads: one works at a time."""
+
+    adapter: ClassVar[str] = "memory"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.RLock()
+        self._state: State = {}
+
+    @contextmanager
+    def _open_unit(self, *, write: bool) -> Iterator[Records]:
+        with self._lock:
+            unit = MemoryRecords(self._state)
+            if not write:
+                yield unit
+                return
+            with unit.savepoint():
+                yield unit
+
+    def iter_findings(self, project_id: str) -> Iterator[Document]:
+        """See `FindingStore.iter_findings`; the lock is held only while the order is made."""
+        with self._unit() as unit:
+            documents = unit.stream(project_id)
+        return documents
+
+    def _ping(self) -> dict[str, Any]:
+        with self._lock:
+            return {"projects": len(self._state)}
+
+    def _release(self) -> None:
+        with self._lock:
+            self._state = {}
+
+
+def open_url(url: str) -> InMemoryStorageAdapter:
+    """Open ``memory:``: a new, empty store."""
+    if url not in ("memory:", "memory://"):
+        raise StorageValidationError.of_field("url", "must be memory: (a store in memory has no name)", url)
+    return InMemoryStorageAdapter()

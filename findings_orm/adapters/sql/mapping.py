@@ -1,0 +1,150 @@
+"""Documents to rows and back, without ORM entities: this is the hot path of reading and writing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from findings_orm.adapters.sql.types import stored_time
+from findings_orm.finding import FIELDS
+from findings_orm.port import Document, Event, RejectedOriginal, Run
+from findings_orm.query import time_key
+from findings_orm.records import Identity
+
+Row = Sequence[Any]
+
+FINDING_COLUMNS = FIELDS
+IDENTITY_COLUMNS = (
+    "finding_id",
+    "fingerprint",
+    "ordinal",
+    "fingerprint_version",
+    "content",
+    "reported",
+    "line",
+    "first_seen",
+    "last_seen",
+    "first_run",
+    "last_run",
+    "closed_as",
+    "closed_at",
+)
+RUN_COLUMNS = ("run_id", "detectors", "started_at", "tool", "number", "counts")
+EVENT_COLUMNS = ("finding_id", "at", "actor", "kind", "changes", "comment", "run_id")
+REJECTED_COLUMNS = ("rejected_id", "run_id", "position", "at", "field", "reason", "original")
+
+_EMPTY_LIST = "[]"
+_EMPTY_OBJECT = "{}"
+
+
+def _encoded(value: Any, empty: str) -> str:
+    return to_json(value).decode() if value else empty
+
+
+def finding_row(document: Document) -> tuple[Any, ...]:
+    """Return the values of a canonical document in the order of `FINDING_COLUMNS`, as SQLite stores them."""
+    values = document.copy()
+    location = values["location"]
+    values["created_at"] = time_key(values["created_at"])
+    values["location"] = None if location is None else to_json(location).decode()
+    values["cve_ids"] = _encoded(values["cve_ids"], _EMPTY_LIST)
+    values["mitre_attack"] = _encoded(values["mitre_attack"], _EMPTY_LIST)
+    values["tags"] = _encoded(values["tags"], _EMPTY_LIST)
+    values["poc_links"] = _encoded(values["poc_links"], _EMPTY_LIST)
+    values["evidence"] = _encoded(values["evidence"], _EMPTY_OBJECT)
+    values["provenance"] = _encoded(values["provenance"], _EMPTY_OBJECT)
+    return tuple(values.values())
+
+
+def document_of(row: Row) -> Document:
+    """Return the document of a row in the order of `FINDING_COLUMNS`."""
+    document = dict(zip(FINDING_COLUMNS, row, strict=True))
+    document["created_at"] = stored_time(document["created_at"])
+    for name in ("cve_ids", "mitre_attack", "tags", "poc_links"):
+        text = document[name]
+        document[name] = [] if text == _EMPTY_LIST else from_json(text)
+    for name in ("evidence", "provenance"):
+        text = document[name]
+        document[name] = {} if text == _EMPTY_OBJECT else from_json(text)
+    if document["location"] is not None:
+        document["location"] = from_json(document["location"])
+    confidence = document["confidence"]
+    if confidence is not None and confidence == int(confidence):
+        document["confidence"] = int(confidence)
+    return document
+
+
+def identity_row(identity: Identity) -> tuple[Any, ...]:
+    """Return the values of an identity in the order of `IDENTITY_COLUMNS`."""
+    return (
+        *identity[:7],
+        time_key(identity.first_seen),
+        time_key(identity.last_seen),
+        *identity[9:12],
+        optional_time(identity.closed_at),
+    )
+
+
+def identity_of(row: Row) -> Identity:
+    """Return the identity of a row in the order of `IDENTITY_COLUMNS`."""
+    closed_at = row[12]
+    return Identity(
+        *row[:7],
+        stored_time(row[7]),
+        stored_time(row[8]),
+        *row[9:12],
+        None if closed_at is None else stored_time(closed_at),
+    )
+
+
+def optional_time(text: str | None) -> str | None:
+    """Return what is stored for a time that may be absent."""
+    return None if text is None else time_key(text)
+
+
+def run_row(run: Run) -> tuple[Any, ...]:
+    """Return the values of a run in the order of `RUN_COLUMNS`."""
+    return (
+        run.id,
+        to_json(list(run.detectors)).decode(),
+        time_key(run.started_at),
+        to_json(dict(run.tool)).decode(),
+        run.number,
+        to_json(dict(run.counts)).decode(),
+    )
+
+
+def run_of(row: Row) -> Run:
+    """Return the run of a row in the order of `RUN_COLUMNS`."""
+    return Run(row[0], tuple(from_json(row[1])), stored_time(row[2]), from_json(row[3]), row[4], from_json(row[5]))
+
+
+def event_row(event: Event) -> tuple[Any, ...]:
+    """Return the values of an event in the order of `EVENT_COLUMNS`."""
+    changes = to_json(dict(event.changes)).decode()
+    return (event.finding_id, time_key(event.at), event.actor, event.kind, changes, event.comment, event.run_id)
+
+
+def event_of(row: Row) -> Event:
+    """Return the event of a row in the order of `EVENT_COLUMNS`."""
+    return Event(row[0], stored_time(row[1]), row[2], row[3], from_json(row[4]), row[5], row[6])
+
+
+def rejected_row(original: RejectedOriginal, text: str) -> tuple[Any, ...]:
+    """Return the values of a refused original in the order of `REJECTED_COLUMNS`; `text` is it as JSON."""
+    return (
+        original.rejected_id,
+        original.run_id,
+        original.index,
+        time_key(original.at),
+        original.field,
+        original.reason,
+        text,
+    )
+
+
+def names(columns: Iterable[str]) -> str:
+    """Return column names for a statement."""
+    return ", ".join(columns)

@@ -1,0 +1,207 @@
+"""The tables, declared once. `Finding` mirrors the fields of the document; what the store itself knows is beside it.
+
+Every primary key, unique constraint and foreign key of what belongs to a project starts with `project_id`: the rows
+of one project lie together, and the tables can be distributed by it. The revisions below ``alembic/`` make these
+tables; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Text,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from findings_orm.adapters.sql.types import Json, JsonList, SortedText, Timestamp, Uuid
+
+NAMING = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(referred_table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Base of the models; its metadata has the naming convention."""
+
+    metadata = MetaData(naming_convention=NAMING)
+
+
+def _of_project() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["project_id"], ["finding_projects.project_id"], ondelete="CASCADE")
+
+
+def _of_finding() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["project_id", "finding_id"], ["findings.project_id", "findings.id"], ondelete="CASCADE"
+    )
+
+
+class Project(Base):
+    """A project, and the number of writes to it so far."""
+
+    __tablename__ = "finding_projects"
+    __table_args__ = (CheckConstraint("length(project_id) BETWEEN 1 AND 255", name="project_id"),)
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    created_at: Mapped[str] = mapped_column(Timestamp)
+    revision: Mapped[int] = mapped_column(BigInteger)
+
+
+class Finding(Base):
+    """A finding: the fields of the document (`findings_orm.Finding`) and nothing else."""
+
+    __tablename__ = "findings"
+    __table_args__ = (
+        _of_project(),
+        CheckConstraint("length(title) >= 1", name="title"),
+        CheckConstraint("length(detector_id) >= 1", name="detector_id"),
+        CheckConstraint("severity IN ('info', 'low', 'medium', 'high', 'critical')", name="severity"),
+        CheckConstraint(
+            "status IN ('open', 'triaged', 'in_progress', 'resolved', 'false_positive', 'risk_accepted', 'archived')",
+            name="status",
+        ),
+        CheckConstraint("confidence BETWEEN 0 AND 100", name="confidence"),
+        CheckConstraint("cwe >= 1", name="cwe"),
+        CheckConstraint("cvss BETWEEN 0 AND 10", name="cvss"),
+        Index(None, "project_id", "created_at", "id"),
+        Index(None, "project_id", "severity", "status"),
+    )
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    finding_schema_version: Mapped[str] = mapped_column(Text)
+    detector_id: Mapped[str] = mapped_column(SortedText)
+    title: Mapped[str] = mapped_column(SortedText)
+    severity: Mapped[str] = mapped_column(SortedText)
+    resource: Mapped[str] = mapped_column(SortedText)
+    created_at: Mapped[str] = mapped_column(Timestamp)
+    run_id: Mapped[str | None] = mapped_column(Uuid)
+    cwe: Mapped[int | None] = mapped_column(Integer)
+    owasp: Mapped[str | None] = mapped_column(Text)
+    cve_ids: Mapped[list[str]] = mapped_column(JsonList)
+    cvss: Mapped[float | None] = mapped_column(Double)
+    mitre_attack: Mapped[list[str]] = mapped_column(JsonList)
+    poc_links: Mapped[list[str]] = mapped_column(JsonList)
+    evidence: Mapped[dict[str, Any]] = mapped_column(Json)
+    provenance: Mapped[dict[str, Any]] = mapped_column(Json)
+    status: Mapped[str] = mapped_column(SortedText, server_default=text("'open'"))
+    rule_id: Mapped[str | None] = mapped_column(SortedText)
+    fingerprint: Mapped[str | None] = mapped_column(SortedText)
+    location: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    confidence: Mapped[float | None] = mapped_column(Double)
+    tags: Mapped[list[str]] = mapped_column(JsonList, server_default=text("'[]'"))
+
+
+class Identity(Base):
+    """What the store knows of a finding: its identity, and when it was seen. One narrow row a finding."""
+
+    __tablename__ = "finding_identities"
+    __table_args__ = (
+        _of_finding(),
+        Index("uq_finding_identities_project_id_finding_id", "project_id", "finding_id", unique=True),
+        Index(
+            "ix_finding_identities_closed",
+            "project_id",
+            "closed_at",
+            "finding_id",
+            sqlite_where=text("closed_at IS NOT NULL"),
+            postgresql_where=text("closed_at IS NOT NULL"),
+        ),
+    )
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    ordinal: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    finding_id: Mapped[str] = mapped_column(Uuid)
+    fingerprint_version: Mapped[int] = mapped_column(SmallInteger)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    reported: Mapped[str] = mapped_column(Text)
+    line: Mapped[int | None] = mapped_column(Integer)
+    first_seen: Mapped[str] = mapped_column(Timestamp)
+    last_seen: Mapped[str] = mapped_column(Timestamp)
+    first_run: Mapped[int] = mapped_column(BigInteger)
+    last_run: Mapped[int] = mapped_column(BigInteger)
+    closed_as: Mapped[str | None] = mapped_column(Text)
+    closed_at: Mapped[str | None] = mapped_column(Timestamp)
+
+
+class Sighting(Base):
+    """An earlier unbroken streak of runs that saw a finding."""
+
+    __tablename__ = "finding_sightings"
+    __table_args__ = (_of_finding(),)
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    finding_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    first_run: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    last_run: Mapped[int] = mapped_column(BigInteger)
+
+
+class Run(Base):
+    """One import."""
+
+    __tablename__ = "finding_runs"
+    __table_args__ = (
+        _of_project(),
+        Index("uq_finding_runs_project_id_number", "project_id", "number", unique=True),
+    )
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    run_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[str] = mapped_column(Timestamp)
+    detectors: Mapped[list[str]] = mapped_column(JsonList)
+    tool: Mapped[dict[str, Any]] = mapped_column(Json)
+    counts: Mapped[dict[str, int]] = mapped_column(Json)
+
+
+class Event(Base):
+    """One entry of the audit trail. It outlives its finding, so it refers to the project only."""
+
+    __tablename__ = "finding_events"
+    __table_args__ = (
+        _of_project(),
+        CheckConstraint("kind IN ('status', 'change', 'comment', 'purge')", name="kind"),
+    )
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    finding_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    revision: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    at: Mapped[str] = mapped_column(Timestamp)
+    actor: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(Text)
+    changes: Mapped[dict[str, Any]] = mapped_column(Json)
+    comment: Mapped[str] = mapped_column(Text)
+    run_id: Mapped[str | None] = mapped_column(Uuid)
+
+
+class Rejected(Base):
+    """A document that an import refused, kept whole."""
+
+    __tablename__ = "finding_rejected"
+    __table_args__ = (_of_project(),)
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    rejected_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    run_id: Mapped[str] = mapped_column(Uuid)
+    position: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[str] = mapped_column(Timestamp)
+    field: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    original: Mapped[str] = mapped_column(Text)

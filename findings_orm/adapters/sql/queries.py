@@ -1,0 +1,100 @@
+"""A `FindingQuery` as SQL: conditions, order, keyset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Table, and_, case, false, func, or_, select, tuple_, type_coerce
+from sqlalchemy.types import NullType
+
+from findings_orm.adapters.sql.mapping import FINDING_COLUMNS
+from findings_orm.adapters.sql.models import Finding
+from findings_orm.finding import Severity
+from findings_orm.query import FindingQuery
+
+TABLE: Table = Finding.__table__  # type: ignore[assignment]  # declarative gives the wider FromClause
+C = TABLE.c
+RAW = [type_coerce(C[name], NullType()) for name in FINDING_COLUMNS]
+"""The columns of a document without result processing; `mapping` does it."""
+
+SEVERITY_RANK = case({severity.value: severity.rank for severity in Severity}, value=C.severity)
+_SORTS: dict[str, ColumnElement[Any]] = {
+    "created_at": C.created_at,
+    "severity": SEVERITY_RANK,
+    "detector_id": C.detector_id,
+    "resource": C.resource,
+    "title": C.title,
+}
+
+
+class Dialect:
+    """The conditions that databases express differently; this is SQLite's way."""
+
+    def holds_any(self, column: ColumnElement[Any], values: tuple[str, ...]) -> ColumnElement[bool]:
+        """Return whether a JSON list has one of the values."""
+        members = func.json_each(column).table_valued("value")
+        return select(1).select_from(members).where(members.c.value.in_(values)).exists()
+
+    def holds_words(self, words: tuple[str, ...]) -> ColumnElement[bool]:
+        """Return whether the searched text has all words; compare `findings_orm.query.search_text`."""
+        return and_(*(self.searched_text().contains(word, autoescape=True) for word in words))
+
+    def searched_text(self) -> ColumnElement[str]:
+        """Return the folded text of a finding, from a function that each connection brings."""
+        return func.findings_search_text(C.title, C.resource, C.detector_id, C.rule_id, C.location)
+
+
+def selected(query: FindingQuery, dialect: Dialect, limit: int) -> Select[Any]:
+    """Return the statement for the first `limit` documents in the query's order after its cursor."""
+    sort = _SORTS[query.sort_field]
+    statement = select(*RAW).where(*conditions(query, dialect))
+    after = query.after
+    if after is not None:
+        bound = sort <= after[0] if query.descending else sort >= after[0]
+        position, key = tuple_(sort, C.id), tuple_(*after)
+        statement = statement.where(bound, position < key if query.descending else position > key)
+    order = (sort.desc(), C.id.desc()) if query.descending else (sort, C.id)
+    return statement.order_by(*order).limit(limit)
+
+
+def counted(query: FindingQuery, dialect: Dialect) -> Select[Any]:
+    """Return the statement that counts what matches."""
+    return select(func.count()).select_from(TABLE).where(*conditions(query, dialect))
+
+
+def conditions(query: FindingQuery, dialect: Dialect) -> list[ColumnElement[bool]]:
+    """Return the conditions of a query, the project's first."""
+    found: list[ColumnElement[bool]] = [C.project_id == query.project_id]
+    for column, values in (
+        (C.severity, query.severities),
+        (C.status, query.status),
+        (C.rule_id, query.rule_id),
+        (C.cwe, query.cwe),
+        (C.run_id, query.run_id),
+    ):
+        if values:
+            found.append(column.in_(tuple(values)))
+    if query.detector_id:
+        found.append(or_(false(), *(_detector(wanted) for wanted in query.detector_id)))
+    if query.cve_id:
+        found.append(dialect.holds_any(C.cve_ids, tuple(query.cve_id)))
+    if query.tag:
+        found.append(dialect.holds_any(C.tags, tuple(query.tag)))
+    if query.resource_prefix:
+        found.append(_starts_with(C.resource, query.resource_prefix))
+    if query.created_from is not None:
+        found.append(C.created_at >= query.created_from)
+    if query.created_before is not None:
+        found.append(C.created_at < query.created_before)
+    if query.words:
+        found.append(dialect.holds_words(query.words))
+    return found
+
+
+def _detector(wanted: str) -> ColumnElement[bool]:
+    return _starts_with(C.detector_id, wanted[:-1]) if wanted.endswith("*") else C.detector_id == wanted
+
+
+def _starts_with(column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    """The bound lets an index serve; the exact comparison has no wildcards and no case folding."""
+    return and_(column >= prefix, func.substr(column, 1, len(prefix)) == prefix)

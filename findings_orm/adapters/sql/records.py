@@ -1,0 +1,344 @@
+"""`Records` over one database connection: driver SQL where rows are many, SQLAlchemy Core where conditions vary."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection
+
+from findings_orm.adapters.sql import mapping, queries
+from findings_orm.adapters.sql.mapping import (
+    EVENT_COLUMNS,
+    FINDING_COLUMNS,
+    IDENTITY_COLUMNS,
+    REJECTED_COLUMNS,
+    RUN_COLUMNS,
+    Row,
+    names,
+)
+from findings_orm.importing import original_text
+from findings_orm.port import Document, Event, RejectedOriginal, Run
+from findings_orm.query import FindingQuery, Summary, time_key
+from findings_orm.records import Identity, Records, StatusChange, Stored, Streak, batches
+
+READ_BATCH = 1_000
+LOOKUP_BATCH = 5_000
+
+
+def _insert(table: str, columns: Sequence[str]) -> str:
+    marks = ", ".join("?" * (len(columns)))
+    return f"INSERT INTO {table} ({names(columns)}) VALUES ({marks})"  # noqa: S608  # constants
+
+
+def _update(table: str, columns: Sequence[str], keys: Sequence[str]) -> str:
+    sets = ", ".join(f"{column} = ?" for column in columns)
+    where = " AND ".join(f"{key} = ?" for key in keys)
+    return f"UPDATE {table} SET {sets} WHERE {where}"  # noqa: S608  # constants
+
+
+_BESIDE_KEY = tuple(name for name in FINDING_COLUMNS if name not in ("project_id", "id"))
+_RESEEN = ("content", "reported", "line", "last_seen", "first_run", "last_run", "closed_as", "closed_at")
+_F = names(f"f.{column}" for column in FINDING_COLUMNS)
+_I = names(f"i.{column}" for column in IDENTITY_COLUMNS)
+_JOINED = (
+    f"SELECT {_F}, {_I} FROM findings f "  # noqa: S608  # constants
+    "JOIN finding_identities i ON i.project_id = f.project_id AND i.finding_id = f.id "
+)
+_WIDTH = len(FINDING_COLUMNS)
+
+
+class SqlRecords(Records):
+    """The records inside one transaction. This is SQLite's way; what PostgreSQL does otherwise, it overrides."""
+
+    dialect: ClassVar[queries.Dialect] = queries.Dialect()
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._events: defaultdict[tuple[str, int], int] = defaultdict(int)
+
+    # -- statements -----------------------------------------------------------------------------------------
+
+    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement of driver SQL and return its rows, if it has any."""
+        result = self.connection.exec_driver_sql(sql, tuple(parameters))
+        return list(result.cursor.fetchall()) if result.cursor is not None and result.returns_rows else []
+
+    def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
+        """Run one statement of driver SQL for each row."""
+        if rows:
+            self.connection.exec_driver_sql(sql, list(rows))  # type: ignore[arg-type]  # tuples, as drivers take
+
+    def _run_in(self, sql: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
+        """Run a statement that ends in ``IN`` for the project and all values, in batches."""
+        for batch in batches(values, LOOKUP_BATCH):
+            marks = ", ".join("?" * len(batch))
+            yield from self._run(f"{sql} ({marks})", (project_id, *batch))
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """See `Records.savepoint`."""
+        with self.connection.begin_nested():
+            yield
+
+    # -- write ----------------------------------------------------------------------------------------------
+
+    def advance(self, project_id: str, at: str) -> int:
+        """See `Records.advance`."""
+        sql = (
+            "INSERT INTO finding_projects (project_id, created_at, revision) VALUES (?, ?, 1) "
+            "ON CONFLICT (project_id) DO UPDATE SET revision = finding_projects.revision + 1 RETURNING revision"
+        )
+        return int(self._run(sql, (project_id, time_key(at)))[0][0])
+
+    def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """See `Records.insert`."""
+        findings = [mapping.finding_row(document) for document, _ in rows]
+        identities = [(project_id, *mapping.identity_row(identity)) for _, identity in rows]
+        identities.sort(key=lambda row: (row[2], row[3]))
+        self._run_many(_insert("findings", FINDING_COLUMNS), findings)
+        self._run_many(_insert("finding_identities", ("project_id", *IDENTITY_COLUMNS)), identities)
+
+    def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """See `Records.replace`."""
+        findings = []
+        for document, _ in rows:
+            values = dict(zip(FINDING_COLUMNS, mapping.finding_row(document), strict=True))
+            findings.append((*(values[name] for name in _BESIDE_KEY), project_id, document["id"]))
+        self._run_many(_update("findings", _BESIDE_KEY, ("project_id", "id")), findings)
+        identities = [
+            (*mapping.identity_row(identity)[1:], project_id, identity.finding_id) for _, identity in rows
+        ]
+        sql = _update("finding_identities", IDENTITY_COLUMNS[1:], ("project_id", "finding_id"))
+        self._run_many(sql, identities)
+
+    def reidentify(self, project_id: str, identities: Sequence[Identity]) -> None:
+        """See `Records.reidentify`."""
+        rows = []
+        for identity in identities:
+            values = dict(zip(IDENTITY_COLUMNS, mapping.identity_row(identity), strict=True))
+            rows.append(
+                (*(values[name] for name in _RESEEN), project_id, identity.fingerprint, identity.ordinal)
+            )
+        self._run_many(_update("finding_identities", _RESEEN, ("project_id", "fingerprint", "ordinal")), rows)
+
+    def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
+        """See `Records.seen`."""
+        time = time_key(at)
+        rows = sorted((time, run, project_id, one.fingerprint, one.ordinal) for one in identities)
+        sql = _update(
+            "finding_identities", ("last_seen", "last_run"), ("project_id", "fingerprint", "ordinal")
+        )
+        self._run_many(sql, rows)
+
+    def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
+        """See `Records.change_status`."""
+        statuses = [(change.status, project_id, change.finding_id) for change in changes]
+        self._run_many(_update("findings", ("status",), ("project_id", "id")), statuses)
+        closings = [
+            (change.closed_as, mapping.optional_time(change.closed_at), project_id, change.finding_id)
+            for change in changes
+        ]
+        sql = _update("finding_identities", ("closed_as", "closed_at"), ("project_id", "finding_id"))
+        self._run_many(sql, closings)
+
+    def remove(self, project_id: str, finding_ids: Sequence[str]) -> None:
+        """See `Records.remove`; identities and streaks go with their finding."""
+        rows = [(project_id, finding_id) for finding_id in finding_ids]
+        self._run_many("DELETE FROM findings WHERE project_id = ? AND id = ?", rows)
+
+    def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
+        """See `Records.add_streaks`."""
+        sql = _insert("finding_sightings", ("project_id", "finding_id", "first_run", "last_run"))
+        self._run_many(sql, [(project_id, *streak) for streak in streaks])
+
+    def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
+        """See `Records.add_events`."""
+        first = self._events[project_id, revision]
+        self._events[project_id, revision] += len(events)
+        rows = [
+            (project_id, revision, first + n, *mapping.event_row(event)) for n, event in enumerate(events)
+        ]
+        self._run_many(_insert("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS)), rows)
+
+    def put_run(self, project_id: str, run: Run) -> None:
+        """See `Records.put_run`."""
+        sql = _insert("finding_runs", ("project_id", *RUN_COLUMNS))
+        self._run(sql, (project_id, *mapping.run_row(run)))
+
+    def put_rejected(self, project_id: str, originals: Sequence[RejectedOriginal]) -> None:
+        """See `Records.put_rejected`."""
+        sets = names(f"{column} = excluded.{column}" for column in REJECTED_COLUMNS[1:6])
+        sql = (
+            _insert("finding_rejected", ("project_id", *REJECTED_COLUMNS))
+            + f" ON CONFLICT (project_id, rejected_id) DO UPDATE SET {sets}"
+        )
+        rows = [(project_id, *mapping.rejected_row(one, original_text(one.original))) for one in originals]
+        self._run_many(sql, rows)
+
+    def remove_rejected(self, project_id: str, rejected_ids: Sequence[str]) -> int:
+        """See `Records.remove_rejected`."""
+        sql = "SELECT rejected_id FROM finding_rejected WHERE project_id = ? AND rejected_id IN"
+        found = [row[0] for row in self._run_in(sql, project_id, set(rejected_ids))]
+        delete = "DELETE FROM finding_rejected WHERE project_id = ? AND rejected_id = ?"
+        self._run_many(delete, [(project_id, rejected_id) for rejected_id in found])
+        return len(found)
+
+    def delete_project(self, project_id: str) -> None:
+        """See `Records.delete_project`; everything else goes with the project's row."""
+        self._run("DELETE FROM finding_projects WHERE project_id = ?", (project_id,))
+
+    # -- read -----------------------------------------------------------------------------------------------
+
+    def projects(self) -> list[str]:
+        """See `Records.projects`."""
+        return [row[0] for row in self._run("SELECT project_id FROM finding_projects ORDER BY project_id")]
+
+    def revision(self, project_id: str) -> int:
+        """See `Records.revision`."""
+        rows = self._run("SELECT revision FROM finding_projects WHERE project_id = ?", (project_id,))
+        return int(rows[0][0]) if rows else 0
+
+    def stored(self, project_id: str, finding_ids: Collection[str]) -> dict[str, Stored]:
+        """See `Records.stored`."""
+        found = (
+            Stored(mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:]))
+            for row in self._run_in(f"{_JOINED} WHERE f.project_id = ? AND f.id IN", project_id, finding_ids)
+        )
+        return {one.identity.finding_id: one for one in found}
+
+    def get(self, project_id: str, finding_id: str) -> Document | None:
+        """See `Records.get`."""
+        sql = f"SELECT {_F} FROM findings f WHERE f.project_id = ? AND f.id = ?"  # noqa: S608  # constants
+        rows = self._run(sql, (project_id, finding_id))
+        return mapping.document_of(rows[0]) if rows else None
+
+    def identities(self, project_id: str, fingerprints: Collection[bytes]) -> list[Identity]:
+        """See `Records.identities`."""
+        sql = f"SELECT {_I} FROM finding_identities i WHERE i.project_id = ? AND i.fingerprint IN"  # noqa: S608
+        return [mapping.identity_of(row) for row in self._run_in(sql, project_id, sorted(fingerprints))]
+
+    def unseen(
+        self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
+    ) -> Iterator[list[tuple[str, str]]]:
+        """See `Records.unseen`."""
+        if not detectors:
+            return
+        sql = (
+            "SELECT f.id, f.status FROM finding_identities i "  # noqa: S608  # constants and marks
+            "JOIN findings f ON f.project_id = i.project_id AND f.id = i.finding_id "
+            "WHERE i.project_id = ? AND i.last_run < ? AND i.closed_at IS NULL AND f.id > ? "
+            f"AND f.status IN ({_marks(statuses)}) AND f.detector_id IN ({_marks(detectors)}) "
+            f"ORDER BY f.id LIMIT {LOOKUP_BATCH}"
+        )
+        after = "00000000-0000-0000-0000-000000000000"
+        while True:
+            rows = self._run(sql, (project_id, run, after, *statuses, *detectors))
+            if rows:
+                yield [(str(row[0]), row[1]) for row in rows]
+                after = str(rows[-1][0])
+            if len(rows) < LOOKUP_BATCH:
+                return
+
+    def seen_in(self, project_id: str, run: Run) -> set[str]:
+        """See `Records.seen_in`."""
+        if not run.detectors:
+            return set()
+        sql = (
+            "SELECT i.finding_id FROM finding_identities i "  # noqa: S608  # constants and marks
+            "JOIN findings f ON f.project_id = i.project_id AND f.id = i.finding_id "
+            f"WHERE i.project_id = ? AND f.detector_id IN ({_marks(run.detectors)}) AND ("
+            "(i.first_run <= ? AND i.last_run >= ?) OR EXISTS (SELECT 1 FROM finding_sightings s "
+            "WHERE s.project_id = i.project_id AND s.finding_id = i.finding_id "
+            "AND s.first_run <= ? AND s.last_run >= ?))"
+        )
+        number = run.number
+        rows = self._run(sql, (project_id, *run.detectors, number, number, number, number))
+        return {str(row[0]) for row in rows}
+
+    def closed_before(self, project_id: str, time: str, limit: int) -> list[Stored]:
+        """See `Records.closed_before`."""
+        sql = (
+            f"{_JOINED} WHERE i.project_id = ? AND i.closed_at < ? "
+            "ORDER BY i.closed_at, i.finding_id LIMIT ?"
+        )
+        return [
+            Stored(mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:]))
+            for row in self._run(sql, (project_id, time_key(time), limit))
+        ]
+
+    def count_closed_before(self, project_id: str, time: str) -> int:
+        """See `Records.count_closed_before`."""
+        sql = "SELECT count(*) FROM finding_identities WHERE project_id = ? AND closed_at < ?"
+        return int(self._run(sql, (project_id, time_key(time)))[0][0])
+
+    def stream(self, project_id: str) -> Generator[Document, None, None]:
+        """See `Records.stream`."""
+        sql = f"SELECT {_F} FROM findings f WHERE f.project_id = ? ORDER BY f.created_at, f.id"  # noqa: S608
+        result = self.connection.exec_driver_sql(sql, (project_id,))
+        cursor: Any = result.cursor
+        try:
+            while rows := cursor.fetchmany(READ_BATCH):
+                for row in rows:
+                    yield mapping.document_of(row)
+        finally:
+            result.close()
+
+    def select(self, query: FindingQuery, limit: int) -> list[Document]:
+        """See `Records.select`."""
+        statement = queries.selected(query, self.dialect, limit)
+        return [mapping.document_of(row) for row in self.connection.execute(statement)]
+
+    def count(self, query: FindingQuery) -> int:
+        """See `Records.count`."""
+        return int(self.connection.execute(queries.counted(query, self.dialect)).scalar_one())
+
+    def summarize(self, project_id: str) -> Summary:
+        """See `Records.summarize`."""
+        by = "SELECT {0}, count(*) FROM findings WHERE project_id = ? AND {0} IS NOT NULL GROUP BY {0}"
+        top = by + " ORDER BY 2 DESC, 1 LIMIT 10"
+        pairs = self._run(
+            "SELECT severity, status, count(*) FROM findings WHERE project_id = ? GROUP BY severity, status",
+            (project_id,),
+        )
+        severities: defaultdict[str, int] = defaultdict(int)
+        statuses: defaultdict[str, int] = defaultdict(int)
+        for severity, status, count in pairs:
+            severities[severity] += count
+            statuses[status] += count
+        detector, cwe, resource = (
+            {row[0]: row[1] for row in self._run(sql.format(name), (project_id,))}
+            for sql, name in ((by, "detector_id"), (by, "cwe"), (top, "resource"))
+        )
+        return Summary.of_counts(project_id, severities, statuses, detector, cwe, resource)
+
+    def events(self, project_id: str, finding_id: str) -> list[Event]:
+        """See `Records.events`."""
+        sql = (
+            f"SELECT {names(EVENT_COLUMNS)} FROM finding_events "  # noqa: S608  # constants
+            "WHERE project_id = ? AND finding_id = ? ORDER BY revision, position"
+        )
+        return [mapping.event_of(row) for row in self._run(sql, (project_id, finding_id))]
+
+    def runs(self, project_id: str) -> list[Run]:
+        """See `Records.runs`."""
+        sql = f"SELECT {names(RUN_COLUMNS)} FROM finding_runs WHERE project_id = ? ORDER BY number"  # noqa: S608
+        return [mapping.run_of(row) for row in self._run(sql, (project_id,))]
+
+    def rejected(self, project_id: str) -> list[RejectedOriginal]:
+        """See `Records.rejected`."""
+        sql = (
+            f"SELECT {names(REJECTED_COLUMNS)} FROM finding_rejected "  # noqa: S608  # constants
+            "WHERE project_id = ? ORDER BY at, position, rejected_id"
+        )
+        return [
+            RejectedOriginal(*row[:3], mapping.stored_time(row[3]), *row[4:6], json.loads(row[6]))
+            for row in self._run(sql, (project_id,))
+        ]
+
+
+def _marks(values: Collection[Any]) -> str:
+    return ", ".join("?" * len(values))

@@ -1,0 +1,99 @@
+"""What the SQL adapters share: an engine, units of work over its connections, and joining an application's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.orm import Session
+
+from findings_orm.adapters.sql.failures import translated
+from findings_orm.adapters.sql.records import SqlRecords
+from findings_orm.errors import StorageError
+from findings_orm.port import Document
+from findings_orm.records import Records
+from findings_orm.store import Store
+
+
+class SqlStore(Store):
+    """A `FindingStore` over a SQLAlchemy engine."""
+
+    records: ClassVar[type[SqlRecords]] = SqlRecords
+
+    def __init__(self, engine: Engine, where: str, *, owned: bool) -> None:
+        super().__init__()
+        self.engine = engine
+        self._where = where
+        self._owned = owned
+
+    def _begin(self, connection: Connection, *, write: bool) -> None:
+        """Begin a transaction on a fresh connection."""
+        raise NotImplementedError
+
+    def _prepare(self, connection: Connection) -> None:
+        """Give an application's own connection what the records need."""
+
+    @contextmanager
+    def _open_unit(self, *, write: bool) -> Iterator[Records]:
+        with translated(self._where), self.engine.connect() as connection:
+            self._begin(connection, write=write)
+            yield self.records(connection)
+            if write:
+                connection.commit()
+
+    @contextmanager
+    def joined(self, bind: Session | Connection) -> Iterator[Self]:
+        """Work inside an application's own transaction.
+
+        What the calling thread does with this store inside the block happens on the connection of `bind` and commits or
+        rolls back with the application's rows, when the application says so; nothing is committed here.
+
+        Args:
+            bind: a SQLAlchemy `Session` or `Connection` on the database that has the tables of this store.
+
+        Raises:
+            StorageError: the calling thread is inside `transaction()` already.
+        """
+        if self._current is not None:
+            raise StorageError("this thread is inside a transaction of the store; join before it begins")
+        with translated(self._where):
+            if isinstance(bind, Session):
+                bind.flush()
+                connection = bind.connection()
+            else:
+                connection = bind
+            self._prepare(connection)
+            with self._bound(self.records(connection)):
+                yield self
+
+    def session(self) -> Session:
+        """Return an ORM session inside the unit of work of the calling thread, for the models in
+        `findings_orm.adapters.sql.models` or the application's own; it commits when `transaction()` does.
+
+        Raises:
+            StorageError: the calling thread is not inside `transaction()`.
+        """
+        unit = self._current
+        if not isinstance(unit, SqlRecords):
+            raise StorageError("a session needs a unit of work: open one with transaction()")
+        return Session(unit.connection, join_transaction_mode="create_savepoint")
+
+    def iter_findings(self, project_id: str) -> Iterator[Document]:
+        """See `FindingStore.iter_findings`."""
+        documents = super().iter_findings(project_id)
+        with translated(self._where):
+            yield from documents
+
+    def _ping(self) -> dict[str, Any]:
+        with self._unit() as unit:
+            assert isinstance(unit, SqlRecords)  # noqa: S101  # narrows the type
+            return {"url": self._where, **self._figures(unit.connection)}
+
+    def _figures(self, connection: Connection) -> dict[str, Any]:
+        return {}
+
+    def _release(self) -> None:
+        if self._owned:
+            self.engine.dispose()

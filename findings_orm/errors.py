@@ -1,0 +1,95 @@
+"""The errors of the package: one tree, `StorageError` at its root.
+
+No exception of a driver, of SQLAlchemy or of the operating system crosses the port: each is translated
+into one of these, with the original chained as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxdict = _SHORT.maxlist = 4
+_SHORT.maxlevel = 3
+
+
+def readable(value: object) -> str:
+    """Return `value` as text for a message, cut to a readable length."""
+    return _SHORT.repr(value)
+
+
+class StorageError(Exception):
+    """Base of all errors of this package. Catch it to catch them all."""
+
+
+class StorageValidationError(StorageError):
+    """Data was refused: nothing of the call was written.
+
+    Attributes:
+        field: where in the document, as a dotted path (``location.start_line``), or None.
+        rule: the rule that was broken, in words.
+        value: the offending value as it was given.
+        index: position of the document in the sequence that was given, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        rule: str | None = None,
+        value: Any = None,
+        index: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.field = field
+        self.rule = rule
+        self.value = value
+        self.index = index
+
+    @classmethod
+    def of_field(
+        cls, field: str, rule: str, value: Any, *, index: int | None = None
+    ) -> StorageValidationError:
+        """Return the error for one broken rule, its message made of place, rule and value."""
+        place = f"document {index}: {field}" if index is not None else field
+        return cls(
+            f"{place}: {rule} (got {readable(value)})", field=field, rule=rule, value=value, index=index
+        )
+
+    def at(self, index: int) -> StorageValidationError:
+        """Return the same error, naming the position of the document in a sequence."""
+        message = f"document {index}: {self}"
+        return StorageValidationError(
+            message, field=self.field, rule=self.rule, value=self.value, index=index
+        )
+
+
+class SchemaVersionError(StorageError):
+    """A schema version is missing, malformed, unknown or newer than this package knows."""
+
+
+class FindingNotFoundError(StorageError):
+    """The finding that a call is about does not exist."""
+
+
+class StorageConflictError(StorageError):
+    """A concurrent change won, or an id is already that of another finding."""
+
+
+class StorageIntegrityError(StorageError):
+    """What is stored is damaged, or breaks a rule that the store itself keeps."""
+
+
+class StorageUnavailableError(StorageError):
+    """The storage can't be reached or used: server gone, database locked, disk full, no permission.
+
+    Attributes:
+        retryable: True where the same call may succeed later without anybody changing anything.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable

@@ -1,0 +1,370 @@
+"""The finding: one security observation by a detector about a resource of a project.
+
+`Finding` is the only definition of the document. On the wire it is a JSON object, in Python a plain
+``dict``; `validate_finding` turns any accepted input into the one canonical ``dict`` that every adapter
+stores and returns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    with_config,
+)
+from pydantic_core import PydanticCustomError, to_json
+from typing_extensions import TypedDict
+
+from findings_orm.errors import SchemaVersionError, StorageValidationError
+
+SCHEMA_VERSION: Literal["1.1.0"] = "1.1.0"
+"""The schema version of `Finding` and of everything that the adapters of this release store."""
+
+KNOWN_VERSIONS: tuple[str, ...] = ("1.0.0", "1.1.0")
+"""The schema versions that this release can read, oldest first (a test compares them with the revisions)."""
+
+MAX_DEPTH = 100
+"""How deep objects and lists may nest inside `evidence` and `provenance` (JSON readers stop near 200)."""
+
+MAX_DIGITS = 4300
+"""How many digits an integer may have (the limit of Python's own text to integer conversion)."""
+
+MAX_NUMBER = 2**31 - 1
+"""The largest CWE number and line number (a signed 32 bit integer, as every database has it)."""
+
+
+class Severity(StrEnum):
+    """How bad a finding is, from `info` to `critical`; `rank` orders them."""
+
+    INFO = "info"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """0 for `info` up to 4 for `critical`."""
+        return _SEVERITY_RANK[self]
+
+    @classmethod
+    def at_least(cls, lowest: str) -> tuple[Severity, ...]:
+        """Return the severities from `lowest` upwards. Raises ValueError for an unknown name."""
+        return tuple(cls)[cls(lowest).rank :]
+
+
+_SEVERITY_RANK = {severity: rank for rank, severity in enumerate(Severity)}
+
+
+class Status(StrEnum):
+    """Where a finding stands in its life; `TRANSITIONS` says which change follows which."""
+
+    OPEN = "open"
+    TRIAGED = "triaged"
+    IN_PROGRESS = "in_progress"
+    RESOLVED = "resolved"
+    FALSE_POSITIVE = "false_positive"
+    RISK_ACCEPTED = "risk_accepted"
+    ARCHIVED = "archived"
+
+
+_ACTIVE = (Status.OPEN, Status.TRIAGED, Status.IN_PROGRESS)
+_CLOSED = (Status.RESOLVED, Status.FALSE_POSITIVE, Status.RISK_ACCEPTED)
+
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    **{status: frozenset({*_ACTIVE, *_CLOSED, Status.ARCHIVED} - {status}) for status in _ACTIVE},
+    **{status: frozenset({Status.OPEN, Status.TRIAGED, Status.ARCHIVED}) for status in _CLOSED},
+    Status.ARCHIVED: frozenset({Status.OPEN}),
+}
+"""The legal status changes: work on a finding moves freely between open, triaged and in progress and may
+close it in any way; what is closed is reopened, triaged again or archived; what is archived is reopened."""
+
+ACTIVE_STATUSES: tuple[Status, ...] = _ACTIVE
+"""The statuses that a scan which no longer reports the finding turns into `resolved`."""
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UUID = r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$"
+_URI = r"^[A-Za-z][A-Za-z0-9+.\-]*:(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+$"
+
+
+def format_time(moment: datetime) -> str:
+    """Return an aware `moment` in the canonical form: UTC, `Z`, no fraction when zero, else six digits."""
+    utc = moment.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds" if utc.microsecond else "seconds")[:-6] + "Z"
+
+
+def canonical_time(text: str) -> str:
+    """Return an RFC 3339 time in UTC in its canonical form.
+
+    Raises:
+        ValueError: for an offset, a naive time, more than six digits of a second, or no real date.
+    """
+    if not _TIME.fullmatch(text):
+        raise ValueError("an RFC 3339 time in UTC that ends in Z, with at most six digits of a second")
+    try:
+        datetime.fromisoformat(text[:19])
+    except ValueError as error:
+        raise ValueError(f"a date and time that exist: {error}") from error
+    fraction = text[20:-1].ljust(6, "0")
+    return text[:19] + (f".{fraction}Z" if fraction != "000000" else "Z")
+
+
+def _check_time(text: str) -> str:
+    try:
+        return canonical_time(text)
+    except ValueError as error:
+        raise PydanticCustomError("rule", "must be {rule}", {"rule": str(error)}) from None
+
+
+def _no_nul(text: str) -> str:
+    if "\x00" in text:
+        raise PydanticCustomError("rule", "must not hold a NUL character")
+    return text
+
+
+def _no_control(text: str) -> str:
+    if _CONTROL.search(text):
+        raise PydanticCustomError("rule", "must not hold control characters")
+    return text
+
+
+def _plain_number(number: float) -> float:
+    return int(number) if number == int(number) else float(number)
+
+
+def _positive_zero(number: float) -> float:
+    return number + 0.0
+
+
+def _ends_after_start(location: Location) -> Location:
+    start, end = location.get("start_line"), location.get("end_line")
+    if end is not None and (start is None or end < start):
+        raise PydanticCustomError("rule", "end_line needs a start_line that is not after it")
+    return location
+
+
+_Uuid = Annotated[str, StringConstraints(pattern=_UUID), AfterValidator(str.lower)]
+_Text = Annotated[str, AfterValidator(_no_nul)]
+_Name = Annotated[str, StringConstraints(min_length=1), AfterValidator(_no_nul)]
+_Line = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+_JsonObject = dict[str, JsonValue]
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class Location(TypedDict, total=False):
+    """The place of a finding in a file. Lines count from 1; absent members are unknown."""
+
+    path: _Text | None
+    start_line: _Line | None
+    end_line: _Line | None
+    snippet: _Text | None
+
+
+class Finding(BaseModel):
+    """One security observation: the schema of the document, version 1.1.0.
+
+    Every field is of a JSON type, so that ``vars(finding)`` is the canonical document. Input is taken
+    strictly: nothing is converted, cut or folded, except that `created_at` and the UUIDs get their
+    canonical form (UUIDs in lower case: RFC 9562, section 4).
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    finding_schema_version: Literal["1.1.0"] = SCHEMA_VERSION
+    id: _Uuid
+    project_id: Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_no_control)]
+    detector_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
+    title: _Name
+    severity: Literal["info", "low", "medium", "high", "critical"]
+    resource: _Text = ""
+    created_at: Annotated[str, AfterValidator(_check_time)]
+    run_id: _Uuid | None = None
+    status: Literal[
+        "open", "triaged", "in_progress", "resolved", "false_positive", "risk_accepted", "archived"
+    ] = "open"
+    rule_id: _Name | None = None
+    fingerprint: _Name | None = None
+    location: Annotated[Location, AfterValidator(_ends_after_start)] | None = None
+    confidence: Annotated[float, Field(ge=0, le=100), AfterValidator(_plain_number)] | None = None
+    cwe: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
+    owasp: Annotated[str, StringConstraints(pattern=r"^A[0-9]{2}$")] | None = None
+    cve_ids: list[Annotated[str, StringConstraints(pattern=r"^CVE-[0-9]{4}-[0-9]{4,}$")]] = []
+    cvss: Annotated[float, Field(ge=0, le=10), AfterValidator(_positive_zero)] | None = None
+    mitre_attack: list[Annotated[str, StringConstraints(pattern=r"^T[0-9]{4}(\.[0-9]{3})?$")]] = []
+    tags: list[Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_no_nul)]] = []
+    poc_links: list[Annotated[str, StringConstraints(pattern=_URI)]] = []
+    evidence: _JsonObject = {}
+    provenance: _JsonObject = {}
+
+
+FIELDS: tuple[str, ...] = tuple(Finding.model_fields)
+"""The names of the document's fields, in their canonical order."""
+
+_validate = Finding.__pydantic_validator__.validate_python
+_LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
+
+
+def validate_finding(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the canonical document for `document`, which is left as it is.
+
+    The result shares nothing with the input, has every field of `FIELDS` in that order (what is absent
+    gets its default, optional ones ``None``), and belongs to the caller.
+
+    Raises:
+        SchemaVersionError: `finding_schema_version` is not the current one (migrate older ones first).
+        StorageValidationError: a rule is broken; names field, rule and value.
+    """
+    if not isinstance(document, dict):
+        raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", document)
+    version = document.get("finding_schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"finding_schema_version is {version!r}; this release stores {SCHEMA_VERSION}"
+        )
+    try:
+        canonical: dict[str, Any] = vars(_validate(document))
+    except ValidationError as error:
+        raise _refusal(document, error) from error
+    except RecursionError as error:
+        raise StorageValidationError.of_field(
+            "document", f"must not nest deeper than {MAX_DEPTH} levels", None
+        ) from error
+    check_json(canonical)
+    return canonical
+
+
+def check_plain_text(name: str, text: str, *, empty: bool = True) -> None:
+    """Check an argument that is stored as text: text, without NUL or lone surrogates, not empty unless allowed.
+
+    Raises:
+        StorageValidationError: names the argument, the rule and the value.
+    """
+    if not isinstance(text, str) or (not empty and not text):
+        raise StorageValidationError.of_field(name, "must be text" + ("" if empty else ", not empty"), text)
+    if "\x00" in text or not _encodable(text):
+        raise StorageValidationError.of_field(name, "must not hold NUL or lone surrogates", text)
+
+
+def check_project_id(project_id: str) -> None:
+    """Check a project id by the rule of the document's field.
+
+    Raises:
+        StorageValidationError: names the rule and the value.
+    """
+    check_plain_text("project_id", project_id, empty=False)
+    if len(project_id) > 255 or _CONTROL.search(project_id):
+        raise StorageValidationError.of_field(
+            "project_id", "must have 1 to 255 characters and no control characters", project_id
+        )
+
+
+def check_json(document: dict[str, Any]) -> None:
+    """Check what the types cannot say: no lone surrogates, no bottomless nesting, no endless integers.
+
+    Raises:
+        StorageValidationError: names the place inside the document, the rule and the value.
+    """
+    try:
+        data = to_json(document)
+        nested = data.count(b"{") + data.count(b"[")
+        if nested <= MAX_DEPTH and (len(data) <= MAX_DIGITS or not _LONG_NUMBER.search(data)):
+            return
+    except (ValueError, RecursionError):
+        pass  # the walk below finds the place
+    for path, value, depth in _walk(document):
+        rule = _broken_rule(value, depth)
+        if rule:
+            raise StorageValidationError.of_field(path, rule, None if isinstance(value, int) else value)
+
+
+def _broken_rule(value: object, depth: int) -> str | None:
+    if depth > MAX_DEPTH:
+        return f"must not nest deeper than {MAX_DEPTH} levels"
+    if isinstance(value, str) and not _encodable(value):
+        return "must not hold lone surrogates (text that UTF-8 cannot encode)"
+    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
+        return f"must not have more than {MAX_DIGITS} digits"
+    return None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _walk(document: dict[str, Any]) -> Iterator[tuple[str, object, int]]:
+    """Yield each key and each value with its dotted path and depth, without recursion."""
+    todo: list[tuple[str, Any, int]] = [("", document, 0)]
+    while todo:
+        path, value, depth = todo.pop()
+        yield path or "document", value, depth
+        if depth > MAX_DEPTH:
+            continue
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield f"{path}.{key!a}" if path else key, key, depth
+                todo.append((f"{path}.{key}" if path else key, inner, depth + 1))
+        elif isinstance(value, list):
+            todo.extend((f"{path}[{n}]", inner, depth + 1) for n, inner in enumerate(value))
+
+
+_RULES = {
+    "missing": "is required",
+    "extra_forbidden": f"is not a field of a finding of schema {SCHEMA_VERSION}",
+    "string_unicode": "must not hold lone surrogates (text that UTF-8 cannot encode)",
+    "invalid-json-value": "must be a JSON value (object, list, text, finite number, true, false, null)",
+    "finite_number": "must be a finite number (JSON has no NaN and no infinity)",
+    "recursion_loop": f"must not nest deeper than {MAX_DEPTH} levels",
+}
+_PATTERNS = {
+    _UUID: "must be a UUID in its 36 character form (RFC 9562)",
+    _URI: "must be a URI (RFC 3986)",
+}
+_BRANCHES = {"str", "int", "float", "bool", "list", "dict", "[key]"}
+
+
+def _refusal(document: dict[str, Any], error: ValidationError) -> StorageValidationError:
+    """Turn the first fault that pydantic found into an error with field, rule and value."""
+    fault = error.errors(include_url=False)[0]
+    kind = fault["type"]
+    context = fault.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        pattern = str(context.get("pattern"))
+        rule = _PATTERNS.get(pattern, f"must match {pattern}")
+    else:
+        rule = _RULES.get(kind) or fault["msg"].replace("Input should be", "must be").replace(
+            "Input should have", "must have"
+        ).replace("String should have", "must have")
+    value = None if kind == "missing" else fault["input"]
+    return StorageValidationError.of_field(_path(document, fault["loc"]), rule, value)
+
+
+def _path(document: dict[str, Any], loc: tuple[int | str, ...]) -> str:
+    """Return pydantic's location as a dotted path, without the names of union branches."""
+    here: Any = document
+    text = ""
+    for step in loc:
+        if isinstance(here, dict) and step in here:
+            here = here[step]
+            text += f".{step}" if text else str(step)
+        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
+            here = here[step]
+            text += f"[{step}]"
+        elif not text or (step not in _BRANCHES and not isinstance(here, (str, int, float))):
+            text += f".{step}" if text else str(step)
+    return text

@@ -1,0 +1,99 @@
+"""Identity of a finding across scans: which incoming document is which stored finding.
+
+The fingerprint has two tiers: the tool's own (`fingerprint` in the document, with the detector, as two tools may use
+the same text), else the content: detector, rule (else title), resource without line numbers, and the matched
+snippet if there is one. Findings that share a fingerprint are told apart by an ordinal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic_core import to_json
+
+from findings_orm.finding import FIELDS
+
+VERSION = 1
+"""The version of the algorithm, stored with each fingerprint so that it can be computed anew later."""
+
+STORE_FIELDS = frozenset({"finding_schema_version", "id", "project_id", "created_at", "run_id"})
+"""The fields that a stored finding keeps when it is seen again."""
+
+CONTENT_FIELDS = tuple(name for name in FIELDS if name not in STORE_FIELDS)
+"""The fields that a report decides: what differs in one of them is an update."""
+
+_SUFFIX = re.compile(
+    r"(?P<path>.*?)(?::(?P<line>\d+)(?:[:.-]\d+)*|\((?P<paren>\d+)(?:,\s*\d+)*\)|#L(?P<hash>\d+)(?:C\d+)?(?:-L?\d+(?:C\d+)?)?)",
+    re.ASCII | re.DOTALL,
+)
+_SOURCE_FILE = re.compile(
+    r"[^/\\]+\.(?:py|pyi|js|jsx|mjs|ts|tsx|java|kt|go|rs|c|cc|cpp|cxx|h|hh|hpp|cs|rb|php|pl|sh|bash|ps1|sql|html?|xml"
+    r"|ya?ml|json|toml|ini|cfg|conf|env|tf|swift|scala|vue|lua|m|r|txt|md|gradle|properties|lock)",
+    re.IGNORECASE,
+)
+
+
+class Fingerprint(NamedTuple):
+    """The identity of a document: the digest (SHA-256, 32 bytes) and the line that tells equal ones apart."""
+
+    digest: bytes
+    line: int | None
+
+
+def fingerprint(document: Mapping[str, Any]) -> Fingerprint:
+    """Return the fingerprint of a canonical document."""
+    location = document["location"] or {}
+    resource, line = without_line(document["resource"])
+    line = location.get("start_line") or line
+    if document["fingerprint"]:
+        return Fingerprint(_digest("tool", document["detector_id"], document["fingerprint"]), line)
+    rule = document["rule_id"]
+    named = ("rule", rule) if rule else ("title", document["title"])
+    snippet = " ".join((location.get("snippet") or "").split())
+    return Fingerprint(_digest("content", document["detector_id"], *named, resource, snippet), line)
+
+
+def without_line(resource: str) -> tuple[str, int | None]:
+    """Split a line number off a resource: ``src/a.py:12:3``, ``a.py(12)``, ``a.py#L12-L14`` give ``a.py``, 12.
+
+    A port is no line: ``host:8080`` and ``http://host:8080/`` stay whole. Only what looks like a path (it has a
+    separator and no scheme) or like a source file has a ``:`` or ``()`` suffix taken off.
+    """
+    found = _SUFFIX.fullmatch(resource) if resource[-1:].isdigit() or resource[-1:] == ")" else None
+    if found is None:
+        return resource, None
+    path = found["path"]
+    if not found["hash"]:
+        web = "://" in path and not path.startswith("file:")
+        if web or not ("/" in path or "\\" in path or _SOURCE_FILE.fullmatch(path)):
+            return resource, None
+    number = int((found["line"] or found["paren"] or found["hash"])[:10])
+    return path, number if number < 2**31 else None
+
+
+def _digest(*fields: str) -> bytes:
+    """Hash fields with their lengths before them, as without separators ("ab", "c") would equal ("a", "bc")."""
+    data = bytearray()
+    for text in fields:
+        encoded = text.encode()
+        data += len(encoded).to_bytes(8, "big")
+        data += encoded
+    return hashlib.sha256(data).digest()
+
+
+def content_digest(document: Mapping[str, Any]) -> bytes:
+    """Return 16 bytes that change whenever a field of `CONTENT_FIELDS` does."""
+    content = to_json([document[name] for name in CONTENT_FIELDS])
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return ``{field: [old, new]}`` for the content fields that differ, exactly: ``1`` is not ``1.0`` or True."""
+    return {
+        name: [old[name], new[name]]
+        for name in CONTENT_FIELDS
+        if old[name] is not new[name] and to_json(old[name]) != to_json(new[name])
+    }

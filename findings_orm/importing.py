@@ -1,0 +1,332 @@
+"""One import, step by step: validate, fingerprint, look up, plan, write, batch by batch in one unit of work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any, Literal
+
+from findings_orm.errors import (
+    SchemaVersionError,
+    StorageConflictError,
+    StorageError,
+    StorageValidationError,
+    readable,
+)
+from findings_orm.finding import (
+    ACTIVE_STATUSES,
+    SCHEMA_VERSION,
+    Status,
+
+    check_project_id,
+    validate_finding,
+)
+from findings_orm.fingerprint import content_digest, fingerprint
+from findings_orm.ids import now, uuid7
+from findings_orm.ingest import ACTOR, Changes, Incoming, RunContext, events_of, plan
+from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
+from findings_orm.records import Records, StatusChange, batches
+
+BATCH = 5_000
+"""How many documents are looked up, planned and written together."""
+
+_IN_MEMORY = 20_000
+_PARTS = 32
+
+
+def current_document(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a document of any known schema version as one of the current version.
+
+    Raises:
+        SchemaVersionError: the version is malformed, unknown or newer.
+        StorageValidationError: the document breaks a rule of its own version.
+    """
+    version = document.get("finding_schema_version", SCHEMA_VERSION) if isinstance(document, dict) else None
+    if version is None or version == SCHEMA_VERSION:
+        return document
+    from findings_orm.migrations import SchemaMigrator
+
+    migrated: dict[str, Any] = SchemaMigrator().migrate(version, SCHEMA_VERSION, dict(document))
+    return migrated
+
+
+def as_run(run: Run | str | Mapping[str, Any] | None, at: str) -> Run:
+    """Return the argument of `ingest` as a checked `Run` with id and time.
+
+    Raises:
+        StorageValidationError: names the member, the rule and the value.
+    """
+    if isinstance(run, Mapping):
+        unknown = sorted(set(run) - {"id", "detectors", "started_at", "tool"})
+        if unknown:
+            raise StorageValidationError.of_field(
+                f"run.{unknown[0]}", "is not one of id, detectors, started_at, tool", run[unknown[0]]
+            )
+        run = Run(**run)
+    elif not isinstance(run, Run):
+        run = Run(id=run or "")
+    probe = {
+        "id": run.id or uuid7(),
+        "project_id": "run",
+        "detector_id": "run",
+        "title": "run",
+        "severity": "info",
+        "created_at": run.started_at or at,
+        "evidence": dict(run.tool),
+    }
+    try:
+        checked = validate_finding(probe)
+        for detector in run.detectors:
+            validate_finding({**probe, "detector_id": detector})
+    except StorageValidationError as error:
+        member = {"created_at": "started_at", "evidence": "tool", "detector_id": "detectors"}
+        field = member.get(error.field or "", error.field)
+        raise StorageValidationError.of_field(f"run.{field}", error.rule or "", error.value) from error
+    return Run(checked["id"], tuple(run.detectors), checked["created_at"], checked["evidence"])
+
+
+class Import:
+    """The import of one report into one project; `execute` runs it in a unit of work."""
+
+    def __init__(
+        self,
+        project_id: str,
+        run: Run | str | Mapping[str, Any] | None,
+        *,
+        close_missing: bool = False,
+        dry_run: bool = False,
+        on_invalid: Literal["raise", "quarantine"] = "raise",
+    ) -> None:
+        check_project_id(project_id)
+        if on_invalid not in ("raise", "quarantine"):
+            raise StorageValidationError.of_field("on_invalid", "must be raise or quarantine", on_invalid)
+        self.project_id = project_id
+        self.at = now()
+        self.run = as_run(run, self.at)
+        self.close_missing = close_missing
+        self.quarantine = on_invalid == "quarantine"
+        self.report = IngestReport(run_id=self.run.id, dry_run=dry_run)
+        self.detectors = set(self.run.detectors)
+        self._originals: list[RejectedOriginal] = []
+        self._copies: Counter[bytes] = Counter()
+
+    def execute(self, unit: Records, documents: Iterable[Mapping[str, Any]]) -> IngestReport:
+        """Import `documents` and return the report."""
+        self.unit = unit
+        self.revision = unit.advance(self.project_id, self.at)
+        runs = unit.runs(self.project_id)
+        for earlier in runs:
+            if earlier.id == self.run.id:
+                return _repeated(earlier, dry_run=self.report.dry_run)
+        previous: dict[str, int] = {}
+        for earlier in runs:
+            previous.update(dict.fromkeys(earlier.detectors, earlier.number))
+        number = 1 + max((earlier.number for earlier in runs), default=0)
+        self.context = RunContext(self.run.id, number, previous, self.at)
+        deferred = _Deferred()
+        for batch in batches(enumerate(documents), BATCH):
+            self._write(self._validated(batch), deferred, last=False)
+        for waiting in deferred.groups():
+            self._write(waiting, deferred, last=True)
+        if self.close_missing:
+            self._close_missing()
+        self._record()
+        return self.report
+
+    # -- validation -----------------------------------------------------------------------------------------
+
+    def _validated(self, batch: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Incoming]:
+        for index, given in batch:
+            try:
+                yield self._incoming(index, given)
+            except (StorageValidationError, SchemaVersionError) as error:
+                self._refuse(index, given, error)
+
+    def _incoming(self, index: int, given: Mapping[str, Any]) -> Incoming:
+        if not isinstance(given, dict):
+            raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", given)
+        document = dict(current_document(given))
+        has_id = document.get("id") is not None
+        if not has_id:
+            document["id"] = uuid7()
+        if document.get("project_id") is None:
+            document["project_id"] = self.project_id
+        elif document["project_id"] != self.project_id:
+            raise StorageValidationError.of_field(
+                "project_id", f"must be {self.project_id!r}, the project of the import", document["project_id"]
+            )
+        if document.get("run_id") is None:
+            document["run_id"] = self.run.id
+        if document.get("created_at") is None:
+            document["created_at"] = self.run.started_at
+        valid = validate_finding(document)
+        self.detectors.add(valid["detector_id"])
+        digest, line = fingerprint(valid)
+        return Incoming(index, valid, digest, line, content_digest(valid), has_id)
+
+    def _refuse(self, index: int, given: object, error: StorageError) -> None:
+        """Raise, or take the refused document into the quarantine."""
+        if not self.quarantine:
+            if isinstance(error, StorageValidationError):
+                raise error.at(index) from error
+            raise type(error)(f"document {index}: {error}") from error
+        field = (getattr(error, "field", None) or "finding_schema_version")[:1000]
+        text = original_text(given)
+        digest = hashlib.sha256(text.encode()).digest()
+        self._copies[digest] += 1
+        key = hashlib.sha256(digest + self._copies[digest].to_bytes(8, "big")).digest()
+        rejected_id = str(uuid.UUID(bytes=key[:16], version=5))
+        reason = str(error).encode(errors="backslashreplace").decode().replace("\0", "\\0")
+        field = field.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+        self.report.rejected.append(Rejected(index, field, reason, rejected_id))
+        self._originals.append(
+            RejectedOriginal(rejected_id, self.run.id, index, self.at, field, reason, json.loads(text))
+        )
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def _write(self, incoming: Iterable[Incoming], deferred: _Deferred, *, last: bool) -> None:
+        batch = list(incoming)
+        if batch:
+            known = self.unit.identities(self.project_id, {one.fingerprint for one in batch})
+            changes = plan(batch, known, self._load, self.context, last=last)
+            self._refuse_taken_ids(changes, {one.document["id"]: one for one in batch if one.has_id})
+            deferred.add(changes.deferred)
+            self._apply(changes)
+        if self._originals:
+            self.unit.put_rejected(self.project_id, self._originals)
+            self._originals = []
+
+    def _load(self, finding_ids: Any) -> Any:
+        return self.unit.stored(self.project_id, finding_ids)
+
+    def _refuse_taken_ids(self, changes: Changes, given: Mapping[str, Incoming]) -> None:
+        """A new finding may bring its id, but not one that another finding of the project has."""
+        new = [row.document["id"] for row in changes.insert if row.document["id"] in given]
+        if not new:
+            return
+        taken = set(self.unit.stored(self.project_id, new))
+        accepted = []
+        for row in changes.insert:
+            finding_id = row.document["id"]
+            if finding_id in taken:
+                self._refuse_taken(given[finding_id])
+                continue
+            taken.add(finding_id)
+            accepted.append(row)
+        changes.insert = accepted
+
+    def _refuse_taken(self, one: Incoming) -> None:
+        rule = "is the id of another finding of the project; leave it out or give a new one"
+        if not self.quarantine:
+            raise StorageConflictError(f"document {one.position}: id: {rule} (got {one.document['id']!r})")
+        fault = StorageValidationError.of_field("id", rule, one.document["id"])
+        self._refuse(one.position, one.document, fault)
+
+    def _apply(self, changes: Changes) -> None:
+        unit, project_id = self.unit, self.project_id
+        if changes.insert:
+            unit.insert(project_id, changes.insert)
+        if changes.replace:
+            unit.replace(project_id, changes.replace)
+        if changes.streaks:
+            unit.add_streaks(project_id, changes.streaks)
+        if changes.reidentify:
+            unit.reidentify(project_id, changes.reidentify)
+        if changes.seen:
+            unit.seen(project_id, changes.seen, self.at, self.context.number)
+        if changes.events:
+            unit.add_events(project_id, self.revision, changes.events)
+        self.report.created += len(changes.insert)
+        self.report.updated += changes.updated
+        self.report.unchanged += changes.unchanged
+        self.report.reopened += changes.reopened
+
+    def _close_missing(self) -> None:
+        missing = self.unit.unseen(self.project_id, self.detectors, self.context.number, ACTIVE_STATUSES)
+        resolved = Status.RESOLVED.value
+        for batch in missing:
+            changes = [StatusChange(finding_id, resolved, resolved, self.at) for finding_id, _ in batch]
+            self.unit.change_status(self.project_id, changes)
+            events = [
+                event
+                for finding_id, status in batch
+                for event in events_of(
+                    finding_id, {"status": [status, resolved]}, self.at, ACTOR, run_id=self.run.id
+                )
+            ]
+            self.unit.add_events(self.project_id, self.revision, events)
+            self.report.resolved += len(batch)
+
+    def _record(self) -> None:
+        run = Run(
+            self.run.id,
+            tuple(sorted(self.detectors)),
+            self.run.started_at,
+            self.run.tool,
+            self.context.number,
+            self.report.counts(),
+        )
+        self.unit.put_run(self.project_id, run)
+
+
+def _repeated(run: Run, *, dry_run: bool) -> IngestReport:
+    report = IngestReport(run_id=run.id, dry_run=dry_run, repeated=True)
+    for name in ("created", "updated", "unchanged", "reopened", "resolved"):
+        setattr(report, name, run.counts[name])
+    return report
+
+
+def original_text(original: object) -> str:
+    """Return a refused document as ASCII JSON that reads back equal; what JSON can't hold becomes its `repr`."""
+    try:
+        text = json.dumps(original, default=repr)
+        json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(readable(original))
+    return text
+
+
+class _Deferred:
+    """Documents that wait for the end of the report; on disk, in parts by fingerprint, when there are many."""
+
+    def __init__(self) -> None:
+        self._memory: list[Incoming] = []
+        self._files: list[IO[bytes]] = []
+
+    def add(self, waiting: list[Incoming]) -> None:
+        """Keep documents for the end."""
+        self._memory += waiting
+        if len(self._memory) > _IN_MEMORY:
+            self._spill()
+
+    def _spill(self) -> None:
+        if not self._files:
+            self._files = [tempfile.TemporaryFile() for _ in range(_PARTS)]  # noqa: SIM115  # closed in groups
+        for one in self._memory:
+            line = json.dumps(
+                [one.position, one.document, one.fingerprint.hex(), one.line, one.content.hex(), one.has_id]
+            )
+            self._files[one.fingerprint[0] % _PARTS].write(line.encode() + b"\n")
+        self._memory = []
+
+    def groups(self) -> Iterator[list[Incoming]]:
+        """Yield everything that waits, equal fingerprints together."""
+        if not self._files:
+            waiting, self._memory = self._memory, []
+            yield waiting
+            return
+        self._spill()
+        for file in self._files:
+            with file:
+                file.seek(0)
+                yield [_thawed(line) for line in file]
+
+
+def _thawed(line: bytes) -> Incoming:
+    index, document, digest, number, content, has_id = json.loads(line)
+    return Incoming(index, document, bytes.fromhex(digest), number, bytes.fromhex(content), has_id)

@@ -1,0 +1,98 @@
+"""The store layout: JSON on disk with a schema version and a list of findings, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import tempfile
+from contextlib import suppress
+from typing import Any
+
+from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
+from findings_orm.finding import KNOWN_VERSIONS
+
+_SEMANTIC = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
+
+
+def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:
+    """Write `data` as JSON to `path`, whole or not at all; see `StoragePort.atomic_write`.
+
+    The order is what makes it safe (POSIX rename, fsync of file, then of folder): a temporary file in the same
+    folder is written, flushed and fsynced, renamed over `path`, and the folder is fsynced.
+    """
+    path = pathlib.Path(path)
+    if not isinstance(data, dict) or "finding_schema_version" not in data:
+        raise SchemaVersionError(f"{path}: the data has no finding_schema_version, so nothing was written")
+    try:
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        content = text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StorageValidationError(f"{path}: JSON can't hold the data: {error}") from error
+    if json.loads(text) != data:
+        raise StorageValidationError(f"{path}: JSON can't hold the data: a key is no text or a list is no list")
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise StorageValidationError(f"{path}: writing failed, the old file is as it was: {error}") from error
+
+
+def replace_file(path: pathlib.Path, content: bytes) -> None:
+    """Replace the content of a file durably; on any error the old file stays and no temporary one is left."""
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: pathlib.Path) -> None:
+    """Make the names in a folder durable (POSIX: a rename is only on disk when its folder is)."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def check_store_layout(path: pathlib.Path) -> list[str]:
+    """Return what is wrong with the store layout at `path`, for people; ``[]`` when nothing is.
+
+    The findings themselves are not checked, only that they are a list.
+    """
+    try:
+        layout = json.loads(pathlib.Path(path).read_bytes())
+    except OSError as error:
+        return [f"{path}: can't be read: {error.strerror or error}"]
+    except (ValueError, RecursionError) as error:
+        return [f"{path}: is not JSON: {error}"]
+    if not isinstance(layout, dict):
+        return [f"{path}: must be a JSON object, is {readable(layout)}"]
+    problems = []
+    version = layout.get("finding_schema_version", layout.get("store_schema_version"))
+    if version is None:
+        problems.append(f"{path}: finding_schema_version is missing")
+    elif not isinstance(version, str) or not _SEMANTIC.fullmatch(version):
+        problems.append(f"{path}: finding_schema_version must be MAJOR.MINOR.PATCH, is {readable(version)}")
+    elif version not in KNOWN_VERSIONS:
+        known = ", ".join(KNOWN_VERSIONS)
+        problems.append(f"{path}: finding_schema_version {version} is unknown here; known are {known}")
+    if not isinstance(layout.get("findings"), list):
+        problems.append(f"{path}: findings must be a list, is {readable(layout.get('findings'))}")
+    return problems

@@ -1,0 +1,258 @@
+"""Questions to a store as data: `FindingQuery` in, `Page` and `Summary` out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import unicodedata
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from findings_orm.errors import StorageValidationError
+from findings_orm.finding import Severity, Status, canonical_time
+
+Sort = str
+"""A name of `SORTS`, with a leading ``-`` for descending order."""
+
+SORTS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "created_at": lambda document: time_key(document["created_at"]),
+    "severity": lambda document: Severity(document["severity"]).rank,
+    "detector_id": lambda document: document["detector_id"],
+    "resource": lambda document: document["resource"],
+    "title": lambda document: document["title"],
+}
+"""What findings can be sorted by, each with the value that decides; ties are broken by `id`."""
+
+MAX_PAGE = 10_000
+"""The largest page that `find` returns."""
+
+
+def time_key(text: str) -> str:
+    """Return a canonical time with its fraction always written out, so that text order is time order."""
+    return text if len(text) > 20 else f"{text[:-1]}.000000Z"
+
+
+def fold(text: str) -> str:
+    """Return `text` as the free text search compares it: compatibility form, accents kept, case folded."""
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def search_text(document: Mapping[str, Any]) -> str:
+    """Return the folded text that free text search looks into: title, resource, detector, rule, snippet."""
+    snippet = (document.get("location") or {}).get("snippet") or ""
+    parts = (document["title"], document["resource"], document["detector_id"], document["rule_id"] or "", snippet)
+    return fold("\n".join(parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindingQuery:
+    """Which findings of one project, in which order. Conditions are joined by AND, the members of a set by OR.
+
+    Attributes:
+        project_id: the project; required, as everything belongs to one.
+        severity: any of these severities.
+        min_severity: this severity or a higher one.
+        status: any of these statuses.
+        detector_id: any of these detectors, exactly; a value that ends in ``*`` is a prefix.
+        rule_id: any of these rules, exactly.
+        cwe: any of these CWE numbers.
+        cve_id: findings that list any of these CVE ids.
+        run_id: findings whose `run_id` (the run that first reported them) is any of these.
+        tag: findings that carry any of these tags.
+        resource_prefix: the resource starts with this text, compared exactly.
+        created_from: created at this time or later (RFC 3339, UTC, `Z`).
+        created_before: created before this time.
+        text: every word (separated by white space) occurs somewhere in title, resource, detector, rule or
+            snippet; case does not matter (Unicode case folding after NFKC), accents do.
+        sort: one of `SORTS`, descending with a leading ``-``; ties are broken by id in the same direction.
+        limit: the size of a page, 1 to `MAX_PAGE`.
+        cursor: `Page.next_cursor` of the page before; None for the first one.
+
+    A single value may be given in place of a set. Raises `StorageValidationError` for values that can't match.
+    """
+
+    project_id: str
+    severity: Collection[str] = ()
+    min_severity: str | None = None
+    status: Collection[str] = ()
+    detector_id: Collection[str] = ()
+    rule_id: Collection[str] = ()
+    cwe: Collection[int] = ()
+    cve_id: Collection[str] = ()
+    run_id: Collection[str] = ()
+    tag: Collection[str] = ()
+    resource_prefix: str = ""
+    created_from: str | None = None
+    created_before: str | None = None
+    text: str = ""
+    sort: Sort = "created_at"
+    limit: int = 100
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("severity", "status", "detector_id", "rule_id", "cwe", "cve_id", "run_id", "tag"):
+            given: Any = getattr(self, name)
+            single = given is not None and isinstance(given, (str, int))
+            object.__setattr__(self, name, (given,) if single else tuple(given or ()))
+        object.__setattr__(self, "run_id", tuple(str(run).lower() for run in self.run_id))
+        _check_names("severity", self.severity, Severity)
+        _check_names("status", self.status, Status)
+        if self.min_severity is not None:
+            _check_names("min_severity", (self.min_severity,), Severity)
+        if self.sort.removeprefix("-") not in SORTS:
+            raise StorageValidationError.of_field("sort", f"must be one of {', '.join(SORTS)}", self.sort)
+        if not 1 <= self.limit <= MAX_PAGE:
+            raise StorageValidationError.of_field("limit", f"must be 1 to {MAX_PAGE}", self.limit)
+        for name in ("created_from", "created_before"):
+            self._canonical_time(name)
+        self.after  # noqa: B018 - a broken cursor is refused when the query is made, not when it is used
+
+    def _canonical_time(self, name: str) -> None:
+        given = getattr(self, name)
+        if given is None:
+            return
+        try:
+            object.__setattr__(self, name, canonical_time(given))
+        except (ValueError, TypeError) as error:
+            raise StorageValidationError.of_field(name, f"must be {error}", given) from error
+
+    @property
+    def severities(self) -> tuple[str, ...]:
+        """The severities that match: `severity` and `min_severity` together; empty where all do."""
+        if self.min_severity is None:
+            return tuple(self.severity)
+        lowest = Severity.at_least(self.min_severity)
+        return tuple(s for s in lowest if not self.severity or s in self.severity) or ("none",)
+
+    @property
+    def sort_field(self) -> str:
+        """The name in `SORTS`."""
+        return self.sort.removeprefix("-")
+
+    @property
+    def descending(self) -> bool:
+        """Whether the order is reversed."""
+        return self.sort.startswith("-")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The folded words of `text`."""
+        return tuple(fold(self.text).split())
+
+    @property
+    def after(self) -> tuple[Any, str] | None:
+        """The sort value and the id of the last finding of the page before, from `cursor`."""
+        if self.cursor is None:
+            return None
+        try:
+            sort, value, finding_id = json.loads(base64.urlsafe_b64decode(self.cursor.encode()))
+            if sort != self.sort or not isinstance(finding_id, str):
+                raise ValueError("made for another order")
+            if not isinstance(value, int if self.sort_field == "severity" else str):
+                raise ValueError("made for another order")
+        except (ValueError, TypeError, AttributeError, binascii.Error) as error:
+            raise StorageValidationError.of_field(
+                "cursor", "must be the next_cursor of a page of the same query", self.cursor
+            ) from error
+        return value, finding_id
+
+    def cursor_after(self, document: Mapping[str, Any]) -> str:
+        """Return the cursor of the page that follows `document`."""
+        position = [self.sort, SORTS[self.sort_field](document), document["id"]]
+        return base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
+
+    def page_of(self, documents: list[dict[str, Any]]) -> Page:
+        """Return the page made of up to `limit` + 1 sorted documents, the last one only a sign of more."""
+        items = documents[: self.limit]
+        more = len(documents) > self.limit
+        return Page(items=items, next_cursor=self.cursor_after(items[-1]) if more else None)
+
+
+def _check_names(name: str, given: Collection[str], known: type[Severity] | type[Status]) -> None:
+    names = [member.value for member in known]
+    for value in given:
+        if value not in names:
+            raise StorageValidationError.of_field(name, f"must be one of {', '.join(names)}", value)
+
+
+def matches(query: FindingQuery, document: Mapping[str, Any]) -> bool:
+    """Return whether a canonical `document` of the project meets every condition of `query`."""
+    return (
+        (not query.severities or document["severity"] in query.severities)
+        and (not query.status or document["status"] in query.status)
+        and (not query.detector_id or any(_same_or_prefix(d, document["detector_id"]) for d in query.detector_id))
+        and (not query.rule_id or document["rule_id"] in query.rule_id)
+        and (not query.cwe or document["cwe"] in query.cwe)
+        and (not query.cve_id or not set(query.cve_id).isdisjoint(document["cve_ids"]))
+        and (not query.run_id or document["run_id"] in query.run_id)
+        and (not query.tag or not set(query.tag).isdisjoint(document["tags"]))
+        and document["resource"].startswith(query.resource_prefix)
+        and (query.created_from is None or time_key(document["created_at"]) >= time_key(query.created_from))
+        and (query.created_before is None or time_key(document["created_at"]) < time_key(query.created_before))
+        and (not query.words or _holds_all(query.words, search_text(document)))
+    )
+
+
+def _same_or_prefix(wanted: str, detector_id: str) -> bool:
+    return detector_id.startswith(wanted[:-1]) if wanted.endswith("*") else detector_id == wanted
+
+
+def _holds_all(words: tuple[str, ...], text: str) -> bool:
+    return all(word in text for word in words)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of findings. `next_cursor` is None on the last one."""
+
+    items: list[dict[str, Any]]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The counts of one project.
+
+    Attributes:
+        total: all findings.
+        by_severity: every severity, worst first, zeros included.
+        by_status: every status, zeros included.
+        by_detector: detector to count, most first.
+        by_cwe: CWE number to count, most first; findings without one are not counted.
+        top_resources: the ten resources with most findings, most first, then by name.
+    """
+
+    project_id: str
+    total: int = 0
+    by_severity: dict[str, int] = field(default_factory=dict)
+    by_status: dict[str, int] = field(default_factory=dict)
+    by_detector: dict[str, int] = field(default_factory=dict)
+    by_cwe: dict[int, int] = field(default_factory=dict)
+    top_resources: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_counts(
+        cls,
+        project_id: str,
+        severity: Mapping[str, int],
+        status: Mapping[str, int],
+        detector: Mapping[str, int],
+        cwe: Mapping[int, int],
+        resource: Mapping[str, int],
+    ) -> Summary:
+        """Return the summary of raw counts, with zeros filled in and everything in its order."""
+        return cls(
+            project_id,
+            sum(severity.values()),
+            {name.value: severity.get(name, 0) for name in reversed(Severity)},
+            {name.value: status.get(name, 0) for name in Status},
+            dict(_most_first(detector)),
+            dict(_most_first(cwe)),
+            dict(_most_first(resource)[:10]),
+        )
+
+
+def _most_first(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

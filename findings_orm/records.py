@@ -1,0 +1,183 @@
+"""What an adapter has to provide: records in, records out, within one unit of work.
+
+All meaning (validation, identity, imports, history) is in `findings_orm.store` and `findings_orm.ingest`, once
+for every adapter. An adapter keeps the records of `Records` and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from findings_orm.port import Document, Event, RejectedOriginal, Run
+from findings_orm.query import FindingQuery, Summary
+
+
+class Identity(NamedTuple):
+    """What the store knows of a finding beside its document; one narrow record a finding.
+
+    `content` is the digest of the content that was last taken in, `reported` the status that came with it.
+    `first_run` and `last_run` are numbers of runs: the unbroken streak of runs of its detector that saw the finding
+    last (0: no run did). `closed_as` and `closed_at` are the status and its time while that is a closed one.
+    """
+
+    finding_id: str
+    fingerprint: bytes
+    ordinal: int
+    version: int
+    content: bytes
+    reported: str
+    line: int | None
+    first_seen: str
+    last_seen: str
+    first_run: int
+    last_run: int
+    closed_as: str | None
+    closed_at: str | None
+
+
+class Stored(NamedTuple):
+    """A finding with its identity. The document is not to be changed."""
+
+    document: Document
+    identity: Identity
+
+
+class Streak(NamedTuple):
+    """An earlier unbroken streak of runs that saw a finding."""
+
+    finding_id: str
+    first_run: int
+    last_run: int
+
+
+class StatusChange(NamedTuple):
+    """A new status of a finding; `closed_as` and `closed_at` as in `Identity`."""
+
+    finding_id: str
+    status: str
+    closed_as: str | None
+    closed_at: str | None
+
+
+class Records(Protocol):
+    """The records of a store inside one unit of work. Every call names the project that it is about."""
+
+    # -- write ---------------------------------------------------------------------------------------------
+
+    def advance(self, project_id: str, at: str) -> int:
+        """Make the project if it is new, keep other writers of it out until the unit ends, and return its
+        next revision. Called before any other write to the project."""
+
+    def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """Add findings whose ids and (fingerprint, ordinal) are new.
+
+        Raises:
+            StorageConflictError: one is not new.
+        """
+
+    def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """Replace known findings and their identities."""
+
+    def reidentify(self, project_id: str, identities: Sequence[Identity]) -> None:
+        """Replace identities of known findings, without a change of fingerprint or ordinal."""
+
+    def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
+        """Set `last_seen` and `last_run` of known identities: the path that must be cheap."""
+
+    def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
+        """Set statuses of known findings."""
+
+    def remove(self, project_id: str, finding_ids: Sequence[str]) -> None:
+        """Remove findings with identities and streaks; their events stay."""
+
+    def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
+        """Keep streaks that have ended."""
+
+    def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
+        """Append to the history, in the order given."""
+
+    def put_run(self, project_id: str, run: Run) -> None:
+        """Add a run."""
+
+    def put_rejected(self, project_id: str, originals: Sequence[RejectedOriginal]) -> None:
+        """Keep refused originals; one that is kept already (equal `rejected_id`) gets the newer run."""
+
+    def remove_rejected(self, project_id: str, rejected_ids: Sequence[str]) -> int:
+        """Forget refused originals; return how many there were."""
+
+    def delete_project(self, project_id: str) -> None:
+        """Remove everything of a project."""
+
+    # -- read ----------------------------------------------------------------------------------------------
+
+    def projects(self) -> list[str]:
+        """Return all project ids, sorted."""
+
+    def revision(self, project_id: str) -> int:
+        """Return the revision of a project, 0 for an unknown one."""
+
+    def stored(self, project_id: str, finding_ids: Collection[str]) -> dict[str, Stored]:
+        """Return those of the findings that exist, by id."""
+
+    def get(self, project_id: str, finding_id: str) -> Document | None:
+        """Return a document, the caller's to keep, or None."""
+
+    def identities(self, project_id: str, fingerprints: Collection[bytes]) -> list[Identity]:
+        """Return the identities that have one of these fingerprints."""
+
+    def unseen(self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]) -> Iterator[
+        list[tuple[str, str]]
+    ]:
+        """Yield batches of (id, status) of the detectors' findings in `statuses` that were last seen before `run`.
+        The caller changes the statuses of a batch before it asks for the next one."""
+
+    def seen_in(self, project_id: str, run: Run) -> set[str]:
+        """Return the ids of the findings that a run saw."""
+
+    def closed_before(self, project_id: str, time: str, limit: int) -> list[Stored]:
+        """Return up to `limit` findings that were closed before a time, oldest closing first."""
+
+    def count_closed_before(self, project_id: str, time: str) -> int:
+        """Return how many findings were closed before a time."""
+
+    def stream(self, project_id: str) -> Generator[Document, None, None]:
+        """Yield all documents by `created_at`, then `id`."""
+
+    def select(self, query: FindingQuery, limit: int) -> list[Document]:
+        """Return the first `limit` documents that match, in the query's order, after its cursor."""
+
+    def count(self, query: FindingQuery) -> int:
+        """Return how many documents match."""
+
+    def summarize(self, project_id: str) -> Summary:
+        """Return the counts of a project."""
+
+    def events(self, project_id: str, finding_id: str) -> list[Event]:
+        """Return the history of a finding, oldest first."""
+
+    def runs(self, project_id: str) -> list[Run]:
+        """Return the runs of a project by number."""
+
+    def rejected(self, project_id: str) -> list[RejectedOriginal]:
+        """Return the refused originals, oldest first."""
+
+    # -- the unit ------------------------------------------------------------------------------------------
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        """A block of which the writes are undone when it raises."""
+
+
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield lists of up to `size` items."""
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+

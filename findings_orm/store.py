@@ -1,0 +1,513 @@
+"""What all adapters share: every method of `FindingStore`, over the records of one adapter.
+
+An adapter derives from `Store` and provides `_open_unit`, `_ping` and `_release`; it decides nothing about meaning.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Self
+
+from findings_orm import layout
+from findings_orm.errors import (
+    FindingNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+    StorageValidationError,
+)
+from findings_orm.finding import (
+    SCHEMA_VERSION,
+    TRANSITIONS,
+    Status,
+    canonical_time,
+    check_plain_text,
+    validate_finding,
+)
+from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
+from findings_orm.ids import now
+from findings_orm.importing import Import, current_document
+from findings_orm.ingest import events_of, with_status
+from findings_orm.port import (
+    Document,
+    Event,
+    Health,
+    IngestReport,
+    PurgeReport,
+    RejectedOriginal,
+    Run,
+    RunDiff,
+    Sighting,
+)
+from findings_orm.query import FindingQuery, Page, Summary
+from findings_orm.records import Identity, Records, StatusChange, Stored, batches
+
+SAVE_BATCH = 1_000
+PURGE_BATCH = 1_000
+
+
+class Store:
+    """A `FindingStore` over records. Base of the adapters of this package."""
+
+    adapter: ClassVar[str]
+    """The name of the kind of store, as in `Health`."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._closed = False
+
+    # -- what an adapter provides ---------------------------------------------------------------------------
+
+    def _open_unit(self, *, write: bool) -> AbstractContextManager[Records]:
+        """Return a unit of work: committed when the block ends well, rolled back when it raises."""
+        raise NotImplementedError
+
+    def _ping(self) -> dict[str, Any]:
+        """Return figures of a store that works; raise a `StorageError` if it does not."""
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        """Release everything; called once."""
+        raise NotImplementedError
+
+    # -- units of work --------------------------------------------------------------------------------------
+
+    @property
+    def _current(self) -> Records | None:
+        return getattr(self._local, "unit", None)
+
+    @contextmanager
+    def _unit(self, *, write: bool = False) -> Iterator[Records]:
+        """Join the calling thread's unit of work, or open one for this call."""
+        if self._closed:
+            raise StorageUnavailableError(f"this {self.adapter} store is closed; open it again")
+        current = self._current
+        if current is not None:
+            yield current
+            return
+        with self._open_unit(write=write) as unit:
+            yield unit
+
+    @contextmanager
+    def _bound(self, unit: Records) -> Iterator[Records]:
+        """Make `unit` the calling thread's current one."""
+        self._local.unit = unit
+        try:
+            yield unit
+        finally:
+            self._local.unit = None
+
+    @contextmanager
+    def _whole(self) -> Iterator[Records]:
+        """A write unit in which everything is undone when the block raises, inside a transaction too."""
+        if self._current is not None:
+            with self._unit(write=True) as unit, unit.savepoint():
+                yield unit
+            return
+        with self._unit(write=True) as unit:
+            yield unit
+
+    @contextmanager
+    def transaction(self) -> Iterator[Self]:
+        """See `FindingStore.transaction`."""
+        if self._current is not None:
+            with self._current.savepoint():
+                yield self
+            return
+        with self._unit(write=True) as unit, self._bound(unit):
+            yield self
+
+    # -- the port -------------------------------------------------------------------------------------------
+
+    def atomic_write(self, path: pathlib.Path, data: dict[str, Any]) -> None:
+        """See `StoragePort.atomic_write`."""
+        layout.atomic_write(path, data)
+
+    def validate_store_layout(self, path: pathlib.Path) -> bool:
+        """See `StoragePort.validate_store_layout`."""
+        return not layout.check_store_layout(path)
+
+    def check_store_layout(self, path: pathlib.Path) -> list[str]:
+        """See `FindingStore.check_store_layout`."""
+        return layout.check_store_layout(path)
+
+    def get_schema_version(self) -> str:
+        """See `StoragePort.get_schema_version`."""
+        return SCHEMA_VERSION
+
+    def save_finding(self, finding: dict[str, Any]) -> None:
+        """See `StoragePort.save_finding`."""
+        document = validate_finding(current_document(finding))
+        with self._unit(write=True) as unit:
+            self._save(unit, document["project_id"], [document])
+
+    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+        """See `FindingStore.save_findings`."""
+        with self._whole() as unit:
+            for batch in batches(enumerate(documents), SAVE_BATCH):
+                by_project: dict[str, list[Document]] = {}
+                for index, given in batch:
+                    try:
+                        document = validate_finding(current_document(given))
+                    except StorageValidationError as error:
+                        raise error.at(index) from error
+                    by_project.setdefault(document["project_id"], []).append(document)
+                for project_id in sorted(by_project):
+                    self._save(unit, project_id, by_project[project_id])
+
+    def _save(self, unit: Records, project_id: str, documents: list[Document]) -> None:
+        """Store valid documents of one project; of several with one id, each replaces the one before."""
+        at = now()
+        revision = unit.advance(project_id, at)
+        ordinals = _Ordinals(unit, project_id)
+        for group in _distinct(documents):
+            known = unit.stored(project_id, [document["id"] for document in group])
+            identified = [(document, fingerprint(document)) for document in group]
+            ordinals.load({digest for _, (digest, _) in identified})
+            insert: list[Stored] = []
+            replace: list[Stored] = []
+            events: list[Event] = []
+            for document, (digest, line) in identified:
+                old = known.get(document["id"])
+                identity = _saved_identity(document, digest, line, at, old, ordinals)
+                if old is None:
+                    insert.append(Stored(document, identity))
+                    continue
+                replace.append(Stored(document, identity))
+                changed = changed_fields(old.document, document)
+                events += events_of(document["id"], changed, at, "save")
+            if insert:
+                unit.insert(project_id, insert)
+            if replace:
+                unit.replace(project_id, replace)
+            if events:
+                unit.add_events(project_id, revision, events)
+
+    def list_findings(self, project_id: str) -> list[dict[str, Any]]:
+        """See `StoragePort.list_findings`."""
+        with self._unit() as unit:
+            return list(unit.stream(project_id))
+
+    def delete_project(self, project_id: str) -> None:
+        """See `StoragePort.delete_project`."""
+        with self._unit(write=True) as unit:
+            unit.delete_project(project_id)
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def get_finding(self, project_id: str, finding_id: str) -> Document:
+        """See `FindingStore.get_finding`."""
+        with self._unit() as unit:
+            document = unit.get(project_id, finding_id.lower())
+        if document is None:
+            raise _not_found(project_id, finding_id)
+        return document
+
+    def iter_findings(self, project_id: str) -> Iterator[Document]:
+        """See `FindingStore.iter_findings`."""
+        with self._unit() as unit, closing(unit.stream(project_id)) as documents:
+            yield from documents
+
+    def find(self, query: FindingQuery) -> Page:
+        """See `FindingStore.find`."""
+        with self._unit() as unit:
+            return query.page_of(unit.select(query, query.limit + 1))
+
+    def count(self, query: FindingQuery) -> int:
+        """See `FindingStore.count`."""
+        with self._unit() as unit:
+            return unit.count(query)
+
+    def summarize(self, project_id: str) -> Summary:
+        """See `FindingStore.summarize`."""
+        with self._unit() as unit:
+            return unit.summarize(project_id)
+
+    def list_projects(self) -> list[str]:
+        """See `FindingStore.list_projects`."""
+        with self._unit() as unit:
+            return unit.projects()
+
+    def revision(self, project_id: str) -> int:
+        """See `FindingStore.revision`."""
+        with self._unit() as unit:
+            return unit.revision(project_id)
+
+    def history(self, project_id: str, finding_id: str) -> list[Event]:
+        """See `FindingStore.history`."""
+        with self._unit() as unit:
+            return unit.events(project_id, finding_id.lower())
+
+    def sighting(self, project_id: str, finding_id: str) -> Sighting:
+        """See `FindingStore.sighting`."""
+        with self._unit() as unit:
+            found = unit.stored(project_id, [finding_id.lower()]).get(finding_id.lower())
+            if found is None:
+                raise _not_found(project_id, finding_id)
+            identity = found.identity
+            runs = {run.number: run.id for run in unit.runs(project_id)} if identity.last_run else {}
+        return Sighting(
+            identity.finding_id,
+            identity.fingerprint.hex(),
+            identity.ordinal,
+            identity.version,
+            identity.first_seen,
+            identity.last_seen,
+            runs.get(identity.last_run),
+        )
+
+    def runs(self, project_id: str) -> list[Run]:
+        """See `FindingStore.runs`."""
+        with self._unit() as unit:
+            return unit.runs(project_id)
+
+    def diff_runs(self, project_id: str, a: str, b: str) -> RunDiff:
+        """See `FindingStore.diff_runs`."""
+        with self._unit() as unit:
+            runs = {run.id: run for run in unit.runs(project_id)}
+            for name, run_id in (("a", a), ("b", b)):
+                if run_id.lower() not in runs:
+                    raise StorageValidationError.of_field(
+                        name, f"must be the id of a run of project {project_id!r}", run_id
+                    )
+            in_a, in_b = (unit.seen_in(project_id, runs[run_id.lower()]) for run_id in (a, b))
+            return RunDiff(
+                a.lower(),
+                b.lower(),
+                _documents(unit, project_id, in_b - in_a),
+                _documents(unit, project_id, in_a - in_b),
+                len(in_a & in_b),
+            )
+
+    # -- imports --------------------------------------------------------------------------------------------
+
+    def ingest(
+        self,
+        project_id: str,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        run: Run | str | Mapping[str, Any] | None = None,
+        close_missing: bool = False,
+        dry_run: bool = False,
+        on_invalid: Literal["raise", "quarantine"] = "raise",
+    ) -> IngestReport:
+        """See `FindingStore.ingest`."""
+        task = Import(project_id, run, close_missing=close_missing, dry_run=dry_run, on_invalid=on_invalid)
+        try:
+            with self._whole() as unit:
+                report = task.execute(unit, documents)
+                if dry_run:
+                    raise _DryRunEnds
+        except _DryRunEnds:
+            pass
+        return report
+
+    def rejected_originals(self, project_id: str) -> list[RejectedOriginal]:
+        """See `FindingStore.rejected_originals`."""
+        with self._unit() as unit:
+            return unit.rejected(project_id)
+
+    def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
+        """See `FindingStore.discard_rejected`."""
+        with self._whole() as unit:
+            ids = [rejected_id.lower() for rejected_id in rejected_ids]
+            if project_id not in unit.projects():
+                return 0
+            unit.advance(project_id, now())
+            return unit.remove_rejected(project_id, ids)
+
+    def retry_rejected(
+        self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> IngestReport:
+        """See `FindingStore.retry_rejected`."""
+        with self._whole() as unit:
+            kept = {original.rejected_id: original for original in unit.rejected(project_id)}
+            for rejected_id in fixed or ():
+                if rejected_id not in kept:
+                    raise FindingNotFoundError(f"project {project_id!r} keeps no refused original {rejected_id}")
+            chosen = list(fixed) if fixed is not None else list(kept)
+            given = [fixed[name] if fixed is not None else kept[name].original for name in chosen]
+            task = Import(project_id, None, on_invalid="quarantine")
+            report = task.execute(unit, given)
+            refused = {refusal.index: refusal.rejected_id for refusal in report.rejected}
+            gone = [name for n, name in enumerate(chosen) if refused.get(n) != name]
+            unit.remove_rejected(project_id, gone)
+            return report
+
+    # -- life of a finding ----------------------------------------------------------------------------------
+
+    def set_status(
+        self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
+    ) -> Document:
+        """See `FindingStore.set_status`."""
+        check_plain_text("actor", actor, empty=False)
+        check_plain_text("comment", comment)
+        if status not in list(Status):
+            names = ", ".join(Status)
+            raise StorageValidationError.of_field("status", f"must be one of {names}", status)
+        with self._unit(write=True) as unit:
+            found = unit.stored(project_id, [finding_id.lower()]).get(finding_id.lower())
+            if found is None:
+                raise _not_found(project_id, finding_id)
+            at = now()
+            revision = unit.advance(project_id, at)
+            found = unit.stored(project_id, [finding_id.lower()]).get(finding_id.lower())
+            if found is None:
+                raise _not_found(project_id, finding_id)
+            events = _status_events(found.document, Status(status), at, actor, comment)
+            if found.document["status"] != status:
+                identity = with_status(found.identity, status, at)
+                change = StatusChange(identity.finding_id, str(status), identity.closed_as, identity.closed_at)
+                unit.change_status(project_id, [change])
+            if events:
+                unit.add_events(project_id, revision, events)
+            document = unit.get(project_id, finding_id.lower())
+            assert document is not None  # noqa: S101  # the project is locked since it was found
+            return document
+
+    def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
+        """See `FindingStore.purge`."""
+        try:
+            before = canonical_time(closed_before)
+        except (ValueError, TypeError) as error:
+            raise StorageValidationError.of_field("closed_before", f"must be {error}", closed_before) from error
+        if dry_run:
+            with self._unit() as unit:
+                return PurgeReport(unit.count_closed_before(project_id, before), dry_run=True)
+        purged = 0
+        while True:
+            with self._unit(write=True) as unit:
+                count = _purge_batch(unit, project_id, before)
+            purged += count
+            if count < PURGE_BATCH:
+                return PurgeReport(purged)
+
+    # -- the store itself -----------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """See `FindingStore.health`."""
+        try:
+            if self._closed:
+                raise StorageUnavailableError("the store is closed")
+            return Health(True, self.adapter, self.get_schema_version(), self._ping())
+        except StorageError as error:
+            return Health(False, self.adapter, "", {}, str(error))
+
+    def close(self) -> None:
+        """See `FindingStore.close`."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _DryRunEnds(Exception):
+    """Rolls a dry run back."""
+
+
+class _Ordinals:
+    """Hands out the ordinals of fingerprints while documents are saved."""
+
+    def __init__(self, unit: Records, project_id: str) -> None:
+        self._unit = unit
+        self._project_id = project_id
+        self._next: dict[bytes, int] = {}
+
+    def load(self, digests: set[bytes]) -> None:
+        """Look up what is taken."""
+        new = digests - self._next.keys()
+        if not new:
+            return
+        self._next.update(dict.fromkeys(new, 0))
+        for identity in self._unit.identities(self._project_id, new):
+            self._next[identity.fingerprint] = max(self._next[identity.fingerprint], identity.ordinal + 1)
+
+    def take(self, digest: bytes) -> int:
+        """Return the next free ordinal."""
+        ordinal = self._next[digest]
+        self._next[digest] = ordinal + 1
+        return ordinal
+
+
+def _saved_identity(
+    document: Document, digest: bytes, line: int | None, at: str, old: Stored | None, ordinals: _Ordinals
+) -> Identity:
+    status = document["status"]
+    content = content_digest(document)
+    if old is None:
+        ordinal = ordinals.take(digest)
+        fresh = Identity(
+            document["id"], digest, ordinal, VERSION, content, status, line, at, at, 0, 0, None, None
+        )
+        return with_status(fresh, status, at)
+    kept = old.identity
+    if kept.fingerprint != digest:
+        kept = kept._replace(fingerprint=digest, ordinal=ordinals.take(digest), version=VERSION)
+    if old.document["status"] != status:
+        kept = with_status(kept, status, at)
+    return kept._replace(content=content, reported=status, line=line, last_seen=at)
+
+
+def _distinct(documents: list[Document]) -> Iterator[list[Document]]:
+    """Split documents into groups in which no id occurs twice, in their order."""
+    group: dict[str, Document] = {}
+    for document in documents:
+        if document["id"] in group:
+            yield list(group.values())
+            group = {}
+        group[document["id"]] = document
+    yield list(group.values())
+
+
+def _status_events(document: Document, status: Status, at: str, actor: str, comment: str) -> list[Event]:
+    old = Status(document["status"])
+    if old == status:
+        return [Event(document["id"], at, actor, "comment", {}, comment)] if comment else []
+    if status not in TRANSITIONS[old]:
+        allowed = ", ".join(name for name in Status if name in TRANSITIONS[old])
+        raise StorageValidationError.of_field(
+            "status", f"must be one of {allowed} after {old.value}", status.value
+        )
+    changed: dict[str, list[object]] = {"status": [old.value, status.value]}
+    return events_of(document["id"], changed, at, actor, comment=comment)
+
+
+def _purge_batch(unit: Records, project_id: str, before: str) -> int:
+    if not unit.closed_before(project_id, before, 1):
+        return 0
+    at = now()
+    revision = unit.advance(project_id, at)
+    found = unit.closed_before(project_id, before, PURGE_BATCH)
+    kept = ("title", "severity", "status", "detector_id", "rule_id", "resource", "created_at")
+    events = [
+        Event(
+            identity.finding_id,
+            at,
+            "purge",
+            "purge",
+            {**{name: document[name] for name in kept}, "fingerprint": identity.fingerprint.hex()},
+        )
+        for document, identity in found
+    ]
+    unit.remove(project_id, [identity.finding_id for _, identity in found])
+    unit.add_events(project_id, revision, events)
+    return len(found)
+
+
+def _documents(unit: Records, project_id: str, finding_ids: set[str]) -> list[Document]:
+    found = (unit.get(project_id, finding_id) for finding_id in sorted(finding_ids))
+    return [document for document in found if document is not None]
+
+
+def _not_found(project_id: str, finding_id: str) -> FindingNotFoundError:
+    return FindingNotFoundError(f"project {project_id!r} has no finding {finding_id!r}")
