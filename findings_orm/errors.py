@@ -17,7 +17,10 @@ _SHORT.maxlevel = 3
 
 def readable(value: object) -> str:
     """Return `value` as text for a message, cut to a readable length."""
-    return _SHORT.repr(value)
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # noqa: BLE001  # a value's own repr may fail in any way; the message must still be made
+        return f"<{type(value).__name__}>"
 
 
 class StorageError(Exception):

@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
+from operator import itemgetter
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -96,6 +99,9 @@ ACTIVE_STATUSES: tuple[Status, ...] = _ACTIVE
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UUID = r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$"
+_UUID_FORM = re.compile(_UUID[1:-1])
+_NO_NUL = r"^[^\x00]*$"
+_NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$"
 _URI = r"^[A-Za-z][A-Za-z0-9+.\-]*:(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+$"
 
 
@@ -105,6 +111,7 @@ def format_time(moment: datetime) -> str:
     return utc.isoformat(timespec="microseconds" if utc.microsecond else "seconds")[:-6] + "Z"
 
 
+@lru_cache(4096)
 def canonical_time(text: str) -> str:
     """Return an RFC 3339 time in UTC in its canonical form.
 
@@ -128,16 +135,10 @@ def _check_time(text: str) -> str:
         raise PydanticCustomError("rule", "must be {rule}", {"rule": str(error)}) from None
 
 
-def _no_nul(text: str) -> str:
-    if "\x00" in text:
-        raise PydanticCustomError("rule", "must not hold a NUL character")
-    return text
-
-
-def _no_control(text: str) -> str:
-    if _CONTROL.search(text):
-        raise PydanticCustomError("rule", "must not hold control characters")
-    return text
+def _number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PydanticCustomError("rule", "must be a number")
+    return value
 
 
 def _plain_number(number: float) -> float:
@@ -156,10 +157,12 @@ def _ends_after_start(location: Location) -> Location:
 
 
 _Uuid = Annotated[str, StringConstraints(pattern=_UUID), AfterValidator(str.lower)]
-_Text = Annotated[str, AfterValidator(_no_nul)]
-_Name = Annotated[str, StringConstraints(min_length=1), AfterValidator(_no_nul)]
+_Text = Annotated[str, StringConstraints(pattern=_NO_NUL)]
+_Name = Annotated[str, StringConstraints(pattern=_NO_NUL, min_length=1)]
 _Line = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 _JsonObject = dict[str, JsonValue]
+_EMPTY_LIST: Any = Field(default_factory=list)
+_EMPTY_OBJECT: Any = Field(default_factory=dict)
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -184,7 +187,7 @@ class Finding(BaseModel):
 
     finding_schema_version: Literal["1.1.0"] = SCHEMA_VERSION
     id: _Uuid
-    project_id: Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_no_control)]
+    project_id: Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=_NO_CONTROL)]
     detector_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
     title: _Name
     severity: Literal["info", "low", "medium", "high", "critical"]
@@ -197,21 +200,38 @@ class Finding(BaseModel):
     rule_id: _Name | None = None
     fingerprint: _Name | None = None
     location: Annotated[Location, AfterValidator(_ends_after_start)] | None = None
-    confidence: Annotated[float, Field(ge=0, le=100), AfterValidator(_plain_number)] | None = None
+    confidence: (
+        Annotated[float, Field(ge=0, le=100), BeforeValidator(_number), AfterValidator(_plain_number)] | None
+    ) = None
     cwe: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
     owasp: Annotated[str, StringConstraints(pattern=r"^A[0-9]{2}$")] | None = None
-    cve_ids: list[Annotated[str, StringConstraints(pattern=r"^CVE-[0-9]{4}-[0-9]{4,}$")]] = []
-    cvss: Annotated[float, Field(ge=0, le=10), AfterValidator(_positive_zero)] | None = None
-    mitre_attack: list[Annotated[str, StringConstraints(pattern=r"^T[0-9]{4}(\.[0-9]{3})?$")]] = []
-    tags: list[Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_no_nul)]] = []
-    poc_links: list[Annotated[str, StringConstraints(pattern=_URI)]] = []
-    evidence: _JsonObject = {}
-    provenance: _JsonObject = {}
+    cve_ids: list[Annotated[str, StringConstraints(pattern=r"^CVE-[0-9]{4}-[0-9]{4,}$")]] = Field(
+        default_factory=list
+    )
+    cvss: (
+        Annotated[float, Field(ge=0, le=10), BeforeValidator(_number), AfterValidator(_positive_zero)] | None
+    ) = None
+    mitre_attack: list[Annotated[str, StringConstraints(pattern=r"^T[0-9]{4}(\.[0-9]{3})?$")]] = Field(
+        default_factory=list
+    )
+    tags: list[Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)]] = Field(
+        default_factory=list
+    )
+    poc_links: list[Annotated[str, StringConstraints(pattern=_URI)]] = _EMPTY_LIST
+    evidence: _JsonObject = _EMPTY_OBJECT
+    provenance: _JsonObject = _EMPTY_OBJECT
 
 
 FIELDS: tuple[str, ...] = tuple(Finding.model_fields)
 """The names of the document's fields, in their canonical order."""
 
+STORE_FIELDS = frozenset({"finding_schema_version", "id", "project_id", "created_at", "run_id"})
+"""The fields that a stored finding keeps when it is seen again."""
+
+CONTENT_FIELDS = tuple(name for name in FIELDS if name not in STORE_FIELDS)
+"""The fields that a report decides: what differs in one of them is an update."""
+
+_content = itemgetter(*CONTENT_FIELDS)
 _validate = Finding.__pydantic_validator__.validate_python
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
 
@@ -226,6 +246,11 @@ def validate_finding(document: Mapping[str, Any]) -> dict[str, Any]:
         SchemaVersionError: `finding_schema_version` is not the current one (migrate older ones first).
         StorageValidationError: a rule is broken; names field, rule and value.
     """
+    return validate_content(document)[0]
+
+
+def validate_content(document: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Return what `validate_finding` returns, and the values of `CONTENT_FIELDS` as JSON."""
     if not isinstance(document, dict):
         raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", document)
     version = document.get("finding_schema_version", SCHEMA_VERSION)
@@ -241,8 +266,7 @@ def validate_finding(document: Mapping[str, Any]) -> dict[str, Any]:
         raise StorageValidationError.of_field(
             "document", f"must not nest deeper than {MAX_DEPTH} levels", None
         ) from error
-    check_json(canonical)
-    return canonical
+    return canonical, _checked_json(canonical)
 
 
 def check_plain_text(name: str, text: str, *, empty: bool = True) -> None:
@@ -255,6 +279,11 @@ def check_plain_text(name: str, text: str, *, empty: bool = True) -> None:
         raise StorageValidationError.of_field(name, "must be text" + ("" if empty else ", not empty"), text)
     if "\x00" in text or not _encodable(text):
         raise StorageValidationError.of_field(name, "must not hold NUL or lone surrogates", text)
+
+
+def is_uuid(text: object) -> bool:
+    """Return whether `text` is a UUID in its 36 character form, in any case."""
+    return isinstance(text, str) and _UUID_FORM.fullmatch(text) is not None
 
 
 def check_project_id(project_id: str) -> None:
@@ -270,23 +299,26 @@ def check_project_id(project_id: str) -> None:
         )
 
 
-def check_json(document: dict[str, Any]) -> None:
-    """Check what the types cannot say: no lone surrogates, no bottomless nesting, no endless integers.
+def content_json(document: Mapping[str, Any]) -> bytes:
+    """Return the values of `CONTENT_FIELDS` of a canonical document as JSON."""
+    return to_json(_content(document))
 
-    Raises:
-        StorageValidationError: names the place inside the document, the rule and the value.
-    """
+
+def _checked_json(document: dict[str, Any]) -> bytes:
+    """Check what the types cannot say: no lone surrogates, no bottomless nesting, no endless integers."""
+    data = b""
     try:
-        data = to_json(document)
+        data = content_json(document)
         nested = data.count(b"{") + data.count(b"[")
         if nested <= MAX_DEPTH and (len(data) <= MAX_DIGITS or not _LONG_NUMBER.search(data)):
-            return
+            return data
     except (ValueError, RecursionError):
         pass  # the walk below finds the place
     for path, value, depth in _walk(document):
         rule = _broken_rule(value, depth)
         if rule:
             raise StorageValidationError.of_field(path, rule, None if isinstance(value, int) else value)
+    return data
 
 
 def _broken_rule(value: object, depth: int) -> str | None:
@@ -334,6 +366,8 @@ _RULES = {
 _PATTERNS = {
     _UUID: "must be a UUID in its 36 character form (RFC 9562)",
     _URI: "must be a URI (RFC 3986)",
+    _NO_NUL: "must not hold a NUL character",
+    _NO_CONTROL: "must not hold control characters",
 }
 _BRANCHES = {"str", "int", "float", "bool", "list", "dict", "[key]"}
 

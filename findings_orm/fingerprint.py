@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
-from findings_orm.finding import FIELDS
+from findings_orm.finding import CONTENT_FIELDS
 
 VERSION = 1
 """The version of the algorithm, stored with each fingerprint so that it can be computed anew later."""
-
-STORE_FIELDS = frozenset({"finding_schema_version", "id", "project_id", "created_at", "run_id"})
-"""The fields that a stored finding keeps when it is seen again."""
-
-CONTENT_FIELDS = tuple(name for name in FIELDS if name not in STORE_FIELDS)
-"""The fields that a report decides: what differs in one of them is an update."""
 
 _SUFFIX = re.compile(
     r"(?P<path>.*?)(?::(?P<line>\d+)(?:[:.-]\d+)*|\((?P<paren>\d+)(?:,\s*\d+)*\)|#L(?P<hash>\d+)(?:C\d+)?(?:-L?\d+(?:C\d+)?)?)",
@@ -84,16 +78,17 @@ def _digest(*fields: str) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def content_digest(document: Mapping[str, Any]) -> bytes:
-    """Return 16 bytes that change whenever a field of `CONTENT_FIELDS` does."""
-    content = to_json([document[name] for name in CONTENT_FIELDS])
+def content_digest(content: bytes) -> bytes:
+    """Return 16 bytes for the content of a document, as `validate_content` gives it."""
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return ``{field: [old, new]}`` for the content fields that differ, exactly: ``1`` is not ``1.0`` or True."""
+def changed_fields(
+    old: Mapping[str, Any], new: Mapping[str, Any], fields: Iterable[str] = CONTENT_FIELDS
+) -> dict[str, list[Any]]:
+    """Return ``{field: [old, new]}`` for the fields that differ, exactly: ``1`` is not ``1.0`` or True."""
     return {
         name: [old[name], new[name]]
-        for name in CONTENT_FIELDS
+        for name in fields
         if old[name] is not new[name] and to_json(old[name]) != to_json(new[name])
     }

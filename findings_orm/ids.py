@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from findings_orm.finding import format_time
 
 _lock = threading.Lock()
-_last = 0
+_last = [0]
 
 
 def uuid7() -> str:
@@ -19,11 +19,10 @@ def uuid7() -> str:
     The 12 bits after the milliseconds hold their fraction (RFC 9562 section 6.2, method 3); within one
     step of that clock the value is counted up.
     """
-    global _last
     with _lock:
         nanoseconds = time.time_ns()
         ticks = (nanoseconds // 1_000_000 << 12) | (nanoseconds % 1_000_000 * 4096 // 1_000_000)
-        _last = ticks = max(ticks, _last + 1)
+        _last[0] = ticks = max(ticks, _last[0] + 1)
     random = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
     text = f"{ticks >> 12:012x}7{ticks & 0xFFF:03x}{random:016x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

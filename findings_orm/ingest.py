@@ -10,16 +10,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from findings_orm.finding import ACTIVE_STATUSES, Status
-from findings_orm.fingerprint import STORE_FIELDS, VERSION, changed_fields
+from findings_orm.finding import ACTIVE_STATUSES, STORE_FIELDS, Status
+from findings_orm.fingerprint import VERSION, changed_fields
+from findings_orm.ids import uuid7
 from findings_orm.port import Document, Event
 from findings_orm.records import Identity, Stored, Streak
 
 ACTOR = "ingest"
+NO_ID = "00000000-0000-0000-0000-000000000000"
 
 
 class Incoming(NamedTuple):
-    """A valid document of an import, with its identity and its position in the import."""
+    """A valid document of an import, with its identity and its position in the import.
+
+    Its id is `NO_ID` where the report gave none.
+    """
 
     position: int
     document: Document
@@ -179,7 +184,7 @@ _ALIGN_LIMIT = 1_000_000
 def _align(few: list[int], many: list[int]) -> list[int]:
     """Return for each of `few` the position of its partner in `many`; both sorted, `few` not longer.
 
-    Dynamic programming over (few × spare partners); where that table would be huge, the first free partner
+    Dynamic programming over (few by spare partners); where that table would be huge, the first free partner
     that is not further away than the next one.
     """
     spare = len(many) - len(few)
@@ -221,6 +226,8 @@ def _align_greedily(few: list[int], many: list[int]) -> list[int]:
 
 
 def _new(one: Incoming, ordinal: int, run: RunContext) -> Stored:
+    if not one.has_id:
+        one.document["id"] = uuid7()
     status = one.document["status"]
     closed = status not in ACTIVE_STATUSES
     identity = Identity(

@@ -31,7 +31,9 @@ def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:
     except (TypeError, ValueError, RecursionError) as error:
         raise StorageValidationError(f"{path}: JSON can't hold the data: {error}") from error
     if json.loads(text) != data:
-        raise StorageValidationError(f"{path}: JSON can't hold the data: a key is no text or a list is no list")
+        raise StorageValidationError(
+            f"{path}: JSON can't hold the data: a key is no text or a list is no list"
+        )
     try:
         replace_file(path, content)
     except OSError as error:

@@ -149,6 +149,7 @@ class Run:
         tool: what is known of the scanner, as a JSON object.
         number: 1 for the first run of the project, 2 for the next.
         counts: what the import did (`IngestReport.counts`).
+        rejected: what it refused and kept.
     """
 
     id: str = ""
@@ -157,6 +158,7 @@ class Run:
     tool: Mapping[str, Any] = field(default_factory=dict)
     number: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
+    rejected: Sequence[Rejected] = ()
 
 
 @dataclass(frozen=True, slots=True)

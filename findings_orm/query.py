@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from findings_orm.errors import StorageValidationError
-from findings_orm.finding import Severity, Status, canonical_time
+from findings_orm.finding import Severity, Status, canonical_time, check_plain_text, is_uuid
 
 Sort = str
 """A name of `SORTS`, with a leading ``-`` for descending order."""
@@ -42,7 +41,13 @@ def fold(text: str) -> str:
 def search_text(document: Mapping[str, Any]) -> str:
     """Return the folded text that free text search looks into: title, resource, detector, rule, snippet."""
     snippet = (document.get("location") or {}).get("snippet") or ""
-    parts = (document["title"], document["resource"], document["detector_id"], document["rule_id"] or "", snippet)
+    parts = (
+        document["title"],
+        document["resource"],
+        document["detector_id"],
+        document["rule_id"] or "",
+        snippet,
+    )
     return fold("\n".join(parts))
 
 
@@ -92,11 +97,15 @@ class FindingQuery:
     cursor: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("severity", "status", "detector_id", "rule_id", "cwe", "cve_id", "run_id", "tag"):
+        for name in ("project_id", "resource_prefix", "text"):
+            check_plain_text(name, getattr(self, name))
+        for name in _SETS:
             given: Any = getattr(self, name)
-            single = given is not None and isinstance(given, (str, int))
-            object.__setattr__(self, name, (given,) if single else tuple(given or ()))
-        object.__setattr__(self, "run_id", tuple(str(run).lower() for run in self.run_id))
+            values = (given,) if isinstance(given, (str, int)) else tuple(given or ())
+            for value in values:
+                _check_member(name, value)
+            object.__setattr__(self, name, values)
+        object.__setattr__(self, "run_id", tuple(run.lower() for run in self.run_id))
         _check_names("severity", self.severity, Severity)
         _check_names("status", self.status, Status)
         if self.min_severity is not None:
@@ -148,11 +157,22 @@ class FindingQuery:
             return None
         try:
             sort, value, finding_id = json.loads(base64.urlsafe_b64decode(self.cursor.encode()))
-            if sort != self.sort or not isinstance(finding_id, str):
+            if sort != self.sort or not is_uuid(finding_id):
                 raise ValueError("made for another order")
-            if not isinstance(value, int if self.sort_field == "severity" else str):
-                raise ValueError("made for another order")
-        except (ValueError, TypeError, AttributeError, binascii.Error) as error:
+            if self.sort_field == "severity":
+                tuple(Severity)[value]
+            else:
+                check_plain_text("cursor", value)
+            if self.sort_field == "created_at":
+                canonical_time(value)
+        except (
+            IndexError,
+            StorageValidationError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise StorageValidationError.of_field(
                 "cursor", "must be the next_cursor of a page of the same query", self.cursor
             ) from error
@@ -170,7 +190,20 @@ class FindingQuery:
         return Page(items=items, next_cursor=self.cursor_after(items[-1]) if more else None)
 
 
-def _check_names(name: str, given: Collection[str], known: type[Severity] | type[Status]) -> None:
+_SETS = ("severity", "status", "detector_id", "rule_id", "cwe", "cve_id", "run_id", "tag")
+
+
+def _check_member(name: str, value: Any) -> None:
+    if name == "cwe":
+        if type(value) is not int:
+            raise StorageValidationError.of_field(name, "must be integers", value)
+        return
+    check_plain_text(name, value)
+    if name == "run_id" and not is_uuid(value):
+        raise StorageValidationError.of_field(name, "must be UUIDs", value)
+
+
+def _check_names(name: str, given: Collection[str], known: type[Severity | Status]) -> None:
     names = [member.value for member in known]
     for value in given:
         if value not in names:
@@ -182,7 +215,10 @@ def matches(query: FindingQuery, document: Mapping[str, Any]) -> bool:
     return (
         (not query.severities or document["severity"] in query.severities)
         and (not query.status or document["status"] in query.status)
-        and (not query.detector_id or any(_same_or_prefix(d, document["detector_id"]) for d in query.detector_id))
+        and (
+            not query.detector_id
+            or any(_same_or_prefix(d, document["detector_id"]) for d in query.detector_id)
+        )
         and (not query.rule_id or document["rule_id"] in query.rule_id)
         and (not query.cwe or document["cwe"] in query.cwe)
         and (not query.cve_id or not set(query.cve_id).isdisjoint(document["cve_ids"]))
@@ -190,8 +226,10 @@ def matches(query: FindingQuery, document: Mapping[str, Any]) -> bool:
         and (not query.tag or not set(query.tag).isdisjoint(document["tags"]))
         and document["resource"].startswith(query.resource_prefix)
         and (query.created_from is None or time_key(document["created_at"]) >= time_key(query.created_from))
-        and (query.created_before is None or time_key(document["created_at"]) < time_key(query.created_before))
-        and (not query.words or _holds_all(query.words, search_text(document)))
+        and (
+            query.created_before is None or time_key(document["created_at"]) < time_key(query.created_before)
+        )
+        and (not query.words or holds_all(query.words, search_text(document)))
     )
 
 
@@ -199,7 +237,8 @@ def _same_or_prefix(wanted: str, detector_id: str) -> bool:
     return detector_id.startswith(wanted[:-1]) if wanted.endswith("*") else detector_id == wanted
 
 
-def _holds_all(words: tuple[str, ...], text: str) -> bool:
+def holds_all(words: Iterable[str], text: str) -> bool:
+    """Return whether every word occurs in a text; both folded."""
     return all(word in text for word in words)
 
 

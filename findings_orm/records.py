@@ -127,9 +127,9 @@ class Records(Protocol):
     def identities(self, project_id: str, fingerprints: Collection[bytes]) -> list[Identity]:
         """Return the identities that have one of these fingerprints."""
 
-    def unseen(self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]) -> Iterator[
-        list[tuple[str, str]]
-    ]:
+    def unseen(
+        self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
+    ) -> Iterator[list[tuple[str, str]]]:
         """Yield batches of (id, status) of the detectors' findings in `statuses` that were last seen before `run`.
         The caller changes the statuses of a batch before it asks for the next one."""
 
@@ -179,5 +179,3 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
             batch = []
     if batch:
         yield batch
-
-

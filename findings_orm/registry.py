@@ -1,7 +1,8 @@
 """Adapters by name and stores by URL.
 
-`register_adapter` adds an adapter for this process. Other packages add theirs with an entry point of the group
-``findings_orm.adapters``, named after the URL scheme; its value is a callable ``(url, **options)`` that returns a store.
+`register_adapter` adds an adapter for this process. Other packages add theirs with an entry point of the
+group ``findings_orm.adapters``, named after the URL scheme; its value is a callable ``(url, **options)`` that
+returns a store.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ STORAGE_REGISTRY: Mapping[str, StoragePort] = _Registry()
 """Name to adapter instance."""
 
 
-def register_adapter(name: str, adapter_class: Callable[..., StoragePort], config: Mapping[str, Any] | None = None) -> None:
+def register_adapter(
+    name: str, adapter_class: Callable[..., StoragePort], config: Mapping[str, Any] | None = None
+) -> None:
     """Make an adapter (``adapter_class(**config)``) and register it under `name`, in place of an earlier one.
 
     Args:
@@ -78,17 +81,21 @@ def register_adapter(name: str, adapter_class: Callable[..., StoragePort], confi
     except StorageError:
         raise
     except TypeError as error:
-        raise StorageValidationError(f"config does not fit {adapter_class!r}: {error}", field="config") from error
+        raise StorageValidationError(
+            f"config does not fit {adapter_class!r}: {error}", field="config"
+        ) from error
     if not isinstance(adapter, StoragePort):
-        raise StorageValidationError.of_field("adapter_class", "must make a StoragePort (six methods)", adapter_class)
+        raise StorageValidationError.of_field(
+            "adapter_class", "must make a StoragePort (six methods)", adapter_class
+        )
     cast(_Registry, STORAGE_REGISTRY).add(name, adapter)
 
 
 def open_storage(url: str, **options: Any) -> FindingStore:
     """Open the store that a URL names.
 
-    ``memory:`` is a new store in memory, ``sqlite:///findings.db`` a file (four slashes: an absolute path), ``sqlite://`` a
-    private database in memory.
+    ``memory:`` is a new store in memory, ``sqlite:///findings.db`` a file (four slashes: an absolute path),
+    ``sqlite://`` a private database in memory.
 
     Args:
         url: the URL.

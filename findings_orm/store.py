@@ -20,11 +20,15 @@ from findings_orm.errors import (
     StorageValidationError,
 )
 from findings_orm.finding import (
+    FIELDS,
     SCHEMA_VERSION,
     TRANSITIONS,
     Status,
     canonical_time,
     check_plain_text,
+    check_project_id,
+    content_json,
+    is_uuid,
     validate_finding,
 )
 from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
@@ -177,7 +181,7 @@ class Store:
                     insert.append(Stored(document, identity))
                     continue
                 replace.append(Stored(document, identity))
-                changed = changed_fields(old.document, document)
+                changed = changed_fields(old.document, document, FIELDS)
                 events += events_of(document["id"], changed, at, "save")
             if insert:
                 unit.insert(project_id, insert)
@@ -189,26 +193,23 @@ class Store:
     def list_findings(self, project_id: str) -> list[dict[str, Any]]:
         """See `StoragePort.list_findings`."""
         with self._unit() as unit:
-            return list(unit.stream(project_id))
+            return list(unit.stream(_key(project_id)))
 
     def delete_project(self, project_id: str) -> None:
         """See `StoragePort.delete_project`."""
         with self._unit(write=True) as unit:
-            unit.delete_project(project_id)
+            unit.delete_project(_key(project_id))
 
     # -- reading --------------------------------------------------------------------------------------------
 
     def get_finding(self, project_id: str, finding_id: str) -> Document:
         """See `FindingStore.get_finding`."""
         with self._unit() as unit:
-            document = unit.get(project_id, finding_id.lower())
-        if document is None:
-            raise _not_found(project_id, finding_id)
-        return document
+            return _document(unit, project_id, finding_id)
 
     def iter_findings(self, project_id: str) -> Iterator[Document]:
         """See `FindingStore.iter_findings`."""
-        with self._unit() as unit, closing(unit.stream(project_id)) as documents:
+        with self._unit() as unit, closing(unit.stream(_key(project_id))) as documents:
             yield from documents
 
     def find(self, query: FindingQuery) -> Page:
@@ -224,7 +225,7 @@ class Store:
     def summarize(self, project_id: str) -> Summary:
         """See `FindingStore.summarize`."""
         with self._unit() as unit:
-            return unit.summarize(project_id)
+            return unit.summarize(_key(project_id))
 
     def list_projects(self) -> list[str]:
         """See `FindingStore.list_projects`."""
@@ -234,21 +235,19 @@ class Store:
     def revision(self, project_id: str) -> int:
         """See `FindingStore.revision`."""
         with self._unit() as unit:
-            return unit.revision(project_id)
+            return unit.revision(_key(project_id))
 
     def history(self, project_id: str, finding_id: str) -> list[Event]:
         """See `FindingStore.history`."""
         with self._unit() as unit:
-            return unit.events(project_id, finding_id.lower())
+            return unit.events(_key(project_id), finding_id.lower()) if is_uuid(finding_id) else []
 
     def sighting(self, project_id: str, finding_id: str) -> Sighting:
         """See `FindingStore.sighting`."""
         with self._unit() as unit:
-            found = unit.stored(project_id, [finding_id.lower()]).get(finding_id.lower())
-            if found is None:
-                raise _not_found(project_id, finding_id)
+            found = _stored(unit, project_id, finding_id)
             identity = found.identity
-            runs = {run.number: run.id for run in unit.runs(project_id)} if identity.last_run else {}
+            runs = {run.number: run.id for run in unit.runs(_key(project_id))} if identity.last_run else {}
         return Sighting(
             identity.finding_id,
             identity.fingerprint.hex(),
@@ -262,12 +261,12 @@ class Store:
     def runs(self, project_id: str) -> list[Run]:
         """See `FindingStore.runs`."""
         with self._unit() as unit:
-            return unit.runs(project_id)
+            return unit.runs(_key(project_id))
 
     def diff_runs(self, project_id: str, a: str, b: str) -> RunDiff:
         """See `FindingStore.diff_runs`."""
         with self._unit() as unit:
-            runs = {run.id: run for run in unit.runs(project_id)}
+            runs = {run.id: run for run in unit.runs(_key(project_id))}
             for name, run_id in (("a", a), ("b", b)):
                 if run_id.lower() not in runs:
                     raise StorageValidationError.of_field(
@@ -300,15 +299,15 @@ class Store:
             with self._whole() as unit:
                 report = task.execute(unit, documents)
                 if dry_run:
-                    raise _DryRunEnds
-        except _DryRunEnds:
+                    raise _DryRunError
+        except _DryRunError:
             pass
         return report
 
     def rejected_originals(self, project_id: str) -> list[RejectedOriginal]:
         """See `FindingStore.rejected_originals`."""
         with self._unit() as unit:
-            return unit.rejected(project_id)
+            return unit.rejected(_key(project_id))
 
     def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
         """See `FindingStore.discard_rejected`."""
@@ -324,10 +323,12 @@ class Store:
     ) -> IngestReport:
         """See `FindingStore.retry_rejected`."""
         with self._whole() as unit:
-            kept = {original.rejected_id: original for original in unit.rejected(project_id)}
+            kept = {original.rejected_id: original for original in unit.rejected(_key(project_id))}
             for rejected_id in fixed or ():
                 if rejected_id not in kept:
-                    raise FindingNotFoundError(f"project {project_id!r} keeps no refused original {rejected_id}")
+                    raise FindingNotFoundError(
+                        f"project {project_id!r} keeps no refused original {rejected_id}"
+                    )
             chosen = list(fixed) if fixed is not None else list(kept)
             given = [fixed[name] if fixed is not None else kept[name].original for name in chosen]
             task = Import(project_id, None, on_invalid="quarantine")
@@ -349,31 +350,29 @@ class Store:
             names = ", ".join(Status)
             raise StorageValidationError.of_field("status", f"must be one of {names}", status)
         with self._unit(write=True) as unit:
-            found = unit.stored(project_id, [finding_id.lower()]).get(finding_id.lower())
-            if found is None:
-                raise _not_found(project_id, finding_id)
+            if not _status_events(_stored(unit, project_id, finding_id).document, status, "", actor, comment):
+                return _document(unit, project_id, finding_id)
             at = now()
             revision = unit.advance(project_id, at)
-            found = unit.stored(project_id, [finding_id.lower()]).get(finding_id.lower())
-            if found is None:
-                raise _not_found(project_id, finding_id)
-            events = _status_events(found.document, Status(status), at, actor, comment)
+            found = _stored(unit, project_id, finding_id)
+            events = _status_events(found.document, status, at, actor, comment)
             if found.document["status"] != status:
-                identity = with_status(found.identity, status, at)
-                change = StatusChange(identity.finding_id, str(status), identity.closed_as, identity.closed_at)
+                identity = with_status(found.identity, str(status), at)
+                change = StatusChange(
+                    identity.finding_id, str(status), identity.closed_as, identity.closed_at
+                )
                 unit.change_status(project_id, [change])
-            if events:
-                unit.add_events(project_id, revision, events)
-            document = unit.get(project_id, finding_id.lower())
-            assert document is not None  # noqa: S101  # the project is locked since it was found
-            return document
+            unit.add_events(project_id, revision, events)
+            return _document(unit, project_id, finding_id)
 
     def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
         """See `FindingStore.purge`."""
         try:
             before = canonical_time(closed_before)
         except (ValueError, TypeError) as error:
-            raise StorageValidationError.of_field("closed_before", f"must be {error}", closed_before) from error
+            raise StorageValidationError.of_field(
+                "closed_before", f"must be {error}", closed_before
+            ) from error
         if dry_run:
             with self._unit() as unit:
                 return PurgeReport(unit.count_closed_before(project_id, before), dry_run=True)
@@ -411,7 +410,7 @@ class Store:
         self.close()
 
 
-class _DryRunEnds(Exception):
+class _DryRunError(Exception):
     """Rolls a dry run back."""
 
 
@@ -443,7 +442,7 @@ def _saved_identity(
     document: Document, digest: bytes, line: int | None, at: str, old: Stored | None, ordinals: _Ordinals
 ) -> Identity:
     status = document["status"]
-    content = content_digest(document)
+    content = content_digest(content_json(document))
     if old is None:
         ordinal = ordinals.take(digest)
         fresh = Identity(
@@ -469,16 +468,17 @@ def _distinct(documents: list[Document]) -> Iterator[list[Document]]:
     yield list(group.values())
 
 
-def _status_events(document: Document, status: Status, at: str, actor: str, comment: str) -> list[Event]:
+def _status_events(document: Document, status: str, at: str, actor: str, comment: str) -> list[Event]:
     old = Status(document["status"])
-    if old == status:
+    new = Status(status)
+    if old == new:
         return [Event(document["id"], at, actor, "comment", {}, comment)] if comment else []
-    if status not in TRANSITIONS[old]:
+    if new not in TRANSITIONS[old]:
         allowed = ", ".join(name for name in Status if name in TRANSITIONS[old])
         raise StorageValidationError.of_field(
-            "status", f"must be one of {allowed} after {old.value}", status.value
+            "status", f"must be one of {allowed} after {old.value}", new.value
         )
-    changed: dict[str, list[object]] = {"status": [old.value, status.value]}
+    changed: dict[str, list[object]] = {"status": [old.value, new.value]}
     return events_of(document["id"], changed, at, actor, comment=comment)
 
 
@@ -507,6 +507,30 @@ def _purge_batch(unit: Records, project_id: str, before: str) -> int:
 def _documents(unit: Records, project_id: str, finding_ids: set[str]) -> list[Document]:
     found = (unit.get(project_id, finding_id) for finding_id in sorted(finding_ids))
     return [document for document in found if document is not None]
+
+
+def _key(project_id: str) -> str:
+    """Return a project id that every adapter can look up: one that no project can have becomes the empty one."""
+    try:
+        check_project_id(project_id)
+    except StorageValidationError:
+        return ""
+    return project_id
+
+
+def _document(unit: Records, project_id: str, finding_id: str) -> Document:
+    document = unit.get(_key(project_id), finding_id.lower()) if is_uuid(finding_id) else None
+    if document is None:
+        raise _not_found(project_id, finding_id)
+    return document
+
+
+def _stored(unit: Records, project_id: str, finding_id: str) -> Stored:
+    key = finding_id.lower() if is_uuid(finding_id) else ""
+    found = unit.stored(_key(project_id), [key]).get(key) if key else None
+    if found is None:
+        raise _not_found(project_id, finding_id)
+    return found
 
 
 def _not_found(project_id: str, finding_id: str) -> FindingNotFoundError:

@@ -1,0 +1,1 @@
+"""Kinds of storage, one module each. They don't know each other."""

@@ -94,7 +94,9 @@ class MemoryRecords(Records):
         project = self.state[project_id]
         for document, identity in rows:
             if identity.finding_id in project.findings:
-                raise StorageConflictError(f"project {project_id!r} has a finding {identity.finding_id} already")
+                raise StorageConflictError(
+                    f"project {project_id!r} has a finding {identity.finding_id} already"
+                )
             project.findings[identity.finding_id] = Stored(document, identity)
             _index(project, identity)
 
@@ -277,14 +279,16 @@ class MemoryRecords(Records):
         """See `Records.events`."""
         found = self._project(project_id).events.get(finding_id, ())
         return [
-            Event(e.finding_id, e.at, e.actor, e.kind, clone(dict(e.changes)), e.comment, e.run_id) for e in found
+            Event(e.finding_id, e.at, e.actor, e.kind, clone(dict(e.changes)), e.comment, e.run_id)
+            for e in found
         ]
 
     def runs(self, project_id: str) -> list[Run]:
         """See `Records.runs`."""
         found = sorted(self._project(project_id).runs.values(), key=lambda run: run.number)
         return [
-            Run(r.id, r.detectors, r.started_at, clone(dict(r.tool)), r.number, dict(r.counts)) for r in found
+            Run(r.id, r.detectors, r.started_at, clone(dict(r.tool)), r.number, dict(r.counts), r.rejected)
+            for r in found
         ]
 
     def rejected(self, project_id: str) -> list[RejectedOriginal]:
@@ -336,8 +340,7 @@ class InMemoryStorageAdapter(Store):
     def iter_findings(self, project_id: str) -> Iterator[Document]:
         """See `FindingStore.iter_findings`; the lock is held only while the order is made."""
         with self._unit() as unit:
-            documents = unit.stream(project_id)
-        return documents
+            return unit.stream(project_id)
 
     def _ping(self) -> dict[str, Any]:
         with self._lock:

@@ -1,0 +1,1 @@
+"""Findings in SQL databases, over SQLAlchemy."""

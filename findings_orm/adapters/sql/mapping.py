@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from findings_orm.adapters.sql.types import stored_time
 from findings_orm.finding import FIELDS
-from findings_orm.port import Document, Event, RejectedOriginal, Run
+from findings_orm.port import Document, Event, Rejected, RejectedOriginal, Run
 from findings_orm.query import time_key
 from findings_orm.records import Identity
 
@@ -37,6 +38,7 @@ REJECTED_COLUMNS = ("rejected_id", "run_id", "position", "at", "field", "reason"
 
 _EMPTY_LIST = "[]"
 _EMPTY_OBJECT = "{}"
+_REFUSALS = "refusals"
 
 
 def _encoded(value: Any, empty: str) -> str:
@@ -90,12 +92,14 @@ def identity_row(identity: Identity) -> tuple[Any, ...]:
 def identity_of(row: Row) -> Identity:
     """Return the identity of a row in the order of `IDENTITY_COLUMNS`."""
     closed_at = row[12]
-    return Identity(
-        *row[:7],
-        stored_time(row[7]),
-        stored_time(row[8]),
-        *row[9:12],
-        None if closed_at is None else stored_time(closed_at),
+    return Identity._make(
+        (
+            *row[:7],
+            stored_time(row[7]),
+            stored_time(row[8]),
+            *row[9:12],
+            None if closed_at is None else stored_time(closed_at),
+        )
     )
 
 
@@ -112,19 +116,30 @@ def run_row(run: Run) -> tuple[Any, ...]:
         time_key(run.started_at),
         to_json(dict(run.tool)).decode(),
         run.number,
-        to_json(dict(run.counts)).decode(),
+        to_json({**run.counts, _REFUSALS: [astuple(one) for one in run.rejected]}).decode(),
     )
 
 
 def run_of(row: Row) -> Run:
     """Return the run of a row in the order of `RUN_COLUMNS`."""
-    return Run(row[0], tuple(from_json(row[1])), stored_time(row[2]), from_json(row[3]), row[4], from_json(row[5]))
+    counts = from_json(row[5])
+    rejected = tuple(Rejected(*one) for one in counts.pop(_REFUSALS))
+    detectors = tuple(from_json(row[1]))
+    return Run(row[0], detectors, stored_time(row[2]), from_json(row[3]), row[4], counts, rejected)
 
 
 def event_row(event: Event) -> tuple[Any, ...]:
     """Return the values of an event in the order of `EVENT_COLUMNS`."""
     changes = to_json(dict(event.changes)).decode()
-    return (event.finding_id, time_key(event.at), event.actor, event.kind, changes, event.comment, event.run_id)
+    return (
+        event.finding_id,
+        time_key(event.at),
+        event.actor,
+        event.kind,
+        changes,
+        event.comment,
+        event.run_id,
+    )
 
 
 def event_of(row: Row) -> Event:

@@ -9,12 +9,14 @@ from sqlalchemy.types import NullType
 
 from findings_orm.adapters.sql.mapping import FINDING_COLUMNS
 from findings_orm.adapters.sql.models import Finding
-from findings_orm.finding import Severity
+from findings_orm.adapters.sql.types import json_text
+from findings_orm.finding import MAX_NUMBER, Severity
 from findings_orm.query import FindingQuery
 
 TABLE: Table = Finding.__table__  # type: ignore[assignment]  # declarative gives the wider FromClause
 C = TABLE.c
-RAW = [type_coerce(C[name], NullType()) for name in FINDING_COLUMNS]
+FEW = 500
+RAW: list[ColumnElement[Any]] = [type_coerce(C[name], NullType()) for name in FINDING_COLUMNS]
 """The columns of a document without result processing; `mapping` does it."""
 
 SEVERITY_RANK = case({severity.value: severity.rank for severity in Severity}, value=C.severity)
@@ -30,18 +32,21 @@ _SORTS: dict[str, ColumnElement[Any]] = {
 class Dialect:
     """The conditions that databases express differently; this is SQLite's way."""
 
+    def is_any(self, column: ColumnElement[Any], values: tuple[Any, ...]) -> ColumnElement[bool]:
+        """Return whether a column has one of the values; many go as one JSON list, as variables are limited."""
+        if len(values) <= FEW:
+            return column.in_(values)
+        return column.in_(select(func.json_each(json_text(values)).table_valued("value").c.value))
+
     def holds_any(self, column: ColumnElement[Any], values: tuple[str, ...]) -> ColumnElement[bool]:
         """Return whether a JSON list has one of the values."""
         members = func.json_each(column).table_valued("value")
-        return select(1).select_from(members).where(members.c.value.in_(values)).exists()
+        return select(1).select_from(members).where(self.is_any(members.c.value, values)).exists()
 
     def holds_words(self, words: tuple[str, ...]) -> ColumnElement[bool]:
         """Return whether the searched text has all words; compare `findings_orm.query.search_text`."""
-        return and_(*(self.searched_text().contains(word, autoescape=True) for word in words))
-
-    def searched_text(self) -> ColumnElement[str]:
-        """Return the folded text of a finding, from a function that each connection brings."""
-        return func.findings_search_text(C.title, C.resource, C.detector_id, C.rule_id, C.location)
+        columns = (C.title, C.resource, C.detector_id, C.rule_id, C.location)
+        return func.findings_hold_words(json_text(words), *(type_coerce(c, NullType()) for c in columns)) == 1
 
 
 def selected(query: FindingQuery, dialect: Dialect, limit: int) -> Select[Any]:
@@ -69,11 +74,11 @@ def conditions(query: FindingQuery, dialect: Dialect) -> list[ColumnElement[bool
         (C.severity, query.severities),
         (C.status, query.status),
         (C.rule_id, query.rule_id),
-        (C.cwe, query.cwe),
+        (C.cwe, [number for number in query.cwe if 1 <= number <= MAX_NUMBER] or (query.cwe and [0])),
         (C.run_id, query.run_id),
     ):
         if values:
-            found.append(column.in_(tuple(values)))
+            found.append(dialect.is_any(column, tuple(values)))
     if query.detector_id:
         found.append(or_(false(), *(_detector(wanted) for wanted in query.detector_id)))
     if query.cve_id:

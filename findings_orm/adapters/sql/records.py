@@ -20,6 +20,7 @@ from findings_orm.adapters.sql.mapping import (
     Row,
     names,
 )
+from findings_orm.adapters.sql.types import stored_time
 from findings_orm.importing import original_text
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, time_key
@@ -65,12 +66,12 @@ class SqlRecords(Records):
     def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement of driver SQL and return its rows, if it has any."""
         result = self.connection.exec_driver_sql(sql, tuple(parameters))
-        return list(result.cursor.fetchall()) if result.cursor is not None and result.returns_rows else []
+        return list(result.cursor.fetchall()) if result.returns_rows else []
 
     def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run one statement of driver SQL for each row."""
         if rows:
-            self.connection.exec_driver_sql(sql, list(rows))  # type: ignore[arg-type]  # tuples, as drivers take
+            self.connection.exec_driver_sql(sql, list(rows))
 
     def _run_in(self, sql: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
         """Run a statement that ends in ``IN`` for the project and all values, in batches."""
@@ -162,7 +163,9 @@ class SqlRecords(Records):
         rows = [
             (project_id, revision, first + n, *mapping.event_row(event)) for n, event in enumerate(events)
         ]
-        self._run_many(_insert("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS)), rows)
+        self._run_many(
+            _insert("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS)), rows
+        )
 
     def put_run(self, project_id: str, run: Run) -> None:
         """See `Records.put_run`."""
@@ -262,8 +265,7 @@ class SqlRecords(Records):
     def closed_before(self, project_id: str, time: str, limit: int) -> list[Stored]:
         """See `Records.closed_before`."""
         sql = (
-            f"{_JOINED} WHERE i.project_id = ? AND i.closed_at < ? "
-            "ORDER BY i.closed_at, i.finding_id LIMIT ?"
+            f"{_JOINED} WHERE i.project_id = ? AND i.closed_at < ? ORDER BY i.closed_at, i.finding_id LIMIT ?"
         )
         return [
             Stored(mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:]))
@@ -335,7 +337,7 @@ class SqlRecords(Records):
             "WHERE project_id = ? ORDER BY at, position, rejected_id"
         )
         return [
-            RejectedOriginal(*row[:3], mapping.stored_time(row[3]), *row[4:6], json.loads(row[6]))
+            RejectedOriginal(row[0], row[1], row[2], stored_time(row[3]), row[4], row[5], json.loads(row[6]))
             for row in self._run(sql, (project_id,))
         ]
 

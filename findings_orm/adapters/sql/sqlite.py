@@ -6,6 +6,7 @@ import pathlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 from pydantic_core import from_json
@@ -15,14 +16,22 @@ from sqlalchemy.exc import ArgumentError
 from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.storage import SqlStore
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
-from findings_orm.query import search_text
+from findings_orm.port import Document
+from findings_orm.query import holds_all, search_text
 from findings_orm.records import Records
 
 Synchronous = Literal["FULL", "NORMAL"]
 
 
-def _searched(title: str, resource: str, detector_id: str, rule_id: str | None, location: str | None) -> str:
-    return search_text(
+@lru_cache(8)
+def _words(words: str) -> tuple[str, ...]:
+    return tuple(from_json(words))
+
+
+def _hold_words(
+    words: str, title: str, resource: str, detector_id: str, rule_id: str | None, location: str | None
+) -> bool:
+    text = search_text(
         {
             "title": title,
             "resource": resource,
@@ -31,10 +40,11 @@ def _searched(title: str, resource: str, detector_id: str, rule_id: str | None, 
             "location": from_json(location) if location else None,
         }
     )
+    return holds_all(_words(words), text)
 
 
 def _prepare_driver(driver: Any) -> None:
-    driver.create_function("findings_search_text", 5, _searched, deterministic=True)
+    driver.create_function("findings_hold_words", 6, _hold_words, deterministic=True)
 
 
 def sqlite_engine(
@@ -52,7 +62,7 @@ def sqlite_engine(
         engine = create_engine(url, pool_size=pool_size, max_overflow=-1, connect_args=arguments)
 
     @event.listens_for(engine, "connect")
-    def settings(driver: Any, record: object) -> None:
+    def settings(driver: Any, _record: object) -> None:
         driver.execute("PRAGMA journal_mode = WAL")
         driver.execute(f"PRAGMA synchronous = {synchronous}")
         driver.execute("PRAGMA foreign_keys = ON")
@@ -100,8 +110,11 @@ class SQLiteStorageAdapter(SqlStore):
         target = _url_of(url)
         if synchronous not in ("FULL", "NORMAL"):
             raise StorageValidationError.of_field("synchronous", "must be FULL or NORMAL", synchronous)
-        engine = sqlite_engine(target, synchronous=synchronous, busy_timeout=busy_timeout, pool_size=pool_size)
+        engine = sqlite_engine(
+            target, synchronous=synchronous, busy_timeout=busy_timeout, pool_size=pool_size
+        )
         super().__init__(engine, target.render_as_string(), owned=True)
+        self._in_memory = _in_memory(target)
         self._one_at_a_time = threading.RLock() if _in_memory(target) else nullcontext()
         try:
             self._check_schema(target, migrate=migrate)
@@ -116,7 +129,9 @@ class SQLiteStorageAdapter(SqlStore):
         if not _in_memory(url):
             folder = pathlib.Path(str(url.database)).absolute().parent
             if not folder.is_dir():
-                raise StorageUnavailableError(f"{self._where}: the folder {folder} does not exist; create it first")
+                raise StorageUnavailableError(
+                    f"{self._where}: the folder {folder} does not exist; create it first"
+                )
         with translated(self._where), self.engine.connect() as connection:
             current = migrations.require_current(connection, migrate=migrate)
         if not current:
@@ -134,6 +149,10 @@ class SQLiteStorageAdapter(SqlStore):
         with self._one_at_a_time, super()._open_unit(write=write) as unit:
             yield unit
 
+    def iter_findings(self, project_id: str) -> Iterator[Document]:
+        """See `FindingStore.iter_findings`; a database in memory has one connection, so it is read at once."""
+        yield from self.list_findings(project_id) if self._in_memory else super().iter_findings(project_id)
+
     def _figures(self, connection: Connection) -> dict[str, Any]:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "page_count", "page_size", "freelist_count")
         figures = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas}
@@ -142,7 +161,9 @@ class SQLiteStorageAdapter(SqlStore):
 
 
 def _url_of(given: str | pathlib.Path | URL) -> URL:
-    if isinstance(given, pathlib.Path) or (isinstance(given, str) and "://" not in given and given != "sqlite:"):
+    if isinstance(given, pathlib.Path) or (
+        isinstance(given, str) and "://" not in given and given != "sqlite:"
+    ):
         return URL.create("sqlite", database=str(given))
     try:
         url = make_url(given)
@@ -162,7 +183,9 @@ def open_url(url: str, **options: Any) -> SQLiteStorageAdapter:
             try:
                 given[name] = kind(given[name])
             except (TypeError, ValueError) as error:
-                raise StorageValidationError.of_field(f"url?{name}", "must be a number", given[name]) from error
+                raise StorageValidationError.of_field(
+                    f"url?{name}", "must be a number", given[name]
+                ) from error
     unknown = sorted(set(given) - {"busy_timeout", "pool_size", "synchronous"})
     if unknown:
         raise StorageValidationError.of_field(

@@ -27,7 +27,9 @@ class Timestamp(types.TypeDecorator[str]):
 
     def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
         """Return the database's own type."""
-        return dialect.type_descriptor(DateTime(timezone=True) if dialect.name == "postgresql" else String(27))
+        return dialect.type_descriptor(
+            DateTime(timezone=True) if dialect.name == "postgresql" else String(27)
+        )
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
         """Canonical text to what is stored."""
@@ -43,7 +45,7 @@ class Timestamp(types.TypeDecorator[str]):
 
 
 class Json(types.TypeDecorator[Any]):
-    """A JSON value as the text that it was written as: key order, ``1.0``, large integers and ``\\u0000`` stay.
+    """A JSON value as the text that it was written as: key order, ``1.0``, large integers, an escaped NUL stay.
 
     PostgreSQL's ``json`` keeps the text (``jsonb`` would not); SQLite has plain text.
     """

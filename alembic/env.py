@@ -1,0 +1,111 @@
+"""How Alembic reaches a database of findings: from its command line, and from `findings_orm.migrations`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.config import fileConfig
+from typing import Any
+
+from alembic import context
+from alembic.util import CommandError
+from sqlalchemy import Connection
+
+from findings_orm.adapters.sql.models import Base
+from findings_orm.errors import StorageError
+from findings_orm.migrations.connecting import connected, parse
+from findings_orm.migrations.scripts import VERSION_TABLE
+from findings_orm.migrations.transaction import LOCK, migration_transaction
+
+URL_VARIABLE = "FINDINGS_DATABASE_URL"
+WRITING = ("upgrade", "downgrade", "stamp")
+
+config = context.config
+tables = frozenset(Base.metadata.tables)
+
+
+def is_ours(name: str | None, kind: str, _: Any) -> bool:
+    """Leave the tables of an embedding application alone."""
+    return kind != "table" or name in tables
+
+
+OPTIONS: dict[str, Any] = {
+    "target_metadata": Base.metadata,
+    "version_table": VERSION_TABLE,
+    "transactional_ddl": True,
+    "include_name": is_ours,
+    "compare_type": True,
+    "compare_server_default": True,
+    "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
+}
+
+
+def given(name: str) -> str | None:
+    """Return an option given as ``-x name=value``."""
+    value = context.get_x_argument(as_dictionary=True).get(name) if config.cmd_opts else None
+    return value if isinstance(value, str) else None
+
+
+def url() -> str:
+    """Return the URL that the command line or the environment names."""
+    found = given("url") or os.environ.get(URL_VARIABLE)
+    if not found:
+        raise CommandError(
+            f"no database was named: say alembic -x url=sqlite:///findings.db ..., or set {URL_VARIABLE}"
+        )
+    return found
+
+
+def read_only() -> bool:
+    """Tell whether the command only looks at the database."""
+    command = config.cmd_opts.cmd[0].__name__ if config.cmd_opts else ""
+    return bool(config.attributes.get("read_only", command not in WRITING if command else False))
+
+
+def run_online(connection: Connection) -> None:
+    """Run the command on a connection: a change in one transaction, and alone."""
+    if read_only():
+        context.configure(connection=connection, **OPTIONS)
+        context.run_migrations()
+        return
+    lock_timeout = config.attributes.get("lock_timeout") or given("lock_timeout")
+    with migration_transaction(connection, tables, lock_timeout=lock_timeout):
+        context.configure(connection=connection, **OPTIONS)
+        context.run_migrations()
+
+
+def run_offline() -> None:
+    """Write the SQL of the command instead of running it."""
+    dialect = parse(url()).get_backend_name()
+    # Another style of parameters would double each %.
+    context.configure(
+        dialect_name=dialect, dialect_opts={"paramstyle": "named"}, literal_binds=True, **OPTIONS
+    )
+    with context.begin_transaction():
+        if dialect == "postgresql":
+            context.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+        context.run_migrations()
+
+
+@contextmanager
+def messages() -> Iterator[None]:
+    """On the command line, an error is a message."""
+    try:
+        yield
+    except StorageError as error:
+        if not config.cmd_opts:
+            raise
+        raise CommandError(str(error)) from error
+
+
+if config.cmd_opts and config.config_file_name:
+    fileConfig(config.config_file_name, disable_existing_loggers=False)
+with messages():
+    if context.is_offline_mode():
+        run_offline()
+    elif "connection" in config.attributes:
+        run_online(config.attributes["connection"])
+    else:
+        with connected(url(), create=not read_only()) as opened:
+            run_online(opened)

@@ -1,0 +1,129 @@
+"""`findings export`: all findings of a project as a file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from findings_orm.cli.failures import CommandError, UsageError
+from findings_orm.cli.options import Project, one_of
+from findings_orm.cli.progress import Tracker
+from findings_orm.cli.root import command, session_of
+from findings_orm.errors import StorageUnavailableError
+
+if TYPE_CHECKING:
+    from findings_orm.port import Document
+
+FORMATS = ("sarif", "jsonl", "csv")
+_ENDINGS = {".sarif": "sarif", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+
+
+@command(
+    "export",
+    "findings export --project acme-api --output acme.sarif",
+    "findings export --project acme-api --format csv > acme.csv",
+)
+def export(
+    ctx: typer.Context,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help="sarif, jsonl or csv; else by the ending of FILE, else jsonl.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to; replaced only once all is written."),
+    ] = None,
+    project: Project = None,
+) -> None:
+    """Write all findings of a project to a file.
+
+    Without --output, to standard output.
+    """
+    from findings_orm.formats import write_report
+    from findings_orm.query import FindingQuery
+
+    by_ending = _ENDINGS.get(output.suffix.lower(), "jsonl") if output is not None else "jsonl"
+    chosen = one_of("--format", form, FORMATS) if form is not None else by_ending
+    if output is not None:
+        _check_target(output)
+    session = session_of(ctx)
+    with session.store() as store:
+        project_id = session.project(store, project)
+        total = store.count(FindingQuery(project_id=project_id))
+        with (
+            closed(store.iter_findings(project_id)) as documents,
+            Tracker(session.out, f"export {project_id}") as tracker,
+            replaced(output) if output is not None else session.out.file() as stream,
+        ):
+            written = write_report(tracker.over(documents, total), stream, chosen)
+    if output is not None:
+        session.out.note(f"wrote {written:,} findings of {project_id} to {output} ({chosen})")
+
+
+@contextmanager
+def closed(items: Iterator[Document]) -> Iterator[Iterator[Document]]:
+    """Close a stream of findings, and with it its connection, when the block ends."""
+    try:
+        yield items
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+
+def _check_target(path: Path) -> None:
+    """Refuse a target that can't be written before the work is done."""
+    if path.is_dir():
+        raise UsageError(f"--output: {path} is a folder")
+    if not path.parent.is_dir():
+        raise UsageError(f"--output: the folder {path.parent} does not exist")
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[TextIO]:
+    """Open a new file that takes the place of `path` when the block ends well, and vanishes when it raises.
+
+    A device or a pipe is written as it is.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        with target.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        return
+    beside = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    try:
+        with beside.open("x", encoding="utf-8", newline="") as stream:
+            if target.exists():
+                beside.chmod(target.stat().st_mode & 0o7777)
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(target)
+    except BaseException as error:
+        beside.unlink(missing_ok=True)
+        failed = error.__cause__ if isinstance(error, StorageUnavailableError) else error
+        if isinstance(failed, OSError):
+            raise CommandError(f"{path}: can't be written: {failed.strerror or failed}") from error
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

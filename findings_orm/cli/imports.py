@@ -1,0 +1,292 @@
+"""`findings import`: reports of scanners in."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from findings_orm.cli.failures import CommandError, InterruptError, UsageError, explain
+from findings_orm.cli.options import one_of
+from findings_orm.cli.progress import CountedFile, Tracker
+from findings_orm.cli.root import command, session_of
+from findings_orm.errors import SchemaVersionError, StorageConflictError, StorageError, StorageValidationError
+
+if TYPE_CHECKING:
+    from findings_orm.cli.session import Session
+    from findings_orm.formats import Report
+    from findings_orm.port import FindingStore, IngestReport
+
+FORMATS = ("sarif", "nuclei", "jsonl")
+
+
+@command(
+    "import",
+    "findings import scan.sarif --project acme-api",
+    "findings import nightly/*.sarif --project acme-api --dry-run",
+    "findings import full-scan.sarif --project acme-api --close-missing",
+    "nuclei -jsonl -u https://acme.example | findings import - --project acme",
+)
+def import_(
+    ctx: typer.Context,
+    *,
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Reports; - is standard input.")],
+    project: Annotated[
+        str, typer.Option("--project", "-p", metavar="NAME", help="The project; a new one is made.")
+    ],
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="FORMAT", help="sarif, nuclei or jsonl; else seen from the content."
+        ),
+    ] = None,
+    close_missing: Annotated[
+        bool,
+        typer.Option(
+            "--close-missing",
+            help="Resolve what the report's detectors reported earlier and this report no longer has.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the import would do, and write nothing.")
+    ] = False,
+    run_id: Annotated[
+        str | None,
+        typer.Option(
+            "--run-id", metavar="UUID", help="Id of the run: a retry with the same id has no further effect."
+        ),
+    ] = None,
+    quarantine: Annotated[
+        bool,
+        typer.Option(
+            "--quarantine", help="Keep refused findings aside ('findings rejected') and import the others."
+        ),
+    ] = False,
+    report: Annotated[
+        str, typer.Option("--report", metavar="FORMAT", help="How to report: text, or json for programs.")
+    ] = "text",
+) -> None:
+    """Import reports: SARIF 2.1.0, nuclei, JSON Lines.
+
+    Each file is one import in one transaction: it is imported whole or not at all. Importing a report again
+    changes nothing. Where one of several files is refused, the others are imported all the same, and the exit
+    code is that of the first refusal. A SQLite database that does not exist is made.
+    """
+    if form is not None:
+        one_of("--format", form, FORMATS)
+    one_of("--report", report, ("text", "json"))
+    _check_files(files)
+    _check_run_id(run_id, files)
+    task = _Import(
+        session_of(ctx),
+        project,
+        form=form,
+        run_id=run_id,
+        close_missing=close_missing,
+        dry_run=dry_run,
+        quarantine=quarantine,
+        in_text=report == "text",
+    )
+    try:
+        task.execute(files)
+    finally:
+        if report == "json":
+            task.write_json()
+    if task.refused:
+        raise typer.Exit(task.refused[0][1].code)
+
+
+def _check_files(files: list[str]) -> None:
+    """Look at all files before the first one is imported."""
+    if files.count("-") > 1:
+        raise UsageError("- (standard input) can only be read once")
+    for file in files:
+        if file == "-":
+            continue
+        if Path(file).is_dir():
+            raise UsageError(f"{file}: is a folder", hint="Name the reports in it, as in nightly/*.sarif")
+        if not Path(file).exists():
+            raise UsageError(f"{file}: no such file", hint="Nothing was imported.")
+        if not os.access(file, os.R_OK):
+            raise UsageError(f"{file}: no permission to read it", hint="Nothing was imported.")
+
+
+def _check_run_id(run_id: str | None, files: list[str]) -> None:
+    if run_id is None:
+        return
+    if len(files) > 1:
+        raise UsageError("--run-id names one run, but each file is a run of its own", hint="Import one file.")
+    try:
+        valid = str(uuid.UUID(run_id)) == run_id.lower()
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UsageError(f"--run-id: must be a UUID in its 36 character form (got {run_id!r})")
+
+
+@dataclass
+class _Import:
+    """The import of some files into one project."""
+
+    session: Session
+    project: str
+    form: str | None
+    run_id: str | None
+    close_missing: bool
+    dry_run: bool
+    quarantine: bool
+    in_text: bool
+    done: list[tuple[str, IngestReport]] = field(default_factory=list)
+    refused: list[tuple[str, CommandError]] = field(default_factory=list)
+    _reported_by: dict[str, str] = field(default_factory=dict)
+
+    def execute(self, files: list[str]) -> None:
+        """Import the files one after the other."""
+        with self._store() as store:
+            for file in files:
+                self._guarded(store, file, alone=len(files) == 1)
+        if len(files) > 1:
+            self._conclude(files)
+
+    def _store(self) -> AbstractContextManager[FindingStore]:
+        """Open the storage; what a dry run would make is not made."""
+        if self.dry_run and self.session.missing_file():
+            from findings_orm.registry import open_storage
+
+            return open_storage("memory:")
+        return self.session.store(create=True)
+
+    def _guarded(self, store: FindingStore, file: str, *, alone: bool) -> None:
+        """Import one file; note down a refusal where others may follow."""
+        name = "standard input" if file == "-" else file
+        try:
+            self._one(store, file, name)
+        except (StorageValidationError, SchemaVersionError, StorageConflictError) as error:
+            failure = self._explained(error, name)
+            if alone:
+                raise failure from error
+            self.refused.append((name, failure))
+            self.session.out.note(f"refused: {failure} {failure.hint}".rstrip(), always=True)
+
+    def _one(self, store: FindingStore, file: str, name: str) -> None:
+        from findings_orm.ids import uuid7
+
+        run_id = self.run_id or uuid7()
+        try:
+            with Tracker(self.session.out, name) as tracker, _opened(file, self.form, tracker) as report:
+                outcome = self._ingest(store, report, run_id, tracker)
+        except KeyboardInterrupt as error:
+            raise InterruptError(self._after_interrupt(store, run_id, name)) from error
+        self.done.append((name, outcome))
+        self._reported_by |= dict.fromkeys(report.detectors, name)
+        for remark in report.notes:
+            self.session.out.note(f"{name}: {remark}")
+        if self.in_text:
+            from findings_orm.cli.render import write_report
+
+            with self.session.out.report():
+                write_report(self.session.out, f"{name} ({report.format})", self.project, outcome)
+
+    def _ingest(self, store: FindingStore, report: Report, run_id: str, tracker: Tracker) -> IngestReport:
+        from findings_orm.port import Run
+
+        if self.close_missing:
+            self._refuse_closing(report)
+        return store.ingest(
+            self.project,
+            tracker.over(report, report.total),
+            run=Run(id=run_id, detectors=tuple(report.detectors), tool=_tool(report.tool)),
+            close_missing=self.close_missing,
+            dry_run=self.dry_run,
+            on_invalid="quarantine" if self.quarantine else "raise",
+        )
+
+    def _refuse_closing(self, report: Report) -> None:
+        """Refuse ``--close-missing`` where it would close what was found: after a scan that failed, and for a second
+        report of one detector, to which the findings of the first are missing."""
+        for detector in report.detectors:
+            if detector in self._reported_by:
+                raise StorageValidationError(
+                    f"it reports for {detector}, as {self._reported_by[detector]} does; with --close-missing it would "
+                    "resolve what that file just reported"
+                )
+        failed = [str(tool.get("name")) for tool in report.tool if tool.get("successful") is False]
+        if failed:
+            raise StorageValidationError(
+                f"{failed[0]} says that its run failed; with --close-missing the import would resolve what it did "
+                "not reach"
+            )
+
+    def _explained(self, error: StorageError, name: str) -> CommandError:
+        failure = explain(error)
+        message = str(failure) if str(failure).startswith(name) else f"{name}: {failure}"
+        hint = failure.hint or "Nothing of this file was imported."
+        if isinstance(error, StorageValidationError) and error.index is not None and not self.quarantine:
+            hint += " Correct it, or import the other findings with --quarantine."
+        return CommandError(message, hint=hint, code=failure.code)
+
+    def _after_interrupt(self, store: FindingStore, run_id: str, name: str) -> str:
+        """Return what to say after Ctrl-C: the interrupt may have come just after the commit."""
+        before = [file for file, _ in self.done if not self.dry_run]
+        if not self.dry_run and _was_recorded(store, self.project, run_id):
+            return f"interrupted after {name} was imported"
+        if before:
+            return f"interrupted, nothing of {name} was written; imported before that: {', '.join(before)}"
+        return "interrupted, nothing was written"
+
+    def _conclude(self, files: list[str]) -> None:
+        if self.refused:
+            names = ", ".join(name for name, _ in self.refused)
+            self.session.out.note(
+                f"error: {len(self.refused)} of {len(files)} files refused: {names}", always=True
+            )
+
+    def write_json(self) -> None:
+        """Write what was done as JSON."""
+        from findings_orm.cli.render import as_json
+
+        files: list[Mapping[str, Any]] = [
+            {"file": name, "imported": True, **as_json(outcome)} for name, outcome in self.done
+        ]
+        files += [
+            {"file": name, "imported": False, "error": str(failure), "exit_code": int(failure.code)}
+            for name, failure in self.refused
+        ]
+        with self.session.out.report():
+            self.session.out.json({"project_id": self.project, "files": files})
+
+
+def _was_recorded(store: FindingStore, project_id: str, run_id: str) -> bool:
+    try:
+        return any(run.id == run_id for run in store.runs(project_id))
+    except StorageError:
+        return False
+
+
+@contextmanager
+def _opened(file: str, form: str | None, tracker: Tracker) -> Iterator[Report]:
+    """Open a report and check it whole, which takes a while for a large one."""
+    from findings_orm.formats import open_report
+
+    if file == "-":
+        tracker.phase("reading, ", in_bytes=True)
+        with open_report("-", form) as report:
+            yield report
+        return
+    with CountedFile(file, tracker) as stream:
+        tracker.phase("checking, ", Path(file).stat().st_size or None, in_bytes=True)
+        with open_report(stream, form) as report:
+            yield report
+
+
+def _tool(tools: list[dict[str, Any]]) -> Mapping[str, Any]:
+    """Return what a report says of its tools as one object."""
+    if len(tools) == 1:
+        return tools[0]
+    return {"tools": tools} if tools else {}

@@ -1,0 +1,74 @@
+"""Options that several commands share, and what their values mean."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from findings_orm.cli.failures import UsageError
+
+Project = Annotated[
+    str | None,
+    typer.Option("--project", "-p", metavar="NAME", help="The project; not needed when there is only one."),
+]
+AsJson = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help="text, or json for programs.", show_default=True)
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask. Needed where no terminal can be asked.")]
+
+_AGE = re.compile(r"(\d{1,6})([dhw])")
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+
+
+def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `known`.
+
+    Raises:
+        UsageError: it is not; names the option, the value and the known ones.
+    """
+    if value not in known:
+        raise UsageError(f"{option}: must be one of {', '.join(known)} (got {value!r})")
+    return value
+
+
+def moment(option: str, value: str) -> str:
+    """Return a date (its start, in UTC) or a time as a canonical time.
+
+    Raises:
+        UsageError: `value` is neither.
+    """
+    from findings_orm.finding import canonical_time
+
+    try:
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
+            value = f"{value}T00:00:00Z"
+        return canonical_time(value)
+    except ValueError as error:
+        raise UsageError(f"{option}: must be a date (2026-01-31), or {error} (got {value!r})") from error
+
+
+def ago(option: str, value: str) -> str:
+    """Return the time that lies an age (``90d``, ``12w``, ``36h``) before now.
+
+    Raises:
+        UsageError: `value` is no age.
+    """
+    from findings_orm.finding import format_time
+
+    match = _AGE.fullmatch(value)
+    try:
+        if match is None:
+            raise ValueError("no age")
+        return format_time(datetime.now(UTC) - int(match[1]) * _UNITS[match[2]])
+    except (ValueError, OverflowError) as error:
+        raise UsageError(
+            f"{option}: must be a number with d, w or h, as 90d (days), 12w (weeks), 36h (hours) (got {value!r})"
+        ) from error
+
+
+def split(values: list[str] | None) -> tuple[str, ...]:
+    """Return the values of an option that may be repeated or hold several, separated by commas."""
+    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())

@@ -1,0 +1,249 @@
+"""Where a command writes: results to standard output, everything about its work to standard error.
+
+On a terminal tables have colours and fit its width; in a pipe they are plain text, and nothing but very long
+cells is cut.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from findings_orm.cli.text import TerminalSafe, safe, shorten
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LONGEST_CELL = 120
+GAP = 2
+
+SEVERITY_STYLES = {
+    "critical": "bold white on red",
+    "high": "bold red",
+    "medium": "yellow",
+    "low": "cyan",
+    "info": "dim",
+}
+
+
+def no_style(text: str) -> str:  # noqa: ARG001  # one style for any text
+    """Return the plain style."""
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a `Grid`.
+
+    Attributes:
+        title: its heading.
+        least: to how many characters it may be cut; 0 where it must not be cut.
+        drop: columns with a larger number are left out first when the terminal is too narrow; 0 is never left out.
+        right: align to the right.
+        style: rich style of a cell by its text.
+    """
+
+    title: str
+    least: int = 0
+    drop: int = 0
+    right: bool = False
+    style: Callable[[str], str] = no_style
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table as data: any text, made safe when it is rendered."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[object]]
+
+
+class Output:
+    """The streams of one command."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.terminal = sys.stdout.isatty()
+        self.error_terminal = sys.stderr.isatty()
+
+    @cached_property
+    def console(self) -> Console:
+        """The rich console of standard output; only used on a terminal."""
+        from rich.console import Console
+
+        return Console(highlight=False, markup=False, emoji=False)
+
+    @property
+    def width(self) -> int:
+        """How many characters fit on a line."""
+        return self.console.width if self.terminal else 100
+
+    @property
+    def block(self) -> str:
+        """The character that bars are made of."""
+        return "█" if "utf" in (sys.stdout.encoding or "").lower() else "#"
+
+    def line(self, *parts: str | tuple[str, str]) -> None:
+        """Write one line of text, or of (text, style) pairs, to standard output."""
+        pairs = [(safe(part), "") if isinstance(part, str) else (safe(part[0]), part[1]) for part in parts]
+        if not self.terminal:
+            sys.stdout.write("".join(text for text, _ in pairs) + "\n")
+            return
+        from rich.text import Text
+
+        self._print(Text.assemble(*pairs), soft_wrap=True)
+
+    def note(self, text: str, *, always: bool = False) -> None:
+        """Say something about the work on standard error, unless it is to be quiet (or `always`).
+
+        A reader of standard error that is gone must not stop the work: it is no failure of it.
+        """
+        if self.quiet and not always:
+            return
+        try:
+            sys.stderr.write(f"{safe(text)}\n")
+            sys.stderr.flush()
+        except OSError:
+            silence(sys.stderr)
+
+    def grid(self, grid: Grid) -> None:
+        """Write a table to standard output."""
+        if self.terminal:
+            self._styled_grid(grid)
+        else:
+            sys.stdout.writelines(f"{line}\n" for line in plain_lines(grid))
+
+    def json(self, value: Any) -> None:
+        """Write `value` as indented JSON to standard output."""
+        with self.file() as stream:
+            json.dump(value, stream, indent=2, ensure_ascii=False)
+            stream.write("\n")
+
+    @contextmanager
+    def file(self) -> Iterator[TextIO]:
+        """Open standard output for a machine-readable format: UTF-8 as it is, or escaped on a terminal."""
+        if self.terminal:
+            yield cast(TextIO, TerminalSafe(sys.stdout))
+        else:
+            reconfigure = getattr(sys.stdout, "reconfigure", None)
+            if reconfigure is not None:
+                reconfigure(encoding="utf-8", newline="")
+            yield sys.stdout
+        sys.stdout.flush()
+
+    @contextmanager
+    def report(self) -> Iterator[None]:
+        """A block that reports what was done: a reader that is gone does not stop the work that follows."""
+        try:
+            yield
+            sys.stdout.flush()
+        except BrokenPipeError:
+            silence(sys.stdout)
+
+    def _styled_grid(self, grid: Grid) -> None:
+        from rich.text import Text
+
+        cells = [[safe(cell) for cell in row] for row in grid.rows]
+        widths = fitting(grid.columns, cells, self.width)
+        columns = [(index, column) for index, column in enumerate(grid.columns) if index in widths]
+        gap = " " * GAP
+        lines = [
+            Text(gap.join(_cell(column, column.title, widths[index]) for index, column in columns), "bold")
+        ]
+        for row in cells:
+            parts = [
+                Text(_cell(column, row[index], widths[index]), column.style(row[index]))
+                for index, column in columns
+            ]
+            lines.append(Text(gap).join(parts))
+        for line in lines:
+            line.rstrip()
+            self._print(line, soft_wrap=True)
+        hidden = [column.title for index, column in enumerate(grid.columns) if index not in widths]
+        if hidden:
+            self.note(f"(the terminal is too narrow for: {', '.join(hidden)})")
+
+    def _print(self, renderable: Any, **options: Any) -> None:
+        """Print with rich, without its own answer to a broken pipe (exit code 1)."""
+        with self.console.capture() as captured:
+            self.console.print(renderable, **options)
+        sys.stdout.write(captured.get())
+
+
+def plain_lines(grid: Grid) -> Iterator[str]:
+    """Yield the lines of a table for a pipe: aligned, without colours, without trailing spaces."""
+    cells = [[shorten(safe(cell), LONGEST_CELL) for cell in row] for row in grid.rows]
+    widths = [_natural(column, index, cells) for index, column in enumerate(grid.columns)]
+    for row in [[column.title for column in grid.columns], *cells]:
+        padded = (
+            _cell(column, cell, width) for column, cell, width in zip(grid.columns, row, widths, strict=True)
+        )
+        yield (" " * GAP).join(padded).rstrip()
+
+
+def fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> dict[int, int]:
+    """Return the widths of the columns that fit side by side, by their index.
+
+    Cells are cut first, as far as their column allows; then the least important columns are left out.
+    """
+    widths = {index: _natural(column, index, cells) for index, column in enumerate(columns)}
+    while True:
+        excess = sum(widths.values()) + GAP * (len(widths) - 1) - width
+        if excess <= 0:
+            return widths
+        spare = {index: now - columns[index].least for index, now in widths.items() if columns[index].least}
+        if sum(max(0, room) for room in spare.values()) >= excess:
+            return _narrowed(widths, spare, excess)
+        last = max(widths, key=lambda index: columns[index].drop)
+        if not columns[last].drop:
+            return _narrowed(widths, spare, excess)
+        del widths[last]
+
+
+def _narrowed(widths: dict[int, int], spare: dict[int, int], excess: int) -> dict[int, int]:
+    """Take `excess` characters from the columns that have some to spare, from the widest first."""
+    for _ in range(excess):
+        candidates = [index for index, room in spare.items() if room > 0]
+        if not candidates:
+            break
+        widest = max(candidates, key=lambda index: widths[index])
+        widths[widest] -= 1
+        spare[widest] -= 1
+    return widths
+
+
+def _natural(column: Column, index: int, cells: Sequence[Sequence[str]]) -> int:
+    from rich.cells import cell_len
+
+    return max([len(column.title), *(cell_len(row[index]) for row in cells)])
+
+
+def _cell(column: Column, text: str, width: int) -> str:
+    """Return `text` as wide as its column: Chinese characters, for one, take two places of a terminal."""
+    from rich.cells import cell_len, set_cell_size
+
+    length = cell_len(text)
+    if length > width:
+        return set_cell_size(text, width - 1) + "…"
+    return " " * (width - length) + text if column.right else text + " " * (width - length)
+
+
+def silence(stream: TextIO) -> None:
+    """Send what is still to be written to nowhere, so that nothing fails on the way out of the process."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        return
+
+
+def severity_style(text: str) -> str:
+    """Return the style in which a severity is shown."""
+    return SEVERITY_STYLES.get(text, "")

@@ -1,0 +1,151 @@
+"""`findings rejected`: documents that imports refused and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from findings_orm.cli.confirm import confirm
+from findings_orm.cli.failures import CommandError, ExitCode, NotFoundError, UsageError
+from findings_orm.cli.options import AsJson, Project, Yes, one_of
+from findings_orm.cli.root import app, command, session_of
+
+if TYPE_CHECKING:
+    from findings_orm.port import FindingStore, RejectedOriginal
+
+rejected = typer.Typer(
+    name="rejected",
+    help="Correct, retry or discard what imports refused.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog="""\b
+Example, to correct and retry:
+  findings rejected list --format json > rejected.json
+  (edit "original" of the entries, remove the others)
+  findings rejected retry --fixed rejected.json
+""",
+)
+app.add_typer(rejected)
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids as listed; else all.")]
+
+
+@command(
+    "list", "findings rejected list", "findings rejected list --format json > rejected.json", group=rejected
+)
+def list_(ctx: typer.Context, project: Project = None, form: AsJson = "text") -> None:
+    """List the refused findings that were kept, with the reason; with --format json, whole."""
+    from findings_orm.cli.render import as_json, rejected_grid
+
+    one_of("--format", form, ("text", "json"))
+    session = session_of(ctx)
+    with session.store() as store:
+        kept = store.rejected_originals(session.project(store, project))
+    if form == "json":
+        session.out.json(as_json(kept))
+    elif kept:
+        session.out.grid(rejected_grid(kept))
+    else:
+        session.out.note("nothing is kept")
+
+
+@command("retry", "findings rejected retry", "findings rejected retry --fixed rejected.json", group=rejected)
+def retry(
+    ctx: typer.Context,
+    ids: Ids = None,
+    fixed: Annotated[
+        Path | None,
+        typer.Option(
+            "--fixed",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Corrected ones: the JSON of 'rejected list', edited, or an object of id to document.",
+        ),
+    ] = None,
+    project: Project = None,
+) -> None:
+    """Import kept findings again, as they are or corrected. What is accepted leaves the quarantine."""
+    from findings_orm.cli.render import write_report
+
+    if ids and fixed:
+        raise UsageError("ids and --fixed exclude each other: the file names the ids")
+    session = session_of(ctx)
+    given = _read_fixed(fixed) if fixed else None
+    with session.store() as store:
+        project_id = session.project(store, project)
+        kept = _kept(store, project_id, ids or list(given or ()))
+        if given is None and ids:
+            given = {one.rejected_id: one.original for one in kept}
+        report = store.retry_rejected(project_id, given)
+    with session.out.report():
+        write_report(session.out, "quarantine", project_id, report)
+    if report.rejected:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@command("discard", "findings rejected discard --all --yes", group=rejected)
+def discard(
+    ctx: typer.Context,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids as listed.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Forget all of them.")] = False,
+    project: Project = None,
+    yes: Yes = False,
+) -> None:
+    """Forget kept findings for good."""
+    if bool(ids) == everything:
+        raise UsageError("name the ids to discard, or --all")
+    session = session_of(ctx)
+    with session.store() as store:
+        project_id = session.project(store, project)
+        kept = _kept(store, project_id, ids or [])
+        confirm(f"this forgets {len(kept)} refused findings of {project_id} for good", yes=yes)
+        gone = store.discard_rejected(project_id, [one.rejected_id for one in kept])
+    with session.out.report():
+        session.out.line(f"discarded {gone}")
+
+
+def _kept(store: FindingStore, project_id: str, ids: list[str]) -> list[RejectedOriginal]:
+    """Return the kept originals of these ids, all without ids.
+
+    Raises:
+        NotFoundError: one of them is not kept.
+    """
+    kept = {one.rejected_id: one for one in store.rejected_originals(project_id)}
+    for rejected_id in ids:
+        if rejected_id.lower() not in kept:
+            raise NotFoundError(
+                f"project {project_id!r} keeps no refused finding {rejected_id}",
+                hint="'findings rejected list' shows the ids.",
+            )
+    return [kept[rejected_id.lower()] for rejected_id in ids] if ids else list(kept.values())
+
+
+def _read_fixed(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Read corrected documents by id, in either shape."""
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{path}: is no JSON: {error}") from error
+    if isinstance(data, list):
+        data = {_entry(path, n, entry)["rejected_id"]: entry["original"] for n, entry in enumerate(data)}
+    if not isinstance(data, dict) or not data:
+        raise CommandError(
+            f"{path}: must be the JSON of 'findings rejected list', or an object of id to document"
+        )
+    return {str(rejected_id).lower(): document for rejected_id, document in data.items()}
+
+
+def _entry(path: Path, number: int, entry: Any) -> Mapping[str, Any]:
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("rejected_id"), str)
+        or "original" not in entry
+    ):
+        raise CommandError(f"{path}: entry {number} must be an object with rejected_id and original")
+    return entry

@@ -1,0 +1,113 @@
+"""One run of the command line: its storage, its output, its project."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from findings_orm.cli.failures import CommandError, ExitCode, NotFoundError, UsageError
+from findings_orm.cli.output import Output
+from findings_orm.errors import StorageValidationError
+
+if TYPE_CHECKING:
+    from findings_orm.port import FindingStore
+
+DEFAULT_URL = "sqlite:///findings.db"
+URL_VARIABLE = "FINDINGS_DATABASE_URL"
+_NAMED = 10
+
+
+class Session:
+    """What the global options say, and what commands do with it."""
+
+    def __init__(self, url: str, *, quiet: bool = False) -> None:
+        self.url = url
+        self.quiet = quiet
+
+    @cached_property
+    def out(self) -> Output:
+        """Where the command writes."""
+        return Output(quiet=self.quiet)
+
+    @contextmanager
+    def store(self, *, create: bool = False) -> Iterator[FindingStore]:
+        """Open the storage. Without `create`, a SQLite file that is not there is an error and is not made."""
+        if not create:
+            self.require_file()
+        with self._opened() as store:
+            yield store
+
+    def _opened(self) -> FindingStore:
+        from findings_orm.registry import open_storage
+
+        try:
+            return open_storage(self.url)
+        except StorageValidationError as error:
+            raise UsageError(
+                f"--url: {error}", hint=f"The URL comes from --url or {URL_VARIABLE}."
+            ) from error
+
+    def require_file(self) -> None:
+        """Raise unless the SQLite file of the URL exists (or the URL names none)."""
+        path = self.missing_file()
+        if path is None:
+            return
+        raise CommandError(
+            f"there is no database at {path} ({hidden_password(self.url)})",
+            hint=f"Make one with 'findings db upgrade' or 'findings import', or name another one with --url or "
+            f"{URL_VARIABLE}.",
+            code=ExitCode.UNAVAILABLE,
+        )
+
+    def missing_file(self) -> Path | None:
+        """Return the SQLite file that the URL names, if it is not there; else None."""
+        path = sqlite_file(self.url)
+        return path if path is not None and not os.path.lexists(path) else None
+
+    def project(self, store: FindingStore, given: str | None) -> str:
+        """Return the project that a command is about: the given one, else the only one.
+
+        Raises:
+            NotFoundError: the store has no such project, or none at all.
+            UsageError: none was given and there are several.
+        """
+        if given is not None and store.revision(given):
+            return given
+        known = store.list_projects()
+        if given is not None and given in known:
+            return given
+        if not known:
+            raise NotFoundError(
+                f"{hidden_password(self.url)} holds no projects yet",
+                hint="Import a report first: findings import FILE --project NAME",
+            )
+        if given is not None:
+            raise NotFoundError(f"no project {given!r}", hint=f"There are: {_enumerated(known)}")
+        if len(known) > 1:
+            raise UsageError("which project? Say it with --project", hint=f"There are: {_enumerated(known)}")
+        return known[0]
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the path of the file that a SQLite URL names; None for other URLs and databases in memory."""
+    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]*)(\?.*)?", url, re.IGNORECASE)
+    if match is None:
+        return None
+    path = unquote(match[1])
+    return Path(path) if path and path != ":memory:" and not path.startswith("file:") else None
+
+
+def hidden_password(url: str) -> str:
+    """Return the URL without its password."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+
+
+def _enumerated(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more (findings projects)" if more > 0 else "")

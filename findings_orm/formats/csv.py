@@ -1,0 +1,85 @@
+"""CSV out (RFC 4180), for spreadsheets: a header, then a row a finding. For reading; JSON Lines loses nothing."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from findings_orm.formats.texts import cwe_numbers
+from findings_orm.formats.writing import Stream, TextSink
+
+COLUMNS = (
+    "id",
+    "project_id",
+    "severity",
+    "status",
+    "title",
+    "detector_id",
+    "rule_id",
+    "resource",
+    "path",
+    "start_line",
+    "end_line",
+    "cwe",
+    "cve_ids",
+    "cvss",
+    "owasp",
+    "mitre_attack",
+    "tags",
+    "confidence",
+    "message",
+    "poc_links",
+    "fingerprint",
+    "created_at",
+    "run_id",
+)
+"""The columns, always these and in this order."""
+
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+
+
+def write_csv(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
+    """Write the header and a row for each document, and return how many documents there were.
+
+    Lists are joined by ``; ``; what is absent is an empty cell; `message` is the text under that name in the
+    evidence. Text that a spreadsheet may take for a formula (it starts with one of ``= + - @``, their full-width
+    forms, a tab or a line break) gets an apostrophe before it (OWASP, CSV Injection).
+
+    Args:
+        documents: consumed one by one, each written before the next is taken.
+        stream: of bytes (gets UTF-8) or of text; a file of text is to be opened with ``newline=""``.
+
+    Raises:
+        StorageUnavailableError: writing failed.
+    """
+    writer = csv.writer(TextSink(stream), lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    count = 0
+    for document in documents:
+        writer.writerow(_row(document))
+        count += 1
+    return count
+
+
+def _row(document: Mapping[str, Any]) -> list[Any]:
+    location = document.get("location") or {}
+    evidence = document.get("evidence") or {}
+    message = evidence.get("message")
+    cells = {
+        **document,
+        "path": location.get("path"),
+        "start_line": location.get("start_line"),
+        "end_line": location.get("end_line"),
+        "cwe": cwe_numbers(document),
+        "message": message if isinstance(message, str) else None,
+    }
+    return [_cell(cells.get(name)) for name in COLUMNS]
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        value = "; ".join(str(item) for item in value)
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return "" if value is None else value

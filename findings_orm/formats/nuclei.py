@@ -1,0 +1,155 @@
+"""nuclei in: its JSON Lines (``-jsonl``) and its JSON array (``-json-export``), keys of version 2 and 3.
+
+Source of the keys: `ResultEvent` in nuclei's pkg/output and `Info` in its pkg/model. In `evidence` a document has
+`nuclei`, the whole result as it was; `message`, the template's description; and `cwe_ids`, all CWE numbers.
+
+References of a template are advisories and articles, no proofs of concept, so `poc_links` stays empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from findings_orm.finding import MAX_NUMBER, SCHEMA_VERSION
+from findings_orm.formats import texts
+from findings_orm.formats.jsonstream import JsonReader
+from findings_orm.formats.survey import Survey
+from findings_orm.formats.texts import plain
+
+DETECTOR = "scan.nuclei"
+
+TEMPLATE_KEYS = ("template-id", "templateID", "template_id")
+_MATCHED = ("matched-at", "matched", "matched_at")
+_MATCHER = ("matcher-name", "matcher_name")
+_EXTRACTOR = ("extractor-name", "extractor_name")
+_EXTRACTED = ("extracted-results", "extracted_results")
+_STATUS = ("matcher-status", "matcher_status")
+_LINES = ("matched-line", "matched_line")
+_SEVERITIES = ("info", "low", "medium", "high", "critical")
+
+
+def survey(reader: JsonReader) -> Survey:
+    """Read a report up to its end; it speaks for `DETECTOR` even where it is empty.
+
+    Raises:
+        StorageValidationError: not JSON, or something in it is no result of nuclei (an object with a template
+            or its `info`).
+    """
+    found = Survey(detectors=[DETECTOR], tool=[{"name": "nuclei", "detector_id": DETECTOR, "version": None}])
+    for result in reader.objects():
+        if not _text(result, TEMPLATE_KEYS) and not isinstance(result.get("info"), dict):
+            reader.refuse("a result of nuclei has a template-id or an info, here both are missing")
+        found.total += 1
+    return found
+
+
+def documents(reader: JsonReader) -> Iterator[dict[str, Any]]:
+    """Yield a document for each result."""
+    for result in reader.objects():
+        yield document(result)
+
+
+def document(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the document for a result: a plain dict of the current schema, without id, project and run.
+
+    A result whose `matcher-status` is false (``-matcher-status`` reports these) says that a template did *not*
+    match: it is kept as `info`, whatever the template's severity, and under a fingerprint of its own.
+    """
+    info = _mapping(result.get("info"))
+    classification = _mapping(info.get("classification"))
+    template = _text(result, TEMPLATE_KEYS)
+    resource = _text(result, _MATCHED) or _text(result, ("host", "url"))
+    cwes = _cwes(classification)
+    found: dict[str, Any] = {
+        "finding_schema_version": SCHEMA_VERSION,
+        "detector_id": DETECTOR,
+        "title": _text(info, ("name",)) or template or "nuclei result",
+        "severity": _severity(info) if matched(result) else "info",
+        "resource": resource,
+        "status": "open",
+        "rule_id": template or None,
+        "fingerprint": _fingerprint(result, template, resource),
+        "location": _location(result, resource),
+        **texts.cwe_fields(cwes),
+        "cve_ids": texts.cve_ids(texts.strings(classification.get("cve-id"), separator=",")),
+        "cvss": _score(classification),
+        "tags": texts.tags(texts.strings(info.get("tags"), separator=",")),
+    }
+    created = texts.utc_time(result.get("timestamp"))
+    if created:
+        found["created_at"] = created
+    description = info.get("description")
+    evidence = {
+        "message": description if isinstance(description, str) else "",
+        "cwe_ids": cwes,
+        "nuclei": texts.shallow(result),
+    }
+    found["evidence"] = {key: value for key, value in evidence.items() if value}
+    return found
+
+
+def matched(result: Mapping[str, Any]) -> bool:
+    """Whether the template matched, which it did unless the result says otherwise."""
+    return not any(result.get(key) is False for key in _STATUS)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(result: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+    for key in keys:
+        value = result.get(key)
+        if isinstance(value, str) and value.strip():
+            return plain(value)
+    return ""
+
+
+def _severity(info: Mapping[str, Any]) -> str:
+    """Return the severity; `unknown`, none, and what nuclei does not know are `info`. It ignores case itself."""
+    value = info.get("severity")
+    name = value.strip().lower() if isinstance(value, str) else ""
+    return name if name in _SEVERITIES else "info"
+
+
+def _cwes(classification: Mapping[str, Any]) -> list[int]:
+    found = map(texts.cwe_number, texts.strings(classification.get("cwe-id"), separator=","))
+    return texts.unique(number for number in found if number)
+
+
+def _score(classification: Mapping[str, Any]) -> float | None:
+    score = texts.number(classification.get("cvss-score"))
+    return score if score is not None and 0 <= score <= 10 else None
+
+
+def _location(result: Mapping[str, Any], resource: str) -> dict[str, Any] | None:
+    """Return the place in a file, which only templates of the type `file` have."""
+    if result.get("type") != "file" or not resource:
+        return None
+    location: dict[str, Any] = {"path": resource}
+    for key in _LINES:
+        lines = result.get(key)
+        first = lines[0] if isinstance(lines, list) and lines else None
+        if isinstance(first, int) and not isinstance(first, bool) and 1 <= first <= MAX_NUMBER:
+            location["start_line"] = first
+    return location
+
+
+def _fingerprint(result: Mapping[str, Any], template: str, resource: str) -> str:
+    """Return what tells results apart: the parts by which nuclei itself finds duplicates (pkg/reporting/dedupe).
+
+    Template, matcher, extractor, type, place and extracted values, these sorted; not the host beside the
+    place, whose form differs between versions. Time, address, request and response do not count.
+    """
+    extracted: Any = next((result[key] for key in _EXTRACTED if isinstance(result.get(key), (list, str))), [])
+    fields = [
+        template,
+        _text(result, _MATCHER),
+        _text(result, _EXTRACTOR),
+        _text(result, ("type",)),
+        resource,
+        "matched" if matched(result) else "not matched",
+        *sorted(texts.strings(extracted)),
+    ]
+    return f"nuclei/v1:{texts.digest(*fields)}"

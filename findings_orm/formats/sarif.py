@@ -1,0 +1,130 @@
+"""SARIF 2.1.0 (OASIS) in: the structure of the log, streamed.
+
+The log is read twice, as what explains a result (rules, artifacts, taxonomies) may come after it: first everything
+but the results, which are only checked and counted, then the results. `sarif_result` says what becomes of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from findings_orm.formats.jsonstream import JsonReader
+from findings_orm.formats.sarif_references import artifact
+from findings_orm.formats.sarif_result import document
+from findings_orm.formats.sarif_run import RUN_PROPERTIES, TABLES, Run
+from findings_orm.formats.sarif_values import items, mapping
+from findings_orm.formats.survey import Survey
+
+VERSION = "2.1.0"
+
+_KEPT = frozenset({"tool", "invocations", "taxonomies", *RUN_PROPERTIES, *TABLES})
+
+
+def survey(reader: JsonReader) -> Survey:
+    """Read a SARIF log up to its end.
+
+    A run without an array of results is one whose scan did not take place (§3.14.23): it speaks for no
+    detector, so that nothing counts as gone because a scanner failed to start.
+
+    Raises:
+        StorageValidationError: not JSON, not SARIF 2.1.0, something is not where or what it has to be, or
+            results are in another file.
+    """
+    found = Survey(context=[])
+    version: Any = None
+    runs = False
+    for name in reader.members():
+        if name == "version":
+            version = reader.value()
+        elif name == "runs":
+            runs = True
+            _read_runs(reader, found)
+        elif name == "inlineExternalProperties":
+            _check_inline(reader, reader.value())
+        else:
+            reader.value()
+    reader.end()
+    if version != VERSION:
+        reader.refuse(f"this is no SARIF of version {VERSION}, its version is", version or "missing")
+    if not runs:
+        reader.refuse("a SARIF log has an array of runs, here it is missing")
+    found.detectors = list(dict.fromkeys(found.detectors))
+    return found
+
+
+def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
+    """Yield a document for each result, from a log that `survey` has read."""
+    runs: list[Run] = found.context
+    for name in reader.members():
+        if name != "runs" or reader.peek() != "[":
+            reader.value()
+            continue
+        for number in reader.elements():
+            for key in reader.members():
+                if key != "results" or reader.peek() != "[":
+                    reader.value()
+                    continue
+                for _ in reader.elements():
+                    yield document(runs[number], reader.object())
+
+
+def _read_runs(reader: JsonReader, found: Survey) -> None:
+    if reader.peek() == "n":
+        reader.value()  # null: the runs could not be determined (§3.13.4)
+        return
+    for _ in reader.elements():
+        _read_run(reader, found)
+
+
+def _read_run(reader: JsonReader, found: Survey) -> None:
+    properties: dict[str, Any] = {}
+    count: int | None = None
+    for name in reader.members():
+        if name == "results":
+            count = _count(reader)
+        elif name == "artifacts" and reader.peek() == "[":
+            properties[name] = [artifact(reader.value()) for _ in reader.elements()]
+        elif name == "externalPropertyFileReferences":
+            _check_external(reader, reader.value(), found)
+        elif name in _KEPT:
+            properties[name] = reader.value()
+        else:
+            reader.value()
+    if not mapping(mapping(properties.get("tool")).get("driver")):
+        reader.refuse("a run names its tool in tool.driver, here it is missing")
+    run = Run(properties)
+    found.context.append(run)
+    found.tool.append(run.info)
+    if count is None:
+        found.notes.append(f"{run.name or 'a run'}: there are no results, the scan did not take place")
+        return
+    found.total += count
+    found.detectors.append(run.detector_id)
+
+
+def _count(reader: JsonReader) -> int | None:
+    if reader.peek() == "n":
+        reader.value()
+        return None
+    count = 0
+    for _ in reader.elements():
+        reader.object()
+        count += 1
+    return count
+
+
+def _check_inline(reader: JsonReader, value: Any) -> None:
+    if any(one.get("results") for one in items(value)):
+        reader.refuse("results in inlineExternalProperties are not supported: put them into their runs")
+
+
+def _check_external(reader: JsonReader, value: Any, found: Survey) -> None:
+    references = mapping(value)
+    if references.get("results"):
+        reader.refuse(
+            "the results of this run are in another file: put them into this one", references["results"]
+        )
+    if references:
+        names = ", ".join(references)
+        found.notes.append(f"{reader.place}: {names} in other files were not read")

@@ -1,0 +1,301 @@
+"""One SARIF result becomes one document, by fixed rules.
+
+Sections (§) are those of the SARIF 2.1.0 specification (OASIS); `security-severity` is GitHub's ("SARIF support
+for code scanning"). What no rule can place stays in `evidence`:
+
+* `message`: the text of the message.
+* `sarif`: the result, as it is in the report. Where it nests deeper than a document may, its JSON as text.
+* `level`: the level that applies to it.
+* `suppressions`: its suppressions as they are, and `status_comment`: the justification of the status.
+* `cwe_ids`: all CWE numbers, as the field `cwe` has room for one.
+* `security_severity`: the score, where there is one. It is no `cvss`: CodeQL's is that of the rule, not of the find.
+* `sarif_rule`, `sarif_run`, `sarif_references`: what of the rule and of the run explains the result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from findings_orm.errors import StorageError
+from findings_orm.finding import MAX_DEPTH, MAX_NUMBER, SCHEMA_VERSION, validate_finding
+from findings_orm.formats import texts
+from findings_orm.formats.sarif_references import Collected
+from findings_orm.formats.sarif_run import Rule, Run
+from findings_orm.formats.sarif_values import (
+    Tags,
+    component_texts,
+    element,
+    index_in,
+    items,
+    mapping,
+    property_cwes,
+    rule_id,
+)
+from findings_orm.formats.texts import plain
+
+FINGERPRINT = "findings_orm/v1"
+"""The name under which an export writes a fingerprint that is no SARIF tool's."""
+
+OWN_PROPERTY = "findings_orm"
+"""The property of a result under which an export writes the fields that SARIF has no place for."""
+
+OWN_FIELDS = (
+    "title",
+    "severity",
+    "resource",
+    "status",
+    "rule_id",
+    "fingerprint",
+    "location",
+    "confidence",
+    "cwe",
+    "owasp",
+    "cve_ids",
+    "cvss",
+    "mitre_attack",
+    "tags",
+    "poc_links",
+)
+"""The fields that may stand under `OWN_PROPERTY`."""
+
+_BY_LEVEL = {"error": "high", "warning": "medium", "note": "low", "none": "info"}
+_BY_SCORE = ((9.0, "critical"), (7.0, "high"), (4.0, "medium"))
+_LONGEST_FINGERPRINT = 255
+_PLACEHOLDER_FINGERPRINTS = frozenset({"requires login"})  # what semgrep writes for users without an account
+
+
+def document(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the document for a result: a plain dict of the current schema, without id, project and run.
+
+    Args:
+        run: the run that the result is from.
+        result: the result; the document keeps it, so it must not be changed afterwards.
+    """
+    rule = run.rule_of(result)
+    return {**fields(run, result, rule), "evidence": _evidence(run, result, rule)}
+
+
+def fields(run: Run, result: Mapping[str, Any], rule: Rule | None) -> dict[str, Any]:
+    """Return the fields of the document for a result, without its evidence."""
+    properties = mapping(result.get("properties"))
+    name = plain(rule_id(result) or (rule.id if rule else ""))
+    where = _first_location(run, result)
+    tags = [Tags(properties), *([rule.tags] if rule else [])]
+    found: dict[str, Any] = {
+        "finding_schema_version": SCHEMA_VERSION,
+        "detector_id": run.detector_id,
+        "title": _title(run, result, rule) or name or f"{run.name or 'SARIF'} result",
+        "severity": severity_of(run.level(result, rule), _score(properties, rule)),
+        "resource": where.resource,
+        "status": status_of(result)[0],
+        "rule_id": name or None,
+        "fingerprint": fingerprint_of(result, name, where.resource),
+        "location": where.location,
+        **texts.cwe_fields(_cwes(run, result, rule)),
+        "cve_ids": texts.unique([*texts.cve_ids([name]), *(cve for one in tags for cve in one.cves)]),
+        "tags": texts.unique(tag for one in tags for tag in one.others),
+    }
+    created = _time(run, result)
+    if created:
+        found["created_at"] = created
+    own = properties.get(OWN_PROPERTY)
+    return _with_own(found, own) if isinstance(own, dict) else found
+
+
+class _Where:
+    """Where a result is: `resource` and `location` of the document."""
+
+    __slots__ = ("location", "resource")
+
+    def __init__(self, resource: str = "", location: dict[str, Any] | None = None) -> None:
+        self.resource = resource
+        self.location = location
+
+
+def _first_location(run: Run, result: Mapping[str, Any]) -> _Where:
+    """Return the place of the first location that has an artifact, else of the first with a logical name.
+
+    The URI stays as it is, relative to its `uriBaseId` (§3.4.4: so that it means the same on every machine;
+    what the base was on the machine of the scan is in the evidence). The region gives lines and snippet.
+    """
+    locations = items(result.get("locations"))
+    for location in locations:
+        physical = mapping(location.get("physicalLocation"))
+        uri = _uri(run, physical.get("artifactLocation"))
+        if uri:
+            return _Where(uri, _region(uri, mapping(physical.get("region"))))
+    for location in locations:
+        for logical in items(location.get("logicalLocations")):
+            cached = element(run.tables.get("logicalLocations"), logical.get("index"))
+            for key in ("fullyQualifiedName", "decoratedName", "name"):
+                text = logical.get(key) or cached.get(key)
+                if isinstance(text, str) and text:
+                    return _Where(plain(text))
+    return _Where()
+
+
+def _uri(run: Run, location: Any) -> str:
+    """Return the URI of an artifactLocation, given there or in the run's artifacts (§3.4.3, §3.4.5)."""
+    given = mapping(location)
+    uri = given.get("uri")
+    if not uri:
+        cached = element(run.tables.get("artifacts"), given.get("index"))
+        uri = mapping(cached.get("location")).get("uri")
+    return plain(uri) if isinstance(uri, str) else ""
+
+
+def _region(path: str, region: Mapping[str, Any]) -> dict[str, Any]:
+    location: dict[str, Any] = {"path": path}
+    start, end = _line(region.get("startLine")), _line(region.get("endLine"))
+    if start:
+        location["start_line"] = start
+        if end and end >= start:
+            location["end_line"] = end
+    snippet = mapping(region.get("snippet")).get("text")
+    if isinstance(snippet, str) and snippet:
+        location["snippet"] = plain(snippet)
+    return location
+
+
+def _line(value: Any) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    line = index_in(value)
+    return line if line and line <= MAX_NUMBER else None
+
+
+def _title(run: Run, result: Mapping[str, Any], rule: Rule | None) -> str:
+    if rule and rule.title:
+        return plain(rule.title)
+    return plain(texts.first_line(run.message(result.get("message"), rule)))
+
+
+def _score(properties: Mapping[str, Any], rule: Rule | None) -> float | None:
+    for bag in (properties, rule.properties if rule else {}):
+        score = texts.number(bag.get("security-severity"))
+        if score is not None:
+            return score
+    return None
+
+
+def severity_of(level: str, score: float | None) -> str:
+    """Return the severity for a `security-severity` score, else (none, zero, negative) for a level."""
+    if score is None or score <= 0:
+        return _BY_LEVEL[level]
+    return next((name for least, name in _BY_SCORE if score >= least), "low")
+
+
+def status_of(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the status that suppressions give (§3.27.23, §3.35), and its comment.
+
+    A result is suppressed (`risk_accepted`) if it has suppressions and all are accepted, as without a status
+    they are; one under review makes it `triaged`, one that is rejected leaves it `open`. That an open request
+    or a refusal outweighs an acceptance is how Microsoft's SARIF viewers and SDK decide it. `state` is the
+    name that drafts used for `status`. A result that a comparison found gone (`baselineState` `absent`,
+    §3.27.24) is `resolved`.
+
+    Returns:
+        The status, and the justifications of the suppressions that decided, a line each.
+    """
+    suppressions = items(result.get("suppressions"))
+    states = [one.get("status", one.get("state")) or "accepted" for one in suppressions]
+    if "underReview" in states:
+        status, deciding = "triaged", "underReview"
+    elif states and all(state == "accepted" for state in states):
+        status, deciding = "risk_accepted", "accepted"
+    else:
+        status = "resolved" if result.get("baselineState") == "absent" else "open"
+        return status, ""
+    reasons = [
+        one.get("justification") for one, state in zip(suppressions, states, strict=True) if state == deciding
+    ]
+    return status, "\n".join(texts.unique(text for text in reasons if isinstance(text, str) and text))
+
+
+def fingerprint_of(result: Mapping[str, Any], rule: str, uri: str) -> str | None:
+    """Return the tool's own identity for a result.
+
+    From `fingerprints` (§3.27.16) it is ``name=value``, sorted and joined by ``;`` (``%``, ``;`` and ``=`` are
+    percent-encoded, values that are no text are JSON); beyond 255 characters the SHA-256 of that. Each of
+    `partialFingerprints` (§3.27.17) is only a part of an identity and may be the same for other rules and
+    files, so they give a SHA-256 of rule, URI and parts: ``partial/v1:…``. Without both there is none.
+    """
+    full = _parts(result.get("fingerprints"))
+    own = full.get(FINGERPRINT)
+    if own:
+        return own
+    if full:
+        text = ";".join(f"{_quoted(key)}={_quoted(value)}" for key, value in sorted(full.items()))
+        return text if len(text) <= _LONGEST_FINGERPRINT else f"sha256:{texts.digest(text)}"
+    partial = _parts(result.get("partialFingerprints"))
+    if not partial:
+        return None
+    fields = [text for pair in sorted(partial.items()) for text in pair]
+    return f"partial/v1:{texts.digest(rule, uri, *fields)}"
+
+
+def _parts(fingerprints: Any) -> dict[str, str]:
+    found = {
+        plain(key): plain(value) if isinstance(value, str) else plain(texts.canonical(value))
+        for key, value in mapping(fingerprints).items()
+        if value not in (None, "", {}, [])
+    }
+    return {key: value for key, value in found.items() if value not in _PLACEHOLDER_FINGERPRINTS}
+
+
+def _quoted(text: str) -> str:
+    return text.replace("%", "%25").replace(";", "%3B").replace("=", "%3D")
+
+
+def _cwes(run: Run, result: Mapping[str, Any], rule: Rule | None) -> list[int]:
+    """Return the CWE numbers of tags, taxa and `cwe` properties: the result's before the rule's."""
+    properties = mapping(result.get("properties"))
+    taxa = [number for taxon in items(result.get("taxa")) for number in run.cwes_of(taxon)]
+    found = [*Tags(properties).cwes, *taxa, *property_cwes(properties)]
+    return texts.unique(found + rule.cwes if rule else found)
+
+
+def _time(run: Run, result: Mapping[str, Any]) -> str | None:
+    """Return when the result was first detected (§3.48.3), else when its invocation ended or began (§3.20.7)."""
+    first = mapping(result.get("provenance")).get("firstDetectionTimeUtc")
+    invocation = run.invocation(result)
+    times = (first, invocation.get("endTimeUtc"), invocation.get("startTimeUtc"))
+    return next((time for value in times if (time := texts.utc_time(value))), None)
+
+
+def _evidence(run: Run, result: dict[str, Any], rule: Rule | None) -> dict[str, Any]:
+    explained = Collected(run, result, rule)
+    fits = explained.depth <= MAX_DEPTH - 4
+    run_kept = texts.copied(run.stored)
+    if rule and rule.extension is not None:
+        run_kept["tool"]["extensions"] = [component_texts(run.component(rule.extension))]
+    evidence = {
+        "message": run.message(result.get("message"), rule),
+        "sarif": result if fits else json.dumps(result, ensure_ascii=False),
+        "level": run.level(result, rule),
+        "suppressions": texts.copied(result.get("suppressions")) if fits else None,
+        "status_comment": status_of(result)[1],
+        "cwe_ids": _cwes(run, result, rule),
+        "security_severity": _score(mapping(result.get("properties")), rule),
+        "sarif_rule": texts.copied(rule.stored) if rule else None,
+        "sarif_run": run_kept,
+        "sarif_references": explained.found,
+    }
+    return {key: value for key, value in evidence.items() if key == "sarif" or value or value == 0.0}
+
+
+def _with_own(found: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document with the fields that an export of this package wrote, if they are valid."""
+    changed = {**found, **{key: texts.copied(own[key]) for key in OWN_FIELDS if key in own}}
+    missing = {
+        "id": "00000000-0000-0000-0000-000000000000",
+        "project_id": "-",
+        "created_at": "2000-01-01T00:00:00Z",
+    }
+    try:
+        validate_finding({**missing, **changed})
+    except StorageError:
+        return found
+    return changed

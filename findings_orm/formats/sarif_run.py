@@ -1,0 +1,328 @@
+"""What the results of one SARIF run refer to: rules, messages, levels, taxa and tables.
+
+Sections (§) are those of the SARIF 2.1.0 specification (OASIS). Whatever has a wrong type counts as absent here:
+the result itself is kept whole by the caller.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from findings_orm.finding import MAX_NUMBER
+from findings_orm.formats.sarif_values import (
+    LEVELS,
+    Tags,
+    component_texts,
+    detector_id,
+    element,
+    filled,
+    identifier,
+    index_in,
+    items,
+    mapping,
+    property_cwes,
+    rule_id,
+    text_of,
+)
+from findings_orm.formats.texts import canonical, copied, plain, shallow, unique
+
+TABLES = (
+    "addresses",
+    "artifacts",
+    "logicalLocations",
+    "threadFlowLocations",
+    "webRequests",
+    "webResponses",
+)
+"""The arrays of a run whose elements a result refers to by index."""
+
+RUN_PROPERTIES = (
+    "columnKind",
+    "defaultEncoding",
+    "defaultSourceLanguage",
+    "language",
+    "newlineSequences",
+    "originalUriBaseIds",
+    "redactionTokens",
+)
+"""The properties of a run that say how to read its results, and that do not change from scan to scan."""
+
+HELP_LIMIT = 2000
+"""How long a rule's `help` may be (as JSON) to be kept with each of its results."""
+
+_CWE_GUID = "FFC64C90-42B6-44CE-8BEB-F6B7DAE649E5"
+_CWE_IN_ID = re.compile(r"cwe[-_ ]?0*(\d+)", re.ASCII | re.IGNORECASE)
+
+
+class Rule:
+    """A reportingDescriptor (§3.49), with what its results need worked out once.
+
+    Attributes:
+        descriptor: the descriptor as it is in the report.
+        extension: the index of the tool extension that defines it, or None for the driver.
+        title: the short description, else the name, else "".
+        tags: the tags of its property bag.
+        cwes: the CWE numbers of its tags, its relationships and its `cwe` property.
+        level: the level of its default configuration, or None.
+    """
+
+    def __init__(self, run: Run, descriptor: dict[str, Any], extension: int | None) -> None:
+        self.descriptor = descriptor
+        self.extension = extension
+        self.id = identifier(descriptor.get("id"))
+        self.properties = mapping(descriptor.get("properties"))
+        self.title = self._title()
+        self.tags = Tags(self.properties)
+        targets = [mapping(relation.get("target")) for relation in items(descriptor.get("relationships"))]
+        related = [number for target in targets for number in run.cwes_of(target)]
+        self.cwes = [*self.tags.cwes, *related, *property_cwes(self.properties)]
+        level = mapping(descriptor.get("defaultConfiguration")).get("level")
+        self.level = level if level in LEVELS else None
+        self.strings = mapping(descriptor.get("messageStrings"))
+        self._run = run
+
+    def _title(self) -> str:
+        short = text_of(self.descriptor.get("shortDescription"))
+        name = self.descriptor.get("name")
+        return short or (name if isinstance(name, str) and name.strip() else "")
+
+    @cached_property
+    def stored(self) -> dict[str, Any]:
+        """What of the descriptor is kept with each result: all, except a `help` longer than `HELP_LIMIT`."""
+        kept = copied(shallow(self.descriptor))
+        if not isinstance(kept, dict):
+            return {"id": self.id}
+        if len(canonical(kept.get("help"))) > HELP_LIMIT:
+            del kept["help"]
+        for relation in items(kept.get("relationships")):
+            if isinstance(relation.get("target"), dict):
+                relation["target"] = self._run.named(relation["target"])
+        return kept
+
+
+class Run:
+    """One run of a SARIF log (§3.14) without its results.
+
+    Attributes:
+        detector_id: the driver's name as a slug.
+        stored: what of the run is kept with each result: the texts that describe the driver, and
+            `RUN_PROPERTIES`.
+        tables: the tables of `TABLES`, as arrays or as objects whose names are indexes.
+    """
+
+    def __init__(self, properties: Mapping[str, Any]) -> None:
+        tool = mapping(properties.get("tool"))
+        self.driver = mapping(tool.get("driver"))
+        extensions = tool.get("extensions")
+        self.extensions = [mapping(one) for one in extensions] if isinstance(extensions, list) else []
+        taxonomies = properties.get("taxonomies")
+        self.taxonomies = [mapping(one) for one in taxonomies] if isinstance(taxonomies, list) else []
+        self.invocations = properties.get("invocations")
+        self.tables = {name: properties[name] for name in TABLES if name in properties}
+        name = self.driver.get("name")
+        self.name = plain(name) if isinstance(name, str) else ""
+        self.detector_id = detector_id(self.driver)
+        self.stored: dict[str, Any] = {"tool": {"driver": component_texts(self.driver)}}
+        kept = {
+            key: shallow(properties[key], 90) for key in RUN_PROPERTIES if properties.get(key) is not None
+        }
+        self.stored.update(kept)
+        self._rules: dict[int | None, list[Rule]] = {}
+        self._by_id: dict[int | None, dict[str, Rule]] = {}
+        self._found: dict[tuple[Any, ...], Rule | None] = {}
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The tool, as JSON: name, detector_id, version, information_uri, and whether the run succeeded.
+
+        `successful` is False where an invocation says that it was not (§3.20.14), None where none says
+        anything.
+        """
+        said = [one.get("executionSuccessful") for one in items(self.invocations)]
+        version = self.driver.get("semanticVersion") or self.driver.get("version")
+        uri = self.driver.get("informationUri")
+        return {
+            "name": self.name,
+            "detector_id": self.detector_id,
+            "version": version if isinstance(version, str) else None,
+            "information_uri": uri if isinstance(uri, str) else None,
+            "successful": False if False in said else True if True in said else None,
+        }
+
+    def component(self, extension: int | None) -> dict[str, Any]:
+        """Return the driver, or an extension."""
+        return self.driver if extension is None else self.extensions[extension]
+
+    def rule_of(self, result: Mapping[str, Any]) -> Rule | None:
+        """Return the rule that a result is about (§3.27.5 to §3.27.7)."""
+        reference = mapping(result.get("rule"))
+        index = index_in(result.get("ruleIndex"))
+        return self.find(
+            {**reference, "id": rule_id(result), "index": reference.get("index") if index is None else index}
+        )
+
+    def find(self, reference: Mapping[str, Any]) -> Rule | None:
+        """Look up a rule (§3.52.3).
+
+        An index counts where the id agrees with it (equal, or the first parts of a hierarchical id), then a
+        guid, then the id, whole or without its last parts.
+        """
+        component = mapping(reference.get("toolComponent"))
+        key = (
+            identifier(reference.get("id")),
+            index_in(reference.get("index")),
+            identifier(reference.get("guid")),
+            index_in(component.get("index")),
+            identifier(component.get("guid")),
+            identifier(component.get("name")),
+        )
+        if key not in self._found:
+            self._found[key] = self._search(*key)
+        return self._found[key]
+
+    def _search(
+        self, name: str, index: int | None, guid: str, extension: int | None, owner: str, owner_name: str
+    ) -> Rule | None:
+        place = self._extension(extension, owner, owner_name)
+        rules = self.rules(place)
+        if index is not None and index < len(rules) and _agrees(name, rules[index].id):
+            return rules[index]
+        if guid:
+            same = [rule for rule in rules if identifier(rule.descriptor.get("guid")).lower() == guid.lower()]
+            if same:
+                return same[0]
+        others = [other for other in (None, *range(len(self.extensions))) if other != place]
+        parts = name.split("/") if name else []
+        for length in range(len(parts), 0, -1):
+            for owner_index in (place, *others):
+                found = self._named_rules(owner_index).get("/".join(parts[:length]))
+                if found:
+                    return found
+        return None
+
+    def _named_rules(self, extension: int | None) -> dict[str, Rule]:
+        if extension not in self._by_id:
+            self._by_id[extension] = {rule.id: rule for rule in reversed(self.rules(extension))}
+        return self._by_id[extension]
+
+    def rules(self, extension: int | None) -> list[Rule]:
+        """Return the rules of a component."""
+        if extension not in self._rules:
+            array = self.component(extension).get("rules")
+            descriptors = array if isinstance(array, list) else []
+            self._rules[extension] = [Rule(self, mapping(one), extension) for one in descriptors]
+        return self._rules[extension]
+
+    def _extension(self, index: int | None, guid: str, name: str) -> int | None:
+        """Look up a tool component (§3.54.2); a name alone, which the standard only shows, counts too."""
+        if index is not None and index < len(self.extensions):
+            return index
+        for wanted, key in ((guid, "guid"), (name, "name")):
+            for position, extension in enumerate(self.extensions):
+                if wanted and identifier(extension.get(key)).lower() == wanted.lower():
+                    return position
+        return None
+
+    def level(self, result: Mapping[str, Any], rule: Rule | None) -> str:
+        """Return the level that applies to a result (§3.27.10); an unknown level counts as absent.
+
+        A run with one invocation needs no `invocationIndex` to say which one it was.
+        """
+        if result.get("level") in LEVELS:
+            return str(result["level"])
+        if result.get("kind", "fail") not in ("fail", None):
+            return "none"
+        return self._overridden(result, rule) or (rule.level if rule else None) or "warning"
+
+    def _overridden(self, result: Mapping[str, Any], rule: Rule | None) -> str | None:
+        for override in items(self.invocation(result).get("ruleConfigurationOverrides")):
+            descriptor = mapping(override.get("descriptor"))
+            level = mapping(override.get("configuration")).get("level")
+            same = self.find(descriptor) is rule if rule else descriptor.get("id") == rule_id(result)
+            if same and level in LEVELS:
+                return str(level)
+        return None
+
+    def invocation(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the invocation that produced a result (§3.48.6), or an empty one."""
+        index = index_in(mapping(result.get("provenance")).get("invocationIndex"))
+        only = isinstance(self.invocations, list) and len(self.invocations) == 1
+        return element(self.invocations, 0 if index is None and only else index)
+
+    def message(self, message: Any, rule: Rule | None) -> str:
+        """Return the text of a message (§3.11.7), with its arguments.
+
+        Braces are only unescaped in a text that has arguments or is looked up by its id: without them, tools
+        write braces as they are.
+        """
+        text = text_of(message)
+        given = mapping(message)
+        arguments = given.get("arguments")
+        name = given.get("id")
+        if text:
+            return filled(text, arguments) if isinstance(arguments, list) else text
+        if not isinstance(name, str):
+            return ""
+        component = self.component(rule.extension if rule else None)
+        for known in (
+            rule.strings if rule else {},
+            component.get("globalMessageStrings"),
+            self.global_strings,
+        ):
+            found = text_of(mapping(known).get(name))
+            if found:
+                return filled(found, arguments)
+        return ""
+
+    @property
+    def global_strings(self) -> dict[str, Any]:
+        """The driver's messages that are no rule's (§3.19.22)."""
+        return mapping(self.driver.get("globalMessageStrings"))
+
+    def _taxonomy(self, reference: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the taxonomy that a reference to a taxon names, as far as the report has it (§3.19.3)."""
+        owner = mapping(reference.get("toolComponent"))
+        found = element(self.taxonomies, owner.get("index"))
+        wanted = identifier(owner.get("guid")).lower()
+        same = [one for one in self.taxonomies if wanted and identifier(one.get("guid")).lower() == wanted]
+        return found or (same[0] if same else {})
+
+    def named(self, reference: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a reference to a taxon by id and name instead of indexes, which only this report explains."""
+        taxonomy = self._taxonomy(reference)
+        taxon = element(taxonomy.get("taxa"), reference.get("index"))
+        owner = {
+            key: value for key, value in mapping(reference.get("toolComponent")).items() if key != "index"
+        }
+        result = {key: value for key, value in reference.items() if key not in ("index", "toolComponent")}
+        for key in ("id", "guid"):
+            if key in taxon:
+                result.setdefault(key, taxon[key])
+        for key in ("name", "guid"):
+            if key in taxonomy:
+                owner.setdefault(key, taxonomy[key])
+        return {**result, "toolComponent": owner} if owner else result
+
+    def cwes_of(self, reference: Mapping[str, Any]) -> list[int]:
+        """Return the CWE numbers that a reference to a taxon stands for (§3.27.8, §3.49.15)."""
+        taxon = self.named(reference)
+        owner = mapping(taxon.get("toolComponent"))
+        name = identifier(taxon.get("id"))
+        numbers = _CWE_IN_ID.findall(name)
+        of_cwe = identifier(owner.get("guid")).upper() == _CWE_GUID or _is_cwe(identifier(owner.get("name")))
+        if not numbers and of_cwe and name.isascii() and name.isdigit():
+            numbers = [name]
+        if owner and not of_cwe:
+            return []
+        return unique(int(one) for one in numbers if len(one) <= 10 and 1 <= int(one) <= MAX_NUMBER)
+
+
+def _agrees(name: str, known: str) -> bool:
+    return not name or not known or name == known or name.startswith(f"{known}/")
+
+
+def _is_cwe(name: str) -> bool:
+    return re.match(r"cwe\b", name, re.IGNORECASE) is not None

@@ -1,0 +1,25 @@
+"""What a first reading of a report finds out: it is whole, how much is in it, and whose it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Survey:
+    """The result of reading a report once.
+
+    Attributes:
+        total: how many documents it has.
+        detectors: the detector_ids that it speaks for.
+        tool: for each run of a tool its name, version and the like, as JSON.
+        notes: what was left out or can't be told, for people.
+        context: what the second reading needs to know, per format.
+    """
+
+    total: int = 0
+    detectors: list[str] = field(default_factory=list)
+    tool: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    context: Any = None

@@ -1,0 +1,138 @@
+"""Small rules that several formats share: text, time, CWE and CVE numbers, tags, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from findings_orm.finding import MAX_DEPTH, MAX_NUMBER, format_time
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_CWE = re.compile(r"(?:external/cwe/)?cwe[-_: ]*0*(\d{1,10})(?!\d).*", re.ASCII | re.IGNORECASE | re.DOTALL)
+_CVE = re.compile(r"(?<![A-Za-z0-9-])CVE-\d{4}-\d{4,}(?![A-Za-z0-9-])", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?", re.ASCII)
+_MAX_TAG = 64
+
+T = TypeVar("T")
+
+
+def plain(text: str) -> str:
+    """Return `text` as a plain field of a document can hold it: NUL becomes ``␀`` (U+2400)."""
+    return text.replace("\x00", "\u2400")
+
+
+def first_line(text: str) -> str:
+    """Return the first line of `text` that is not blank, stripped; ``""`` where there is none."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def utc_time(value: Any) -> str | None:
+    """Return an RFC 3339 time as the canonical time in UTC, cut to microseconds; None for anything else.
+
+    A time without an offset has no meaning on its own and is not placed. Neither is year 1, which is what
+    Go writes for a time that was never set.
+    """
+    found = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if not found or found[2].startswith("24"):
+        return None
+    date, clock, fraction, offset = found.groups()
+    try:
+        moment = datetime.fromisoformat(f"{date}T{clock}.{(fraction or '')[:6]:0<6}{offset.upper()}")
+        return format_time(moment) if moment.year > 1 else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, given as a number or as text (``"7.5"``); None for anything else."""
+    if isinstance(value, str):
+        value = value.strip() if _NUMBER.fullmatch(value.strip()) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        result = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return result if math.isfinite(result) else None
+
+
+def strings(value: Any, *, separator: str | None = None) -> list[str]:
+    """Return the texts in `value`: a list of texts, or one text, split at `separator` if there is one."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(separator)] if separator else [value]
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def cwe_number(text: str) -> int | None:
+    """Return the number in ``external/cwe/cwe-079``, ``CWE-79: …``, ``CWE-79`` or ``cwe:79``, else None."""
+    found = _CWE.fullmatch(text)
+    value = int(found[1]) if found else 0
+    return value if 1 <= value <= MAX_NUMBER else None
+
+
+def cwe_fields(numbers: Iterable[int]) -> dict[str, Any]:
+    """Return the fields of a document for the CWE numbers of a report: schema 1.1.0 has room for the first."""
+    found = unique(numbers)
+    return {"cwe": found[0]} if found else {}
+
+
+def cwe_numbers(document: Mapping[str, Any]) -> list[int]:
+    """Return the CWE numbers of a document: the inverse of `cwe_fields`."""
+    return [] if document.get("cwe") is None else [document["cwe"]]
+
+
+def cve_ids(texts: Iterable[str]) -> list[str]:
+    """Return the CVE ids in `texts` in upper case, each once."""
+    return unique(found.upper() for text in texts for found in _CVE.findall(text))
+
+
+def tags(texts: Iterable[str]) -> list[str]:
+    """Return those of `texts` that a document takes as tags (1 to 64 characters, no NUL), each once."""
+    return unique(text for text in texts if 1 <= len(text) <= _MAX_TAG and "\x00" not in text)
+
+
+def unique(items: Iterable[T]) -> list[T]:
+    """Return `items` in their order, each once."""
+    return list(dict.fromkeys(items))
+
+
+def digest(*fields: str) -> str:
+    """Return the SHA-256 (hexadecimal) of `fields`, each with its length before it so that none can move."""
+    data = bytearray()
+    for field in fields:
+        encoded = field.encode()
+        data += len(encoded).to_bytes(8, "big") + encoded
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """Return JSON that is the same for equal values, whatever the order of their keys."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def shallow(value: Any, limit: int = MAX_DEPTH - 4) -> Any:
+    """Return `value`, or its JSON as text where it nests deeper than evidence may."""
+    todo = [(value, 1)]
+    while todo:
+        item, depth = todo.pop()
+        if depth > limit:
+            return json.dumps(value, ensure_ascii=False)
+        if isinstance(item, dict):
+            todo.extend((inner, depth + 1) for inner in item.values() if isinstance(inner, (dict, list)))
+        elif isinstance(item, list):
+            todo.extend((inner, depth + 1) for inner in item if isinstance(inner, (dict, list)))
+    return value
+
+
+def copied(value: Any) -> Any:
+    """Return a copy of a JSON value that shares nothing with it."""
+    if isinstance(value, dict):
+        return {key: copied(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [copied(inner) for inner in value]
+    return value

@@ -1,0 +1,181 @@
+"""From a URL, an engine or a connection to a connection, and from driver errors to those of the package."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, exc, make_url
+
+from findings_orm.errors import StorageError, StorageIntegrityError, StorageUnavailableError
+
+Target = str | Engine | Connection
+"""What a migration works on: the URL of a database, a SQLAlchemy `Engine` or a `Connection`."""
+
+BUSY_TIMEOUT = 60
+"""Seconds that a migration waits for other writers of a SQLite file."""
+
+_DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
+_DIALECTS = ("sqlite", "postgresql")
+_PASSING_STATES = ("40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03")
+_UNAVAILABLE_CLASSES = ("28", "3D", "53", "57", "58")
+_PASSING = ("locked", "busy", "refused", "timed out", "timeout", "closed", "starting up", "disk is full")
+_DAMAGED = ("malformed", "not a database", "disk image", "corrupt")
+
+
+@contextmanager
+def connected(target: Target, *, create: bool = False) -> Iterator[Connection]:
+    """Yield a connection to `target`; one that was given is left as it was, in its transaction or outside of any.
+
+    Args:
+        target: a URL, an engine or a connection.
+        create: let a SQLite file that is not there be made.
+
+    Raises:
+        StorageUnavailableError: the URL is malformed, the server can't be reached, the file does not exist.
+        StorageError: everything else that the driver refuses inside the block.
+    """
+    where = described(target)
+    with translated(where):
+        if isinstance(target, Connection):
+            yield from _lent(target)
+            return
+        engine = engine_of(target, create=create) if isinstance(target, str) else target
+        try:
+            _check_dialect(engine.dialect.name, where)
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            if engine is not target:
+                engine.dispose()
+
+
+def _lent(connection: Connection) -> Iterator[Connection]:
+    _check_dialect(connection.dialect.name, described(connection))
+    joined = connection.in_transaction()
+    try:
+        yield connection
+    finally:
+        if not joined and connection.in_transaction():
+            connection.rollback()
+
+
+def engine_of(url: str, *, create: bool = False) -> Engine:
+    """Return an engine without a pool for the URL of a database.
+
+    Raises:
+        StorageUnavailableError: the URL is malformed or of a database that is not supported, its driver is not
+            installed, or it names a SQLite file that does not exist (unless `create`).
+    """
+    parsed = parse(url)
+    where = _shown(parsed)
+    arguments: dict[str, Any] = {}
+    if parsed.get_backend_name() == "sqlite":
+        _check_file(parsed, where, create=create)
+        if "timeout" not in parsed.query:
+            arguments["timeout"] = BUSY_TIMEOUT
+    try:
+        return create_engine(parsed, poolclass=NullPool, connect_args=arguments)
+    except ImportError as error:
+        raise StorageUnavailableError(
+            f"{where}: the driver is not installed ({error}); pip install 'findings-orm[postgresql]'"
+        ) from error
+    except (exc.ArgumentError, TypeError, ValueError) as error:
+        raise StorageUnavailableError(f"{where}: the URL is not understood: {error}") from error
+
+
+def parse(url: str) -> URL:
+    """Return the URL of a database in parts; ``postgresql://`` means psycopg.
+
+    Raises:
+        StorageUnavailableError: it is malformed, or of a database that is not supported.
+    """
+    try:
+        parsed = make_url(url)
+        parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+        parsed.get_dialect()
+    except exc.NoSuchModuleError as error:
+        raise StorageUnavailableError(f"{_scheme(url)}: such databases are not supported") from error
+    except (exc.ArgumentError, ValueError) as error:
+        raise StorageUnavailableError(
+            f"{_scheme(url)}: the URL of the database is malformed; it must be like sqlite:///findings.db or "
+            "postgresql://user@host/database"
+        ) from error
+    except ImportError:
+        pass  # create_engine says which module is missing
+    _check_dialect(parsed.get_backend_name(), _shown(parsed))
+    return parsed
+
+
+def _scheme(url: str) -> str:
+    match = re.match(r"[A-Za-z][A-Za-z0-9+.\-]*://", url)
+    return match[0] if match else "the URL"
+
+
+def _check_dialect(name: str, where: str) -> None:
+    if name not in _DIALECTS:
+        raise StorageUnavailableError(f"{where}: only SQLite and PostgreSQL are supported, not {name}")
+
+
+def _check_file(url: URL, where: str, *, create: bool) -> None:
+    name = url.database
+    if name in (None, "", ":memory:") or str(name).startswith("file:"):
+        return
+    path = pathlib.Path(str(name))
+    if create and not path.absolute().parent.is_dir():
+        raise StorageUnavailableError(
+            f"{where}: the folder {path.absolute().parent} does not exist; create it first"
+        )
+    if not create and not path.exists():
+        raise StorageUnavailableError(f"{where}: there is no such file; 'findings db upgrade' makes it")
+
+
+def described(target: Target) -> str:
+    """Return what `target` is for a message: its URL without password and options."""
+    if isinstance(target, str):
+        return _shown(parse(target))
+    return _shown((target if isinstance(target, Engine) else target.engine).url)
+
+
+def _shown(url: URL) -> str:
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn errors of drivers and of SQLAlchemy raised inside the block into the package's, the original chained."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        raise _translate(error.orig or error, where) from error
+    except sqlite3.Error as error:
+        raise _translate(error, where) from error
+    except exc.TimeoutError as error:
+        raise StorageUnavailableError(
+            f"{where}: no connection became free in time", retryable=True
+        ) from error
+    except exc.SQLAlchemyError as error:
+        raise StorageError(f"{where}: {error}") from error
+
+
+def _translate(error: BaseException, where: str) -> StorageError:
+    text = str(error).strip() or type(error).__name__
+    message = f"{where}: {text}"
+    state = getattr(error, "sqlstate", None)
+    kind = type(error).__name__
+    if any(word in text for word in _DAMAGED):
+        return StorageIntegrityError(f"{where}: the file is damaged or no SQLite database: {text}")
+    if kind in ("IntegrityError", "DataError") or (state or "").startswith("23"):
+        return StorageIntegrityError(message)
+    if isinstance(error, sqlite3.OperationalError) and ("already exists" in text or "no such" in text):
+        return StorageError(message)
+    if state is not None:
+        passing = state in _PASSING_STATES or state.startswith("08")
+        unavailable = passing or state[:2] in _UNAVAILABLE_CLASSES
+        return StorageUnavailableError(message, retryable=passing) if unavailable else StorageError(message)
+    passing = any(word in text for word in _PASSING)
+    return StorageUnavailableError(message, retryable=passing)

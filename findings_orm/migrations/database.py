@@ -1,0 +1,207 @@
+"""Databases up and down the chain of revisions."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import alembic.context
+import alembic.op
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, column, select, table
+
+from findings_orm.errors import SchemaVersionError, StorageIntegrityError
+from findings_orm.migrations.connecting import Target, connected, described
+from findings_orm.migrations.scripts import VERSION_TABLE, chain, new_config, script_directory
+
+_ONE_AT_A_TIME = threading.RLock()  # Alembic keeps the running migration in module globals
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseStatus:
+    """Where a database stands on the chain of revisions.
+
+    Attributes:
+        current: its revision; None for a database without the package's tables.
+        head: the newest revision of this release.
+        schema_version: the schema version of the findings in it; None without tables, and for a revision that this
+            release does not know.
+        head_schema_version: the schema version of this release.
+        pending: the revisions that an upgrade would run, in order.
+    """
+
+    current: str | None
+    head: str
+    schema_version: str | None
+    head_schema_version: str
+    pending: list[str]
+
+
+def status(target: Target) -> DatabaseStatus:
+    """Say where a database stands. Nothing is changed or created.
+
+    Raises:
+        StorageUnavailableError: the database can't be reached, or the SQLite file does not exist.
+    """
+    with connected(target) as connection:
+        current = _current(connection)
+    ids = [revision.id for revision in chain()]
+    position = -1 if current is None else ids.index(current) if current in ids else len(ids)
+    return DatabaseStatus(
+        current=current,
+        head=ids[-1],
+        schema_version=chain()[position].schema_version if current in ids else None,
+        head_schema_version=chain()[-1].schema_version,
+        pending=ids[position + 1 :],
+    )
+
+
+def require_current(connection: Connection, *, migrate: bool = False) -> bool:
+    """Check, with two statements, that a database is at the head revision. Nothing is changed or created.
+
+    Args:
+        connection: a connection to the database.
+        migrate: the caller is going to upgrade, so a database that is behind is no error.
+
+    Returns:
+        True: it is at head. False: `upgrade` has to make the tables (an empty database), or to change them (only with
+        `migrate`).
+
+    Raises:
+        SchemaVersionError: the database is behind (the message has the command that upgrades it), was made by a newer
+            release, or has a table ``findings`` that is not the package's.
+    """
+    current = _current(connection)
+    where = described(connection)
+    if current is None:
+        if _has_table(connection, "findings"):
+            raise SchemaVersionError(
+                f"{where} has a table findings that findings-orm did not make; use another database or schema"
+            )
+        return False
+    _refuse_newer(current, where)
+    head = chain()[-1]
+    if current == head.id or migrate:
+        return current == head.id
+    raise SchemaVersionError(
+        f"{where} is at revision {current}, this release needs {head.id} (finding schema {head.schema_version}): "
+        f"run 'findings db upgrade --url {where}', or open it with migrate=True"
+    )
+
+
+def upgrade(target: Target, revision: str = "head", *, lock_timeout: str | None = None) -> None:
+    """Bring a database up to a revision, with the findings in it, in one transaction: all of it or nothing.
+
+    A SQLite file that does not exist is made. Several upgrades at once are safe: one runs, the others wait and
+    find nothing to do. A `Connection` inside a transaction is used as it is, and the caller commits.
+
+    Args:
+        target: a URL, an `Engine`, or a `Connection` (which may be inside a transaction).
+        revision: a revision, ``head``, or relative as ``+1``. One that the database has passed is left alone.
+        lock_timeout: how long to wait for a lock on a table on PostgreSQL, as ``5s``.
+
+    Raises:
+        SchemaVersionError: the revision is unknown, or the database was made by a newer release.
+        StorageUnavailableError: the database can't be reached, or stays locked (retryable).
+        StorageIntegrityError: what is stored is damaged.
+    """
+    _check_revision(revision)
+    with connected(target, create=True) as connection:
+        _run(connection, described(target), command.upgrade, revision, lock_timeout)
+
+
+def downgrade(target: Target, revision: str, *, lock_timeout: str | None = None) -> None:
+    """Bring a database down to a revision, with the findings in it, in one transaction.
+
+    What the older schema has no room for is kept in `provenance` and comes back with the next upgrade. ``base``
+    drops the tables with everything in them. For the rest see `upgrade`.
+
+    Raises:
+        SchemaVersionError: the revision is unknown or not below the database's, or the database was made by a newer
+            release.
+        StorageUnavailableError: the database can't be reached, does not exist, or stays locked (retryable).
+        StorageIntegrityError: what is stored is damaged.
+    """
+    _check_revision(revision)
+    with connected(target) as connection:
+        _run(connection, described(target), command.downgrade, revision, lock_timeout)
+
+
+def _run(
+    connection: Connection,
+    where: str,
+    action: Callable[[Config, str], None],
+    revision: str,
+    lock_timeout: str | None,
+) -> None:
+    joined = connection.in_transaction()
+    current = _current(connection)
+    if not joined:
+        connection.rollback()
+    if current is not None:
+        _refuse_newer(current, where)
+    config = new_config()
+    config.attributes["connection"] = connection
+    config.attributes["lock_timeout"] = lock_timeout
+    with alone(where):
+        action(config, revision)
+
+
+@contextmanager
+def alone(where: str) -> Iterator[None]:
+    """Let one thread work with Alembic, turn its errors, give a migration of the application its state back."""
+    with _ONE_AT_A_TIME:
+        # An application's own migration may call this one: its proxies are put back afterwards.
+        outer: list[Any] = [getattr(module, "_proxy", None) for module in (alembic.context, alembic.op)]
+        try:
+            yield
+        except CommandError as error:
+            raise SchemaVersionError(f"{where}: {error}") from error
+        finally:
+            for proxy in outer:
+                if proxy is not None:
+                    proxy._install_proxy()  # Alembic has no public way
+
+
+def _check_revision(revision: str) -> None:
+    if re.fullmatch(r"[+-][0-9]+", revision):
+        return
+    try:
+        script_directory().get_revision(revision)
+    except CommandError as error:
+        known = ", ".join(each.id for each in chain())
+        raise SchemaVersionError(
+            f"there is no revision {revision!r}; known are {known}, base and head"
+        ) from error
+
+
+def _refuse_newer(current: str, where: str) -> None:
+    known = [revision.id for revision in chain()]
+    if current not in known:
+        raise SchemaVersionError(
+            f"{where} is at revision {current}, which was made by a newer release; this one knows "
+            f"{', '.join(known)}: update findings-orm"
+        )
+
+
+def _current(connection: Connection) -> str | None:
+    if not _has_table(connection, VERSION_TABLE):
+        return None
+    rows: Sequence[str] = (
+        connection.execute(select(column("version_num")).select_from(table(VERSION_TABLE))).scalars().all()
+    )
+    if len(rows) > 1:
+        raise StorageIntegrityError(
+            f"{described(connection)}: the table {VERSION_TABLE} has {len(rows)} rows, not one"
+        )
+    return rows[0] if rows else None
+
+
+def _has_table(connection: Connection, name: str) -> bool:
+    return connection.dialect.has_table(connection, name)

@@ -1,0 +1,224 @@
+"""Documents and store layouts from one schema version to another, along the chain of revisions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from findings_orm.errors import SchemaVersionError, StorageError, StorageValidationError, readable
+from findings_orm.finding import FIELDS, MAX_DEPTH, SCHEMA_VERSION, validate_finding
+from findings_orm.migrations.scripts import DocumentChange, chain
+
+Document = dict[str, Any]
+
+_SEMANTIC = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
+_VERSION_KEYS = ("finding_schema_version", "store_schema_version")
+_FILLED_IN = {
+    "id": "00000000-0000-4000-8000-000000000000",
+    "project_id": "project",
+    "created_at": "2000-01-01T00:00:00Z",
+}
+"""The required fields that a document given to `ingest` may lack, with values for checking the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a migration: a revision, up or down.
+
+    Attributes:
+        revision: the identifier of the revision.
+        from_version: the schema version before the step.
+        to_version: the schema version after it.
+    """
+
+    revision: str
+    from_version: str
+    to_version: str
+    _change: DocumentChange = field(repr=False, compare=False)
+
+    def apply(self, document: Document) -> Document:
+        """Return a valid document of `from_version` as one of `to_version`; the two may share values."""
+        return self._change(document)
+
+
+@dataclass(frozen=True, slots=True)
+class _Narrower:
+    """What an older version does not have that the version after it has."""
+
+    fields: frozenset[str]
+    items: Mapping[str, re.Pattern[str]]
+
+
+_NARROWER = {
+    "1.0.0": _Narrower(
+        frozenset({"status", "rule_id", "fingerprint", "location", "confidence", "tags"}),
+        {"mitre_attack": re.compile(r"T[0-9]{4}")},
+    ),
+}
+"""The rules of older versions, each in terms of the version after it. The current one's are in `Finding`."""
+
+
+class SchemaMigrator:
+    """Brings plain data from one schema version to another, up or down, losing nothing.
+
+    The steps are those of the Alembic revisions, so a document, a file and a database agree about what a version means.
+    What an older version has no room for is kept in `provenance` under the key ``findings_orm`` and comes back on the
+    way up: ``migrate(b, a, migrate(a, b, data)) == data`` in both directions.
+
+    >>> SchemaMigrator().versions()
+    ['1.0.0', '1.1.0']
+    """
+
+    def versions(self) -> list[str]:
+        """Return the schema versions that this release knows, oldest first."""
+        return list(_versions())
+
+    def path(self, from_version: str, to_version: str) -> list[Step]:
+        """Return the steps from one version to another, in order; ``[]`` when they are the same.
+
+        Raises:
+            SchemaVersionError: a version is malformed or unknown; the message names the known ones.
+        """
+        for version in (from_version, to_version):
+            _check_version(version, "the version")
+        return list(_path(from_version, to_version))
+
+    def migrate(self, from_version: str, to_version: str, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `data`, which is of one schema version, as data of another. `data` itself is not changed.
+
+        `data` is a document, or a store layout: an object with a list ``findings`` and the version under
+        ``finding_schema_version`` (or ``store_schema_version``). The result shares nothing with it. A document may lack
+        what `ingest` fills in: `id`, `project_id`, `run_id`, `created_at`; it lacks the same afterwards. The findings
+        of a layout may lack their version; the layout's holds for them.
+
+        Raises:
+            SchemaVersionError: a version is missing, malformed, unknown or newer, or `data` says that it is of
+                another version than `from_version`.
+            StorageValidationError: `data` breaks a rule of its own version; names field, rule and value.
+        """
+        _check_version(from_version, "from_version")
+        _check_version(to_version, "to_version")
+        if not isinstance(data, dict):
+            raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", data)
+        if "findings" in data:
+            return _migrate_layout(data, from_version, to_version)
+        _check_own_version(data, "finding_schema_version", from_version)
+        return _migrate_document(data, from_version, to_version)
+
+
+@lru_cache(1)
+def _versions() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(revision.schema_version for revision in chain()))
+
+
+@lru_cache(64)
+def _path(from_version: str, to_version: str) -> tuple[Step, ...]:
+    """Return the steps between two known versions."""
+    known = _versions()
+    start, end = known.index(from_version), known.index(to_version)
+    if start > end:
+        return tuple(_step(known[n], known[n - 1]) for n in range(start, end, -1))
+    return tuple(_step(known[n], known[n + 1]) for n in range(start, end))
+
+
+def _step(from_version: str, to_version: str) -> Step:
+    known = _versions()
+    newer = max(from_version, to_version, key=known.index)
+    for revision in chain():
+        if revision.schema_version == newer and revision.upgrade_document and revision.downgrade_document:
+            change = revision.upgrade_document if newer == to_version else revision.downgrade_document
+            return Step(revision.id, from_version, to_version, change)
+    raise StorageError(f"no revision turns documents of {from_version} into those of {to_version}")
+
+
+def _check_version(version: object, what: str) -> None:
+    known = _versions()
+    if isinstance(version, str) and version in known:
+        return
+    names = f"known are {', '.join(known)}"
+    match = _SEMANTIC.fullmatch(version) if isinstance(version, str) else None
+    if version is None:
+        raise SchemaVersionError(f"{what} is missing; {names}")
+    if match is None:
+        raise SchemaVersionError(f"{what} must be MAJOR.MINOR.PATCH, is {readable(version)}; {names}")
+    newest = tuple(int(part) for part in known[-1].split("."))
+    newer = tuple(int(part[:9]) + 10**9 * (len(part) > 9) for part in match.groups()) > newest
+    kind = "newer than this release knows; update findings-orm" if newer else "unknown"
+    raise SchemaVersionError(f"{what} {readable(version)} is {kind}; {names}")
+
+
+def _check_own_version(data: Document, key: str, expected: str, place: str = "") -> None:
+    """Check what data say about their own version."""
+    own = data.get(key)
+    if own == expected and isinstance(own, str):
+        return
+    _check_version(own, place + key)
+    raise SchemaVersionError(f"{place}{key} is {own}, but the data were given as {expected}")
+
+
+def _migrate_layout(layout: Document, from_version: str, to_version: str) -> Document:
+    keys = [key for key in _VERSION_KEYS if key in layout] or [_VERSION_KEYS[0]]
+    for key in keys:
+        _check_own_version(layout, key, from_version)
+    findings = layout["findings"]
+    if not isinstance(findings, list):
+        raise StorageValidationError.of_field("findings", "must be a list", findings)
+    migrated = []
+    for index, document in enumerate(findings):
+        try:
+            if not isinstance(document, dict):
+                raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", document)
+            versioned = {"finding_schema_version": from_version, **document}
+            _check_own_version(versioned, "finding_schema_version", from_version, f"document {index}: ")
+            migrated.append(_migrate_document(versioned, from_version, to_version))
+        except StorageValidationError as error:
+            raise error.at(index) from error
+    rest = {key: to_version if key in keys else value for key, value in layout.items() if key != "findings"}
+    return {**dict.fromkeys(layout), **_copied(rest), "findings": migrated}
+
+
+def _migrate_document(document: Document, from_version: str, to_version: str) -> Document:
+    """Check a document by the rules of its version, and return it as one of another version."""
+    if from_version in _NARROWER:
+        _check_narrower(document, from_version, _NARROWER[from_version])
+    by_version = {from_version: document}
+    current = document
+    try:
+        for step in _path(from_version, SCHEMA_VERSION):
+            current = by_version[step.to_version] = step.apply(current)
+    except RecursionError as error:
+        rule = f"must not nest deeper than {MAX_DEPTH} levels"
+        raise StorageValidationError.of_field("provenance", rule, None) from error
+    validate_finding({**_FILLED_IN, **current})
+    result = by_version.get(to_version, document)
+    if to_version not in by_version:
+        for step in _path(from_version, to_version):
+            result = step.apply(result)
+    copy: Document = _copied(result)
+    return copy
+
+
+def _check_narrower(document: Document, version: str, narrower: _Narrower) -> None:
+    """Check what an older version refuses and the one after it accepts."""
+    for name in document:
+        if name in narrower.fields or name not in FIELDS:
+            rule = f"is not a field of a finding of schema {version}"
+            raise StorageValidationError.of_field(str(name), rule, document[name])
+    for name, pattern in narrower.items.items():
+        items = document.get(name)
+        for index, item in enumerate(items if isinstance(items, list) else ()):
+            if isinstance(item, str) and not pattern.fullmatch(item):
+                rule = f"must match ^{pattern.pattern}$"
+                raise StorageValidationError.of_field(f"{name}[{index}]", rule, item)
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of a JSON value that shares no object or list with it."""
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_copied(inner) for inner in value]
+    return value

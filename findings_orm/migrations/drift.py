@@ -1,0 +1,244 @@
+"""Drift: where the tables of a database are not those that the models declare."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Connection,
+    Dialect,
+    ForeignKeyConstraint,
+    Index,
+    Inspector,
+    MetaData,
+    Table,
+    UniqueConstraint,
+    inspect,
+)
+
+from findings_orm.migrations.connecting import Target, connected, described
+from findings_orm.migrations.database import alone, status
+from findings_orm.migrations.scripts import new_config, script_directory
+
+Facts = dict[tuple[str, str, str], dict[str, str]]
+"""What there is, and how: (table, kind, name) -> attributes in words."""
+
+_CAST = re.compile(r"::(?:double precision|timestamp with time zone|character varying|\w+)(?:\[\])?")
+
+
+def check(target: Target) -> list[str]:
+    """Return in words where a database differs from the models of this release; ``[]`` where it does not.
+
+    Tables of others are not looked at. Nothing is changed.
+
+    Raises:
+        StorageUnavailableError: the database can't be reached, or the SQLite file does not exist.
+    """
+    with connected(target) as connection:
+        found = status(connection)
+        metadata = _models(connection)
+        drift = [] if found.current == found.head else [_behind(found.current, found.head)]
+        return drift + list(
+            _differences(_declared(metadata, connection.dialect), _reflected(metadata, connection))
+        )
+
+
+def _behind(current: str | None, head: str) -> str:
+    return f"the database is at revision {current or '(none)'}, the models are those of {head}"
+
+
+def _models(connection: Connection) -> MetaData:
+    """Return the metadata that ``env.py`` compares with."""
+    found: list[MetaData] = []
+
+    def work(_: object, context: MigrationContext) -> list[Any]:
+        found.append(context.opts["target_metadata"])
+        return []
+
+    config = new_config()
+    config.attributes["connection"] = connection
+    config.attributes["read_only"] = True
+    script = script_directory()
+    with alone(described(connection)), EnvironmentContext(config, script, fn=work, dont_mutate=True):
+        script.run_env()
+    return found[0]
+
+
+def _differences(expected: Facts, found: Facts) -> Iterator[str]:
+    missing = {table for table, kind, _ in expected if kind == "table"} - {table for table, _, _ in found}
+    for key in sorted(expected.keys() | found.keys()):
+        table, kind, name = key
+        what = f"table {table}" if kind == "table" else f"table {table}: {kind} {name}"
+        if table in missing:
+            if kind == "table":
+                yield f"{what} is missing"
+        elif key not in found:
+            yield f"{what} is missing"
+        elif key not in expected:
+            yield f"{what} is not in the models"
+        else:
+            for attribute, value in expected[key].items():
+                if found[key][attribute] != value:
+                    yield f"{what}: {attribute} is {found[key][attribute]}, should be {value}"
+
+
+# -- what the models declare ------------------------------------------------------------------------------------------
+
+
+def _declared(metadata: MetaData, dialect: Dialect) -> Facts:
+    facts: Facts = {}
+    for table in metadata.tables.values():
+        facts[table.name, "table", ""] = {}
+        for column in table.columns:
+            facts[table.name, "column", column.name] = _column(column, dialect)
+        for kind, name, attributes in _constraints(table, dialect):
+            facts[table.name, kind, name] = attributes
+    return facts
+
+
+def _column(column: Column[Any], dialect: Dialect) -> dict[str, str]:
+    default = column.server_default
+    return {
+        "type": column.type.compile(dialect=dialect),
+        "null": "allowed" if column.nullable else "refused",
+        "default": _expression(str(getattr(default, "arg", None))),
+    }
+
+
+def _constraints(table: Table, dialect: Dialect) -> Iterator[tuple[str, str, dict[str, str]]]:
+    primary = table.primary_key
+    yield "primary key", str(primary.name), {"columns": _names(column.name for column in primary.columns)}
+    for constraint in table.constraints:
+        name = str(constraint.name)
+        if isinstance(constraint, CheckConstraint):
+            yield "check", name, {"rule": _expression(str(constraint.sqltext))}
+        elif isinstance(constraint, UniqueConstraint):
+            yield "unique constraint", name, {"columns": _names(column.name for column in constraint.columns)}
+        elif isinstance(constraint, ForeignKeyConstraint):
+            yield "foreign key", name, _declared_reference(constraint)
+    for index in table.indexes:
+        yield "index", str(index.name), _declared_index(index, dialect)
+
+
+def _declared_reference(constraint: ForeignKeyConstraint) -> dict[str, str]:
+    referred = [element.column for element in constraint.elements]
+    return _reference(
+        constraint.column_keys,
+        referred[0].table.name,
+        [column.name for column in referred],
+        constraint.ondelete,
+    )
+
+
+def _declared_index(index: Index, dialect: Dialect) -> dict[str, str]:
+    return {
+        "columns": _names(getattr(column, "name", str(column)) for column in index.expressions),
+        "unique": str(bool(index.unique)),
+        "condition": _expression(str(index.dialect_options[dialect.name]["where"])),
+    }
+
+
+# -- what the database has --------------------------------------------------------------------------------------------
+
+
+def _reflected(metadata: MetaData, connection: Connection) -> Facts:
+    inspector = inspect(connection)
+    facts: Facts = {}
+    for table in sorted(metadata.tables.keys() & set(_visible_tables(inspector, metadata))):
+        facts[table, "table", ""] = {}
+        for column in inspector.get_columns(table):
+            facts[table, "column", column["name"]] = {
+                "type": column["type"].compile(dialect=connection.dialect),
+                "null": "allowed" if column["nullable"] else "refused",
+                "default": _expression(str(column["default"])),
+            }
+        for kind, name, attributes in _found_constraints(inspector, table, connection.dialect.name):
+            facts[table, kind, name] = attributes
+    return facts
+
+
+def _visible_tables(inspector: Inspector, metadata: MetaData) -> Iterator[str]:
+    return (name for name in metadata.tables if inspector.has_table(name))
+
+
+def _found_constraints(
+    inspector: Inspector, table: str, dialect: str
+) -> Iterator[tuple[str, str, dict[str, str]]]:
+    primary = inspector.get_pk_constraint(table)
+    if primary["constrained_columns"]:
+        yield "primary key", str(primary["name"]), {"columns": _names(primary["constrained_columns"])}
+    for rule in inspector.get_check_constraints(table):
+        yield "check", str(rule["name"]), {"rule": _expression(rule["sqltext"])}
+    for unique in inspector.get_unique_constraints(table):
+        yield "unique constraint", str(unique["name"]), {"columns": _names(unique["column_names"])}
+    for key in inspector.get_foreign_keys(table):
+        yield (
+            "foreign key",
+            str(key["name"]),
+            _reference(
+                key["constrained_columns"],
+                key["referred_table"],
+                key["referred_columns"],
+                key.get("options", {}).get("ondelete"),
+            ),
+        )
+    for index in inspector.get_indexes(table):
+        if index.get("duplicates_constraint"):
+            continue
+        options: Mapping[str, Any] = index.get("dialect_options", {})
+        yield (
+            "index",
+            str(index["name"]),
+            {
+                "columns": _names(index.get("expressions") or [str(name) for name in index["column_names"]]),
+                "unique": str(bool(index["unique"])),
+                "condition": _expression(str(options.get(f"{dialect}_where"))),
+            },
+        )
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def _names(names: Any) -> str:
+    return ", ".join(names)
+
+
+def _reference(columns: Any, table: str, referred: Any, ondelete: str | None) -> dict[str, str]:
+    return {
+        "columns": _names(columns),
+        "refers to": f"{table} ({_names(referred)})",
+        "on delete": ondelete or "nothing",
+    }
+
+
+def _expression(sql: str) -> str:
+    """Return a condition or a default in one form, whoever wrote it: PostgreSQL rewrites what it is given."""
+    parts = re.split(r"('(?:[^']|'')*')", sql)
+    plain = [
+        part if n % 2 else _CAST.sub("", part).lower().replace('collate "c"', "")
+        for n, part in enumerate(parts)
+    ]
+    joined = "".join(plain)
+    joined = re.sub(r"(\w+(?:\(\w+\))?) between (\S+) and (\S+)", r"\1 >= \2 and \1 <= \3", joined)
+    joined = re.sub(r"= any \(+array\[(.*?)\]\)+", r"in (\1)", joined)
+    joined = re.sub(r"\((\d+|'(?:[^']|'')*')\)", r"\1", joined)
+    while re.fullmatch(r"\(.*\)", joined) and _encloses(joined):
+        joined = joined[1:-1]
+    joined = re.sub(r"\((\w+(?:\(\w+\))? [<>=]+ \S+?)\)", r"\1", joined)
+    return " ".join(joined.split())
+
+
+def _encloses(text: str) -> bool:
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth == 0:
+            return position == len(text) - 1
+    return False

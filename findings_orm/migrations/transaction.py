@@ -1,0 +1,104 @@
+"""The one transaction of a migration: it has the database to itself, and leaves all of it done or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from findings_orm.errors import StorageIntegrityError
+
+LOCK = int.from_bytes(b"findings", "big")
+"""The key of the advisory lock on PostgreSQL."""
+
+
+@contextmanager
+def migration_transaction(
+    connection: Connection, tables: frozenset[str], *, lock_timeout: str | None = None
+) -> Iterator[None]:
+    """Run the block in a transaction in which no other migration runs; others wait.
+
+    Inside a transaction of the caller the block joins it, and the caller commits. Otherwise it is committed here when
+    the block ends well, and rolled back when it raises.
+
+    Args:
+        connection: a connection to SQLite or PostgreSQL.
+        tables: the tables whose foreign keys are checked before the commit on SQLite.
+        lock_timeout: how long to wait for a lock on a table on PostgreSQL, as ``5s``; the server's setting if None.
+
+    Raises:
+        StorageIntegrityError: rows of a table refer to rows that don't exist.
+    """
+    if connection.dialect.name == "sqlite":
+        yield from _on_sqlite(connection, tables)
+    else:
+        yield from _on_postgresql(connection, lock_timeout)
+
+
+def _on_postgresql(connection: Connection, lock_timeout: str | None) -> Iterator[None]:
+    if connection.in_transaction():
+        _lock(connection, lock_timeout)
+        yield
+        return
+    # Read committed: what others committed while this one waited for the lock has to be seen.
+    isolation = _isolation_level(connection)
+    connection.execution_options(isolation_level="READ COMMITTED")
+    try:
+        with connection.begin():
+            _lock(connection, lock_timeout)
+            yield
+    finally:
+        if not connection.closed and not connection.invalidated:
+            connection.execution_options(isolation_level=isolation)
+
+
+def _isolation_level(connection: Connection) -> Any:
+    driver = connection.connection.dbapi_connection
+    if driver is not None and connection.dialect.detect_autocommit_setting(driver):
+        return "AUTOCOMMIT"
+    return connection.get_isolation_level()
+
+
+def _lock(connection: Connection, lock_timeout: str | None) -> None:
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    if lock_timeout is not None:
+        connection.execute(
+            text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": lock_timeout}
+        )
+
+
+def _on_sqlite(connection: Connection, tables: frozenset[str]) -> Iterator[None]:
+    driver: Any = connection.connection.driver_connection
+    if connection.in_transaction():
+        yield from _checked(connection, driver, tables)
+        return
+    isolation = driver.isolation_level
+    # The driver would commit before DDL; and a pragma has no effect inside a transaction.
+    driver.isolation_level = None
+    enforced = driver.execute("PRAGMA foreign_keys").fetchone()[0]
+    driver.execute("PRAGMA foreign_keys = OFF")
+    try:
+        with connection.begin():
+            if driver.in_transaction:  # a listener of the application began one that does not lock
+                driver.execute("ROLLBACK")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield from _checked(connection, driver, tables)
+    finally:
+        if not driver.in_transaction:
+            driver.execute(f"PRAGMA foreign_keys = {enforced}")
+        driver.isolation_level = isolation
+
+
+def _checked(connection: Connection, driver: Any, tables: frozenset[str]) -> Iterator[None]:
+    before = driver.total_changes
+    yield
+    if driver.total_changes == before:  # nothing to do, so nothing to read through
+        return
+    for table in sorted(name for name in tables if connection.dialect.has_table(connection, name)):
+        broken = connection.exec_driver_sql(f'PRAGMA foreign_key_check("{table}")').fetchall()
+        if broken:
+            raise StorageIntegrityError(
+                f"{len(broken)} rows of {table} refer to rows of {broken[0][2]} that don't exist; nothing was changed"
+            )

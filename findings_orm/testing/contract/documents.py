@@ -1,0 +1,310 @@
+"""The suite, part 2: saving and reading documents; nothing is lost, nothing is guessed."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from findings_orm.errors import FindingNotFoundError, SchemaVersionError, StorageValidationError
+from findings_orm.finding import SCHEMA_VERSION, Severity, validate_finding
+from findings_orm.port import FindingStore
+from findings_orm.query import FindingQuery
+from findings_orm.testing.contract.base import Capabilities, everything, relaxed
+from findings_orm.testing.hostile import BREAKS, ENDLESS, VERSION_FIELD, Break, break_document
+from findings_orm.testing.samples import OTHER, PROJECT, assert_all_same, assert_same, finding, ids, uuid_of
+from findings_orm.testing.strategies import documents
+
+
+def _older(**changes: Any) -> dict[str, Any]:
+    return finding(finding_schema_version="1.0.0", **changes)
+
+
+class DocumentContract(Capabilities):
+    """`save_finding`, `save_findings`, `list_findings`, `get_finding`, `iter_findings`, `list_projects`."""
+
+    # -- nothing is lost -----------------------------------------------------------------------------------
+
+    @relaxed
+    @given(document=documents())
+    def test_what_is_accepted_comes_back_equal(self, store: FindingStore, document: dict[str, Any]) -> None:
+        expected, given_one = validate_finding(document), copy.deepcopy(document)
+        project_id = document["project_id"]
+        store.delete_project(project_id)
+        store.save_finding(document)
+        assert_same(document, given_one, "the caller's document")
+        assert_same(store.get_finding(project_id, expected["id"]), expected, "get_finding")
+        assert_all_same(store.list_findings(project_id), [expected])
+        assert_all_same(list(store.iter_findings(project_id)), [expected])
+        assert_all_same(store.find(FindingQuery(project_id=project_id)).items, [expected])
+
+    @relaxed
+    @given(document=documents(project_id=PROJECT))
+    def test_what_is_ingested_comes_back_equal(self, store: FindingStore, document: dict[str, Any]) -> None:
+        store.delete_project(PROJECT)
+        report = store.ingest(PROJECT, [document])
+        expected = validate_finding(document)
+        expected["run_id"] = expected["run_id"] or report.run_id
+        assert_all_same(store.list_findings(PROJECT), [expected])
+        assert store.ingest(PROJECT, [document]).unchanged == 1, "the same document again is a change"
+
+    @relaxed
+    @given(document=documents(version="1.0.0", project_id=PROJECT))
+    def test_older_document_is_migrated_first(self, store: FindingStore, document: dict[str, Any]) -> None:
+        store.delete_project(PROJECT)
+        given_one = copy.deepcopy(document)
+        store.save_finding(document)
+        assert_same(document, given_one, "the caller's document")
+        expected = validate_finding({**document, "finding_schema_version": SCHEMA_VERSION})
+        assert_all_same(store.list_findings(PROJECT), [expected])
+
+    def test_older_document_is_migrated_by_ingest_too(self, store: FindingStore) -> None:
+        document = _older()
+        for member in ("id", "project_id", "created_at"):
+            del document[member]
+        store.ingest(PROJECT, [document])
+        assert [d["finding_schema_version"] for d in store.list_findings(PROJECT)] == [SCHEMA_VERSION]
+
+    def test_large_document_comes_back_equal(self, store: FindingStore) -> None:
+        request = "\u00e9\x00\U0001f600<>&'\"\\" * 200_000
+        document = finding(evidence={"request": request}, title="t" * 100_000, tags=["a" * 64] * 500)
+        store.save_finding(document)
+        assert_same(store.get_finding(PROJECT, document["id"]), validate_finding(document))
+
+    def test_missing_version_is_filled_in(self, store: FindingStore) -> None:
+        store.save_finding(finding())
+        assert store.list_findings(PROJECT)[0]["finding_schema_version"] == SCHEMA_VERSION
+
+    def test_values_of_enums_come_back_as_plain_text(self, store: FindingStore) -> None:
+        store.save_finding(finding(severity=Severity.HIGH))
+        assert_all_same(store.list_findings(PROJECT), [validate_finding(finding(severity="high"))])
+
+    # -- nothing is guessed --------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("version", ["1.0.0", SCHEMA_VERSION])
+    def test_hostile_documents_are_refused_whole(self, store: FindingStore, version: str) -> None:
+        store.save_finding(finding())
+        before = everything(store)
+        for rule in (*BREAKS, *ENDLESS):
+            if version in rule.versions:
+                document = break_document(finding(finding_schema_version=version), rule)
+                self._assert_refused(store, document, rule)
+        assert everything(store) == before, "a refused document left something behind"
+
+    def _assert_refused(self, store: FindingStore, document: dict[str, Any], rule: Break) -> None:
+        expected = SchemaVersionError if rule.field == VERSION_FIELD else StorageValidationError
+        try:
+            store.save_finding(document)
+        except expected as error:
+            field = getattr(error, "field", None)
+            if expected is StorageValidationError and rule in BREAKS:
+                assert field == rule.field, f"{rule.name}: the error names {field!r}, not {rule.field!r}"
+            assert len(str(error)) < 1000, f"{rule.name}: the message is not readable"
+        else:
+            raise AssertionError(f"accepted although {rule.name}")
+
+    def test_refused_replacement_keeps_the_old_one(self, store: FindingStore) -> None:
+        store.save_finding(finding())
+        with pytest.raises(StorageValidationError):
+            store.save_finding(finding(title=""))
+        assert store.list_findings(PROJECT)[0]["title"] == "Finding 1"
+
+    # -- saving --------------------------------------------------------------------------------------------
+
+    def test_save_is_idempotent(self, store: FindingStore) -> None:
+        for _ in range(3):
+            store.save_finding(finding())
+        assert ids(store.list_findings(PROJECT)) == [uuid_of(1)]
+        assert store.history(PROJECT, uuid_of(1)) == []
+
+    def test_save_replaces_every_field(self, store: FindingStore) -> None:
+        full = finding(
+            cwe=79, owasp="A03", cvss=5.5, tags=["a"], cve_ids=["CVE-2024-1234"], status="triaged",
+            evidence={"a": 1}, location={"path": "x"}, confidence=50, rule_id="R", fingerprint="f",
+            run_id=uuid_of(9), mitre_attack=["T1059.001"], poc_links=["x:y"], provenance={"b": 2},
+        )  # fmt: skip
+        bare = finding(title="other", severity="low", created_at="2024-05-02T00:00:00Z")
+        for document in (full, bare, full):
+            store.save_finding(document)
+            assert_all_same(store.list_findings(PROJECT), [validate_finding(document)])
+
+    def test_ids_in_capitals_are_the_same_ids(self, store: FindingStore) -> None:
+        small = "abcdef00-0000-4000-8000-000000000001"
+        store.save_finding(finding(id=small.upper()))
+        store.save_finding(finding(id=small, title="later"))
+        assert ids(store.list_findings(PROJECT)) == [small]
+
+    def test_two_projects_may_hold_the_same_id(self, store: FindingStore) -> None:
+        store.save_finding(finding(title="one"))
+        store.save_finding(finding(title="two", project_id=OTHER))
+        assert store.get_finding(PROJECT, uuid_of(1))["title"] == "one"
+        assert store.get_finding(OTHER, uuid_of(1))["title"] == "two"
+
+    def test_equal_findings_with_different_ids_stay_apart(self, store: FindingStore) -> None:
+        same = {"title": "same", "resource": "same", "created_at": "2024-05-01T00:00:00Z"}
+        store.save_findings([finding(number, **same) for number in range(1, 6)])
+        assert ids(store.list_findings(PROJECT)) == [uuid_of(number) for number in range(1, 6)]
+
+    def test_projects_are_told_apart_exactly(self, store: FindingStore) -> None:
+        names = ["a", "A", "ä", "a\u0308", "a ", " a", "%", "_", "\U0001f600", "\uffff", "a-b", "..", "a/b", "a" * 255]
+        for name in names:
+            store.save_finding(finding(project_id=name, title=f"of {name}"))
+        assert store.list_projects() == sorted(names)
+        for name in names:
+            assert [document["title"] for document in store.list_findings(name)] == [f"of {name}"]
+
+    def test_returned_documents_belong_to_the_caller(self, store: FindingStore) -> None:
+        document = finding(evidence={"a": {"b": [1]}}, tags=["x"], location={"path": "p"})
+        store.save_finding(document)
+        expected = validate_finding(document)
+        document["evidence"]["a"]["b"].append(2)
+        for read in (
+            lambda: store.get_finding(PROJECT, uuid_of(1)),
+            lambda: store.list_findings(PROJECT)[0],
+            lambda: next(iter(store.iter_findings(PROJECT))),
+            lambda: store.find(FindingQuery(project_id=PROJECT)).items[0],
+        ):
+            mine = read()
+            assert_same(mine, expected)
+            mine["evidence"]["a"]["b"].append(3)
+            mine["tags"].append("y")
+            mine["location"]["path"] = "changed"
+            mine["title"] = "changed"
+            assert_same(read(), expected)
+
+    def test_defaults_are_not_shared_between_documents(self, store: FindingStore) -> None:
+        store.save_findings([finding(1), finding(2)])
+        first, second = store.list_findings(PROJECT)
+        first["evidence"]["a"] = 1
+        first["tags"].append("x")
+        assert (second["evidence"], second["tags"]) == ({}, [])
+
+    # -- save_findings -------------------------------------------------------------------------------------
+
+    def test_save_findings_takes_any_iterable_and_projects(self, store: FindingStore) -> None:
+        store.save_findings(finding(n, project_id=PROJECT if n % 2 else OTHER) for n in range(10))
+        assert (len(store.list_findings(PROJECT)), len(store.list_findings(OTHER))) == (5, 5)
+        store.save_findings([])
+
+    def test_save_findings_is_all_or_none(self, store: FindingStore) -> None:
+        store.save_finding(finding(1))
+        before = everything(store)
+        bad = [finding(1, title="new"), finding(2), finding(3, severity="High"), finding(4)]
+        with pytest.raises(StorageValidationError) as caught:
+            store.save_findings(bad)
+        assert (caught.value.index, caught.value.field) == (2, "severity")
+        assert everything(store) == before
+
+    def test_save_findings_with_a_newer_version_saves_none(self, store: FindingStore) -> None:
+        with pytest.raises(SchemaVersionError):
+            store.save_findings([finding(1), finding(2, finding_schema_version="9.0.0")])
+        assert store.list_findings(PROJECT) == []
+
+    def test_save_findings_that_ends_in_an_error_of_the_caller_saves_none(self, store: FindingStore) -> None:
+        def broken() -> Any:
+            yield finding(1)
+            raise KeyError("mine")
+
+        with pytest.raises(KeyError, match="mine"):
+            store.save_findings(broken())
+        assert store.list_findings(PROJECT) == []
+
+    def test_save_findings_twice_the_same_id_keeps_the_last(self, store: FindingStore) -> None:
+        store.save_findings([finding(1, title="first"), finding(2), finding(1, title="last")])
+        assert [document["title"] for document in store.list_findings(PROJECT)] == ["last", "Finding 2"]
+
+    def test_save_findings_of_many(self, store: FindingStore) -> None:
+        store.save_findings(finding(number) for number in range(2500))
+        assert ids(store.list_findings(PROJECT)) == [uuid_of(number) for number in range(2500)]
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def test_list_is_in_the_order_of_time_then_id(self, store: FindingStore) -> None:
+        times = (
+            *("0001-01-01T00:00:00Z", "1999-12-31T23:59:59.999999Z", "2024-01-01T00:00:00Z"),
+            *("2024-01-01T00:00:00.000001Z", "2024-01-01T00:00:00.5Z", "2024-01-01T00:00:01Z"),
+            *("2024-01-01T00:00:01.000000Z", "9999-12-31T23:59:59Z"),
+        )
+        expected = [finding(number, created_at=time) for number, time in enumerate(times)]
+        mixed = random.Random(7).sample(expected, len(expected))
+        store.save_findings(mixed)
+        assert ids(store.list_findings(PROJECT)) == ids(expected)
+        assert ids(list(store.iter_findings(PROJECT))) == ids(expected)
+
+    def test_get_finding_of_unknown_raises(self, store: FindingStore) -> None:
+        store.save_finding(finding())
+        for project_id, finding_id in (
+            (PROJECT, uuid_of(2)), (OTHER, uuid_of(1)), (PROJECT, ""), (PROJECT, "\x00"), (PROJECT, "\ud800"),
+            (PROJECT, "x" * 1000), ("\x00", uuid_of(1)), ("\ud800", uuid_of(1)), (PROJECT, "%"),
+        ):  # fmt: skip
+            with pytest.raises(FindingNotFoundError):
+                store.get_finding(project_id, finding_id)
+
+    def test_iter_findings_shows_one_instant(self, store: FindingStore) -> None:
+        store.save_findings(finding(number) for number in range(1, 6))
+        reading = store.iter_findings(PROJECT)
+        seen = [next(reading)]
+        store.save_findings([finding(3, title="changed"), finding(9)])
+        seen += reading
+        assert [document["title"] for document in seen] == [f"Finding {number}" for number in range(1, 6)]
+        assert len(store.list_findings(PROJECT)) == 6
+
+    def test_iter_findings_may_be_left_unfinished(self, store: FindingStore) -> None:
+        store.save_findings(finding(number) for number in range(1, 6))
+        for _ in range(50):
+            reading = store.iter_findings(PROJECT)
+            next(reading)
+            close = getattr(reading, "close", None)
+            assert close is not None, "iter_findings must return something that can be closed"
+            close()
+        store.save_finding(finding(9))
+        assert len(store.list_findings(PROJECT)) == 6
+
+    # -- projects and revisions ----------------------------------------------------------------------------
+
+    def test_list_projects_are_those_written_to(self, store: FindingStore) -> None:
+        assert store.list_projects() == []
+        store.save_finding(finding(project_id="b"))
+        store.ingest("a", [])
+        store.save_finding(finding(project_id="c"))
+        store.delete_project("c")
+        assert store.list_projects() == ["a", "b"]
+
+    def test_revision_grows_with_each_write(self, store: FindingStore) -> None:
+        assert store.revision(PROJECT) == 0
+        writes = (
+            lambda: store.save_finding(finding(1)),
+            lambda: store.save_finding(finding(1, title="new")),
+            lambda: store.save_findings([finding(2)]),
+            lambda: store.ingest(PROJECT, [finding(3)]),
+            lambda: store.ingest(PROJECT, [finding(3)]),
+            lambda: store.set_status(PROJECT, uuid_of(1), "resolved", actor="ann"),
+            lambda: store.set_status(PROJECT, uuid_of(1), "resolved", actor="ann", comment="still"),
+            lambda: store.purge(PROJECT, closed_before="9999-01-01T00:00:00Z"),
+        )
+        last = 0
+        for number, write in enumerate(writes):
+            write()
+            assert store.revision(PROJECT) > last, f"write {number} did not make the revision larger"
+            last = store.revision(PROJECT)
+        assert store.revision(OTHER) == 0
+
+    def test_revision_stays_when_nothing_is_written(self, store: FindingStore) -> None:
+        store.save_finding(finding(1))
+        store.ingest(PROJECT, [finding(2)], run=uuid_of(50))
+        before = store.revision(PROJECT)
+        store.list_findings(PROJECT)
+        store.find(FindingQuery(project_id=PROJECT))
+        store.summarize(PROJECT)
+        store.ingest(PROJECT, [finding(3)], dry_run=True)
+        store.ingest(PROJECT, [finding(3)], run=uuid_of(50))
+        store.purge(PROJECT, closed_before="9999-01-01T00:00:00Z", dry_run=True)
+        with pytest.raises(StorageValidationError):
+            store.save_finding(finding(4, title=""))
+        with pytest.raises(StorageValidationError):
+            store.ingest(PROJECT, [finding(4), finding(5, title="")])
+        store.save_finding(finding(1, project_id=OTHER))
+        assert store.revision(PROJECT) == before

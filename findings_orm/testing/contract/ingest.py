@@ -1,0 +1,392 @@
+"""The suite, part 4: imports. Which document is which finding, and what an import changes."""
+
+from __future__ import annotations
+
+import copy
+import random
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from findings_orm.errors import SchemaVersionError, StorageConflictError, StorageError, StorageValidationError
+from findings_orm.finding import validate_finding
+from findings_orm.fingerprint import fingerprint
+from findings_orm.port import FindingStore, IngestReport, Run
+from findings_orm.testing.contract.base import Capabilities, brief, everything, relaxed, statuses
+from findings_orm.testing.samples import (
+    OTHER,
+    PROJECT,
+    assert_all_same,
+    finding,
+    ids,
+    run_of,
+    scanned,
+    uuid_of,
+    without,
+)
+from findings_orm.testing.strategies import scans
+
+Document = dict[str, Any]
+
+
+def lines(store: FindingStore) -> dict[str, int | None]:
+    """Return the line of each finding by its id."""
+    return {d["id"]: (d["location"] or {}).get("start_line") for d in store.list_findings(PROJECT)}
+
+
+def assert_counts(report: IngestReport, **expected: int) -> None:
+    """Assert the counts of a report; those not named are 0."""
+    assert report.counts() == {**dict.fromkeys(IngestReport().counts(), 0), **expected}
+
+
+class IngestContract(Capabilities):
+    """`ingest`, without runs and quarantine."""
+
+    # -- new and known -------------------------------------------------------------------------------------
+
+    def test_new_findings_are_created(self, store: FindingStore) -> None:
+        report = store.ingest(PROJECT, [scanned("R1"), scanned("R2")], run=run_of(1))
+        assert_counts(report, created=2)
+        for document in store.list_findings(PROJECT):
+            assert (document["project_id"], document["run_id"]) == (PROJECT, run_of(1))
+            assert document["id"][14] == "7", "a new id must be a time-ordered UUID (version 7)"
+            assert_all_same([validate_finding(document)], [document])
+            assert store.history(PROJECT, document["id"]) == []
+
+    def test_new_ids_are_in_the_order_of_the_report(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned(f"R{n}") for n in range(50)])
+        by_id = sorted(store.list_findings(PROJECT), key=lambda document: document["id"])
+        assert [document["rule_id"] for document in by_id] == [f"R{n}" for n in range(50)]
+
+    def test_callers_documents_are_not_changed(self, store: FindingStore) -> None:
+        report = [scanned("R1", 5, evidence={"a": [1]}), finding(1), scanned("R2", finding_schema_version="1.1.0")]
+        given_ones = copy.deepcopy(report)
+        store.ingest(PROJECT, report)
+        store.ingest(PROJECT, report)
+        assert report == given_ones
+
+    def test_given_fields_of_a_new_finding_are_kept(self, store: FindingStore) -> None:
+        document = finding(7, run_id=run_of(9), status="triaged")
+        store.ingest(PROJECT, [document], run=run_of(1))
+        assert_all_same(store.list_findings(PROJECT), [validate_finding(document)])
+
+    def test_same_report_again_changes_nothing(self, store: FindingStore) -> None:
+        report = [scanned("R1", 3), scanned("R2"), finding(1)]
+        store.ingest(PROJECT, report)
+        before = store.list_findings(PROJECT)
+        assert_counts(store.ingest(PROJECT, report, close_missing=True), unchanged=3)
+        assert_all_same(store.list_findings(PROJECT), before)
+
+    def test_changed_fields_are_updated(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned("R1", evidence={"n": 1})], run=run_of(1))
+        before = store.list_findings(PROJECT)[0]
+        new = scanned("R1", severity="high", evidence={"n": 1.0}, title="new title", tags=["x"])
+        assert_counts(store.ingest(PROJECT, [new], run=run_of(2)), updated=1)
+        after = {**before, "severity": "high", "evidence": {"n": 1.0}, "title": "new title", "tags": ["x"]}
+        assert_all_same(store.list_findings(PROJECT), [after])
+
+    def test_changed_fields_are_in_the_history(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned("R1")], run=run_of(1))
+        store.ingest(PROJECT, [scanned("R1", severity="high", cwe=79)], run=run_of(2))
+        finding_id = store.list_findings(PROJECT)[0]["id"]
+        events = store.history(PROJECT, finding_id)
+        changes = {"severity": ["medium", "high"], "cwe": [None, 79]}
+        assert brief(events) == [("change", "ingest", changes, "")]
+        assert (events[0].run_id, events[0].finding_id) == (run_of(2), finding_id)
+
+    def test_known_finding_keeps_id_time_run_and_status(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [finding(1, rule_id="R1")], run=run_of(1))
+        store.set_status(PROJECT, uuid_of(1), "in_progress", actor="ann")
+        again = finding(1, rule_id="R1", id=uuid_of(2), created_at="2025-01-01T00:00:00Z", run_id=run_of(5))
+        assert_counts(store.ingest(PROJECT, [again], run=run_of(2)), unchanged=1)
+        kept = validate_finding(finding(1, rule_id="R1", run_id=run_of(1), status="in_progress"))
+        assert_all_same(store.list_findings(PROJECT), [kept])
+
+    def test_findings_stored_by_save_are_recognised(self, store: FindingStore) -> None:
+        store.save_findings([finding(1), finding(2, rule_id="R1", location={"start_line": 4})])
+        store.set_status(PROJECT, uuid_of(1), "false_positive", actor="ann")
+        again = [finding(1), finding(2, rule_id="R1", location={"start_line": 9}, title="other")]
+        again = [without(document, "id", "created_at", "project_id") for document in again]
+        assert_counts(store.ingest(PROJECT, again), unchanged=1, updated=1)
+        assert ids(store.list_findings(PROJECT)) == [uuid_of(1), uuid_of(2)]
+        assert statuses(store) == ["false_positive", "open"]
+
+    def test_finding_changed_by_save_is_recognised_as_what_it_is_now(self, store: FindingStore) -> None:
+        store.save_finding(finding(1, rule_id="R1"))
+        store.save_finding(finding(1, rule_id="R2"))
+        assert_counts(store.ingest(PROJECT, [finding(1, rule_id="R2")]), unchanged=1)
+        assert_counts(store.ingest(PROJECT, [finding(9, rule_id="R1", resource="src/file1.py")]), created=1)
+
+    def test_projects_do_not_know_each_others_findings(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned()], run=run_of(1))
+        assert_counts(store.ingest(OTHER, [scanned()], run=run_of(1)), created=1)
+        assert len(store.runs(PROJECT)) == len(store.runs(OTHER)) == 1
+
+    # -- input ---------------------------------------------------------------------------------------------
+
+    def test_documents_come_from_any_iterable(self, store: FindingStore) -> None:
+        report = [scanned("R1"), scanned("R2")]
+        assert store.ingest(PROJECT, (document for document in report)).created == 2
+        assert store.ingest(PROJECT, tuple(report)).unchanged == 2
+        assert store.ingest(PROJECT, {1: report[0]}.values()).unchanged == 1
+        assert_counts(store.ingest(PROJECT, []))
+
+    def test_documents_may_be_any_mapping(self, store: FindingStore) -> None:
+        assert store.ingest(PROJECT, [types.MappingProxyType(scanned())]).created == 1
+
+    def test_error_of_the_callers_generator_leaves_nothing(self, store: FindingStore) -> None:
+        def broken() -> Iterator[Document]:
+            yield scanned()
+            raise KeyError("mine")
+
+        with pytest.raises(KeyError, match="mine"):
+            store.ingest(PROJECT, broken())
+        assert (store.list_projects(), store.runs(PROJECT)) == ([], [])
+
+    def test_document_of_another_project_is_refused(self, store: FindingStore) -> None:
+        with pytest.raises(StorageValidationError) as caught:
+            store.ingest(PROJECT, [scanned(), finding(2, project_id=OTHER)])
+        assert (caught.value.index, caught.value.field) == (1, "project_id")
+        assert (store.list_findings(PROJECT), store.list_findings(OTHER)) == ([], [])
+
+    @pytest.mark.parametrize("bad", [{"title": ""}, {"severity": "High"}, {"x": 1}, {"created_at": "now"}], ids=repr)
+    def test_broken_document_leaves_nothing(self, store: FindingStore, bad: Document) -> None:
+        store.ingest(PROJECT, [scanned("R0")])
+        before = everything(store)
+        with pytest.raises(StorageValidationError) as caught:
+            store.ingest(PROJECT, [scanned("R1"), scanned("R0", severity="low"), {**scanned(), **bad}])
+        assert (caught.value.index, caught.value.field) == (2, next(iter(bad)))
+        assert everything(store) == before
+
+    def test_document_of_a_newer_version_leaves_nothing(self, store: FindingStore) -> None:
+        with pytest.raises(SchemaVersionError):
+            store.ingest(PROJECT, [scanned("R1"), scanned("R2", finding_schema_version="9.0.0")])
+        assert store.list_projects() == []
+
+    @pytest.mark.parametrize("project_id", ["", "a\n", "x" * 256, "\ud800", "\x00"], ids=ascii)
+    def test_bad_project_is_refused(self, store: FindingStore, project_id: str) -> None:
+        with pytest.raises(StorageValidationError):
+            store.ingest(project_id, [])
+        assert store.list_projects() == []
+
+    def test_unknown_way_with_broken_documents_is_refused(self, store: FindingStore) -> None:
+        with pytest.raises(StorageError):
+            store.ingest(PROJECT, [scanned()], on_invalid="ignore")  # type: ignore[arg-type]
+        assert store.list_projects() == []
+
+    # -- identity ------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ({"line": 10}, {"line": 99}),
+            ({"resource": "src/a.py:10"}, {"resource": "src/a.py:12"}),
+            ({"title": "before"}, {"title": "after"}),
+            ({"severity": "low"}, {"severity": "high"}),
+            ({"fingerprint": "f", "rule": "R1"}, {"fingerprint": "f", "rule": "R2", "resource": "b", "title": "t"}),
+            ({"rule": None, "severity": "low"}, {"rule": None, "severity": "high"}),
+        ],
+        ids=repr,
+    )
+    def test_same_finding(self, store: FindingStore, one: Document, other: Document) -> None:
+        store.ingest(PROJECT, [scanned(**one)])
+        report = store.ingest(PROJECT, [scanned(**other)])
+        assert (report.created, report.updated) == (0, 1)
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ({"rule": "R1"}, {"rule": "R2"}),
+            ({"rule": None, "title": "a"}, {"rule": None, "title": "b"}),
+            ({"rule": "x"}, {"rule": None, "title": "x"}),
+            ({"resource": "src/a.py"}, {"resource": "src/b.py"}),
+            ({"resource": "http://h:8080"}, {"resource": "http://h:8081"}),
+            ({"resource": "h:8080"}, {"resource": "h:8081"}),
+            ({"resource": "A.py"}, {"resource": "a.py"}),
+            ({"detector_id": "a"}, {"detector_id": "b"}),
+            ({"detector_id": "a", "rule": "bc"}, {"detector_id": "ab", "rule": "c"}),
+            ({"rule": "R", "resource": "1"}, {"rule": "R1", "resource": ""}),
+            ({"location": {"snippet": "a()"}}, {"location": {"snippet": "b()"}}),
+            ({"fingerprint": "f"}, {"fingerprint": "g"}),
+            ({"fingerprint": "f", "detector_id": "a"}, {"fingerprint": "f", "detector_id": "b"}),
+            ({"title": "é", "rule": None}, {"title": "e\u0301", "rule": None}),
+        ],
+        ids=repr,
+    )
+    def test_different_findings(self, store: FindingStore, one: Document, other: Document) -> None:
+        assert store.ingest(PROJECT, [scanned(**one), scanned(**other)]).created == 2
+        assert store.ingest(PROJECT, [scanned(**other), scanned(**one)]).unchanged == 2
+
+    def test_sighting_names_the_fingerprint(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned("R1", 5)], run=run_of(1))
+        document = store.list_findings(PROJECT)[0]
+        sighting = store.sighting(PROJECT, document["id"])
+        assert sighting.fingerprint == fingerprint(document).digest.hex()
+        assert (sighting.finding_id, sighting.ordinal, sighting.last_run) == (document["id"], 0, run_of(1))
+
+    # -- ids -----------------------------------------------------------------------------------------------
+
+    def test_given_id_in_capitals_is_the_same_id(self, store: FindingStore) -> None:
+        small = "abcdef00-0000-4000-8000-000000000001"
+        store.ingest(PROJECT, [scanned("R1", id=small.upper(), run_id=small.upper())], run=small.upper())
+        assert ids(store.list_findings(PROJECT)) == [small]
+        assert_counts(store.ingest(PROJECT, [scanned("R1", id=small)]), unchanged=1)
+
+    def test_id_of_another_finding_is_a_conflict(self, store: FindingStore) -> None:
+        store.save_finding(finding(1))
+        before = everything(store)
+        with pytest.raises(StorageConflictError):
+            store.ingest(PROJECT, [scanned("R5"), scanned("R6", id=uuid_of(1))])
+        assert everything(store) == before
+
+    def test_id_given_to_two_new_findings_is_a_conflict(self, store: FindingStore) -> None:
+        with pytest.raises(StorageConflictError):
+            store.ingest(PROJECT, [scanned("R5", id=uuid_of(1)), scanned("R6", id=uuid_of(1))])
+        assert store.list_projects() == []
+
+    def test_id_of_another_project_is_no_conflict(self, store: FindingStore) -> None:
+        store.save_finding(finding(1, project_id=OTHER))
+        store.ingest(PROJECT, [scanned(id=uuid_of(1))])
+        assert ids(store.list_findings(PROJECT)) == ids(store.list_findings(OTHER)) == [uuid_of(1)]
+
+    # -- equal findings ------------------------------------------------------------------------------------
+
+    @relaxed
+    @given(report=scans(), random=st.randoms(use_true_random=False))
+    def test_n_equal_findings_stay_n_in_any_order(
+        self, store: FindingStore, report: list[Document], random: random.Random
+    ) -> None:
+        store.delete_project(PROJECT)
+        assert_counts(store.ingest(PROJECT, report), created=len(report))
+        before = store.list_findings(PROJECT)
+        random.shuffle(report)
+        assert_counts(store.ingest(PROJECT, report, close_missing=True), unchanged=len(report))
+        assert_all_same(store.list_findings(PROJECT), before)
+
+    def test_equal_findings_have_ordinals(self, store: FindingStore) -> None:
+        store.save_finding(finding(1))
+        store.ingest(PROJECT, [finding(1), *([without(finding(1), "id")] * 3)])
+        sightings = [store.sighting(PROJECT, document["id"]) for document in store.list_findings(PROJECT)]
+        assert sorted(sighting.ordinal for sighting in sightings) == [0, 1, 2, 3]
+        assert len({sighting.fingerprint for sighting in sightings}) == 1
+
+    def test_more_of_the_same_creates_the_difference(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned()] * 2)
+        assert_counts(store.ingest(PROJECT, [scanned()] * 5, close_missing=True), created=3, unchanged=2)
+
+    def test_fewer_of_the_same_closes_the_difference(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned()] * 5)
+        assert_counts(store.ingest(PROJECT, [scanned()] * 2), unchanged=2)
+        assert statuses(store) == ["open"] * 5
+        assert_counts(store.ingest(PROJECT, [scanned()] * 2, close_missing=True), unchanged=2, resolved=3)
+        assert sorted(statuses(store)) == ["open"] * 2 + ["resolved"] * 3
+
+    def test_all_of_the_same_come_back(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned("R1", n) for n in (1, 2, 3)])
+        store.ingest(PROJECT, [scanned("R1", 2)], close_missing=True)
+        report = store.ingest(PROJECT, [scanned("R1", n) for n in (1, 2, 3)], close_missing=True)
+        assert_counts(report, unchanged=1, reopened=2)
+        assert (sorted(lines(store).values(), key=str), statuses(store)) == ([1, 2, 3], ["open"] * 3)
+
+    def _assert_pairs(self, store: FindingStore, stored: list[Any], incoming: list[Any], expected: list[Any]) -> None:
+        """Store equal findings at lines, import others, and compare the lines, in the order of the first ids."""
+        old = [finding(n, rule_id="R", title="T", resource="a", location=_at(line)) for n, line in enumerate(stored)]
+        store.save_findings(old)
+        store.ingest(PROJECT, [_equal(line) for line in incoming], close_missing=True)
+        now = lines(store)
+        assert [now[document["id"]] for document in old] == expected
+        assert len(now) == max(len(stored), len(incoming))
+        touched = [document for document in store.list_findings(PROJECT) if document["status"] == "open"]
+        assert sorted(str((d["location"] or {}).get("start_line")) for d in touched) == sorted(map(str, incoming))
+
+    @pytest.mark.parametrize(
+        ("stored", "incoming", "expected"),
+        [
+            ([10, 20, 30], [30, 10, 20], [10, 20, 30]),
+            ([10, 20, 30], [20], [10, 20, 30]),
+            ([10, 20, 30], [21], [10, 21, 30]),
+            ([10, 20, 30], [33, 12], [12, 20, 33]),
+            ([10, 20], [12, 95], [12, 95]),
+            ([10, 20], [20, 21], [21, 20]),
+            ([10, 20, 30], [11, 21, 31], [11, 21, 31]),
+            ([10, 20, 30], [20, 30, 40], [40, 20, 30]),
+            ([100], [1, 99, 500], [99]),
+            ([10, None], [None, 15], [15, None]),
+            ([None], [7], [7]),
+            ([7], [None], [None]),
+            ([10, 10, 10], [10, 10], [10, 10, 10]),
+            ([1, 1000], [1001, 2], [2, 1001]),
+        ],
+        ids=repr,
+    )
+    def test_equal_findings_pair_by_line_then_nearest(
+        self, store: FindingStore, stored: list[Any], incoming: list[Any], expected: list[Any]
+    ) -> None:
+        self._assert_pairs(store, stored, incoming, expected)
+
+    def test_pairing_by_id_comes_first(self, store: FindingStore) -> None:
+        store.save_findings([_equal(10, 1), _equal(20, 2)])
+        assert_counts(store.ingest(PROJECT, [_equal(10, 2), _equal(20, 1)]), updated=2)
+        assert lines(store) == {uuid_of(1): 20, uuid_of(2): 10}
+
+    def test_status_and_history_stay_with_their_instance(self, store: FindingStore) -> None:
+        store.save_findings([_equal(line, line) for line in (10, 20, 30)])
+        store.set_status(PROJECT, uuid_of(20), "false_positive", actor="ann", comment="no")
+        store.ingest(PROJECT, [_equal(line) for line in (32, 22, 12)])
+        assert lines(store) == {uuid_of(10): 12, uuid_of(20): 22, uuid_of(30): 32}
+        assert store.get_finding(PROJECT, uuid_of(20))["status"] == "false_positive"
+        assert [event.kind for event in store.history(PROJECT, uuid_of(20))] == ["status", "change"]
+        assert [event.kind for event in store.history(PROJECT, uuid_of(10))] == ["change"]
+
+    def test_line_in_the_resource_counts_as_the_line(self, store: FindingStore) -> None:
+        store.save_findings([finding(n, rule_id="R", title="T", resource=f"a.py:{n}") for n in (10, 20)])
+        store.ingest(PROJECT, [without(finding(9, rule_id="R", title="T", resource="a.py:19"), "id")])
+        assert [d["resource"] for d in store.list_findings(PROJECT)] == ["a.py:10", "a.py:19"]
+
+    def test_many_equal_findings_over_several_batches(self, store: FindingStore) -> None:
+        report = [scanned("R1", 1 + n % 4000) for n in range(11_000)]
+        assert_counts(store.ingest(PROJECT, iter(report)), created=11_000)
+        random.Random(3).shuffle(report)
+        assert_counts(store.ingest(PROJECT, iter(report), close_missing=True), unchanged=11_000)
+        moved = [scanned("R1", document["location"]["start_line"] + 1) for document in report]
+        report2 = store.ingest(PROJECT, iter(moved), close_missing=True)
+        assert (report2.created, report2.resolved, report2.updated + report2.unchanged) == (0, 0, 11_000)
+
+    # -- dry run -------------------------------------------------------------------------------------------
+
+    @relaxed
+    @given(first=scans(), second=scans(), close_missing=st.booleans())
+    def test_dry_run_tells_what_the_import_does_and_writes_nothing(
+        self, store: FindingStore, first: list[Document], second: list[Document], close_missing: bool
+    ) -> None:
+        store.delete_project(PROJECT)
+        store.ingest(PROJECT, first, run=run_of(1))
+        before = everything(store)
+        second = [*second, {"detector_id": "bad one"}]
+        options: dict[str, Any] = {"run": Run(run_of(2)), "close_missing": close_missing, "on_invalid": "quarantine"}
+        told = store.ingest(PROJECT, second, dry_run=True, **options)
+        assert everything(store) == before, "a dry run wrote something"
+        done = store.ingest(PROJECT, second, **options)
+        assert (told.dry_run, done.dry_run) == (True, False)
+        assert told.counts() == done.counts()
+        assert [(r.index, r.field, r.reason) for r in told.rejected] == [
+            (r.index, r.field, r.reason) for r in done.rejected
+        ]
+
+    def test_dry_run_of_an_unknown_project_leaves_it_unknown(self, store: FindingStore) -> None:
+        assert_counts(store.ingest(PROJECT, [scanned()], dry_run=True), created=1)
+        assert (store.list_projects(), store.revision(PROJECT)) == ([], 0)
+
+
+def _at(line: int | None) -> Document | None:
+    return None if line is None else {"start_line": line}
+
+
+def _equal(line: int | None, number: int | None = None) -> Document:
+    """Return one of many equal findings at a line."""
+    document = finding(number or 0, rule_id="R", title="T", resource="a", location=_at(line))
+    return document if number is not None else without(document, "id")

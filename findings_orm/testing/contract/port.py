@@ -1,0 +1,253 @@
+"""The suite, part 1: the six methods of `StoragePort`."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from findings_orm.errors import SchemaVersionError, StorageError, StorageValidationError
+from findings_orm.finding import SCHEMA_VERSION
+from findings_orm.port import FindingStore, StoragePort
+from findings_orm.testing.contract.base import Capabilities, relaxed
+from findings_orm.testing.samples import OTHER, PROJECT, assert_same, finding
+from findings_orm.testing.strategies import json_objects
+
+LAYOUT: dict[str, Any] = {"finding_schema_version": SCHEMA_VERSION, "findings": []}
+
+GOOD_LAYOUTS = {
+    "current": LAYOUT,
+    "older": {"finding_schema_version": "1.0.0", "findings": []},
+    "older name of the version": {"store_schema_version": "1.0.0", "findings": []},
+    "more members": {**LAYOUT, "project": "x", "findings": [finding()]},
+}
+BAD_LAYOUTS: dict[str, bytes] = {
+    "empty file": b"",
+    "no JSON": b"findings",
+    "half a file": json.dumps(LAYOUT).encode()[:-5],
+    "two values": b'{"finding_schema_version": "1.1.0", "findings": []} {}',
+    "binary": bytes(range(256)),
+    "not UTF-8": b'{"finding_schema_version": "1.1.0", "findings": [], "a": "\xff"}',
+    "SQLite": b"SQLite format 3\x00" + b"\x00" * 84,
+    "a list": b"[]",
+    "a text": b'"1.1.0"',
+    "a number": b"1",
+    "null": b"null",
+    "bottomless": b"[" * 200_000,
+    "bottomless findings": b'{"finding_schema_version": "1.1.0", "findings": ' + b"[" * 200_000,
+    "no version": b'{"findings": []}',
+    "no findings": b'{"finding_schema_version": "1.1.0"}',
+    "findings no list": b'{"finding_schema_version": "1.1.0", "findings": {}}',
+    "findings null": b'{"finding_schema_version": "1.1.0", "findings": null}',
+    "newer": b'{"finding_schema_version": "9.0.0", "findings": []}',
+    "unknown between": b'{"finding_schema_version": "1.0.1", "findings": []}',
+    "newer under the older name": b'{"store_schema_version": "9.0.0", "findings": []}',
+    "version a number": b'{"finding_schema_version": 1.1, "findings": []}',
+    "version null": b'{"finding_schema_version": null, "findings": []}',
+    "version a list": b'{"finding_schema_version": ["1.1.0"], "findings": []}',
+    "version an object": b'{"finding_schema_version": {}, "findings": []}',
+    "version of two parts": b'{"finding_schema_version": "1.1", "findings": []}',
+    "version with a newline": b'{"finding_schema_version": "1.1.0\\n", "findings": []}',
+    "version with a letter": b'{"finding_schema_version": "v1.1.0", "findings": []}',
+    "version with leading zeros": b'{"finding_schema_version": "01.1.0", "findings": []}',
+    "version in other digits": '{"finding_schema_version": "١.١.٠", "findings": []}'.encode(),
+    "number without end": b'{"finding_schema_version": "1.1.0", "findings": [], "a": ' + b"9" * 10_000 + b"}",
+}
+_LOOP: list[Any] = []
+_LOOP.append(_LOOP)
+NOT_JSON: dict[str, Any] = {
+    "a set": {1},
+    "bytes": b"x",
+    "an object": object(),
+    "NaN": float("nan"),
+    "infinity": [float("inf")],
+    "itself": _LOOP,
+    "a lone surrogate": "\ud800",
+    "a number as key": {1: "a"},
+    "a tuple": (1, 2),
+}
+
+
+def _only(path: pathlib.Path) -> list[str]:
+    return [entry.name for entry in path.parent.iterdir()]
+
+
+class PortContract(Capabilities):
+    """`atomic_write`, `validate_store_layout`, `get_schema_version`, `delete_project`; saving is part 2."""
+
+    def test_store_has_every_method_of_the_port(self, store: FindingStore) -> None:
+        assert isinstance(store, StoragePort)
+        assert isinstance(store, FindingStore)
+
+    def test_schema_version_is_the_current_one(self, store: FindingStore) -> None:
+        assert store.get_schema_version() == SCHEMA_VERSION
+
+    def test_health_of_a_working_store(self, store: FindingStore) -> None:
+        health = store.health()
+        assert (health.ok, health.schema_version, health.problem) == (True, SCHEMA_VERSION, "")
+        assert health.adapter
+
+    # -- atomic_write --------------------------------------------------------------------------------------
+
+    @relaxed
+    @given(data=json_objects())
+    def test_atomic_write_writes_json_that_reads_back_the_same(
+        self, store: FindingStore, tmp_path: pathlib.Path, data: dict[str, Any]
+    ) -> None:
+        layout = {**LAYOUT, "more": data}
+        store.atomic_write(tmp_path / "store.json", layout)
+        assert_same(json.loads((tmp_path / "store.json").read_bytes()), layout)
+        assert _only(tmp_path / "store.json") == ["store.json"], "a temporary file was left"
+
+    def test_atomic_write_replaces_the_old_file(self, store: FindingStore, tmp_path: pathlib.Path) -> None:
+        path = tmp_path / "store.json"
+        path.write_text("old " * 10_000)
+        store.atomic_write(path, LAYOUT)
+        assert json.loads(path.read_text()) == LAYOUT
+
+    def test_atomic_write_does_not_change_the_data(self, store: FindingStore, tmp_path: pathlib.Path) -> None:
+        data = {**LAYOUT, "findings": [finding()]}
+        store.atomic_write(tmp_path / "store.json", data)
+        assert_same(data, {**LAYOUT, "findings": [finding()]})
+
+    def test_atomic_write_does_not_write_into_a_file_that_others_read(
+        self, store: FindingStore, tmp_path: pathlib.Path
+    ) -> None:
+        path = tmp_path / "store.json"
+        store.atomic_write(path, LAYOUT)
+        with path.open("rb") as reader:
+            store.atomic_write(path, {**LAYOUT, "findings": [finding()]})
+            assert json.loads(reader.read()) == LAYOUT
+
+    @pytest.mark.parametrize("data", [{}, {"findings": []}, {"store_schema_version": "1.1.0"}], ids=repr)
+    def test_atomic_write_without_version_is_refused(
+        self, store: FindingStore, tmp_path: pathlib.Path, data: dict[str, Any]
+    ) -> None:
+        path = tmp_path / "store.json"
+        path.write_text("old")
+        with pytest.raises(SchemaVersionError):
+            store.atomic_write(path, data)
+        assert (path.read_text(), _only(path)) == ("old", ["store.json"])
+
+    @pytest.mark.parametrize("what", NOT_JSON)
+    def test_atomic_write_of_what_json_cannot_hold_keeps_the_old_file(
+        self, store: FindingStore, tmp_path: pathlib.Path, what: str
+    ) -> None:
+        path = tmp_path / "store.json"
+        path.write_text("old")
+        with pytest.raises(StorageValidationError):
+            store.atomic_write(path, {**LAYOUT, "findings": [NOT_JSON[what]]})
+        assert (path.read_text(), _only(path)) == ("old", ["store.json"])
+
+    def test_atomic_write_that_fails_is_refused(self, store: FindingStore, tmp_path: pathlib.Path) -> None:
+        with pytest.raises(StorageValidationError):
+            store.atomic_write(tmp_path / "missing" / "store.json", LAYOUT)
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        with pytest.raises(StorageValidationError):
+            store.atomic_write(folder, LAYOUT)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["folder"], "a temporary file was left"
+
+    # -- validate_store_layout -----------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("what", GOOD_LAYOUTS)
+    def test_good_layout_is_accepted(self, store: FindingStore, tmp_path: pathlib.Path, what: str) -> None:
+        path = tmp_path / "store.json"
+        path.write_text(json.dumps(GOOD_LAYOUTS[what]))
+        assert store.check_store_layout(path) == []
+        assert store.validate_store_layout(path) is True
+
+    def test_what_atomic_write_wrote_is_a_good_layout(
+        self, store: FindingStore, tmp_path: pathlib.Path
+    ) -> None:
+        path = tmp_path / "store.json"
+        store.atomic_write(path, {**LAYOUT, "findings": [finding()]})
+        assert store.validate_store_layout(path) is True
+
+    @pytest.mark.parametrize("what", BAD_LAYOUTS)
+    def test_bad_layout_is_told_not_raised(
+        self, store: FindingStore, tmp_path: pathlib.Path, what: str
+    ) -> None:
+        path = tmp_path / "store.json"
+        path.write_bytes(BAD_LAYOUTS[what])
+        assert store.validate_store_layout(path) is False
+        problems = store.check_store_layout(path)
+        assert problems and all(isinstance(problem, str) and problem for problem in problems)
+        assert max(map(len, problems)) < 1000, "a problem is for people to read"
+
+    @relaxed
+    @given(content=st.binary(max_size=200))
+    def test_any_bytes_are_told_not_raised(
+        self, store: FindingStore, tmp_path: pathlib.Path, content: bytes
+    ) -> None:
+        (tmp_path / "store.json").write_bytes(content)
+        assert store.validate_store_layout(tmp_path / "store.json") is False
+
+    def test_missing_file_and_folder_are_no_layouts(
+        self, store: FindingStore, tmp_path: pathlib.Path
+    ) -> None:
+        for path in (tmp_path / "missing.json", tmp_path, tmp_path / "store.json" / "below"):
+            assert store.validate_store_layout(path) is False
+            assert store.check_store_layout(path)
+
+    def test_all_problems_are_listed(self, store: FindingStore, tmp_path: pathlib.Path) -> None:
+        (tmp_path / "store.json").write_text('{"finding_schema_version": "9.0.0"}')
+        problems = store.check_store_layout(tmp_path / "store.json")
+        assert len(problems) == 2, problems
+
+    # -- delete_project ------------------------------------------------------------------------------------
+
+    def test_delete_project_removes_everything_of_it(self, store: FindingStore) -> None:
+        store.save_finding(finding(1))
+        store.ingest(PROJECT, [finding(2), {}], on_invalid="quarantine")
+        store.set_status(PROJECT, finding(1)["id"], "triaged", actor="ann")
+        store.delete_project(PROJECT)
+        assert store.list_findings(PROJECT) == []
+        assert store.history(PROJECT, finding(1)["id"]) == []
+        assert store.runs(PROJECT) == []
+        assert store.rejected_originals(PROJECT) == []
+        assert store.list_projects() == []
+        assert store.summarize(PROJECT).total == 0
+
+    def test_delete_project_leaves_others_alone(self, store: FindingStore) -> None:
+        store.save_findings([finding(1), finding(1, project_id=OTHER)])
+        store.set_status(OTHER, finding(1)["id"], "triaged", actor="ann")
+        store.delete_project(PROJECT)
+        assert [document["project_id"] for document in store.list_findings(OTHER)] == [OTHER]
+        assert len(store.history(OTHER, finding(1)["id"])) == 1
+        assert store.list_projects() == [OTHER]
+
+    def test_delete_project_purged_history_goes_too(self, store: FindingStore) -> None:
+        store.save_finding(finding(1, status="resolved"))
+        store.purge(PROJECT, closed_before="9999-01-01T00:00:00Z")
+        store.delete_project(PROJECT)
+        assert store.history(PROJECT, finding(1)["id"]) == []
+
+    @pytest.mark.parametrize("project_id", ["nobody", "", "\x00", "\ud800", "x" * 1000, "%", "é"], ids=ascii)
+    def test_unknown_project_is_empty_and_no_error(self, store: FindingStore, project_id: str) -> None:
+        store.save_finding(finding())
+        store.delete_project(project_id)
+        assert store.list_findings(project_id) == []
+        assert list(store.iter_findings(project_id)) == []
+        assert store.runs(project_id) == []
+        assert store.revision(project_id) == 0
+        assert store.summarize(project_id).total == 0
+        assert store.history(project_id, finding()["id"]) == []
+        assert store.list_projects() == [PROJECT]
+
+    def test_deleted_project_starts_anew(self, store: FindingStore) -> None:
+        run = "11111111-0000-4000-8000-000000000001"
+        store.ingest(PROJECT, [finding()], run=run)
+        store.delete_project(PROJECT)
+        report = store.ingest(PROJECT, [finding()], run=run)
+        assert (report.created, report.repeated) == (1, False)
+        assert [each.number for each in store.runs(PROJECT)] == [1]
+
+    def test_errors_have_one_root(self, store: FindingStore) -> None:
+        for bad in (None, [], "x", 1, {"finding_schema_version": "9.0.0"}, {1: 2}):
+            with pytest.raises(StorageError):
+                store.save_finding(bad)  # type: ignore[arg-type]

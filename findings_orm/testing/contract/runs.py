@@ -1,0 +1,345 @@
+"""The suite, part 5: runs, closing what is missing, reopening, and the quarantine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from findings_orm.errors import StorageError, StorageValidationError
+from findings_orm.port import FindingStore, Run
+from findings_orm.query import time_key
+from findings_orm.testing.contract.base import Capabilities, brief, everything, statuses
+from findings_orm.testing.contract.ingest import assert_counts
+from findings_orm.testing.samples import OTHER, PROJECT, assert_same, finding, ids, run_of, scanned, uuid_of
+
+Document = dict[str, Any]
+KEPT_WHOLE: list[Any] = [
+    {},
+    {"title": 5, "more": {"b": [1, 1.0, -0.0, None, True], "a": "\u0000\U0001f600"}},
+    {**scanned(), "severity": "High"},
+    {**scanned(), "finding_schema_version": "9.0.0"},
+    {**scanned(), "project_id": OTHER},
+    {**scanned(), "evidence": {"n": 10**4000, "e": 5e-324}, "x": 1},
+    {**scanned(), "title": "\ud800 lone"},
+    {**scanned(), "evidence": {"n": float("nan"), "m": float("-inf")}},
+    "text", "", None, 5, 1.5, True, [], [1, {"a": 2}],
+]  # fmt: skip
+_LOOP: dict[str, Any] = {}
+_LOOP["me"] = _LOOP
+KEPT_SOMEHOW: list[Any] = [
+    {**scanned(), "tags": {"a", "b"}},
+    {**scanned(), "evidence": {"a": b"bytes"}},
+    {**scanned(), "evidence": {1: "a", None: "b"}},
+    {**scanned(), "evidence": _LOOP},
+    {**scanned(), "cwe": 10**5000},
+    {(1, 2): 3},
+    object(),
+    b"bytes",
+    10**5000,
+]
+
+
+class RunContract(Capabilities):
+    """Runs, `close_missing`, `diff_runs`, and what imports refused."""
+
+    # -- runs ----------------------------------------------------------------------------------------------
+
+    def test_runs_are_numbered_and_counted(self, store: FindingStore) -> None:
+        tool = {"name": "demo", "version": "1.0", "b": {"z": 1, "a": 1.0}}
+        run = Run(run_of(1), ["scan.more"], "2024-05-01T10:00:00.50Z", tool)
+        first = store.ingest(PROJECT, [scanned()], run=run)
+        second = store.ingest(PROJECT, [], run=run_of(2), close_missing=True)
+        third = store.ingest(PROJECT, [{}], on_invalid="quarantine")
+        runs = store.runs(PROJECT)
+        assert [each.number for each in runs] == [1, 2, 3]
+        assert [each.id for each in runs] == [run_of(1), run_of(2), third.run_id]
+        assert [dict(each.counts) for each in runs] == [first.counts(), second.counts(), third.counts()]
+        assert sorted(runs[0].detectors) == ["scan.demo", "scan.more"]
+        assert runs[0].started_at == "2024-05-01T10:00:00.500000Z"
+        assert_same(dict(runs[0].tool), tool)
+        assert runs[1].started_at > "2024"
+
+    def test_run_may_be_an_id_a_run_or_a_mapping(self, store: FindingStore) -> None:
+        assert store.ingest(PROJECT, [], run=run_of(1)).run_id == run_of(1)
+        assert store.ingest(PROJECT, [], run=Run(run_of(2))).run_id == run_of(2)
+        assert store.ingest(PROJECT, [], run={"id": run_of(3), "detectors": ["a"]}).run_id == run_of(3)
+        made = store.ingest(PROJECT, []).run_id
+        assert made[14] == "7", "the id of a new run must be a time-ordered UUID (version 7)"
+        assert len(store.runs(PROJECT)) == 4
+
+    @pytest.mark.parametrize(
+        "run",
+        ["x", {"id": "x"}, {"name": "x"}, Run(detectors=["a b"]), Run(started_at="now"), Run(tool={"a": {1}})],
+        ids=repr,
+    )
+    def test_bad_run_is_refused(self, store: FindingStore, run: Any) -> None:
+        with pytest.raises(StorageValidationError):
+            store.ingest(PROJECT, [scanned()], run=run)
+        assert store.list_projects() == []
+
+    def test_same_run_again_has_no_effect(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned("R0")])
+        first = store.ingest(PROJECT, [scanned("R1"), scanned("R0", severity="high")], run=run_of(1))
+        before = everything(store)
+        again = store.ingest(PROJECT, [scanned("R2"), scanned("R1")], run=run_of(1), close_missing=True)
+        assert (first.repeated, again.repeated) == (False, True)
+        assert again == first
+        assert everything(store) == before
+
+    def test_report_of_a_repeated_run_has_its_refusals(self, store: FindingStore) -> None:
+        first = store.ingest(PROJECT, [{}, scanned()], run=run_of(1), on_invalid="quarantine")
+        again = store.ingest(PROJECT, [{}, scanned()], run=run_of(1), on_invalid="quarantine")
+        assert again.counts() == first.counts()
+        assert len(store.rejected_originals(PROJECT)) == 1
+
+    def test_dry_run_of_a_known_run_is_repeated_too(self, store: FindingStore) -> None:
+        first = store.ingest(PROJECT, [scanned()], run=run_of(1))
+        again = store.ingest(PROJECT, [scanned("R2")], run=run_of(1).upper(), dry_run=True)
+        assert (again.repeated, again.counts()) == (True, first.counts())
+
+    def test_failed_run_may_be_tried_again(self, store: FindingStore) -> None:
+        with pytest.raises(StorageValidationError):
+            store.ingest(PROJECT, [scanned(), {}], run=run_of(1))
+        report = store.ingest(PROJECT, [scanned()], run=run_of(1))
+        assert (report.created, report.repeated) == (1, False)
+
+    # -- close_missing and reopening -----------------------------------------------------------------------
+
+    def test_missing_findings_are_closed_with_an_event(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [finding(1), finding(2)], run=run_of(1))
+        assert_counts(store.ingest(PROJECT, [finding(2)], run=run_of(2), close_missing=True), unchanged=1, resolved=1)
+        assert statuses(store) == ["resolved", "open"]
+        events = store.history(PROJECT, uuid_of(1))
+        assert brief(events) == [("status", "ingest", {"status": ["open", "resolved"]}, "")]
+        assert events[0].run_id == run_of(2)
+
+    def test_missing_findings_stay_open_unless_asked(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [finding(1), finding(2)])
+        store.ingest(PROJECT, [finding(2)])
+        assert statuses(store) == ["open", "open"]
+
+    def test_only_the_detectors_of_the_run_close(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [finding(1, detector_id="a"), finding(2, detector_id="b"), finding(3, detector_id="ab")])
+        report = store.ingest(PROJECT, [finding(9, detector_id="a")], close_missing=True)
+        assert (report.created, report.resolved) == (1, 1)
+        assert statuses(store) == ["resolved", "open", "open", "open"]
+
+    def test_empty_report_closes_what_its_run_speaks_for(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [finding(1, detector_id="a"), finding(2, detector_id="b")])
+        assert_counts(store.ingest(PROJECT, [], close_missing=True))
+        assert_counts(store.ingest(PROJECT, [], close_missing=True, run=Run(detectors=["a"])), resolved=1)
+        assert statuses(store) == ["resolved", "open"]
+
+    def test_all_active_findings_close_and_no_others(self, store: FindingStore) -> None:
+        states = ["open", "triaged", "in_progress", "resolved", "false_positive", "risk_accepted", "archived"]
+        store.ingest(PROJECT, [finding(n, status=status) for n, status in enumerate(states)])
+        report = store.ingest(PROJECT, [], close_missing=True, run=Run(detectors=["scan.demo"]))
+        assert_counts(report, resolved=3)
+        assert statuses(store) == ["resolved"] * 4 + ["false_positive", "risk_accepted", "archived"]
+
+    def test_saved_findings_of_the_detector_close_too(self, store: FindingStore) -> None:
+        store.save_finding(finding(1))
+        assert store.ingest(PROJECT, [], close_missing=True, run=Run(detectors=["scan.demo"])).resolved == 1
+
+    def test_refused_documents_detector_closes_nothing_of_others(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [finding(1, detector_id="a"), finding(2, detector_id="b")])
+        report = store.ingest(
+            PROJECT, [finding(1, detector_id="a"), finding(2, detector_id="b", title="")],
+            close_missing=True, on_invalid="quarantine",
+        )  # fmt: skip
+        assert (report.resolved, statuses(store)) == (0, ["open", "open"])
+
+    def test_resolved_and_seen_again_is_reopened_with_an_event(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [finding(1), finding(2)])
+        store.set_status(PROJECT, uuid_of(1), "resolved", actor="ann")
+        store.ingest(PROJECT, [finding(1)], close_missing=True)
+        assert statuses(store) == ["open", "resolved"]
+        report = store.ingest(PROJECT, [finding(1), finding(2, severity="high")], run=run_of(9))
+        assert_counts(report, unchanged=1, reopened=1)
+        assert statuses(store) == ["open", "open"]
+        event = brief(store.history(PROJECT, uuid_of(1)))[-1]
+        assert event == ("status", "ingest", {"status": ["resolved", "open"]}, "")
+        changes = [event.changes for event in store.history(PROJECT, uuid_of(2)) if event.run_id == run_of(9)]
+        assert {name: both for change in changes for name, both in change.items()} == {
+            "severity": ["medium", "high"],
+            "status": ["resolved", "open"],
+        }
+
+    @pytest.mark.parametrize("status", ["false_positive", "risk_accepted", "archived"])
+    def test_decisions_stay_when_seen_again(self, store: FindingStore, status: str) -> None:
+        store.ingest(PROJECT, [finding(1), finding(2)])
+        store.set_status(PROJECT, uuid_of(1), status, actor="ann")
+        report = store.ingest(PROJECT, [finding(1), finding(2)], close_missing=True)
+        assert_counts(report, unchanged=2)
+        assert_counts(store.ingest(PROJECT, [finding(1, cwe=5), finding(2)]), unchanged=1, updated=1)
+        assert statuses(store) == [status, "open"]
+
+    def test_status_that_a_report_newly_says_is_taken_over(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [finding(1)], run=run_of(1))
+        assert_counts(store.ingest(PROJECT, [finding(1, status="risk_accepted")], run=run_of(2)), updated=1)
+        event = store.history(PROJECT, uuid_of(1))[-1]
+        assert (dict(event.changes), event.run_id) == ({"status": ["open", "risk_accepted"]}, run_of(2))
+
+    def test_status_that_a_report_repeats_does_not_undo_a_decision(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [finding(1, status="risk_accepted")])
+        store.set_status(PROJECT, uuid_of(1), "open", actor="ann", comment="not acceptable")
+        assert_counts(store.ingest(PROJECT, [finding(1, status="risk_accepted")]), unchanged=1)
+        assert statuses(store) == ["open"]
+
+    # -- diff and sightings --------------------------------------------------------------------------------
+
+    def test_diff_of_runs_tells_added_and_removed(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [finding(1), finding(2)], run=run_of(1))
+        store.ingest(PROJECT, [finding(2), finding(3)], run=run_of(2))
+        diff = store.diff_runs(PROJECT, run_of(1), run_of(2))
+        assert (diff.a, diff.b, diff.common) == (run_of(1), run_of(2), 1)
+        assert (ids(diff.added), ids(diff.removed)) == ([uuid_of(3)], [uuid_of(1)])
+        assert_same(diff.added[0], store.get_finding(PROJECT, uuid_of(3)))
+        back = store.diff_runs(PROJECT, run_of(2), run_of(1))
+        assert (ids(back.added), ids(back.removed)) == ([uuid_of(1)], [uuid_of(3)])
+
+    @pytest.mark.parametrize("close_missing", [False, True])
+    def test_diff_of_runs_knows_gaps(self, store: FindingStore, close_missing: bool) -> None:
+        """Seen by number of run: 1 always, 2 in runs 1, 2 and 4, 3 only in 3, 4 in 1 and 5, 5 in 2 and 4."""
+        seen = {1: {1, 2, 3, 4, 5}, 2: {1, 2, 4}, 3: {3}, 4: {1, 5}, 5: {2, 4}}
+        detector = {n: "odd" if n == 3 else "scan.demo" for n in seen}
+        for run in range(1, 6):
+            report = [finding(n, detector_id=detector[n]) for n in seen if run in seen[n]]
+            store.ingest(PROJECT, report, run=run_of(run), close_missing=close_missing)
+            store.ingest(PROJECT, [finding(99, detector_id="another")], run=run_of(run + 50))
+        for a in range(1, 6):
+            for b in range(1, 6):
+                diff = store.diff_runs(PROJECT, run_of(a), run_of(b))
+                in_a, in_b = ({n for n in seen if run in seen[n]} for run in (a, b))
+                assert sorted(ids(diff.added)) == [uuid_of(n) for n in sorted(in_b - in_a)], f"added {a} to {b}"
+                assert sorted(ids(diff.removed)) == [uuid_of(n) for n in sorted(in_a - in_b)], f"removed {a} to {b}"
+                assert diff.common == len(in_a & in_b), f"common of {a} and {b}"
+            diff = store.diff_runs(PROJECT, run_of(a), run_of(a + 50))
+            assert (ids(diff.added), diff.common) == ([uuid_of(99)], 0)
+
+    def test_diff_of_unknown_run_is_refused(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [], run=run_of(1))
+        store.ingest(OTHER, [], run=run_of(2))
+        for a, b in ((run_of(1), run_of(2)), (run_of(2), run_of(1)), (run_of(1), "x"), ("\x00", run_of(1))):
+            with pytest.raises(StorageValidationError):
+                store.diff_runs(PROJECT, a, b)
+
+    def test_sighting_moves_with_each_run(self, store: FindingStore) -> None:
+        store.save_finding(finding(1))
+        saved = store.sighting(PROJECT, uuid_of(1))
+        assert (saved.last_run, saved.ordinal, saved.first_seen <= saved.last_seen) == (None, 0, True)
+        store.ingest(PROJECT, [finding(1)], run=run_of(1))
+        store.ingest(PROJECT, [finding(2)], run=run_of(2))
+        seen = store.sighting(PROJECT, uuid_of(1))
+        assert (seen.last_run, seen.first_seen) == (run_of(1), saved.first_seen)
+        assert time_key(seen.last_seen) > time_key(saved.last_seen)
+        store.ingest(PROJECT, [finding(1, severity="low")], run=run_of(3))
+        last = store.sighting(PROJECT, uuid_of(1))
+        assert (last.last_run, last.fingerprint) == (run_of(3), saved.fingerprint)
+        assert time_key(last.last_seen) > time_key(seen.last_seen)
+
+    def test_sighting_of_unknown_finding_raises(self, store: FindingStore) -> None:
+        for finding_id in (uuid_of(1), "", "\x00", "\ud800"):
+            with pytest.raises(StorageError):
+                store.sighting(PROJECT, finding_id)
+
+
+class QuarantineContract(Capabilities):
+    """`rejected_originals`, `discard_rejected`, `retry_rejected`."""
+
+    def test_good_documents_are_imported_and_bad_ones_kept_whole(self, store: FindingStore) -> None:
+        given = [each for n, bad in enumerate(KEPT_WHOLE) for each in (bad, scanned(f"R{n}"))]
+        report = store.ingest(PROJECT, given, on_invalid="quarantine", run=run_of(1))
+        assert report.created == len(KEPT_WHOLE) == len(store.list_findings(PROJECT))
+        assert [refused.index for refused in report.rejected] == list(range(0, 2 * len(KEPT_WHOLE), 2))
+        kept = store.rejected_originals(PROJECT)
+        assert [each.index for each in kept] == [refused.index for refused in report.rejected]
+        for refused, each, original in zip(report.rejected, kept, KEPT_WHOLE, strict=True):
+            assert json.dumps(each.original) == json.dumps(original), "the original is not whole"
+            assert (each.rejected_id, each.field, each.reason) == (refused.rejected_id, refused.field, refused.reason)
+            assert refused.reason and refused.field
+            assert (each.run_id, each.at > "2024") == (run_of(1), True)
+
+    def test_what_is_no_json_is_kept_as_far_as_possible(self, store: FindingStore) -> None:
+        report = store.ingest(PROJECT, [*KEPT_SOMEHOW, scanned()], on_invalid="quarantine")
+        assert (report.created, len(report.rejected)) == (1, len(KEPT_SOMEHOW))
+        kept = store.rejected_originals(PROJECT)
+        assert [each.index for each in kept] == list(range(len(KEPT_SOMEHOW)))
+        assert kept[0].original["title"] == KEPT_SOMEHOW[0]["title"], "what JSON can hold was lost too"
+
+    def test_equal_refused_documents_are_all_kept(self, store: FindingStore) -> None:
+        report = store.ingest(PROJECT, [{"a": 1}] * 3, on_invalid="quarantine")
+        assert len({refused.rejected_id for refused in report.rejected}) == 3
+        assert [each.original for each in store.rejected_originals(PROJECT)] == [{"a": 1}] * 3
+
+    def test_original_refused_again_is_kept_once_with_the_later_run(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [{"a": 1}], on_invalid="quarantine", run=run_of(1))
+        store.ingest(PROJECT, [scanned(), {"a": 1}], on_invalid="quarantine", run=run_of(2))
+        kept = store.rejected_originals(PROJECT)
+        assert [(each.original, each.run_id, each.index) for each in kept] == [({"a": 1}, run_of(2), 1)]
+
+    def test_taken_id_is_kept_too(self, store: FindingStore) -> None:
+        store.save_finding(finding(1))
+        report = store.ingest(PROJECT, [scanned("R7", id=uuid_of(1)), scanned("R8")], on_invalid="quarantine")
+        assert_counts(report, created=1, rejected=1)
+        assert (report.rejected[0].index, report.rejected[0].field) == (0, "id")
+        assert store.get_finding(PROJECT, uuid_of(1))["title"] == "Finding 1"
+
+    def test_originals_belong_to_the_caller(self, store: FindingStore) -> None:
+        bad = {"title": 5, "evidence": {"a": [1]}}
+        store.ingest(PROJECT, [bad], on_invalid="quarantine")
+        bad["evidence"]["a"].append(2)  # type: ignore[index]
+        store.rejected_originals(PROJECT)[0].original["evidence"]["a"].append(3)
+        assert store.rejected_originals(PROJECT)[0].original == {"title": 5, "evidence": {"a": [1]}}
+
+    def test_discard_forgets_originals(self, store: FindingStore) -> None:
+        report = store.ingest(PROJECT, [{"a": 1}, {"a": 2}], on_invalid="quarantine")
+        names = [refused.rejected_id or "" for refused in report.rejected]
+        assert store.discard_rejected(PROJECT, [names[0], uuid_of(1)]) == 1
+        assert store.discard_rejected(PROJECT, names[:1]) == 0
+        assert store.discard_rejected(OTHER, names) == 0
+        assert [each.original for each in store.rejected_originals(PROJECT)] == [{"a": 2}]
+        assert OTHER not in store.list_projects()
+
+    def test_fixed_originals_are_imported(self, store: FindingStore) -> None:
+        report = store.ingest(PROJECT, [scanned("R1", severity="High"), {}], on_invalid="quarantine")
+        first, second = (refused.rejected_id or "" for refused in report.rejected)
+        retried = store.retry_rejected(PROJECT, {first: scanned("R1", severity="high")})
+        assert_counts(retried, created=1)
+        assert [each.rejected_id for each in store.rejected_originals(PROJECT)] == [second]
+        assert [document["severity"] for document in store.list_findings(PROJECT)] == ["high"]
+        assert [run.id for run in store.runs(PROJECT)] == [report.run_id, retried.run_id]
+
+    def test_fixed_original_that_is_still_broken_stays(self, store: FindingStore) -> None:
+        report = store.ingest(PROJECT, [{"title": ""}], on_invalid="quarantine")
+        name = report.rejected[0].rejected_id or ""
+        assert len(store.retry_rejected(PROJECT, {name: {"title": "still"}}).rejected) == 1
+        assert len(store.rejected_originals(PROJECT)) == 1
+
+    def test_retry_of_all_keeps_what_is_still_broken(self, store: FindingStore) -> None:
+        store.save_finding(finding(1))
+        store.ingest(PROJECT, [{"a": 1}, scanned("R7", id=uuid_of(1))], on_invalid="quarantine")
+        assert len(store.retry_rejected(PROJECT).rejected) == 2
+        assert len(store.rejected_originals(PROJECT)) == 2
+        store.purge(PROJECT, closed_before="9999-01-01T00:00:00Z")
+        store.save_finding(finding(1, status="resolved"))
+        store.purge(PROJECT, closed_before="9999-01-01T00:00:00Z")
+        report = store.retry_rejected(PROJECT)
+        assert (report.created, len(report.rejected)) == (1, 1)
+        assert [each.original for each in store.rejected_originals(PROJECT)] == [{"a": 1}]
+
+    def test_retry_of_an_unknown_original_is_refused(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [{}], on_invalid="quarantine")
+        before = everything(store)
+        with pytest.raises(StorageError):
+            store.retry_rejected(PROJECT, {uuid_of(5): scanned()})
+        assert everything(store) == before
+
+    def test_originals_of_projects_are_apart(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [{"a": 1}], on_invalid="quarantine")
+        store.ingest(OTHER, [{"a": 1}], on_invalid="quarantine")
+        store.delete_project(OTHER)
+        assert len(store.rejected_originals(PROJECT)) == 1
+        assert store.rejected_originals(OTHER) == []

@@ -1,0 +1,181 @@
+"""Random operations on a store, compared with a model; and a fixed sequence of them to compare stores.
+
+`store_machine` makes a hypothesis state machine. `run_sequence` and `digest` compare stores with each other:
+the same seed has to lead to the same digest in each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.strategies import SearchStrategy
+
+from findings_orm.finding import Severity, Status
+from findings_orm.port import FindingStore
+from findings_orm.testing.model import CheckedStore
+from findings_orm.testing.samples import uuid_of
+from findings_orm.testing.sequence import digest, run_sequence
+from findings_orm.testing.strategies import queries
+
+__all__ = ["digest", "run_sequence", "store_machine"]
+
+PROJECTS = ["alpha", "beta é"]
+Action = tuple[Any, ...]
+
+_projects = st.sampled_from(PROJECTS)
+_positions = st.integers(0, 20)
+_locations = st.none() | st.fixed_dictionaries(
+    {"start_line": st.integers(1, 6)}, optional={"snippet": st.sampled_from(["eval(x)", "\u00e9"])}
+)
+
+
+class _Undo(Exception):
+    """Rolls a transaction back."""
+
+
+@st.composite
+def _scanned(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a document for an import, of few identities at few lines."""
+    detector = draw(st.sampled_from(["scan.one", "scan.two"]))
+    return {
+        "detector_id": detector,
+        "rule_id": draw(st.sampled_from(["R1", None])),
+        "title": draw(st.sampled_from(["T1", "T2"])),
+        "severity": draw(st.sampled_from(["low", "high"])),
+        "resource": draw(st.sampled_from(["src/a.py", "src/a.py:3", "src/b.py"])),
+        "location": draw(_locations),
+        "fingerprint": draw(st.sampled_from([None, None, None, "f1"])),
+        "evidence": draw(st.sampled_from([{}, {"n": 1}, {"n": 1.0}, {"\x00": "\x00"}])),
+    }
+
+
+@st.composite
+def _saved(draw: st.DrawFn, project_id: str | None = None) -> dict[str, Any]:
+    """Draw a document to save; its id decides about time and detector, which never change."""
+    number = draw(st.integers(0, 5))
+    return {
+        **draw(_scanned()),
+        "id": uuid_of(number),
+        "project_id": project_id or draw(_projects),
+        "detector_id": ("scan.one", "scan.two")[number % 2],
+        "created_at": f"2024-05-01T00:00:0{number // 2}{('', '.5')[number % 2]}Z",
+        "status": draw(st.sampled_from([status.value for status in Status])),
+        "tags": draw(st.sampled_from([[], ["x"], ["x", "\U0001f600"]])),
+    }
+
+
+def _actions() -> SearchStrategy[Action]:
+    """Return names of methods of `CheckedStore` with their arguments."""
+    reports = st.lists(_scanned(), max_size=8)
+    statuses = st.sampled_from([status.value for status in Status])
+    return st.one_of(
+        st.tuples(st.just("save"), st.lists(_saved(), min_size=1, max_size=3)),
+        st.tuples(st.just("save_with_a_bad_one"), st.lists(_saved(), min_size=1, max_size=3)),
+        *[st.tuples(st.just("ingest"), _projects, reports, st.booleans(), st.integers(0, 2), st.booleans())] * 3,
+        st.tuples(st.just("repeat_run"), _projects, _positions, reports, st.booleans()),
+        st.tuples(st.just("retry"), _projects, _positions, _scanned()),
+        st.tuples(st.just("set_status"), _projects, _positions, statuses, st.sampled_from(["", "because"])),
+        st.tuples(st.just("purge"), _projects, st.booleans(), st.booleans()),
+        st.tuples(st.just("diff_runs"), _projects, _positions, _positions),
+        st.tuples(st.just("delete_project"), _projects),
+    )
+
+
+_lists_of_actions = st.lists(_actions(), max_size=4)
+
+
+def store_machine(
+    make_store: Callable[[], FindingStore],
+    reopen: Callable[[FindingStore], FindingStore] | None = None,
+) -> type[RuleBasedStateMachine]:
+    """Return a state machine that compares the stores of `make_store` with a model.
+
+    Args:
+        make_store: returns a new, empty store.
+        reopen: closes a store and returns another one on the same data, for stores that are persistent.
+    """
+
+    class StoreMachine(RuleBasedStateMachine):
+        """Any sequence of operations leaves the store as the model says."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.checked = CheckedStore(make_store(), PROJECTS)
+            self.revisions = dict.fromkeys(PROJECTS, 0)
+
+        @initialize(report=st.lists(_scanned(), max_size=8))
+        def first_import(self, report: list[dict[str, Any]]) -> None:
+            self.checked.ingest(PROJECTS[0], report, False, 0, False)
+
+        @rule(action=_actions())
+        def act(self, action: Action) -> None:
+            self._do([action])
+
+        @rule(outer=_lists_of_actions, inner=_lists_of_actions, fails=st.sampled_from(["", "inner", "outer"]))
+        def transaction(self, outer: list[Action], inner: list[Action], fails: str) -> None:
+            checked = self.checked
+            before = checked.remember()
+            with contextlib.suppress(_Undo), checked.store.transaction():
+                self._do(outer)
+                middle = checked.remember()
+                with contextlib.suppress(_Undo), checked.store.transaction():
+                    self._do(inner)
+                    if fails == "inner":
+                        raise _Undo
+                if fails == "inner":
+                    checked.model = middle
+                checked.check()
+                if fails == "outer":
+                    raise _Undo
+            if fails == "outer":
+                checked.model = before
+                self._assert_revisions_stayed()
+
+        @rule(data=st.data(), project_id=_projects)
+        def find(self, data: st.DataObject, project_id: str) -> None:
+            self.checked.find(data.draw(queries(project_id, self.checked.listed(project_id))))
+            self._assert_revisions_stayed()
+
+        @precondition(lambda self: reopen is not None)
+        @rule()
+        def reopen_store(self) -> None:
+            assert reopen is not None
+            self.checked.store = reopen(self.checked.store)
+            self._assert_revisions_stayed()
+
+        @invariant()
+        def store_is_as_the_model_says(self) -> None:
+            self.checked.check()
+            store = self.checked.store
+            for project_id in PROJECTS:
+                revision = store.revision(project_id)
+                known = project_id in self.checked.model
+                assert (revision > 0) == known, f"revision {revision} of a project that is known: {known}"
+                assert not known or revision >= self.revisions[project_id] or self._was_deleted(project_id)
+                self.revisions[project_id] = revision
+            self.deleted: set[str] = set()
+
+        def teardown(self) -> None:
+            self.checked.store.close()
+
+        def _do(self, actions: list[Action]) -> None:
+            for name, *arguments in actions:
+                if name == "delete_project":
+                    self.deleted.add(arguments[0])
+                getattr(self.checked, name)(*arguments)
+
+        def _was_deleted(self, project_id: str) -> bool:
+            return project_id in self.deleted
+
+        def _assert_revisions_stayed(self) -> None:
+            found = {project_id: self.checked.store.revision(project_id) for project_id in PROJECTS}
+            assert found == self.revisions, "the revision changed although nothing was written"
+
+    return StoreMachine
+
+
+

