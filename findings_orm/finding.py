@@ -161,6 +161,8 @@ _Text = Annotated[str, StringConstraints(pattern=_NO_NUL)]
 _Name = Annotated[str, StringConstraints(pattern=_NO_NUL, min_length=1)]
 _Line = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 _JsonObject = dict[str, JsonValue]
+_Confidence = Annotated[float, Field(ge=0, le=100), BeforeValidator(_number), AfterValidator(_plain_number)]
+_Cvss = Annotated[float, Field(ge=0, le=10), BeforeValidator(_number), AfterValidator(_positive_zero)]
 _EMPTY_LIST: Any = Field(default_factory=list)
 _EMPTY_OBJECT: Any = Field(default_factory=dict)
 
@@ -200,17 +202,13 @@ class Finding(BaseModel):
     rule_id: _Name | None = None
     fingerprint: _Name | None = None
     location: Annotated[Location, AfterValidator(_ends_after_start)] | None = None
-    confidence: (
-        Annotated[float, Field(ge=0, le=100), BeforeValidator(_number), AfterValidator(_plain_number)] | None
-    ) = None
+    confidence: _Confidence | None = None
     cwe: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
     owasp: Annotated[str, StringConstraints(pattern=r"^A[0-9]{2}$")] | None = None
     cve_ids: list[Annotated[str, StringConstraints(pattern=r"^CVE-[0-9]{4}-[0-9]{4,}$")]] = Field(
         default_factory=list
     )
-    cvss: (
-        Annotated[float, Field(ge=0, le=10), BeforeValidator(_number), AfterValidator(_positive_zero)] | None
-    ) = None
+    cvss: _Cvss | None = None
     mitre_attack: list[Annotated[str, StringConstraints(pattern=r"^T[0-9]{4}(\.[0-9]{3})?$")]] = Field(
         default_factory=list
     )

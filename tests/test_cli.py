@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -27,8 +28,9 @@ P = "acme-api"
 class Findings:
     """`findings` in a folder of its own, with the default database."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, template: Path) -> None:
         self.folder = folder
+        self.template = template
         self.database = folder / "findings.db"
         self.runner = CliRunner(env={"FINDINGS_DATABASE_URL": None, "COLUMNS": None})
 
@@ -50,7 +52,9 @@ class Findings:
         return str(path)
 
     def imported(self, *documents: dict[str, Any], project: str = P) -> None:
-        """Import documents into a project."""
+        """Import documents into a project; a new database is a copy, which is cheaper than making one."""
+        if not self.database.exists():
+            shutil.copy(self.template, self.database)
         self("import", self.report(*documents), "--project", project)
 
     def store(self) -> FindingStore:
@@ -66,10 +70,18 @@ class Findings:
         return sorted(item["title"] for item in self.json("list", "--format", "json", *args)["items"])
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database."""
+    path = tmp_path_factory.mktemp("template") / "findings.db"
+    open_storage(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Findings]:
+def findings(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Findings:
     monkeypatch.chdir(tmp_path)
-    return Findings(tmp_path)
+    return Findings(tmp_path, template)
 
 
 def sarif(*results: dict[str, Any], tool: str = "Demo", successful: bool | None = None) -> str:
@@ -303,10 +315,11 @@ def test_a_file_of_corrections_must_have_its_shape(findings: Findings, content: 
 # -- list -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def full(findings: Findings) -> Findings:
-    """A project of which every finding differs."""
-    findings.imported(
+@pytest.fixture(scope="module")
+def full_template(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
+    """A database with one project of which every finding differs."""
+    filled = Findings(tmp_path_factory.mktemp("full"), template)
+    documents = (
         scanned(
             "R1", severity="low", cwe=79, tags=["web", "a,b"], created_at="2026-01-01T00:00:00Z", title="one"
         ),
@@ -314,6 +327,15 @@ def full(findings: Findings) -> Findings:
         scanned("R2", severity="critical", detector_id="other.tool", title="Drei Straße", status="triaged"),
         scanned("R4", severity="info", resource="lib/y", title="four", created_at="2026-01-31T12:00:00Z"),
     )
+    with filled.store() as store:
+        store.ingest(P, documents)
+    return filled.database
+
+
+@pytest.fixture
+def full(findings: Findings, full_template: Path) -> Findings:
+    """A folder with a copy of that database."""
+    shutil.copy(full_template, findings.database)
     return findings
 
 

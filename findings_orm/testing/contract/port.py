@@ -79,6 +79,13 @@ def _only(path: pathlib.Path) -> list[str]:
 class PortContract(Capabilities):
     """`atomic_write`, `validate_store_layout`, `get_schema_version`, `delete_project`; saving is part 2."""
 
+    @pytest.fixture
+    def folder(self, tmp_path: pathlib.Path) -> pathlib.Path:
+        """Return an empty folder that no store uses."""
+        path = tmp_path / "layouts"
+        path.mkdir()
+        return path
+
     def test_store_has_every_method_of_the_port(self, store: FindingStore) -> None:
         assert isinstance(store, StoragePort)
         assert isinstance(store, FindingStore)
@@ -96,28 +103,28 @@ class PortContract(Capabilities):
     @relaxed
     @given(data=json_objects())
     def test_atomic_write_writes_json_that_reads_back_the_same(
-        self, store: FindingStore, tmp_path: pathlib.Path, data: dict[str, Any]
+        self, store: FindingStore, folder: pathlib.Path, data: dict[str, Any]
     ) -> None:
         layout = {**LAYOUT, "more": data}
-        store.atomic_write(tmp_path / "store.json", layout)
-        assert_same(json.loads((tmp_path / "store.json").read_bytes()), layout)
-        assert _only(tmp_path / "store.json") == ["store.json"], "a temporary file was left"
+        store.atomic_write(folder / "store.json", layout)
+        assert_same(json.loads((folder / "store.json").read_bytes()), layout)
+        assert _only(folder / "store.json") == ["store.json"], "a temporary file was left"
 
-    def test_atomic_write_replaces_the_old_file(self, store: FindingStore, tmp_path: pathlib.Path) -> None:
-        path = tmp_path / "store.json"
+    def test_atomic_write_replaces_the_old_file(self, store: FindingStore, folder: pathlib.Path) -> None:
+        path = folder / "store.json"
         path.write_text("old " * 10_000)
         store.atomic_write(path, LAYOUT)
         assert json.loads(path.read_text()) == LAYOUT
 
-    def test_atomic_write_does_not_change_the_data(self, store: FindingStore, tmp_path: pathlib.Path) -> None:
+    def test_atomic_write_does_not_change_the_data(self, store: FindingStore, folder: pathlib.Path) -> None:
         data = {**LAYOUT, "findings": [finding()]}
-        store.atomic_write(tmp_path / "store.json", data)
+        store.atomic_write(folder / "store.json", data)
         assert_same(data, {**LAYOUT, "findings": [finding()]})
 
     def test_atomic_write_does_not_write_into_a_file_that_others_read(
-        self, store: FindingStore, tmp_path: pathlib.Path
+        self, store: FindingStore, folder: pathlib.Path
     ) -> None:
-        path = tmp_path / "store.json"
+        path = folder / "store.json"
         store.atomic_write(path, LAYOUT)
         with path.open("rb") as reader:
             store.atomic_write(path, {**LAYOUT, "findings": [finding()]})
@@ -125,9 +132,9 @@ class PortContract(Capabilities):
 
     @pytest.mark.parametrize("data", [{}, {"findings": []}, {"store_schema_version": "1.1.0"}], ids=repr)
     def test_atomic_write_without_version_is_refused(
-        self, store: FindingStore, tmp_path: pathlib.Path, data: dict[str, Any]
+        self, store: FindingStore, folder: pathlib.Path, data: dict[str, Any]
     ) -> None:
-        path = tmp_path / "store.json"
+        path = folder / "store.json"
         path.write_text("old")
         with pytest.raises(SchemaVersionError):
             store.atomic_write(path, data)
@@ -135,44 +142,43 @@ class PortContract(Capabilities):
 
     @pytest.mark.parametrize("what", NOT_JSON)
     def test_atomic_write_of_what_json_cannot_hold_keeps_the_old_file(
-        self, store: FindingStore, tmp_path: pathlib.Path, what: str
+        self, store: FindingStore, folder: pathlib.Path, what: str
     ) -> None:
-        path = tmp_path / "store.json"
+        path = folder / "store.json"
         path.write_text("old")
         with pytest.raises(StorageValidationError):
             store.atomic_write(path, {**LAYOUT, "findings": [NOT_JSON[what]]})
         assert (path.read_text(), _only(path)) == ("old", ["store.json"])
 
-    def test_atomic_write_that_fails_is_refused(self, store: FindingStore, tmp_path: pathlib.Path) -> None:
+    def test_atomic_write_that_fails_is_refused(self, store: FindingStore, folder: pathlib.Path) -> None:
         with pytest.raises(StorageValidationError):
-            store.atomic_write(tmp_path / "missing" / "store.json", LAYOUT)
-        folder = tmp_path / "folder"
-        folder.mkdir()
+            store.atomic_write(folder / "missing" / "store.json", LAYOUT)
+        (folder / "inner").mkdir()
         with pytest.raises(StorageValidationError):
-            store.atomic_write(folder, LAYOUT)
-        assert [entry.name for entry in tmp_path.iterdir()] == ["folder"], "a temporary file was left"
+            store.atomic_write(folder / "inner", LAYOUT)
+        assert [entry.name for entry in folder.iterdir()] == ["inner"], "a temporary file was left"
 
     # -- validate_store_layout -----------------------------------------------------------------------------
 
     @pytest.mark.parametrize("what", GOOD_LAYOUTS)
-    def test_good_layout_is_accepted(self, store: FindingStore, tmp_path: pathlib.Path, what: str) -> None:
-        path = tmp_path / "store.json"
+    def test_good_layout_is_accepted(self, store: FindingStore, folder: pathlib.Path, what: str) -> None:
+        path = folder / "store.json"
         path.write_text(json.dumps(GOOD_LAYOUTS[what]))
         assert store.check_store_layout(path) == []
         assert store.validate_store_layout(path) is True
 
     def test_what_atomic_write_wrote_is_a_good_layout(
-        self, store: FindingStore, tmp_path: pathlib.Path
+        self, store: FindingStore, folder: pathlib.Path
     ) -> None:
-        path = tmp_path / "store.json"
+        path = folder / "store.json"
         store.atomic_write(path, {**LAYOUT, "findings": [finding()]})
         assert store.validate_store_layout(path) is True
 
     @pytest.mark.parametrize("what", BAD_LAYOUTS)
     def test_bad_layout_is_told_not_raised(
-        self, store: FindingStore, tmp_path: pathlib.Path, what: str
+        self, store: FindingStore, folder: pathlib.Path, what: str
     ) -> None:
-        path = tmp_path / "store.json"
+        path = folder / "store.json"
         path.write_bytes(BAD_LAYOUTS[what])
         assert store.validate_store_layout(path) is False
         problems = store.check_store_layout(path)
@@ -182,21 +188,21 @@ class PortContract(Capabilities):
     @relaxed
     @given(content=st.binary(max_size=200))
     def test_any_bytes_are_told_not_raised(
-        self, store: FindingStore, tmp_path: pathlib.Path, content: bytes
+        self, store: FindingStore, folder: pathlib.Path, content: bytes
     ) -> None:
-        (tmp_path / "store.json").write_bytes(content)
-        assert store.validate_store_layout(tmp_path / "store.json") is False
+        (folder / "store.json").write_bytes(content)
+        assert store.validate_store_layout(folder / "store.json") is False
 
     def test_missing_file_and_folder_are_no_layouts(
-        self, store: FindingStore, tmp_path: pathlib.Path
+        self, store: FindingStore, folder: pathlib.Path
     ) -> None:
-        for path in (tmp_path / "missing.json", tmp_path, tmp_path / "store.json" / "below"):
+        for path in (folder / "missing.json", folder, folder / "store.json" / "below"):
             assert store.validate_store_layout(path) is False
             assert store.check_store_layout(path)
 
-    def test_all_problems_are_listed(self, store: FindingStore, tmp_path: pathlib.Path) -> None:
-        (tmp_path / "store.json").write_text('{"finding_schema_version": "9.0.0"}')
-        problems = store.check_store_layout(tmp_path / "store.json")
+    def test_all_problems_are_listed(self, store: FindingStore, folder: pathlib.Path) -> None:
+        (folder / "store.json").write_text('{"finding_schema_version": "9.0.0"}')
+        problems = store.check_store_layout(folder / "store.json")
         assert len(problems) == 2, problems
 
     # -- delete_project ------------------------------------------------------------------------------------

@@ -186,6 +186,7 @@ class RunContract(Capabilities):
         store.ingest(PROJECT, [finding(1, status="risk_accepted")])
         store.set_status(PROJECT, uuid_of(1), "open", actor="ann", comment="not acceptable")
         assert_counts(store.ingest(PROJECT, [finding(1, status="risk_accepted")]), unchanged=1)
+        assert_counts(store.ingest(PROJECT, [finding(1, status="risk_accepted", cwe=5)]), updated=1)
         assert statuses(store) == ["open"]
 
     # -- diff and sightings --------------------------------------------------------------------------------

@@ -1,0 +1,131 @@
+"""Documents whose `provenance` holds, under the reserved key, whatever could be mistaken for a corner of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from findings_orm.migrations.scripts import chain
+from findings_orm.testing import strategies
+
+Document = dict[str, Any]
+
+CORNER = "findings_orm"
+ADDED = ("status", "rule_id", "fingerprint", "location", "confidence", "tags")
+REQUIRED = ("id", "project_id", "detector_id", "title", "severity", "created_at")
+
+_VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "status": st.sampled_from(["open", "resolved", "closed", 200, True, None]),
+    "rule_id": st.sampled_from(["B608", "", None, 1, "nul\x00"]),
+    "fingerprint": st.sampled_from(["f", "", None]),
+    "location": st.sampled_from(
+        [
+            None,
+            {},
+            {"path": "a", "start_line": 1, "end_line": 2},
+            {"end_line": 2, "start_line": 1},
+            {"start_line": True},
+            {"start_line": 3, "end_line": 2},
+            {"end_line": 1},
+            {"start_line": 1.0},
+            {"column": 1},
+            {"path": 1},
+        ]
+    ),
+    "confidence": st.sampled_from([None, 0, 50, 50.0, -0.0, 101, "50", True]),
+    "tags": st.sampled_from([[], ["a"], [""], ["t" * 65], "a", None]),
+    "mitre_attack": st.sampled_from([[], ["T1059"], ["T1059.001"], ["T1059.001", "T1059.002"], ["T1059.01"], "T1059.001"]),
+    "severity": st.just("low"),
+    "unknown": st.just(1),
+}
+
+
+def _looks_like(original: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Objects with the members of a corner, in any order, right and wrong."""
+    fields = st.lists(st.sampled_from(sorted(_VALUES)), unique=True, max_size=4).flatmap(
+        lambda names: st.fixed_dictionaries({name: _VALUES[name] for name in names})
+    )
+    absent = st.lists(st.sampled_from([*ADDED, "provenance", "x", 1]), max_size=7) | st.just(list(ADDED))
+    members = st.fixed_dictionaries(
+        {"version": st.sampled_from(["1.1.0", "1.1.0", "1.1.0", "1.0.0", 1]), "fields": fields},
+        optional={"absent": absent | st.none(), "original": original, "more": st.just(1)},
+    )
+    return members | members.flatmap(lambda corner: st.permutations(list(corner.items())).map(dict))
+
+
+corners = st.recursive(
+    st.sampled_from([None, {}, "ours", [], 1, {"version": "1.1.0"}, {"version": "1.1.0", "fields": {}}]), _looks_like
+)
+"""Values under the reserved key: nested, half right, wrong."""
+
+
+@st.composite
+def documents(draw: st.DrawFn, version: str) -> Document:
+    """Valid documents of a version, complete or partial, most with something under the reserved key."""
+    document = draw(strategies.documents(version=version))
+    document["finding_schema_version"] = version
+    provenance = document.get("provenance", {})
+    if draw(st.integers(0, 3)):
+        items = list(provenance.items())
+        items.insert(draw(st.sampled_from([0, len(items)])), (CORNER, draw(corners)))
+        document["provenance"] = dict(items)
+    if draw(st.booleans()):
+        techniques = ["T1059", "T1059.001"] if version != "1.0.0" else ["T1059"]
+        document["mitre_attack"] = draw(st.lists(st.sampled_from(techniques), max_size=3))
+    for name in draw(st.lists(st.sampled_from(REQUIRED), max_size=2)):
+        document.pop(name, None)
+    if draw(st.integers(0, 3)) == 0:
+        for name in ADDED:
+            document.pop(name, None)
+    return document
+
+
+@st.composite
+def downgraded_documents(draw: st.DrawFn) -> Document:
+    """Documents of 1.0.0 with a real corner, down from 1.1.0 once or more; most with one thing changed afterwards."""
+    document = draw(documents("1.1.0"))
+    down = chain()[1].downgrade_document
+    assert down is not None
+    for _ in range(draw(st.integers(1, 3))):
+        document = down({**document, "finding_schema_version": "1.1.0"})
+    provenance = document.get("provenance")
+    corner = provenance.get(CORNER) if provenance else None
+    if not isinstance(corner, dict) or not isinstance(corner.get("fields"), dict):
+        return document
+    change = draw(st.sampled_from([_same, _add_key, _reorder, _reorder_fields, _set_field, _forget, _other_techniques]))
+    changed = change(draw, dict(corner))
+    if changed is None:
+        return {**document, "mitre_attack": draw(st.lists(st.sampled_from(["T1059", "T1001"]), max_size=2))}
+    return {**document, "provenance": {**provenance, CORNER: changed}}
+
+
+def _same(draw: st.DrawFn, corner: Document) -> Document:
+    return corner
+
+
+def _other_techniques(draw: st.DrawFn, corner: Document) -> None:
+    return None
+
+
+def _add_key(draw: st.DrawFn, corner: Document) -> Document:
+    key = draw(st.sampled_from(["more", "original", "absent"]))
+    return {**corner, key: draw(st.sampled_from([None, [], {}, "x", ["tags"], ["provenance"]]))}
+
+
+def _reorder(draw: st.DrawFn, corner: Document) -> Document:
+    return dict(draw(st.permutations(list(corner.items()))))
+
+
+def _reorder_fields(draw: st.DrawFn, corner: Document) -> Document:
+    return {**corner, "fields": _reorder(draw, corner["fields"])}
+
+
+def _set_field(draw: st.DrawFn, corner: Document) -> Document:
+    name = draw(st.sampled_from(sorted(_VALUES)))
+    return {**corner, "fields": {**corner["fields"], name: draw(_VALUES[name])}}
+
+
+def _forget(draw: st.DrawFn, corner: Document) -> Document:
+    del corner[draw(st.sampled_from(list(corner)))]
+    return corner
