@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, to_json
 from typing_extensions import TypedDict
 
-from findings_orm.errors import SchemaVersionError, StorageValidationError
+from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 
 SCHEMA_VERSION: Literal["1.1.0"] = "1.1.0"
 """The schema version of `Finding` and of everything that the adapters of this release store."""
@@ -254,7 +254,7 @@ def validate_content(document: Mapping[str, Any]) -> tuple[dict[str, Any], bytes
     version = document.get("finding_schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise SchemaVersionError(
-            f"finding_schema_version is {version!r}; this release stores {SCHEMA_VERSION}"
+            f"finding_schema_version is {readable(version)}; this release stores {SCHEMA_VERSION}"
         )
     try:
         canonical: dict[str, Any] = vars(_validate(document))

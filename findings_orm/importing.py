@@ -71,6 +71,10 @@ def as_run(run: Run | str | Mapping[str, Any] | None, at: str) -> Run:
         run = Run(**run)
     elif not isinstance(run, Run):
         run = Run(id=run or "")
+    if not isinstance(run.tool, Mapping):
+        raise StorageValidationError.of_field("run.tool", "must be a JSON object", run.tool)
+    if isinstance(run.detectors, str):
+        raise StorageValidationError.of_field("run.detectors", "must be a list of detectors", run.detectors)
     probe = {
         "id": run.id or uuid7(),
         "project_id": "run",

@@ -96,7 +96,7 @@ def plan(
         arrived[one.fingerprint].append(one)
     pairs: list[Pair] = []
     for digest, group in arrived.items():
-        stored = stored_by_print.get(digest, [])
+        stored = sorted(stored_by_print.get(digest, ()), key=lambda identity: identity.ordinal)
         free = [identity for identity in stored if identity.last_run != run.number]
         paired, rest = _pair(group, free, last=last)
         pairs += paired

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +19,16 @@ settings.register_profile("full", max_examples=1_000, stateful_step_count=50, de
 settings.load_profile("full" if os.environ.get("FINDINGS_TEST_SCALE") == "full" else "quick")
 
 
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Return a SQLite file that an adapter made and closed, to copy: making one runs all migrations."""
+    path = tmp_path_factory.mktemp("sqlite") / "empty.db"
+    open_storage(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def open_sqlite(tmp_path: pathlib.Path) -> Callable[[], FindingStore]:
-    """Return a callable that opens one SQLite file, new at first, as often as it is called."""
-    return lambda: open_storage(f"sqlite:///{tmp_path / 'findings.db'}")
+def open_sqlite(tmp_path: pathlib.Path, empty_sqlite: pathlib.Path) -> Callable[[], FindingStore]:
+    """Return a callable that opens one SQLite file, empty at first, as often as it is called."""
+    path = shutil.copy(empty_sqlite, tmp_path / "findings.db")
+    return lambda: open_storage(f"sqlite:///{path}")

@@ -808,8 +808,10 @@ def test_the_examples_are_real_commands(findings: Findings) -> None:
     for command in known:
         if command in {(), ("rejected",), ("db",)}:
             continue
-        options = findings(*command, "--help").stdout.partition("Options:")[2].partition("Example")[0]
-        for line in findings(*command, "--help").stdout.partition("Example")[2].splitlines():
+        options, _, examples = (
+            findings(*command, "--help").stdout.partition("Options:")[2].partition("Example")
+        )
+        for line in examples.splitlines():
             for word in line.partition("findings ")[2].partition("|")[0].split():
                 if word.startswith("--") and word != "--url":
                     assert word in options, (command, line)

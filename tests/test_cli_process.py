@@ -13,9 +13,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -38,11 +39,13 @@ def environment(**extra: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **extra}
 
 
-def findings(folder: Path, *args: str, code: int = 0, **extra: str) -> subprocess.CompletedProcess[str]:
+def findings(
+    folder: Path, *args: str, code: int = 0, variables: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [*COMMAND, *args],
         cwd=folder,
-        env=environment(**extra),
+        env=environment(**variables),
         capture_output=True,
         encoding="utf-8",
         timeout=60,
@@ -273,7 +276,7 @@ def test_closed_streams_are_no_error(tmp_path: Path) -> None:
 def test_a_pipe_gets_plain_text(tmp_path: Path) -> None:
     filled(tmp_path, 3)
     for args in (["list"], ["summary"], ["--help"]):
-        done = findings(tmp_path, *args, GITHUB_ACTIONS="true")
+        done = findings(tmp_path, *args, variables={"GITHUB_ACTIONS": "true"})
         assert "\x1b" not in done.stdout + done.stderr, args
 
 
@@ -281,10 +284,10 @@ def test_the_output_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
     with open_storage(f"sqlite:///{tmp_path / 'findings.db'}") as store:
         store.ingest(P, [scanned("R1", title="Straße \U0001f600")])
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-    items = json.loads(findings(tmp_path, "list", "--format", "json", **ascii_only).stdout)["items"]
+    items = json.loads(findings(tmp_path, "list", "--format", "json", variables=ascii_only).stdout)["items"]
     assert items[0]["title"] == "Straße \U0001f600"
-    assert "Stra\\xdfe" in findings(tmp_path, "list", **ascii_only).stdout
-    assert "###" in findings(tmp_path, "summary", **ascii_only).stdout
+    assert "Stra\\xdfe" in findings(tmp_path, "list", variables=ascii_only).stdout
+    assert "###" in findings(tmp_path, "summary", variables=ascii_only).stdout
 
 
 def test_a_terminal_gets_colours_that_fit(tmp_path: Path) -> None:

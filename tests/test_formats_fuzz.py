@@ -38,7 +38,12 @@ NUCLEI = [
         "timestamp": "2023-11-06T14:48:31.559886123+01:00",
         "matcher-status": True,
     },
-    {"templateID": "t", "info": {"name": "n", "severity": "low", "tags": "a,b"}, "matched": "m", "matcher_name": "x"},
+    {
+        "templateID": "t",
+        "info": {"name": "n", "severity": "low", "tags": "a,b"},
+        "matched": "m",
+        "matcher_name": "x",
+    },
 ]
 RICH = {
     "version": "2.1.0",
@@ -71,7 +76,9 @@ RICH = {
                 {
                     "endTimeUtc": "2020-01-01T00:00:00Z",
                     "executionSuccessful": True,
-                    "ruleConfigurationOverrides": [{"descriptor": {"id": "R1"}, "configuration": {"level": "error"}}],
+                    "ruleConfigurationOverrides": [
+                        {"descriptor": {"id": "R1"}, "configuration": {"level": "error"}}
+                    ],
                 }
             ],
             "externalPropertyFileReferences": {"taxonomies": []},
@@ -100,13 +107,18 @@ RICH = {
                     "baselineState": "new",
                     "taxa": [{"index": 0, "toolComponent": {"index": 0}}],
                     "provenance": {"invocationIndex": 0, "firstDetectionTimeUtc": "2020-01-01T00:00:00Z"},
-                    "properties": {"tags": ["t"], "findings_orm": {"title": "own", "location": {"path": "p"}}},
+                    "properties": {
+                        "tags": ["t"],
+                        "findings_orm": {"title": "own", "location": {"path": "p"}},
+                    },
                 }
             ],
         }
     ],
 }
-DOCUMENTS = [{**FILLED_IN, "detector_id": "scan.demo", "title": "t", "severity": "low", "evidence": {"a": [1, 1.0]}}]
+DOCUMENTS = [
+    {**FILLED_IN, "detector_id": "scan.demo", "title": "t", "severity": "low", "evidence": {"a": [1, 1.0]}}
+]
 REPORTS: list[tuple[str, Any]] = [
     ("sarif", RICH),
     ("sarif", json.loads((SAMPLES / "bandit.sarif").read_text())),
@@ -140,7 +152,18 @@ def consume(data: bytes, format: str | None) -> None:
     write_report(canonical, stream, "sarif")
     with open_report(io.BytesIO(stream.getvalue()), "sarif") as report:
         again = [validate_finding({**FILLED_IN, **document}) for document in report]
-    same = ("title", "severity", "status", "rule_id", "resource", "location", "fingerprint", "cwe", "cve_ids", "tags")
+    same = (
+        "title",
+        "severity",
+        "status",
+        "rule_id",
+        "resource",
+        "location",
+        "fingerprint",
+        "cwe",
+        "cve_ids",
+        "tags",
+    )
     assert sorted(repr([one[name] for name in same]) for one in again) == sorted(
         repr([one[name] for name in same]) for one in canonical
     )
@@ -190,7 +213,9 @@ def test_a_report_with_damaged_bytes(original: bytes, data: st.DataObject) -> No
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, max(len(content) - 1, 0)))
         end = at + data.draw(st.integers(0, 3))
-        content[at:end] = data.draw(st.binary(max_size=3) | st.sampled_from([b'"', b"{", b"]", b"\\ud800", b"1e999"]))
+        content[at:end] = data.draw(
+            st.binary(max_size=3) | st.sampled_from([b'"', b"{", b"]", b"\\ud800", b"1e999"])
+        )
     consume(bytes(content), None)
 
 

@@ -52,7 +52,12 @@ def test_the_formats() -> None:
 
 
 def test_a_document_comes_back_equal() -> None:
-    evidence = {"z": 1, "a": [1.0, 1, 10**40, -0.0, 1e-300], "nul\0": "\0é\u2028\U0001f600", "nested": {"b": None, "a": True}}
+    evidence = {
+        "z": 1,
+        "a": [1.0, 1, 10**40, -0.0, 1e-300],
+        "nul\0": "\0é\u2028\U0001f600",
+        "nested": {"b": None, "a": True},
+    }
     document = {**DOCUMENT, "evidence": evidence}
     data = lines(document, DOCUMENT)
     assert data.count(b"\n") == 2
@@ -167,9 +172,13 @@ def test_no_findings_are_a_header() -> None:
     assert stream.getvalue().decode() == ",".join(COLUMNS) + "\r\n"
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "=HYPERLINK(\"x\")"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", '=HYPERLINK("x")']
+)
 def test_a_formula_is_text(text: str) -> None:
-    (row,) = rows({**DOCUMENT, "title": text, "resource": text, "tags": [text], "evidence": {"message": text}})
+    (row,) = rows(
+        {**DOCUMENT, "title": text, "resource": text, "tags": [text], "evidence": {"message": text}}
+    )
     for name in ("title", "resource", "tags", "message"):
         assert row[name] == f"'{text}"
 

@@ -192,7 +192,12 @@ def test_the_resource(properties: dict[str, Any], resource: str) -> None:
         (None, None, [], None),
         ([], None, [], None),
         ({"cwe-id": None, "cve-id": None, "cvss-score": None}, None, [], None),
-        ({"cwe-id": "cwe-79,CWE-80", "cve-id": "CVE-2020-1111,cve-2020-2222"}, [79, 80], ["CVE-2020-1111", "CVE-2020-2222"], None),
+        (
+            {"cwe-id": "cwe-79,CWE-80", "cve-id": "CVE-2020-1111,cve-2020-2222"},
+            [79, 80],
+            ["CVE-2020-1111", "CVE-2020-2222"],
+            None,
+        ),
         ({"cwe-id": ["cwe", "79", 79], "cve-id": ["CVE-1", 5], "cvss-score": "7.5"}, None, [], 7.5),
         ({"cvss-score": 10.1}, None, [], None),
         ({"cvss-score": -1}, None, [], None),

@@ -197,7 +197,9 @@ def test_a_missing_file_is_unavailable(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "stream", [io.StringIO("{}"), 7, None, "a\0b", os.devnull, io.BytesIO()], ids=lambda value: repr(value)[:20]
+    "stream",
+    [io.StringIO("{}"), 7, None, "a\0b", os.devnull, io.BytesIO()],
+    ids=lambda value: repr(value)[:20],
 )
 def test_what_is_no_report_is_refused(stream: Any) -> None:
     with pytest.raises(StorageError):
@@ -235,7 +237,10 @@ def test_what_cannot_be_told_is_refused_by_what_was_seen(data: bytes, words: str
     ("data", "format"),
     [
         (b'{"version": "2.1.0", "runs": []}', "sarif"),
-        (b'{"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0", "runs": []}', "sarif"),
+        (
+            b'{"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0", "runs": []}',
+            "sarif",
+        ),
         (b'{"template-id": "a", "info": {}}', "nuclei"),
         (b'[{"info": {}, "host": "h"}]', "nuclei"),
         (b'{"templateID": "a"}\n{"templateID": "b"}', "nuclei"),
@@ -256,7 +261,9 @@ def test_the_content_tells_the_format(data: bytes, format: str) -> None:
 def test_another_format_than_asked_for_is_refused() -> None:
     with pytest.raises(StorageValidationError, match="it is jsonl, not sarif"):
         open_report(io.BytesIO(LINE), "sarif")
-    with pytest.raises(StorageValidationError, match=r"'xml' is no format that can be read; known are sarif, nuclei"):
+    with pytest.raises(
+        StorageValidationError, match=r"'xml' is no format that can be read; known are sarif, nuclei"
+    ):
         open_report(io.BytesIO(LINE), "xml")
 
 

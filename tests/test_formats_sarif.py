@@ -80,10 +80,17 @@ def refused(content: dict[str, Any] | str) -> str:
             dict.fromkeys(["S403", "S404", "S105", "S608", "S324", "S101", "S602", "S301", "S307"], "high"),
             set(),
         ),
-        ("semgrep.sarif", "semgrep-oss", {"python.weak-hash": "medium", "python.eval-of-input": "high"}, {95, 328}),
+        (
+            "semgrep.sarif",
+            "semgrep-oss",
+            {"python.weak-hash": "medium", "python.eval-of-input": "high"},
+            {95, 328},
+        ),
     ],
 )
-def test_real_reports_are_read(sample: str, detector: str, severities: dict[str, str], cwes: set[int]) -> None:
+def test_real_reports_are_read(
+    sample: str, detector: str, severities: dict[str, str], cwes: set[int]
+) -> None:
     original = json.loads((SAMPLES / sample).read_text())["runs"][0]["results"]
     with open_report(SAMPLES / sample) as report:
         documents = list(report)
@@ -140,7 +147,10 @@ def test_the_detector_is_the_drivers_name_as_a_slug(name: Any, detector: str) ->
 
 def test_a_report_without_results_still_speaks_for_its_detectors() -> None:
     runs = [
-        {"tool": {"driver": {"name": "A", "semanticVersion": "1.2", "informationUri": "https://a"}}, "results": []},
+        {
+            "tool": {"driver": {"name": "A", "semanticVersion": "1.2", "informationUri": "https://a"}},
+            "results": [],
+        },
         {
             "tool": {"driver": {"name": "B"}},
             "results": [],
@@ -338,7 +348,11 @@ def test_the_message(message: Any, text: str) -> None:
         ({"rule": {"index": 0}}, "D1", "driver one"),
         ({"rule": {"guid": "ABCDEF00-1111-4111-8111-111111111111"}}, "D1", "driver one"),
         ({"rule": {"index": 0, "toolComponent": {"index": 0}}}, "E1", "extension one"),
-        ({"rule": {"index": 0, "toolComponent": {"guid": "EEEEEEEE-1111-4111-8111-111111111111"}}}, "E1", "extension one"),
+        (
+            {"rule": {"index": 0, "toolComponent": {"guid": "EEEEEEEE-1111-4111-8111-111111111111"}}},
+            "E1",
+            "extension one",
+        ),
         ({"ruleId": "E1", "rule": {"id": "E1", "toolComponent": {"name": "pack"}}}, "E1", "extension one"),
         ({"ruleId": "E1", "rule": {"index": 0, "toolComponent": {"index": 5}}}, "E1", "extension one"),
         ({"ruleId": "E1"}, "E1", "extension one"),
@@ -409,7 +423,9 @@ def test_suppressions_are_a_status(suppressions: Any, status: str, comment: str 
 def test_a_result_that_is_gone_is_resolved() -> None:
     assert one(result(baselineState="absent"))["status"] == "resolved"
     assert one(result(baselineState="new"))["status"] == "open"
-    assert one(result(baselineState="absent", suppressions=[{"kind": "external"}]))["status"] == "risk_accepted"
+    assert (
+        one(result(baselineState="absent", suppressions=[{"kind": "external"}]))["status"] == "risk_accepted"
+    )
 
 
 @pytest.mark.parametrize(
@@ -593,7 +609,9 @@ def test_created_at_is_given_where_the_report_gives_a_time(time: Any, created: s
 
 
 def test_nothing_of_a_result_is_lost() -> None:
-    given = result(rank=1.0, hostedViewerUri="https://x", properties={"big": 10**30, "nul": "\0", "n": [1, 1.0, None]})
+    given = result(
+        rank=1.0, hostedViewerUri="https://x", properties={"big": 10**30, "nul": "\0", "n": [1, 1.0, None]}
+    )
     kept = one(given)["evidence"]["sarif"]
     assert json.dumps(kept) == json.dumps(given)
 
@@ -631,7 +649,9 @@ def test_what_a_result_refers_to_is_kept_with_it() -> None:
     }
     flow = {"threadFlows": [{"locations": [{"index": 1}]}]}
     given = result(
-        locations=[{"physicalLocation": {"artifactLocation": {"index": 2}}, "logicalLocations": [{"index": 1}]}],
+        locations=[
+            {"physicalLocation": {"artifactLocation": {"index": 2}}, "logicalLocations": [{"index": 1}]}
+        ],
         relatedLocations=[{"message": {"id": "g"}}],
         codeFlows=[flow],
         webRequest={"index": 0},
@@ -640,7 +660,11 @@ def test_what_a_result_refers_to_is_kept_with_it() -> None:
     evidence = one(
         given,
         tool=tool,
-        artifacts=[{}, {"location": {"uri": "zip"}}, {"location": {"uri": "a"}, "parentIndex": 1, "hashes": {"a": "1"}}],
+        artifacts=[
+            {},
+            {"location": {"uri": "zip"}},
+            {"location": {"uri": "a"}, "parentIndex": 1, "hashes": {"a": "1"}},
+        ],
         logicalLocations=[{"name": "top"}, {"name": "inner", "parentIndex": 0}],
         threadFlowLocations=[{}, {"location": {"physicalLocation": {"artifactLocation": {"index": 1}}}}],
         webRequests=[{"method": "GET"}],
@@ -690,7 +714,10 @@ def test_documents_share_nothing() -> None:
         (log(result(), 7), "in runs[0].results[1]: an object is expected"),
         (log(result(), None), "in runs[0].results[1]: an object is expected"),
         (json.dumps(log(result()))[:-4], "in runs[0].results"),
-        (json.dumps(log(result())).replace("Demo", "De\nmo"), "line 1, column 63, in runs[0].tool: Invalid control"),
+        (
+            json.dumps(log(result())).replace("Demo", "De\nmo"),
+            "line 1, column 63, in runs[0].tool: Invalid control",
+        ),
         (json.dumps(log(result())) + "x", "goes on"),
         (
             '{"version": "2.1.0", "runs": [{"tool": {"driver": {"name": "x"}}, "results": [], "results": [{}]}]}',
@@ -700,7 +727,10 @@ def test_documents_share_nothing() -> None:
             log(externalPropertyFileReferences={"results": [{"location": {"uri": "x"}}]}),
             "results of this run are in another file",
         ),
-        ({"version": "2.1.0", "runs": [], "inlineExternalProperties": [{"results": [{}]}]}, "inlineExternalProperties"),
+        (
+            {"version": "2.1.0", "runs": [], "inlineExternalProperties": [{"results": [{}]}]},
+            "inlineExternalProperties",
+        ),
     ],
 )
 def test_what_is_no_sarif_is_refused_with_its_place(content: Any, words: str) -> None:
@@ -710,7 +740,9 @@ def test_what_is_no_sarif_is_refused_with_its_place(content: Any, words: str) ->
 def test_other_external_properties_are_noted() -> None:
     content = log(result(), externalPropertyFileReferences={"taxonomies": [{"location": {"uri": "x"}}]})
     with open_report(io.BytesIO(json.dumps(content).encode())) as report:
-        assert report.notes == ["runs[0].externalPropertyFileReferences: taxonomies in other files were not read"]
+        assert report.notes == [
+            "runs[0].externalPropertyFileReferences: taxonomies in other files were not read"
+        ]
         assert report.total == 1
     assert read({**content, "inlineExternalProperties": [{"guid": "x"}], "properties": {}})
 

@@ -156,7 +156,9 @@ def everything() -> dict[str, Any]:
         },
         "extensions": [{"name": "empty"}, {"name": "pack", "rules": [{"id": "E1", "name": "of pack"}]}],
     }
-    place = {"physicalLocation": {"artifactLocation": {"uri": "a.py", "index": 2}, "region": {"startLine": 4}}}
+    place = {
+        "physicalLocation": {"artifactLocation": {"uri": "a.py", "index": 2}, "region": {"startLine": 4}}
+    }
     return report(
         {
             "ruleId": "R1",
@@ -182,7 +184,11 @@ def everything() -> dict[str, Any]:
         taxonomies=[{"name": "CWE", "taxa": taxa}],
         invocations=[
             {},
-            {"ruleConfigurationOverrides": [{"descriptor": {"id": "E1"}, "configuration": {"level": "error"}}]},
+            {
+                "ruleConfigurationOverrides": [
+                    {"descriptor": {"id": "E1"}, "configuration": {"level": "error"}}
+                ]
+            },
         ],
         originalUriBaseIds={"SRC": {"uri": "file:///build/"}},
         columnKind="utf16CodeUnits",
@@ -229,15 +235,22 @@ def test_taxa_are_exported_by_name() -> None:
     )
     named = {"id": "CWE-79", "toolComponent": {"name": "CWE"}}
     assert results(log)[0]["taxa"] == [named, {"id": "X"}]
-    assert log["runs"][0]["tool"]["driver"]["rules"][0]["relationships"] == [{"target": named, "kinds": ["superset"]}]
+    assert log["runs"][0]["tool"]["driver"]["rules"][0]["relationships"] == [
+        {"target": named, "kinds": ["superset"]}
+    ]
     assert read(log)[0]["cwe"] == 79
 
 
 def test_reports_that_disagree_on_an_index_are_still_explained() -> None:
     def scan(uri: str, text: str) -> list[dict[str, Any]]:
-        location = {"physicalLocation": {"artifactLocation": {"index": 0}}, "logicalLocations": [{"index": 200_000}]}
+        location = {
+            "physicalLocation": {"artifactLocation": {"index": 0}},
+            "logicalLocations": [{"index": 200_000}],
+        }
         given = {"ruleId": "R1", "message": {"id": "g"}, "locations": [location]}
-        tool = {"driver": {"name": "Demo", "rules": [{"id": "R1"}], "globalMessageStrings": {"g": {"text": text}}}}
+        tool = {
+            "driver": {"name": "Demo", "rules": [{"id": "R1"}], "globalMessageStrings": {"g": {"text": text}}}
+        }
         names = [{"name": f"n{n}"} for n in range(200_001)]
         return read(report(given, tool=tool, artifacts=[{"location": {"uri": uri}}], logicalLocations=names))
 
@@ -258,7 +271,9 @@ def test_rules_of_the_same_id_stay_apart() -> None:
     rules = [{"id": "R1", "name": "one"}, {"id": "R1", "name": "two"}]
     given = [{"ruleId": "R1", "ruleIndex": n, "message": {"text": "m"}} for n in (1, 0)]
     documents = read(report(*given, tool={"driver": {"name": "Demo", "rules": rules}}))
-    documents += read(report({"ruleId": "R1", "message": {"text": "m"}}, tool={"driver": {"name": "Demo", "rules": rules}}))
+    documents += read(
+        report({"ruleId": "R1", "message": {"text": "m"}}, tool={"driver": {"name": "Demo", "rules": rules}})
+    )
     log = write(documents)
     assert [document["title"] for document in read(log)] == ["two", "one", "one"]
     assert [result.get("ruleIndex") for result in results(log)] == [0, 1, 1]
@@ -359,7 +374,9 @@ FULL = {
 
 
 def test_a_finding_of_its_own_becomes_a_result() -> None:
-    document = own(**FULL, evidence={"message": "The message", "secret": "s3cret"}, provenance={"host": "s3cret"})
+    document = own(
+        **FULL, evidence={"message": "The message", "secret": "s3cret"}, provenance={"host": "s3cret"}
+    )
     log = write([document])
     check_log(log)
     (result,) = results(log)
@@ -395,7 +412,10 @@ def test_a_finding_of_its_own_becomes_a_result() -> None:
 )
 def test_severity_and_status_survive(severity: str, status: str, cvss: float | None) -> None:
     shared = {"rule_id": "R1", "cvss": cvss}
-    documents = [own(**shared, severity="critical"), own(**shared, severity=severity, status=status, title="Other")]
+    documents = [
+        own(**shared, severity="critical"),
+        own(**shared, severity=severity, status=status, title="Other"),
+    ]
     documents.append(own(severity=severity, status=status))
     log = write(documents)
     check_log(log)
@@ -424,9 +444,12 @@ DOCUMENTS = st.fixed_dictionaries(
         "detector_id": st.from_regex(r"[A-Za-z0-9_.-]{1,8}", fullmatch=True),
         "rule_id": TEXT.filter(bool),
         "fingerprint": TEXT.filter(bool),
-        "resource": TEXT | st.sampled_from(["C:\\a b", "a%2", "a%20", "http://h:1/é", "//x", "h:22", "#", "{0}"]),
+        "resource": TEXT
+        | st.sampled_from(["C:\\a b", "a%2", "a%20", "http://h:1/é", "//x", "h:22", "#", "{0}"]),
         "location": LOCATIONS | st.just({"path": "p"}) | st.just({"snippet": "s"}),
-        "tags": st.lists(TEXT.filter(bool) | st.sampled_from(["CWE-5", "CVE-2020-1111", "security"]), max_size=3),
+        "tags": st.lists(
+            TEXT.filter(bool) | st.sampled_from(["CWE-5", "CVE-2020-1111", "security"]), max_size=3
+        ),
         "cwe": st.integers(1, 2**31 - 1),
         "cve_ids": st.lists(st.sampled_from(["CVE-2020-1111", "CVE-2021-22222"]), max_size=2),
         "status": st.sampled_from(["open", "triaged", "resolved", "false_positive"]),
@@ -450,12 +473,26 @@ def test_any_finding_survives(fields: list[dict[str, Any]]) -> None:
         {"sarif": 7},
         {"sarif": "no json", "sarif_run": {"tool": {"driver": {"name": "x"}}}},
         {"sarif": {}, "sarif_run": []},
-        {"sarif": {}, "sarif_run": {"tool": {"driver": {"name": "x"}}}, "sarif_rule": 5, "sarif_references": 5},
         {
-            "sarif": {"message": {"text": "m"}, "properties": 5, "rule": {"toolComponent": 7}, "provenance": []},
+            "sarif": {},
+            "sarif_run": {"tool": {"driver": {"name": "x"}}},
+            "sarif_rule": 5,
+            "sarif_references": 5,
+        },
+        {
+            "sarif": {
+                "message": {"text": "m"},
+                "properties": 5,
+                "rule": {"toolComponent": 7},
+                "provenance": [],
+            },
             "sarif_run": {"tool": {"driver": {"name": "scan.demo"}, "extensions": 5}},
             "sarif_rule": {"id": []},
-            "sarif_references": {"artifacts": {"x": {}, "1": 5, "99999999999": {}}, "taxa": 5, "globalMessageStrings": 7},
+            "sarif_references": {
+                "artifacts": {"x": {}, "1": 5, "99999999999": {}},
+                "taxa": 5,
+                "globalMessageStrings": 7,
+            },
         },
     ],
 )
@@ -482,7 +519,9 @@ def test_text_streams_and_formats() -> None:
     stream = io.StringIO()
     assert write_report([own(title="é")], stream, "sarif") == 1
     assert results(json.loads(stream.getvalue()))[0]["message"]["text"] == "é"
-    with pytest.raises(StorageValidationError, match="'nuclei' is no format that can be written; known are sarif, jsonl"):
+    with pytest.raises(
+        StorageValidationError, match="'nuclei' is no format that can be written; known are sarif, jsonl"
+    ):
         write_report([], stream, "nuclei")
 
 

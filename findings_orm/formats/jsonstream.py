@@ -74,11 +74,6 @@ class JsonReader:
             text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
         return text
 
-    @property
-    def line(self) -> int:
-        """The line of the cursor, from 1."""
-        return self._position(self._at)[0]
-
     def peek(self) -> str:
         """Return the next character that is not white space, ``""`` at the end."""
         while True:
@@ -179,18 +174,14 @@ class JsonReader:
                 return
             index += 1
 
-    def sequence(self) -> Iterator[int]:
-        """Take values one after the other up to the end, as in JSON Lines: yield the line of each."""
-        while self.peek():
-            yield self.line
-
     def objects(self) -> Iterator[dict[str, Any]]:
-        """Take the rest as JSON Lines or as one array, whose items must all be objects."""
-        array = self.peek() == "["
-        for _ in self.elements() if array else self.sequence():
-            yield self.object()
-        if array:
+        """Take the rest, JSON Lines (values one after the other) or one array, whose items must be objects."""
+        if self.peek() == "[":
+            for _ in self.elements():
+                yield self.object()
             self.end()
+        while self.peek():
+            yield self.object()
 
     def object(self) -> dict[str, Any]:
         """Take the next value, which must be an object."""

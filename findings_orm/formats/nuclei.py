@@ -47,7 +47,11 @@ def survey(reader: JsonReader) -> Survey:
 def documents(reader: JsonReader) -> Iterator[dict[str, Any]]:
     """Yield a document for each result."""
     for result in reader.objects():
-        yield document(result)
+        try:
+            found = document(result)
+        except RecursionError:
+            reader.refuse("objects and lists nest too deep")
+        yield found
 
 
 def document(result: dict[str, Any]) -> dict[str, Any]:

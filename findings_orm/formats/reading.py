@@ -46,9 +46,12 @@ class Source:
         try:
             self.name, self._raw = self._open(origin)
             self._file = self._decoded(self._raw)
-        except BaseException as error:
+        except Exception as error:
             self.close()
-            raise translated(error, getattr(self, "name", str(origin))) from error
+            own = translated(error, getattr(self, "name", str(origin)))
+            if own is error:
+                raise
+            raise own from error
 
     def _open(self, origin: PathOrStream) -> tuple[str, IO[bytes]]:
         if isinstance(origin, (str, os.PathLike)) and os.fspath(origin) != "-":
@@ -117,7 +120,7 @@ class Source:
         self._owned.close()
 
 
-def translated(error: BaseException, name: str) -> BaseException:
+def translated(error: Exception, name: str) -> Exception:
     """Return the package's own error for one of reading, or `error` itself where it is none of these."""
     if isinstance(error, (gzip.BadGzipFile, EOFError, zlib.error)):
         return StorageValidationError(f"{name}: the gzip data is damaged or cut off: {error}")

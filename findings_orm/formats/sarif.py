@@ -37,6 +37,7 @@ def survey(reader: JsonReader) -> Survey:
     for name in reader.members():
         if name == "version":
             version = reader.value()
+            _check_version(reader, version)
         elif name == "runs":
             runs = True
             _read_runs(reader, found)
@@ -45,8 +46,7 @@ def survey(reader: JsonReader) -> Survey:
         else:
             reader.value()
     reader.end()
-    if version != VERSION:
-        reader.refuse(f"this is no SARIF of version {VERSION}, its version is", version or "missing")
+    _check_version(reader, version)
     if not runs:
         reader.refuse("a SARIF log has an array of runs, here it is missing")
     found.detectors = list(dict.fromkeys(found.detectors))
@@ -66,7 +66,19 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
                     reader.value()
                     continue
                 for _ in reader.elements():
-                    yield document(runs[number], reader.object())
+                    yield _document(reader, runs[number])
+
+
+def _document(reader: JsonReader, run: Run) -> dict[str, Any]:
+    try:
+        return document(run, reader.object())
+    except RecursionError:
+        reader.refuse("objects and lists nest too deep")
+
+
+def _check_version(reader: JsonReader, version: Any) -> None:
+    if version != VERSION:
+        reader.refuse(f"this is no SARIF of version {VERSION}, its version is", version or "missing")
 
 
 def _read_runs(reader: JsonReader, found: Survey) -> None:
@@ -93,7 +105,7 @@ def _read_run(reader: JsonReader, found: Survey) -> None:
             reader.value()
     if not mapping(mapping(properties.get("tool")).get("driver")):
         reader.refuse("a run names its tool in tool.driver, here it is missing")
-    run = Run(properties)
+    run = _run(reader, properties)
     found.context.append(run)
     found.tool.append(run.info)
     if count is None:
@@ -101,6 +113,13 @@ def _read_run(reader: JsonReader, found: Survey) -> None:
         return
     found.total += count
     found.detectors.append(run.detector_id)
+
+
+def _run(reader: JsonReader, properties: dict[str, Any]) -> Run:
+    try:
+        return Run(properties)
+    except RecursionError:
+        reader.refuse("objects and lists nest too deep")
 
 
 def _count(reader: JsonReader) -> int | None:

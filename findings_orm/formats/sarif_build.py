@@ -207,7 +207,9 @@ def _built(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str, A
     result["suppressions"] = []
     numbers = [f"external/cwe/cwe-{number:03d}" for number in cwe_numbers(document)]
     result["properties"] = {
-        "tags": list(dict.fromkeys([*document.get("tags", []), *numbers, *document.get("cve_ids", [])]))
+        "tags": list(
+            dict.fromkeys([*(document.get("tags") or []), *numbers, *(document.get("cve_ids") or [])])
+        )
     }
     _set_severity(result, document)
     _set_status(result, document)

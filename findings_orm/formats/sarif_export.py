@@ -13,7 +13,8 @@ import json
 import re
 import tempfile
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
@@ -44,19 +45,29 @@ def write_sarif(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
         StorageValidationError: a document has no detector, title or severity, or holds what JSON can't.
         StorageUnavailableError: writing failed.
     """
-    groups: dict[tuple[str, int], _Group] = {}
-    rules: dict[tuple[str, str], dict[str, Any]] = {}
-    count = 0
+    with ExitStack() as stack:
+        with _translated(0):
+            spool = stack.enter_context(tempfile.TemporaryFile(prefix="findings-"))
+        made = _Made(spool)
+        count = 0
+        for document in documents:
+            _check(document, count)
+            with _translated(count):
+                made.add(document)
+            count += 1
+        with _translated(count):
+            made.write(TextSink(stream))
+    return count
+
+
+@contextmanager
+def _translated(index: int) -> Iterator[None]:
     try:
-        with tempfile.TemporaryFile(prefix="findings-") as spool:
-            for document in documents:
-                _check(document, count)
-                _add(groups, exported(document, rules), spool, count)
-                count += 1
-            _write(groups, spool, TextSink(stream))
+        yield
     except OSError as error:
         raise StorageUnavailableError(f"writing failed: {error.strerror or error}") from error
-    return count
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StorageValidationError(f"document {index}: JSON can't hold it: {error}", index=index) from error
 
 
 def _check(document: Mapping[str, Any], index: int) -> None:
@@ -66,19 +77,6 @@ def _check(document: Mapping[str, Any], index: int) -> None:
     if document.get("severity") not in tuple(Severity):
         rule = f"must be one of {', '.join(Severity)}"
         raise StorageValidationError.of_field("severity", rule, document.get("severity"), index=index)
-
-
-def _add(groups: dict[tuple[str, int], _Group], found: Exported, spool: IO[bytes], index: int) -> None:
-    name = hashlib.sha256(canonical([found.run, found.gone]).encode()).hexdigest()
-    part = 0
-    while (name, part) in groups and not groups[name, part].explains(found):
-        part += 1
-    if (name, part) not in groups:
-        groups[name, part] = _Group(found.run)
-    try:
-        groups[name, part].add(found, spool)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise StorageValidationError(f"document {index}: JSON can't hold it: {error}", index=index) from error
 
 
 class _Rules:
@@ -172,15 +170,35 @@ def _filled(known: Mapping[int, Any]) -> list[Any]:
     return [known.get(index, {"properties": {"unused": index}}) for index in range(max(known) + 1)]
 
 
-def _write(groups: Mapping[Any, _Group], spool: IO[bytes], sink: TextSink) -> None:
-    sink.write(f'{{"version": "2.1.0", "$schema": "{SCHEMA}", "runs": [')
-    for number, group in enumerate(groups.values()):
-        header = json.dumps(group.header(), ensure_ascii=False, allow_nan=False)
-        sink.write((",\n" if number else "\n") + header[:-1] + ', "results": [')
-        separator = "\n"
-        for offset in group.offsets:
-            spool.seek(offset)
-            sink.write(separator + spool.readline()[:-1].decode())
-            separator = ",\n"
-        sink.write("\n]}")
-    sink.write("\n]}\n")
+class _Made:
+    """The log in the making: its runs, and the temporary file that their results are in."""
+
+    def __init__(self, spool: IO[bytes]) -> None:
+        self._spool = spool
+        self._groups: dict[tuple[str, int], _Group] = {}
+        self._rules: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def add(self, document: Mapping[str, Any]) -> None:
+        """Add the result for a document to the run that it belongs to."""
+        found = exported(document, self._rules)
+        name = hashlib.sha256(canonical([found.run, found.gone]).encode()).hexdigest()
+        part = 0
+        while (name, part) in self._groups and not self._groups[name, part].explains(found):
+            part += 1
+        if (name, part) not in self._groups:
+            self._groups[name, part] = _Group(found.run)
+        self._groups[name, part].add(found, self._spool)
+
+    def write(self, sink: TextSink) -> None:
+        """Write the log."""
+        sink.write(f'{{"version": "2.1.0", "$schema": "{SCHEMA}", "runs": [')
+        for number, group in enumerate(self._groups.values()):
+            header = json.dumps(group.header(), ensure_ascii=False, allow_nan=False)
+            sink.write((",\n" if number else "\n") + header[:-1] + ', "results": [')
+            separator = "\n"
+            for offset in group.offsets:
+                self._spool.seek(offset)
+                sink.write(separator + self._spool.readline()[:-1].decode())
+                separator = ",\n"
+            sink.write("\n]}")
+        sink.write("\n]}\n")

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from findings_orm.errors import StorageError
-from findings_orm.finding import MAX_DEPTH, MAX_NUMBER, SCHEMA_VERSION, validate_finding
+from findings_orm.finding import FIELDS, MAX_DEPTH, MAX_NUMBER, SCHEMA_VERSION, validate_finding
 from findings_orm.formats import texts
 from findings_orm.formats.sarif_references import Collected
 from findings_orm.formats.sarif_run import Rule, Run
@@ -41,22 +41,20 @@ FINGERPRINT = "findings_orm/v1"
 OWN_PROPERTY = "findings_orm"
 """The property of a result under which an export writes the fields that SARIF has no place for."""
 
-OWN_FIELDS = (
-    "title",
-    "severity",
-    "resource",
-    "status",
-    "rule_id",
-    "fingerprint",
-    "location",
-    "confidence",
-    "cwe",
-    "owasp",
-    "cve_ids",
-    "cvss",
-    "mitre_attack",
-    "tags",
-    "poc_links",
+OWN_FIELDS = tuple(
+    name
+    for name in FIELDS
+    if name
+    not in {
+        "finding_schema_version",
+        "id",
+        "project_id",
+        "detector_id",
+        "created_at",
+        "run_id",
+        "evidence",
+        "provenance",
+    }
 )
 """The fields that may stand under `OWN_PROPERTY`."""
 

@@ -147,8 +147,8 @@ class Run:
         return {
             "name": self.name,
             "detector_id": self.detector_id,
-            "version": version if isinstance(version, str) else None,
-            "information_uri": uri if isinstance(uri, str) else None,
+            "version": plain(version) if isinstance(version, str) else None,
+            "information_uri": plain(uri) if isinstance(uri, str) else None,
             "successful": False if False in said else True if True in said else None,
         }
 
@@ -195,7 +195,7 @@ class Run:
             if same:
                 return same[0]
         others = [other for other in (None, *range(len(self.extensions))) if other != place]
-        parts = name.split("/") if name else []
+        parts = name.split("/", 50) if name else []
         for length in range(len(parts), 0, -1):
             for owner_index in (place, *others):
                 found = self._named_rules(owner_index).get("/".join(parts[:length]))

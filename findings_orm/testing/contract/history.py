@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from findings_orm.errors import FindingNotFoundError, StorageError, StorageValidationError
+from findings_orm.errors import FindingNotFoundError, StorageValidationError
 from findings_orm.finding import TRANSITIONS, Status, canonical_time, validate_finding
 from findings_orm.port import FindingStore
 from findings_orm.query import time_key
@@ -15,7 +15,8 @@ from findings_orm.testing.samples import OTHER, PROJECT, assert_same, finding, i
 FUTURE = "9999-01-01T00:00:00Z"
 PAST = "2024-05-02T00:00:00Z"
 CLOSED = ("resolved", "false_positive", "risk_accepted", "archived")
-PAIRS = [(old, new) for old in Status for new in Status if old != new]
+LEGAL = [(old, new) for old in Status for new in Status if new in TRANSITIONS[old]]
+ILLEGAL = [(old, new) for old in Status for new in Status if new not in {*TRANSITIONS[old], old}]
 
 
 class HistoryContract(Capabilities):
@@ -23,20 +24,20 @@ class HistoryContract(Capabilities):
 
     # -- set_status ----------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize(("old", "new"), PAIRS, ids=lambda status: str(status.value))
-    def test_status_changes_only_as_the_transitions_say(
-        self, store: FindingStore, old: Status, new: Status
-    ) -> None:
-        store.save_finding(finding(1, status=old.value))
-        before = everything(store)
-        if new in TRANSITIONS[old]:
+    def test_legal_changes_of_status_are_made(self, store: FindingStore) -> None:
+        for old, new in LEGAL:
+            store.save_finding(finding(1, status=old.value))
             store.set_status(PROJECT, uuid_of(1), new.value, actor="ann")
-            assert statuses(store) == [new.value]
-            return
-        with pytest.raises(StorageValidationError) as caught:
-            store.set_status(PROJECT, uuid_of(1), new.value, actor="ann")
-        assert caught.value.field == "status"
-        assert everything(store) == before
+            assert statuses(store) == [new.value], f"{old} -> {new}"
+
+    def test_illegal_changes_of_status_are_refused(self, store: FindingStore) -> None:
+        for old, new in ILLEGAL:
+            store.save_finding(finding(1, status=old.value))
+            before = everything(store)
+            with pytest.raises(StorageValidationError) as caught:
+                store.set_status(PROJECT, uuid_of(1), new.value, actor="ann")
+            assert caught.value.field == "status"
+            assert everything(store) == before, f"{old} -> {new}"
 
     def test_set_status_returns_the_finding_and_changes_nothing_else(self, store: FindingStore) -> None:
         document = finding(1, evidence={"b": 1, "a": 1.0}, tags=["x"])
@@ -70,20 +71,18 @@ class HistoryContract(Capabilities):
         assert returned["status"] == "open"
         assert brief(store.history(PROJECT, uuid_of(1))) == [("comment", "ann", {}, "looking")]
 
-    @pytest.mark.parametrize("status", ["", "Open", "closed", "open\n", "\x00", "\ud800"], ids=ascii)
-    def test_unknown_status_is_refused(self, store: FindingStore, status: str) -> None:
+    def test_unknown_status_is_refused(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
-        with pytest.raises(StorageValidationError):
-            store.set_status(PROJECT, uuid_of(1), status, actor="ann")
+        for status in ("", "Open", "closed", "open\n", "\x00", "\ud800"):
+            with pytest.raises(StorageValidationError):
+                store.set_status(PROJECT, uuid_of(1), status, actor="ann")
         assert statuses(store) == ["open"]
 
-    @pytest.mark.parametrize(
-        ("actor", "comment"), [("", ""), ("a\x00", ""), ("\ud800", ""), ("a", "b\x00"), ("a", "\ud800")], ids=ascii
-    )
-    def test_bad_actor_or_comment_is_refused(self, store: FindingStore, actor: str, comment: str) -> None:
+    def test_bad_actor_or_comment_is_refused(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
-        with pytest.raises(StorageValidationError):
-            store.set_status(PROJECT, uuid_of(1), "triaged", actor=actor, comment=comment)
+        for actor, comment in (("", ""), ("a\x00", ""), ("\ud800", ""), ("a", "b\x00"), ("a", "\ud800")):
+            with pytest.raises(StorageValidationError):
+                store.set_status(PROJECT, uuid_of(1), "triaged", actor=actor, comment=comment)
         assert (statuses(store), store.history(PROJECT, uuid_of(1))) == (["open"], [])
 
     def test_set_status_of_unknown_finding_raises(self, store: FindingStore) -> None:
@@ -190,14 +189,14 @@ class PurgeContract(Capabilities):
         assert statuses(store) == ["open", "triaged", "in_progress"]
         assert len(store.list_findings(OTHER)) == 1
 
-    @pytest.mark.parametrize("status", CLOSED)
-    def test_purge_goes_by_the_time_of_closing(self, store: FindingStore, status: str) -> None:
-        store.save_finding(finding(1))
-        store.set_status(PROJECT, uuid_of(1), status, actor="ann")
-        at = store.history(PROJECT, uuid_of(1))[-1].at
-        assert store.purge(PROJECT, closed_before=PAST).purged == 0, "the time of creation was taken"
-        assert store.purge(PROJECT, closed_before=at).purged == 0, "closed before means before"
-        assert store.purge(PROJECT, closed_before=FUTURE).purged == 1
+    def test_purge_goes_by_the_time_of_closing(self, store: FindingStore) -> None:
+        for status in CLOSED:
+            store.save_finding(finding(1))
+            store.set_status(PROJECT, uuid_of(1), status, actor="ann")
+            at = store.history(PROJECT, uuid_of(1))[-1].at
+            assert store.purge(PROJECT, closed_before=PAST).purged == 0, "the time of creation was taken"
+            assert store.purge(PROJECT, closed_before=at).purged == 0, "closed before means before"
+            assert store.purge(PROJECT, closed_before=FUTURE).purged == 1, status
 
     def test_closed_by_ingest_or_save_is_closed_at_that_time(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [finding(1), finding(3, status="risk_accepted")])
@@ -256,7 +255,7 @@ class PurgeContract(Capabilities):
         assert len(store.list_findings(PROJECT)) == 100
         assert store.summarize(PROJECT).by_status["resolved"] == 0
 
-    @pytest.mark.parametrize("time", ["", "2024-01-01", "2024-01-01T00:00:00", "2024-01-01T00:00:00+00:00", "\x00"])
-    def test_bad_time_is_refused(self, store: FindingStore, time: str) -> None:
-        with pytest.raises(StorageError):
-            store.purge(PROJECT, closed_before=time)
+    def test_bad_time_is_refused(self, store: FindingStore) -> None:
+        for time in ("", "2024-01-01", "2024-01-01T00:00:00", "2024-01-01T00:00:00+00:00", "\x00", "\ud800"):
+            with pytest.raises(StorageValidationError):
+                store.purge(PROJECT, closed_before=time)

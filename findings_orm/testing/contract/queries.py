@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from collections.abc import Sequence
 from functools import cmp_to_key
@@ -94,6 +95,7 @@ CASES: list[tuple[dict[str, Any], list[int]]] = [
     ({"severity": "high", "cwe": 89, "detector_id": "scan.*", "text": "finding"}, [2]),
     ({"severity": "high", "cwe": 79}, []),
 ]  # fmt: skip
+ALL_SORTS = [sign + name for name in SORTS for sign in ("", "-")]
 HARD_VALUES = ("\x00", "\ud800", "a\x00b", "x" * 100_000, "\U0010ffff", "'; --", "%", "\\", '"')
 BROKEN_CURSORS = (
     "", " ", "x", "é", "\ud800", "AAAA", "bnVsbA==", "W10=", "e30=", "WyJ0aXRsZSIsIDEsICJ4Il0=",
@@ -139,16 +141,15 @@ def _next(query: FindingQuery, cursor: str) -> FindingQuery:
 class QueryContract(Capabilities):
     """Filters, orders, pages and counts."""
 
-    @pytest.mark.parametrize(("conditions", "numbers"), CASES, ids=lambda value: ascii(value)[:60])
-    def test_filter_finds_what_it_says(
-        self, store: FindingStore, conditions: dict[str, Any], numbers: list[int]
-    ) -> None:
+    def test_filters_find_what_they_say(self, store: FindingStore) -> None:
         store.save_findings([*CORPUS, finding(20, project_id=OTHER)])
-        assert sorted(found(store, **conditions)) == sorted(uuid_of(number) for number in numbers)
-        query = FindingQuery(project_id=PROJECT, **conditions)
-        assert store.count(query) == len(numbers)
-        agreed = [document["id"] for document in map(validate_finding, CORPUS) if matches(query, document)]
-        assert sorted(agreed) == sorted(uuid_of(number) for number in numbers), "matches() disagrees"
+        for conditions, numbers in CASES:
+            expected = sorted(uuid_of(number) for number in numbers)
+            query = FindingQuery(project_id=PROJECT, **conditions)
+            assert sorted(ids(store.find(query).items)) == expected, conditions
+            assert store.count(query) == len(numbers), conditions
+            agreed = [document["id"] for document in map(validate_finding, CORPUS) if matches(query, document)]
+            assert sorted(agreed) == expected, f"matches() disagrees: {conditions}"
 
     @relaxed
     @given(data=st.data(), many=st.lists(documents(project_id=PROJECT), max_size=5))
@@ -165,12 +166,12 @@ class QueryContract(Capabilities):
             assert_all_same(pages(store, query), expected_order(expected, query.sort))
             assert store.count(query) == len(expected)
 
-    @pytest.mark.parametrize("sort", [sign + name for name in SORTS for sign in ("", "-")])
-    def test_sorts_both_ways_with_ties_by_id(self, store: FindingStore, sort: str) -> None:
+    def test_sorts_both_ways_with_ties_by_id(self, store: FindingStore) -> None:
         again = [{**document, "id": uuid_of(100 - n)} for n, document in enumerate(CORPUS)]
         store.save_findings([*again, *CORPUS])
         everyone = [validate_finding(document) for document in (*CORPUS, *again)]
-        assert found(store, sort=sort) == ids(expected_order(everyone, sort))
+        for sort in ALL_SORTS:
+            assert found(store, sort=sort) == ids(expected_order(everyone, sort)), sort
 
     def test_severity_sorts_by_rank_not_by_name(self, store: FindingStore) -> None:
         store.save_findings([finding(n, severity=severity) for n, severity in enumerate(Severity)])
@@ -179,22 +180,22 @@ class QueryContract(Capabilities):
 
     # -- pages ---------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("sort", [sign + name for name in SORTS for sign in ("", "-")])
-    def test_pages_of_every_size_give_everything_once(self, store: FindingStore, sort: str) -> None:
+    def test_pages_of_every_size_give_everything_once(self, store: FindingStore) -> None:
         again = [{**document, "id": uuid_of(100 - n)} for n, document in enumerate(CORPUS)]
         store.save_findings([*CORPUS, *again])
-        whole = found(store, sort=sort)
-        assert len(whole) == 24
-        for limit in (*range(1, 26), MAX_PAGE):
-            query = FindingQuery(project_id=PROJECT, sort=sort, limit=limit)
-            assert ids(pages(store, query)) == whole, f"pages of {limit}"
+        for sort in ALL_SORTS:
+            whole = found(store, sort=sort)
+            assert len(whole) == 24
+            for limit in (1, 2, 3, 5, 7, 12, 23, 24, 25, MAX_PAGE):
+                query = FindingQuery(project_id=PROJECT, sort=sort, limit=limit)
+                assert ids(pages(store, query)) == whole, f"pages of {limit} by {sort}"
 
     def test_last_full_page_has_no_cursor(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
         assert store.find(FindingQuery(project_id=PROJECT, limit=12)).next_cursor is None
         assert store.find(FindingQuery(project_id=PROJECT, limit=11)).next_cursor is not None
 
-    @pytest.mark.parametrize("sort", ["created_at", "-severity", "title"])
+    @pytest.mark.parametrize("sort", ["created_at", "-severity"])
     def test_pages_neither_skip_nor_repeat_while_others_write(self, store: FindingStore, sort: str) -> None:
         store.save_findings([finding(n, severity=("low", "high")[n % 2]) for n in range(10, 40)])
         whole = found(store, sort=sort)
@@ -220,12 +221,12 @@ class QueryContract(Capabilities):
         store.save_findings([finding(n) for n in (1, 3, 4)])
         assert found(store, cursor=cursor) == [uuid_of(3), uuid_of(4)]
 
-    @pytest.mark.parametrize("cursor", BROKEN_CURSORS, ids=lambda cursor: ascii(cursor)[:20])
-    def test_broken_cursor_is_refused(self, store: FindingStore, cursor: str) -> None:
+    def test_broken_cursor_is_refused(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
-        with pytest.raises(StorageValidationError) as caught:
-            found(store, cursor=cursor)
-        assert caught.value.field == "cursor"
+        for cursor in BROKEN_CURSORS:
+            with pytest.raises(StorageValidationError) as caught:
+                found(store, cursor=cursor)
+            assert caught.value.field == "cursor", ascii(cursor)
 
     def test_cursor_of_another_order_is_refused(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
@@ -233,21 +234,20 @@ class QueryContract(Capabilities):
         with pytest.raises(StorageValidationError):
             found(store, cursor=cursor, sort="-title")
 
-    @pytest.mark.parametrize("sort", [*SORTS, "-severity"])
-    def test_forged_cursor_gives_no_foreign_error(self, store: FindingStore, sort: str) -> None:
+    def test_forged_cursor_gives_no_foreign_error(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
-        values: list[Any] = [10**30, -(10**30)] if sort.endswith("severity") else list(HARD_VALUES)
-        for value in values:
-            for finding_id in HARD_VALUES:
+        for sort in (*SORTS, "-severity"):
+            values: list[Any] = [10**30, -(10**30)] if sort.endswith("severity") else list(HARD_VALUES)
+            for value, finding_id in itertools.product(values, HARD_VALUES):
                 text = json.dumps([sort, value, finding_id])
                 self._find_or_refuse(store, cursor=base64.urlsafe_b64encode(text.encode()).decode(), sort=sort)
 
     # -- values --------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("name", ["detector_id", "rule_id", "cve_id", "run_id", "tag", "resource_prefix", "text"])
-    def test_values_that_nothing_has_find_nothing_or_are_refused(self, store: FindingStore, name: str) -> None:
+    def test_values_that_nothing_has_find_nothing_or_are_refused(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
-        for value in HARD_VALUES:
+        names = ("detector_id", "rule_id", "cve_id", "run_id", "tag", "resource_prefix", "text")
+        for name, value in itertools.product(names, HARD_VALUES):
             self._find_or_refuse(store, **{name: value})
             self._find_or_refuse(store, **{name: value}, project_id=value)
 
