@@ -178,7 +178,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PATHS = [paths(content)[1:] for _, content in REPORTS]
 
 
-@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_report_with_parts_missing_or_of_another_type(data: st.DataObject) -> None:
     number = data.draw(st.integers(0, len(REPORTS) - 1))
@@ -206,7 +206,7 @@ def change(content: Any, way: tuple[Any, ...], odd: int | None) -> None:
 BYTES = [json.dumps(content).encode() for _, content in REPORTS]
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(BYTES), st.data())
 def test_a_report_with_damaged_bytes(original: bytes, data: st.DataObject) -> None:
     content = bytearray(original)
@@ -219,7 +219,7 @@ def test_a_report_with_damaged_bytes(original: bytes, data: st.DataObject) -> No
     consume(bytes(content), None)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=50)
 @given(st.sampled_from(BYTES), st.floats(0, 1))
 def test_a_report_that_is_cut_off_is_refused(original: bytes, share: float) -> None:
     cut = original[: int(share * (len(original) - 1))]
@@ -231,7 +231,7 @@ def test_a_report_that_is_cut_off_is_refused(original: bytes, share: float) -> N
         raise AssertionError(f"{cut[-40:]!r} was taken for whole")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=50)
 @given(st.binary(max_size=60), st.sampled_from([None, "sarif", "nuclei", "jsonl"]))
 def test_noise(data: bytes, format: str | None) -> None:
     consume(data, format)

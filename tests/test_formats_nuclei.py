@@ -8,7 +8,7 @@ import pytest
 
 from findings_orm.errors import StorageValidationError
 from findings_orm.finding import validate_finding
-from findings_orm.formats import open_report
+from findings_orm.formats import nuclei, open_report
 
 FILLED_IN = {
     "id": "018f3b5c-1111-7000-8000-000000000000",
@@ -257,7 +257,7 @@ def test_versions_and_orders_agree_on_the_fingerprint() -> None:
 
 
 def test_a_template_that_did_not_match_is_no_finding_of_its_severity() -> None:
-    document = one(**{"matcher-status": False})
+    document = one({**NEW, "matcher-status": False})
     assert document["severity"] == "info"
     assert document["evidence"]["nuclei"]["info"]["severity"] == "critical"
 
@@ -301,3 +301,12 @@ def test_a_broken_report_is_refused_with_its_place(text: str, words: str) -> Non
     with pytest.raises(StorageValidationError) as caught:
         open_report(io.BytesIO(text.encode()))
     assert words in str(caught.value)
+
+
+def test_nesting_that_python_cannot_follow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_deep(*_given: Any) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(nuclei, "document", too_deep)
+    with pytest.raises(StorageValidationError, match="nest too deep"):
+        read(NEW)

@@ -10,7 +10,7 @@ import pytest
 
 from findings_orm.errors import StorageValidationError
 from findings_orm.finding import validate_finding
-from findings_orm.formats import open_report
+from findings_orm.formats import open_report, sarif
 
 SAMPLES = pathlib.Path(__file__).parent / "samples"
 FILLED_IN = {
@@ -261,6 +261,7 @@ def test_the_invocation_overrides_the_level_of_the_rule(
         (None, "info"),
         (True, "info"),
         ([9], "info"),
+        (10**400, "info"),
     ],
 )
 def test_a_score_outranks_the_level(score: Any, severity: str) -> None:
@@ -751,3 +752,24 @@ def test_a_fault_after_the_first_results_is_found_on_opening() -> None:
     text = json.dumps(log(*[result() for _ in range(5000)]))
     with pytest.raises(StorageValidationError, match=r"results\[4999\]"):
         open_report(io.BytesIO(text[:-20].encode()))
+
+
+def test_fields_that_an_export_wrote_are_taken_if_they_are_valid() -> None:
+    bag = {"title": "Own", "cvss": 5.0, "detector_id": "other", "id": "x", "cwe": None}
+    document = one(result(properties={"findings_orm": bag, "tags": ["CWE-7"]}))
+    assert (document["title"], document["cvss"], document["cwe"]) == ("Own", 5.0, None)
+    assert (document["detector_id"], document.get("id")) == ("demo", None)
+    assert (
+        one(result(properties={"findings_orm": {"title": "Own", "severity": "awful"}}))["title"] == "A rule"
+    )
+    assert one(result(properties={"findings_orm": ["title"]}))["title"] == "A rule"
+
+
+@pytest.mark.parametrize("name", ["document", "Run"])
+def test_nesting_that_python_cannot_follow_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_deep(*_given: Any) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(sarif, name, too_deep)
+    assert "in runs[0]" in refused(log(result()))
+    assert "nest too deep" in refused(log(result()))

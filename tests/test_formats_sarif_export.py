@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.finding import validate_finding
-from findings_orm.formats import open_report, write_report, write_sarif
+from findings_orm.formats import open_report, sarif_export, write_report, write_sarif
 
 SAMPLES = pathlib.Path(__file__).parent / "samples"
 FILLED_IN = {
@@ -26,7 +26,9 @@ OWN = {**FILLED_IN, "detector_id": "scan.demo", "title": "A title", "severity": 
 # SARIF 2.1.0, sections 3.13 to 3.52: the properties that objects may have, as far as exports of own findings use them.
 PROPERTIES = {
     "sarifLog": {"version", "$schema", "runs"},
-    "run": {"tool", "results", "artifacts", "logicalLocations", "threadFlowLocations", "originalUriBaseIds", "columnKind"},
+    "run": {
+        "tool", "results", "artifacts", "logicalLocations", "threadFlowLocations", "originalUriBaseIds", "columnKind",
+    },
     "tool": {"driver", "extensions"},
     "toolComponent": {
         "name", "fullName", "version", "semanticVersion", "organization", "informationUri", "rules", "properties",
@@ -241,17 +243,19 @@ def test_taxa_are_exported_by_name() -> None:
     assert read(log)[0]["cwe"] == 79
 
 
-def test_reports_that_disagree_on_an_index_are_still_explained() -> None:
+def test_reports_that_disagree_on_an_index_are_still_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sarif_export, "_HIGHEST_INDEX", 20)
+
     def scan(uri: str, text: str) -> list[dict[str, Any]]:
         location = {
             "physicalLocation": {"artifactLocation": {"index": 0}},
-            "logicalLocations": [{"index": 200_000}],
+            "logicalLocations": [{"index": 20}],
         }
         given = {"ruleId": "R1", "message": {"id": "g"}, "locations": [location]}
         tool = {
             "driver": {"name": "Demo", "rules": [{"id": "R1"}], "globalMessageStrings": {"g": {"text": text}}}
         }
-        names = [{"name": f"n{n}"} for n in range(200_001)]
+        names = [{"name": f"n{n}"} for n in range(21)]
         return read(report(given, tool=tool, artifacts=[{"location": {"uri": uri}}], logicalLocations=names))
 
     documents = [*scan("a.py", "one"), *scan("b.py", "one"), *scan("c.py", "two")]
@@ -263,8 +267,8 @@ def test_reports_that_disagree_on_an_index_are_still_explained() -> None:
     assert "logicalLocations" not in log["runs"][0]
     second = results(log)[1]["locations"][0]
     assert second["physicalLocation"]["artifactLocation"] == {"uri": "b.py"}
-    assert second["logicalLocations"] == [{"name": "n200000"}]
-    assert documents[1]["evidence"]["sarif"]["locations"][0]["logicalLocations"] == [{"index": 200_000}]
+    assert second["logicalLocations"] == [{"name": "n20"}]
+    assert documents[1]["evidence"]["sarif"]["locations"][0]["logicalLocations"] == [{"index": 20}]
 
 
 def test_rules_of_the_same_id_stay_apart() -> None:
@@ -325,8 +329,8 @@ def test_a_changed_severity_is_exported(given: dict[str, Any], severity: str) ->
     ],
 )
 def test_a_changed_status_is_exported(status: str, suppressions: list[str]) -> None:
-    for given in ({}, {"suppressions": [{"kind": "inSource"}]}, {"baselineState": "absent"}):
-        source = {"ruleId": "R1", "message": {"text": "m"}, **given}
+    for before in ({}, {"suppressions": [{"kind": "inSource"}]}, {"baselineState": "absent"}):
+        source = {"ruleId": "R1", "message": {"text": "m"}, **before}
         result, again = changed(source, status=status)
         assert again["status"] == status
         states = [one.get("status", "accepted") for one in result.get("suppressions") or []]

@@ -112,7 +112,8 @@ class JsonReader:
                 scanner = _long_scanner()
                 continue
             else:
-                if self._ended or end < len(self._text):
+                partial = _PARTIAL if isinstance(value, (int, float)) else 0  # 1 may be the start of 1.5e9
+                if self._ended or end < len(self._text) - partial:
                     return self._taken(value, end)
             self._fill()
 

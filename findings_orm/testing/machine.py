@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import SearchStrategy
 
-from findings_orm.finding import Severity, Status
+from findings_orm.finding import Status
 from findings_orm.port import FindingStore
 from findings_orm.testing.model import CheckedStore
 from findings_orm.testing.samples import uuid_of
@@ -33,7 +33,7 @@ _locations = st.none() | st.fixed_dictionaries(
 )
 
 
-class _Undo(Exception):
+class _UndoError(Exception):
     """Rolls a transaction back."""
 
 
@@ -75,7 +75,8 @@ def _actions() -> SearchStrategy[Action]:
     return st.one_of(
         st.tuples(st.just("save"), st.lists(_saved(), min_size=1, max_size=3)),
         st.tuples(st.just("save_with_a_bad_one"), st.lists(_saved(), min_size=1, max_size=3)),
-        *[st.tuples(st.just("ingest"), _projects, reports, st.booleans(), st.integers(0, 2), st.booleans())] * 3,
+        *[st.tuples(st.just("ingest"), _projects, reports, st.booleans(), st.integers(0, 2), st.booleans())]
+        * 3,
         st.tuples(st.just("repeat_run"), _projects, _positions, reports, st.booleans()),
         st.tuples(st.just("retry"), _projects, _positions, _scanned()),
         st.tuples(st.just("set_status"), _projects, _positions, statuses, st.sampled_from(["", "because"])),
@@ -88,6 +89,90 @@ def _actions() -> SearchStrategy[Action]:
 _lists_of_actions = st.lists(_actions(), max_size=4)
 
 
+class _Source(NamedTuple):
+    """Where the stores of a state machine come from."""
+
+    make: Callable[[], FindingStore]
+    reopen: Callable[[FindingStore], FindingStore] | None
+
+
+class _StoreMachine(RuleBasedStateMachine):
+    """Any sequence of operations leaves the store as the model says."""
+
+    source: ClassVar[_Source]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checked = CheckedStore(self.source.make(), PROJECTS)
+        self.revisions = dict.fromkeys(PROJECTS, 0)
+        self.deleted: set[str] = set()
+
+    @initialize(report=st.lists(_scanned(), max_size=8))
+    def first_import(self, report: list[dict[str, Any]]) -> None:
+        self.checked.ingest(PROJECTS[0], report, False, 0, False)
+
+    @rule(action=_actions())
+    def act(self, action: Action) -> None:
+        self._do([action])
+
+    @rule(outer=_lists_of_actions, inner=_lists_of_actions, fails=st.sampled_from(["", "inner", "outer"]))
+    def transaction(self, outer: list[Action], inner: list[Action], fails: str) -> None:
+        checked = self.checked
+        before = checked.remember()
+        with contextlib.suppress(_UndoError), checked.store.transaction():
+            self._do(outer)
+            middle = checked.remember()
+            with contextlib.suppress(_UndoError), checked.store.transaction():
+                self._do(inner)
+                if fails == "inner":
+                    raise _UndoError
+            if fails == "inner":
+                checked.model = middle
+            checked.check()
+            if fails == "outer":
+                raise _UndoError
+        if fails == "outer":
+            checked.model = before
+            self._assert_revisions_stayed()
+
+    @rule(data=st.data(), project_id=_projects)
+    def find(self, data: st.DataObject, project_id: str) -> None:
+        self.checked.find(data.draw(queries(project_id, self.checked.listed(project_id))))
+        self._assert_revisions_stayed()
+
+    @precondition(lambda self: self.source.reopen is not None)
+    @rule()
+    def reopen_store(self) -> None:
+        assert self.source.reopen is not None
+        self.checked.store = self.source.reopen(self.checked.store)
+        self._assert_revisions_stayed()
+
+    @invariant()
+    def store_is_as_the_model_says(self) -> None:
+        self.checked.check()
+        for project_id in PROJECTS:
+            revision = self.checked.store.revision(project_id)
+            known = project_id in self.checked.model
+            assert (revision > 0) == known, f"revision {revision} of a project that is known: {known}"
+            if known and project_id not in self.deleted:
+                assert revision >= self.revisions[project_id], "the revision became smaller"
+            self.revisions[project_id] = revision
+        self.deleted.clear()
+
+    def teardown(self) -> None:
+        self.checked.store.close()
+
+    def _do(self, actions: list[Action]) -> None:
+        for name, *arguments in actions:
+            if name == "delete_project":
+                self.deleted.add(arguments[0])
+            getattr(self.checked, name)(*arguments)
+
+    def _assert_revisions_stayed(self) -> None:
+        found = {project_id: self.checked.store.revision(project_id) for project_id in PROJECTS}
+        assert found == self.revisions, "the revision changed although nothing was written"
+
+
 def store_machine(
     make_store: Callable[[], FindingStore],
     reopen: Callable[[FindingStore], FindingStore] | None = None,
@@ -98,84 +183,4 @@ def store_machine(
         make_store: returns a new, empty store.
         reopen: closes a store and returns another one on the same data, for stores that are persistent.
     """
-
-    class StoreMachine(RuleBasedStateMachine):
-        """Any sequence of operations leaves the store as the model says."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.checked = CheckedStore(make_store(), PROJECTS)
-            self.revisions = dict.fromkeys(PROJECTS, 0)
-
-        @initialize(report=st.lists(_scanned(), max_size=8))
-        def first_import(self, report: list[dict[str, Any]]) -> None:
-            self.checked.ingest(PROJECTS[0], report, False, 0, False)
-
-        @rule(action=_actions())
-        def act(self, action: Action) -> None:
-            self._do([action])
-
-        @rule(outer=_lists_of_actions, inner=_lists_of_actions, fails=st.sampled_from(["", "inner", "outer"]))
-        def transaction(self, outer: list[Action], inner: list[Action], fails: str) -> None:
-            checked = self.checked
-            before = checked.remember()
-            with contextlib.suppress(_Undo), checked.store.transaction():
-                self._do(outer)
-                middle = checked.remember()
-                with contextlib.suppress(_Undo), checked.store.transaction():
-                    self._do(inner)
-                    if fails == "inner":
-                        raise _Undo
-                if fails == "inner":
-                    checked.model = middle
-                checked.check()
-                if fails == "outer":
-                    raise _Undo
-            if fails == "outer":
-                checked.model = before
-                self._assert_revisions_stayed()
-
-        @rule(data=st.data(), project_id=_projects)
-        def find(self, data: st.DataObject, project_id: str) -> None:
-            self.checked.find(data.draw(queries(project_id, self.checked.listed(project_id))))
-            self._assert_revisions_stayed()
-
-        @precondition(lambda self: reopen is not None)
-        @rule()
-        def reopen_store(self) -> None:
-            assert reopen is not None
-            self.checked.store = reopen(self.checked.store)
-            self._assert_revisions_stayed()
-
-        @invariant()
-        def store_is_as_the_model_says(self) -> None:
-            self.checked.check()
-            store = self.checked.store
-            for project_id in PROJECTS:
-                revision = store.revision(project_id)
-                known = project_id in self.checked.model
-                assert (revision > 0) == known, f"revision {revision} of a project that is known: {known}"
-                assert not known or revision >= self.revisions[project_id] or self._was_deleted(project_id)
-                self.revisions[project_id] = revision
-            self.deleted: set[str] = set()
-
-        def teardown(self) -> None:
-            self.checked.store.close()
-
-        def _do(self, actions: list[Action]) -> None:
-            for name, *arguments in actions:
-                if name == "delete_project":
-                    self.deleted.add(arguments[0])
-                getattr(self.checked, name)(*arguments)
-
-        def _was_deleted(self, project_id: str) -> bool:
-            return project_id in self.deleted
-
-        def _assert_revisions_stayed(self) -> None:
-            found = {project_id: self.checked.store.revision(project_id) for project_id in PROJECTS}
-            assert found == self.revisions, "the revision changed although nothing was written"
-
-    return StoreMachine
-
-
-
+    return type("StoreMachine", (_StoreMachine,), {"source": _Source(make_store, reopen)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import random
 from typing import Any
@@ -23,7 +24,7 @@ _EVIDENCE: tuple[dict[str, Any], ...] = (
 )
 
 
-class _Undo(Exception):
+class _UndoError(Exception):
     """Rolls a transaction back."""
 
 
@@ -53,8 +54,12 @@ class _Sequence:
             "rule_id": choose(["R1", "R2", None]),
             "title": choose(["A rule was broken", "Straße", "\U0001f600"]),
             "severity": choose([severity.value for severity in Severity]),
-            "resource": choose(["src/a.py", f"src/a.py:{self.random.randint(1, 20)}", "https://example.org:8080/", ""]),
-            "location": choose([None, {"start_line": self.random.randint(1, 20), "snippet": choose(["eval", None])}]),
+            "resource": choose(
+                ["src/a.py", f"src/a.py:{self.random.randint(1, 20)}", "https://example.org:8080/", ""]
+            ),
+            "location": choose(
+                [None, {"start_line": self.random.randint(1, 20), "snippet": choose(["eval", None])}]
+            ),
             "evidence": choose(_EVIDENCE),
             "tags": choose([[], ["x"], ["y", "\u00e9"]]),
             "cwe": choose([None, 79, 89]),
@@ -90,12 +95,21 @@ class _Sequence:
         project_id = self.project()
         documents: list[Any] = [self.document() for _ in range(self.random.randint(0, 12))]
         there = self.store.list_findings(project_id)
-        documents += [_seen_again(each) for each in self.random.sample(there, self.random.randint(0, len(there)))]
+        documents += [
+            _seen_again(each) for each in self.random.sample(there, self.random.randint(0, len(there)))
+        ]
         self.random.shuffle(documents)
         bad = self.random.randrange(5) == 0
         if bad:
-            documents.insert(self.random.randint(0, len(documents)), {"broken": self.number(), "\x00": [1, 1.0, "\ud800"]})
-        run = Run(run_of(self.random.randint(1, 500)), ["scan.one"], self.time(), {"name": "demo", "n": self.number()})
+            documents.insert(
+                self.random.randint(0, len(documents)), {"broken": self.number(), "\x00": [1, 1.0, "\ud800"]}
+            )
+        run = Run(
+            run_of(self.random.randint(1, 500)),
+            ["scan.one"],
+            self.time(),
+            {"name": "demo", "n": self.number()},
+        )
         self.store.ingest(
             project_id,
             documents,
@@ -129,16 +143,26 @@ class _Sequence:
 
     def transaction(self) -> None:
         undo = self.random.random() < 0.5
-        with contextlib.suppress(_Undo), self.store.transaction():
+        with contextlib.suppress(_UndoError), self.store.transaction():
             for _ in range(3):
                 with contextlib.suppress(StorageError):
                     self.random.choice([self.save, self.ingest, self.set_status])()
             if undo:
-                raise _Undo
+                raise _UndoError
 
 
 def _seen_again(document: dict[str, Any]) -> dict[str, Any]:
-    kept = ("detector_id", "rule_id", "title", "severity", "resource", "location", "fingerprint", "evidence", "created_at")
+    kept = (
+        "detector_id",
+        "rule_id",
+        "title",
+        "severity",
+        "resource",
+        "location",
+        "fingerprint",
+        "evidence",
+        "created_at",
+    )
     return {"id": document["id"], **{name: document[name] for name in kept}}
 
 
@@ -172,7 +196,7 @@ def _observe_project(store: FindingStore, project_id: str) -> dict[str, Any]:
             for finding_id in (document["id"] for document in documents)
         ],
         "runs": [[run.number, sorted(run.detectors), dict(run.tool), dict(run.counts)] for run in runs],
-        "diffs": [_observe_diff(store, project_id, a.id, b.id) for a, b in zip(runs, runs[1:], strict=False)],
+        "diffs": [_observe_diff(store, project_id, a.id, b.id) for a, b in itertools.pairwise(runs)],
         "rejected": [
             [each.index, names.get(each.run_id), each.field, each.reason, each.original]
             for each in store.rejected_originals(project_id)
@@ -182,7 +206,9 @@ def _observe_project(store: FindingStore, project_id: str) -> dict[str, Any]:
     }
 
 
-def _observe_sighting(store: FindingStore, project_id: str, finding_id: str, names: dict[str, str]) -> list[Any]:
+def _observe_sighting(
+    store: FindingStore, project_id: str, finding_id: str, names: dict[str, str]
+) -> list[Any]:
     seen = store.sighting(project_id, finding_id)
     return [seen.fingerprint, seen.fingerprint_version, seen.ordinal, names.get(seen.last_run or "")]
 

@@ -59,9 +59,15 @@ _HARD_TIMES = (
     "2024-01-01T00:00:00.000000Z",
     "2024-01-01T00:00:00.120Z",
 )
-_CHARACTERS = st.characters(exclude_categories=("Cs",), exclude_characters="\x00")
+_CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
+_WITH_NUL = st.characters(exclude_categories=["Cs"])
 _URI_CHARACTERS = string.ascii_letters + string.digits + "-._~:/?#[]@!$&'()*+,;="
-_URIS = ("https://example.org/a%20b?x=[1]#y", "urn:cve:CVE-2024-1234", "mailto:a@example.org", "file:///etc/passwd")
+_URIS = (
+    "https://example.org/a%20b?x=[1]#y",
+    "urn:cve:CVE-2024-1234",
+    "mailto:a@example.org",
+    "file:///etc/passwd",
+)
 
 
 def texts(min_size: int = 0, max_size: int | None = None) -> SearchStrategy[str]:
@@ -72,12 +78,14 @@ def texts(min_size: int = 0, max_size: int | None = None) -> SearchStrategy[str]
 
 def project_ids() -> SearchStrategy[str]:
     """Names of projects: slugs, UUIDs, any text without control characters, up to 255 characters."""
-    visible = st.characters(exclude_categories=("Cs", "Cc"))
+    visible = st.characters(exclude_categories=["Cs", "Cc"])
     return (
         st.from_regex(r"[a-z][a-z0-9]{0,10}(-[a-z0-9]{1,8}){0,3}", fullmatch=True)
         | st.uuids().map(str)
         | st.text(visible, min_size=1, max_size=255)
-        | st.sampled_from(["p" * 255, "\U0001f600" * 255, "../..", "a/b\\c", "CON", ".", " ", "%", "_", "Ä", "A\u0308"])
+        | st.sampled_from(
+            ["p" * 255, "\U0001f600" * 255, "../..", "a/b\\c", "CON", ".", " ", "%", "_", "Ä", "A\u0308"]
+        )
     )
 
 
@@ -101,9 +109,11 @@ def _nested(depth: int, leaf: Any, lists: bool) -> Any:
 
 def json_objects(max_leaves: int = 8) -> SearchStrategy[dict[str, Any]]:
     """JSON objects with NUL, empty keys, integers of any size, every kind of float, and deep nesting."""
-    any_text = texts() | st.text(st.characters(exclude_categories=("Cs",))) | st.just("nul \x00 inside")
-    numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(_HARD_NUMBERS)
-    keys = st.text(st.characters(exclude_categories=("Cs",)), max_size=8) | st.sampled_from(["", "\x00", "a.b", "10"])
+    any_text = texts() | st.text(_WITH_NUL) | st.just("nul \x00 inside")
+    numbers = (
+        st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(_HARD_NUMBERS)
+    )
+    keys = st.text(_WITH_NUL, max_size=8) | st.sampled_from(["", "\x00", "a.b", "10"])
     values = st.recursive(
         any_text | numbers,
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
@@ -132,21 +142,30 @@ def _locations(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def _uuids() -> SearchStrategy[str]:
-    return st.uuids().map(str) | st.uuids().map(lambda value: str(value).upper()) | st.just(str(uuid.UUID(int=0)))
+    return (
+        st.uuids().map(str)
+        | st.uuids().map(lambda value: str(value).upper())
+        | st.just(str(uuid.UUID(int=0)))
+    )
 
 
 def _optional_fields(version: str) -> dict[str, SearchStrategy[Any]]:
     """Return a strategy for each field that a document may lack; those that may be None sometimes are."""
     cve = st.from_regex(r"CVE-[0-9]{4}-[0-9]{4,9}", fullmatch=True)
     mitre = r"T[0-9]{4}" if version == "1.0.0" else r"T[0-9]{4}(\.[0-9]{3})?"
-    uris = st.sampled_from(_URIS) | st.text(_URI_CHARACTERS, min_size=1, max_size=30).map(lambda t: f"x-y+z.1:{t}")
+    uris = st.sampled_from(_URIS) | st.text(_URI_CHARACTERS, min_size=1, max_size=30).map(
+        lambda t: f"x-y+z.1:{t}"
+    )
     fields = {
-        "resource": texts() | st.sampled_from(["", "src/a.py:12", "https://example.org:8443/x?y=%41", "C:\\x\\y.c(3)"]),
+        "resource": texts()
+        | st.sampled_from(["", "src/a.py:12", "https://example.org:8443/x?y=%41", "C:\\x\\y.c(3)"]),
         "run_id": st.none() | _uuids(),
         "cwe": st.none() | st.integers(1, MAX_NUMBER) | st.sampled_from([1, 79, 89, MAX_NUMBER]),
         "owasp": st.none() | st.from_regex(r"A[0-9]{2}", fullmatch=True),
         "cve_ids": st.lists(cve, max_size=4),
-        "cvss": st.none() | st.floats(0, 10) | st.sampled_from([0, 10, 5, -0.0, 0.1, 5e-324, 9.999999999999998]),
+        "cvss": st.none()
+        | st.floats(0, 10)
+        | st.sampled_from([0, 10, 5, -0.0, 0.1, 5e-324, 9.999999999999998]),
         "mitre_attack": st.lists(st.from_regex(mitre, fullmatch=True), max_size=3),
         "poc_links": st.lists(uris, max_size=3),
         "evidence": json_objects(),
@@ -157,7 +176,10 @@ def _optional_fields(version: str) -> dict[str, SearchStrategy[Any]]:
         "rule_id": st.none() | texts(1),
         "fingerprint": st.none() | texts(1),
         "location": st.none() | _locations(),
-        "confidence": st.none() | st.floats(0, 100) | st.integers(0, 100) | st.sampled_from([-0.0, 50.0, 1e-9]),
+        "confidence": st.none()
+        | st.floats(0, 100)
+        | st.integers(0, 100)
+        | st.sampled_from([-0.0, 50.0, 1e-9]),
         "tags": st.lists(texts(1, 64), max_size=4),
     }
     return fields if version == "1.0.0" else {**fields, **later}

@@ -70,6 +70,13 @@ def sqlite_engine(
         driver.execute("PRAGMA cache_size = -16000")
         _prepare_driver(driver)
 
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        """For an application that uses this engine itself; the store has begun already."""
+        driver: Any = connection.connection.driver_connection
+        if not driver.in_transaction:
+            driver.execute("BEGIN")
+
     return engine
 
 
@@ -140,6 +147,7 @@ class SQLiteStorageAdapter(SqlStore):
     def _begin(self, connection: Connection, *, write: bool) -> None:
         driver: Any = connection.connection.driver_connection
         driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        connection.begin()
 
     def _prepare(self, connection: Connection) -> None:
         _prepare_driver(connection.connection.driver_connection)

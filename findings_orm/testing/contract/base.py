@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from hypothesis import HealthCheck, settings
 
+from findings_orm.errors import StorageError
 from findings_orm.port import Event, FindingStore
 from findings_orm.query import FindingQuery
 from findings_orm.testing.samples import PROJECT
@@ -68,6 +69,15 @@ def everything(store: FindingStore, project_id: str = PROJECT) -> list[Any]:
         store.revision(project_id),
         store.list_projects(),
     ]
+
+
+def refusal(call: Callable[[], object]) -> StorageError | None:
+    """Return the error that a call ends with, or None where it ends well."""
+    try:
+        call()
+    except StorageError as error:
+        return error
+    return None
 
 
 def found(store: FindingStore, project_id: str = PROJECT, **conditions: Any) -> list[str]:

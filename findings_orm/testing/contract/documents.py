@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from findings_orm.errors import FindingNotFoundError, SchemaVersionError, Storag
 from findings_orm.finding import SCHEMA_VERSION, Severity, validate_finding
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
-from findings_orm.testing.contract.base import Capabilities, everything, relaxed
+from findings_orm.testing.contract.base import Capabilities, everything, refusal, relaxed
 from findings_orm.testing.hostile import BREAKS, ENDLESS, VERSION_FIELD, Break, break_document
 from findings_orm.testing.samples import OTHER, PROJECT, assert_all_same, assert_same, finding, ids, uuid_of
 from findings_orm.testing.strategies import documents
@@ -96,15 +97,12 @@ class DocumentContract(Capabilities):
 
     def _assert_refused(self, store: FindingStore, document: dict[str, Any], rule: Break) -> None:
         expected = SchemaVersionError if rule.field == VERSION_FIELD else StorageValidationError
-        try:
-            store.save_finding(document)
-        except expected as error:
-            field = getattr(error, "field", None)
-            if expected is StorageValidationError and rule in BREAKS:
-                assert field == rule.field, f"{rule.name}: the error names {field!r}, not {rule.field!r}"
-            assert len(str(error)) < 1000, f"{rule.name}: the message is not readable"
-        else:
-            raise AssertionError(f"accepted although {rule.name}")
+        error = refusal(lambda: store.save_finding(document))
+        assert isinstance(error, expected), f"accepted although {rule.name}" if error is None else rule.name
+        field = getattr(error, "field", None)
+        if expected is StorageValidationError and rule in BREAKS:
+            assert field == rule.field, f"{rule.name}: the error names {field!r}, not {rule.field!r}"
+        assert len(str(error)) < 1000, f"{rule.name}: the message is not readable"
 
     def test_refused_replacement_keeps_the_old_one(self, store: FindingStore) -> None:
         store.save_finding(finding())
@@ -149,7 +147,22 @@ class DocumentContract(Capabilities):
         assert ids(store.list_findings(PROJECT)) == [uuid_of(number) for number in range(1, 6)]
 
     def test_projects_are_told_apart_exactly(self, store: FindingStore) -> None:
-        names = ["a", "A", "ä", "a\u0308", "a ", " a", "%", "_", "\U0001f600", "\uffff", "a-b", "..", "a/b", "a" * 255]
+        names = [
+            "a",
+            "A",
+            "ä",
+            "a\u0308",
+            "a ",
+            " a",
+            "%",
+            "_",
+            "\U0001f600",
+            "\uffff",
+            "a-b",
+            "..",
+            "a/b",
+            "a" * 255,
+        ]
         for name in names:
             store.save_finding(finding(project_id=name, title=f"of {name}"))
         assert store.list_projects() == sorted(names)
@@ -161,12 +174,13 @@ class DocumentContract(Capabilities):
         store.save_finding(document)
         expected = validate_finding(document)
         document["evidence"]["a"]["b"].append(2)
-        for read in (
+        reads: list[Callable[[], dict[str, Any]]] = [
             lambda: store.get_finding(PROJECT, uuid_of(1)),
             lambda: store.list_findings(PROJECT)[0],
-            lambda: next(iter(store.iter_findings(PROJECT))),
+            lambda: next(store.iter_findings(PROJECT)),
             lambda: store.find(FindingQuery(project_id=PROJECT)).items[0],
-        ):
+        ]
+        for read in reads:
             mine = read()
             assert_same(mine, expected)
             mine["evidence"]["a"]["b"].append(3)
@@ -219,6 +233,25 @@ class DocumentContract(Capabilities):
     def test_save_findings_of_many(self, store: FindingStore) -> None:
         store.save_findings(finding(number) for number in range(2500))
         assert ids(store.list_findings(PROJECT)) == [uuid_of(number) for number in range(2500)]
+
+    def test_save_findings_may_read_the_store_while_it_takes_documents(self, store: FindingStore) -> None:
+        store.save_findings(finding(number) for number in range(1_500))
+        store.save_findings({**document, "project_id": OTHER} for document in store.iter_findings(PROJECT))
+        store.save_findings({**document, "severity": "low"} for document in store.iter_findings(PROJECT))
+        assert len(store.list_findings(OTHER)) == 1_500
+        assert store.summarize(PROJECT).by_severity["low"] == 1_500
+        single = ({**store.get_finding(PROJECT, uuid_of(n)), "project_id": "third"} for n in range(5))
+        store.save_findings(single)
+        assert ids(store.list_findings("third")) == [uuid_of(n) for n in range(5)]
+
+    def test_save_findings_may_write_the_store_while_it_takes_documents(self, store: FindingStore) -> None:
+        def documents_and_more() -> Iterator[dict[str, Any]]:
+            for number in range(3):
+                store.save_finding(finding(number, project_id=OTHER))
+                yield finding(number)
+
+        store.save_findings(documents_and_more())
+        assert len(store.list_findings(PROJECT)) == len(store.list_findings(OTHER)) == 3
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -275,7 +308,7 @@ class DocumentContract(Capabilities):
 
     def test_revision_grows_with_each_write(self, store: FindingStore) -> None:
         assert store.revision(PROJECT) == 0
-        writes = (
+        writes: list[Callable[[], object]] = [
             lambda: store.save_finding(finding(1)),
             lambda: store.save_finding(finding(1, title="new")),
             lambda: store.save_findings([finding(2)]),
@@ -284,7 +317,7 @@ class DocumentContract(Capabilities):
             lambda: store.set_status(PROJECT, uuid_of(1), "resolved", actor="ann"),
             lambda: store.set_status(PROJECT, uuid_of(1), "resolved", actor="ann", comment="still"),
             lambda: store.purge(PROJECT, closed_before="9999-01-01T00:00:00Z"),
-        )
+        ]
         last = 0
         for number, write in enumerate(writes):
             write()

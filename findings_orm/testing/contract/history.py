@@ -1,4 +1,4 @@
-"""The suite, part 6: status changes, history, and retention."""
+"""The suite, part 7: status changes, history, and retention."""
 
 from __future__ import annotations
 
@@ -87,7 +87,12 @@ class HistoryContract(Capabilities):
 
     def test_set_status_of_unknown_finding_raises(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
-        for project_id, finding_id in ((PROJECT, uuid_of(2)), (OTHER, uuid_of(1)), (PROJECT, "\x00"), ("\ud800", "")):
+        for project_id, finding_id in (
+            (PROJECT, uuid_of(2)),
+            (OTHER, uuid_of(1)),
+            (PROJECT, "\x00"),
+            ("\ud800", ""),
+        ):
             with pytest.raises(FindingNotFoundError):
                 store.set_status(project_id, finding_id, "triaged", actor="ann")
         assert store.list_projects() == [PROJECT]
@@ -128,7 +133,10 @@ class HistoryContract(Capabilities):
     def test_save_records_every_field_that_changed(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
         store.save_finding(finding(1, created_at="2025-01-01T00:00:00Z", run_id=run_of(1)))
-        changes = {"created_at": [finding(1)["created_at"], "2025-01-01T00:00:00Z"], "run_id": [None, run_of(1)]}
+        changes = {
+            "created_at": [finding(1)["created_at"], "2025-01-01T00:00:00Z"],
+            "run_id": [None, run_of(1)],
+        }
         assert brief(store.history(PROJECT, uuid_of(1))) == [("change", "save", changes, "")]
 
     def test_save_of_the_same_is_no_event(self, store: FindingStore) -> None:
@@ -169,7 +177,10 @@ class HistoryContract(Capabilities):
         assert dict(store.history(PROJECT, uuid_of(1))[0].changes) == {"tags": [[], ["x"]]}
 
     def test_history_keeps_hard_values(self, store: FindingStore) -> None:
-        hard = {"\x00": ["\x00", -0.0, 5e-324, 10**60, 1.0, 1, True, None, {"z": 1, "a": 2}], "": "\U0001f600"}
+        hard = {
+            "\x00": ["\x00", -0.0, 5e-324, 10**60, 1.0, 1, True, None, {"z": 1, "a": 2}],
+            "": "\U0001f600",
+        }
         store.save_finding(finding(1))
         store.save_finding(finding(1, evidence=hard))
         assert_same(store.history(PROJECT, uuid_of(1))[0].changes["evidence"], [{}, hard])
@@ -231,7 +242,9 @@ class PurgeContract(Capabilities):
         events = store.history(PROJECT, uuid_of(1))
         assert [event.kind for event in events] == ["status", "purge"]
         assert events[0].comment == "fixed"
-        assert {"Finding 1", "R1"} <= {value for value in events[1].changes.values() if isinstance(value, str)}
+        assert {"Finding 1", "R1"} <= {
+            value for value in events[1].changes.values() if isinstance(value, str)
+        }
         assert events[1].actor
         assert store.list_projects() == [PROJECT]
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import random
 import types
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +30,6 @@ from findings_orm.testing.samples import (
 from findings_orm.testing.strategies import scans
 
 Document = dict[str, Any]
-Lines = list[int | None]
 SAME: list[tuple[Document, Document]] = [
     ({"line": 10}, {"line": 99}),
     ({"resource": "src/a.py:10"}, {"resource": "src/a.py:12"}),
@@ -59,28 +56,6 @@ DIFFERENT: list[tuple[Document, Document]] = [
     ({"title": "é", "rule": None}, {"title": "e\u0301", "rule": None}),
 ]
 """Changes of `scanned` that make different findings."""
-PAIRINGS: list[tuple[Lines, Lines, Lines]] = [
-    ([10, 20, 30], [30, 10, 20], [10, 20, 30]),
-    ([10, 20, 30], [20], [10, 20, 30]),
-    ([10, 20, 30], [21], [10, 21, 30]),
-    ([10, 20, 30], [33, 12], [12, 20, 33]),
-    ([10, 20], [12, 95], [12, 95]),
-    ([10, 20], [20, 21], [21, 20]),
-    ([10, 20, 30], [11, 21, 31], [11, 21, 31]),
-    ([10, 20, 30], [20, 30, 40], [40, 20, 30]),
-    ([100], [1, 99, 500], [99]),
-    ([10, None], [None, 15], [15, None]),
-    ([None], [7], [7]),
-    ([7], [None], [None]),
-    ([10, 10, 10], [10, 10], [10, 10, 10]),
-    ([1, 1000], [1001, 2], [2, 1001]),
-]
-"""Lines of stored findings, lines of a report, and the lines of the stored ones afterwards, in their order."""
-
-
-def lines(store: FindingStore) -> dict[str, int | None]:
-    """Return the line of each finding by its id."""
-    return {d["id"]: (d["location"] or {}).get("start_line") for d in store.list_findings(PROJECT)}
 
 
 def assert_counts(report: IngestReport, **expected: int) -> None:
@@ -108,7 +83,11 @@ class IngestContract(Capabilities):
         assert [document["rule_id"] for document in by_id] == [f"R{n}" for n in range(50)]
 
     def test_callers_documents_are_not_changed(self, store: FindingStore) -> None:
-        report = [scanned("R1", 5, evidence={"a": [1]}), finding(1), scanned("R2", finding_schema_version="1.1.0")]
+        report = [
+            scanned("R1", 5, evidence={"a": [1]}),
+            finding(1),
+            scanned("R2", finding_schema_version="1.1.0"),
+        ]
         given_ones = copy.deepcopy(report)
         store.ingest(PROJECT, report)
         store.ingest(PROJECT, report)
@@ -183,6 +162,21 @@ class IngestContract(Capabilities):
     def test_documents_may_be_any_mapping(self, store: FindingStore) -> None:
         assert store.ingest(PROJECT, [types.MappingProxyType(scanned())]).created == 1
 
+    def test_ingest_may_read_the_store_while_it_takes_documents(self, store: FindingStore) -> None:
+        store.save_findings(finding(number) for number in range(20))
+        copies = (without(document, "project_id") for document in store.iter_findings(PROJECT))
+        assert_counts(store.ingest(OTHER, copies), created=20)
+        assert_counts(store.ingest(PROJECT, store.iter_findings(PROJECT)), unchanged=20)
+
+    def test_own_findings_imported_again_change_nothing(self, store: FindingStore) -> None:
+        statuses_of_all = ["open", "triaged", "in_progress", "resolved", "false_positive", "risk_accepted"]
+        store.ingest(PROJECT, [finding(number) for number in range(7)])
+        for number, status in enumerate(statuses_of_all):
+            store.set_status(PROJECT, uuid_of(number), status, actor="ann")
+        before = store.list_findings(PROJECT)
+        assert_counts(store.ingest(PROJECT, before, close_missing=True), unchanged=7)
+        assert_all_same(store.list_findings(PROJECT), before)
+
     def test_error_of_the_callers_generator_leaves_nothing(self, store: FindingStore) -> None:
         def broken() -> Iterator[Document]:
             yield scanned()
@@ -202,8 +196,9 @@ class IngestContract(Capabilities):
         store.ingest(PROJECT, [scanned("R0")])
         before = everything(store)
         for field, value in (("title", ""), ("severity", "High"), ("x", 1), ("created_at", "now")):
+            bad = {**scanned(), field: value}
             with pytest.raises(StorageValidationError) as caught:
-                store.ingest(PROJECT, [scanned("R1"), scanned("R0", severity="low"), scanned(**{field: value})])
+                store.ingest(PROJECT, [scanned("R1"), scanned("R0", severity="low"), bad])
             assert (caught.value.index, caught.value.field) == (2, field)
         assert everything(store) == before
 
@@ -271,87 +266,6 @@ class IngestContract(Capabilities):
         store.ingest(PROJECT, [scanned(id=uuid_of(1))])
         assert ids(store.list_findings(PROJECT)) == ids(store.list_findings(OTHER)) == [uuid_of(1)]
 
-    # -- equal findings ------------------------------------------------------------------------------------
-
-    @relaxed
-    @given(report=scans(), random=st.randoms(use_true_random=False))
-    def test_n_equal_findings_stay_n_in_any_order(
-        self, store: FindingStore, report: list[Document], random: random.Random
-    ) -> None:
-        store.delete_project(PROJECT)
-        assert_counts(store.ingest(PROJECT, report), created=len(report))
-        before = store.list_findings(PROJECT)
-        random.shuffle(report)
-        assert_counts(store.ingest(PROJECT, report, close_missing=True), unchanged=len(report))
-        assert_all_same(store.list_findings(PROJECT), before)
-
-    def test_equal_findings_have_ordinals(self, store: FindingStore) -> None:
-        store.save_finding(finding(1))
-        store.ingest(PROJECT, [finding(1), *([without(finding(1), "id")] * 3)])
-        sightings = [store.sighting(PROJECT, document["id"]) for document in store.list_findings(PROJECT)]
-        assert sorted(sighting.ordinal for sighting in sightings) == [0, 1, 2, 3]
-        assert len({sighting.fingerprint for sighting in sightings}) == 1
-
-    def test_more_of_the_same_creates_the_difference(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [scanned()] * 2)
-        assert_counts(store.ingest(PROJECT, [scanned()] * 5, close_missing=True), created=3, unchanged=2)
-
-    def test_fewer_of_the_same_closes_the_difference(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [scanned()] * 5)
-        assert_counts(store.ingest(PROJECT, [scanned()] * 2), unchanged=2)
-        assert statuses(store) == ["open"] * 5
-        assert_counts(store.ingest(PROJECT, [scanned()] * 2, close_missing=True), unchanged=2, resolved=3)
-        assert sorted(statuses(store)) == ["open"] * 2 + ["resolved"] * 3
-
-    def test_all_of_the_same_come_back(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [scanned("R1", n) for n in (1, 2, 3)])
-        store.ingest(PROJECT, [scanned("R1", 2)], close_missing=True)
-        report = store.ingest(PROJECT, [scanned("R1", n) for n in (1, 2, 3)], close_missing=True)
-        assert_counts(report, unchanged=1, reopened=2)
-        assert (sorted(lines(store).values(), key=str), statuses(store)) == ([1, 2, 3], ["open"] * 3)
-
-    @pytest.mark.parametrize("severity", ["medium", "high"])
-    def test_equal_findings_pair_by_line_then_nearest(self, store: FindingStore, severity: str) -> None:
-        """The incoming ones are as they were (medium) or changed, which must not matter."""
-        for stored, incoming, expected in PAIRINGS:
-            store.delete_project(PROJECT)
-            store.save_findings([_equal(line, number) for number, line in enumerate(stored)])
-            report = [{**_equal(line), "severity": severity} for line in incoming]
-            store.ingest(PROJECT, report, close_missing=True)
-            now = lines(store)
-            assert [now[uuid_of(number)] for number in range(len(stored))] == expected, (stored, incoming)
-            assert len(now) == max(len(stored), len(incoming))
-            touched = [document["id"] for document in store.list_findings(PROJECT) if document["status"] == "open"]
-            assert Counter(now[each] for each in touched) == Counter(incoming)
-
-    def test_pairing_by_id_comes_first(self, store: FindingStore) -> None:
-        store.save_findings([_equal(10, 1), _equal(20, 2)])
-        assert_counts(store.ingest(PROJECT, [_equal(10, 2), _equal(20, 1)]), updated=2)
-        assert lines(store) == {uuid_of(1): 20, uuid_of(2): 10}
-
-    def test_status_and_history_stay_with_their_instance(self, store: FindingStore) -> None:
-        store.save_findings([_equal(line, line) for line in (10, 20, 30)])
-        store.set_status(PROJECT, uuid_of(20), "false_positive", actor="ann", comment="no")
-        store.ingest(PROJECT, [_equal(line) for line in (32, 22, 12)])
-        assert lines(store) == {uuid_of(10): 12, uuid_of(20): 22, uuid_of(30): 32}
-        assert store.get_finding(PROJECT, uuid_of(20))["status"] == "false_positive"
-        assert [event.kind for event in store.history(PROJECT, uuid_of(20))] == ["status", "change"]
-        assert [event.kind for event in store.history(PROJECT, uuid_of(10))] == ["change"]
-
-    def test_line_in_the_resource_counts_as_the_line(self, store: FindingStore) -> None:
-        store.save_findings([finding(n, rule_id="R", title="T", resource=f"a.py:{n}") for n in (10, 20)])
-        store.ingest(PROJECT, [without(finding(9, rule_id="R", title="T", resource="a.py:19"), "id")])
-        assert [d["resource"] for d in store.list_findings(PROJECT)] == ["a.py:10", "a.py:19"]
-
-    def test_many_equal_findings_over_several_batches(self, store: FindingStore) -> None:
-        report = [scanned("R1", 1 + n % 2000) for n in range(6_000)]
-        assert_counts(store.ingest(PROJECT, iter(report)), created=6_000)
-        random.Random(3).shuffle(report)
-        assert_counts(store.ingest(PROJECT, iter(report), close_missing=True), unchanged=6_000)
-        moved = [scanned("R1", document["location"]["start_line"] + 1) for document in report]
-        report2 = store.ingest(PROJECT, iter(moved), close_missing=True)
-        assert (report2.created, report2.resolved, report2.updated + report2.unchanged) == (0, 0, 6_000)
-
     # -- dry run -------------------------------------------------------------------------------------------
 
     @relaxed
@@ -363,7 +277,11 @@ class IngestContract(Capabilities):
         store.ingest(PROJECT, first, run=run_of(1))
         before = everything(store)
         second = [*second, {"detector_id": "bad one"}]
-        options: dict[str, Any] = {"run": Run(run_of(2)), "close_missing": close_missing, "on_invalid": "quarantine"}
+        options: dict[str, Any] = {
+            "run": Run(run_of(2)),
+            "close_missing": close_missing,
+            "on_invalid": "quarantine",
+        }
         told = store.ingest(PROJECT, second, dry_run=True, **options)
         assert everything(store) == before, "a dry run wrote something"
         done = store.ingest(PROJECT, second, **options)
@@ -376,13 +294,3 @@ class IngestContract(Capabilities):
     def test_dry_run_of_an_unknown_project_leaves_it_unknown(self, store: FindingStore) -> None:
         assert_counts(store.ingest(PROJECT, [scanned()], dry_run=True), created=1)
         assert (store.list_projects(), store.revision(PROJECT)) == ([], 0)
-
-
-def _at(line: int | None) -> Document | None:
-    return None if line is None else {"start_line": line}
-
-
-def _equal(line: int | None, number: int | None = None) -> Document:
-    """Return one of many equal findings at a line."""
-    document = finding(number or 0, rule_id="R", title="T", resource="a", location=_at(line))
-    return document if number is not None else without(document, "id")

@@ -179,7 +179,8 @@ class PortContract(Capabilities):
             path.write_bytes(content)
             assert store.validate_store_layout(path) is False, what
             problems = store.check_store_layout(path)
-            assert problems and all(isinstance(problem, str) and problem for problem in problems), what
+            assert problems, what
+            assert all(isinstance(problem, str) and problem for problem in problems), what
             assert max(map(len, problems)) < 1000, f"{what}: a problem is for people to read"
 
     @relaxed
@@ -190,9 +191,7 @@ class PortContract(Capabilities):
         (folder / "store.json").write_bytes(content)
         assert store.validate_store_layout(folder / "store.json") is False
 
-    def test_missing_file_and_folder_are_no_layouts(
-        self, store: FindingStore, folder: pathlib.Path
-    ) -> None:
+    def test_missing_file_and_folder_are_no_layouts(self, store: FindingStore, folder: pathlib.Path) -> None:
         for path in (folder / "missing.json", folder, folder / "store.json" / "below"):
             assert store.validate_store_layout(path) is False
             assert store.check_store_layout(path)
@@ -252,6 +251,7 @@ class PortContract(Capabilities):
         assert [each.number for each in store.runs(PROJECT)] == [1]
 
     def test_errors_have_one_root(self, store: FindingStore) -> None:
-        for bad in (None, [], "x", 1, {"finding_schema_version": "9.0.0"}, {1: 2}):
+        refused: list[Any] = [None, [], "x", 1, {"finding_schema_version": "9.0.0"}, {1: 2}]
+        for bad in refused:
             with pytest.raises(StorageError):
-                store.save_finding(bad)  # type: ignore[arg-type]
+                store.save_finding(bad)

@@ -148,7 +148,9 @@ class QueryContract(Capabilities):
             query = FindingQuery(project_id=PROJECT, **conditions)
             assert sorted(ids(store.find(query).items)) == expected, conditions
             assert store.count(query) == len(numbers), conditions
-            agreed = [document["id"] for document in map(validate_finding, CORPUS) if matches(query, document)]
+            agreed = [
+                document["id"] for document in map(validate_finding, CORPUS) if matches(query, document)
+            ]
             assert sorted(agreed) == expected, f"matches() disagrees: {conditions}"
 
     @relaxed
@@ -240,7 +242,9 @@ class QueryContract(Capabilities):
             values: list[Any] = [10**30, -(10**30)] if sort.endswith("severity") else list(HARD_VALUES)
             for value, finding_id in itertools.product(values, HARD_VALUES):
                 text = json.dumps([sort, value, finding_id])
-                self._find_or_refuse(store, cursor=base64.urlsafe_b64encode(text.encode()).decode(), sort=sort)
+                self._find_or_refuse(
+                    store, cursor=base64.urlsafe_b64encode(text.encode()).decode(), sort=sort
+                )
 
     # -- values --------------------------------------------------------------------------------------------
 
@@ -272,13 +276,14 @@ class QueryContract(Capabilities):
             assert number == len(expected)
 
     def test_wrong_values_are_refused(self) -> None:
-        for conditions in (
+        wrong: list[dict[str, Any]] = [
             {"severity": "High"}, {"severity": ["low", "x"]}, {"min_severity": "none"}, {"status": "closed"},
             {"sort": "id"}, {"sort": ""}, {"sort": "--title"}, {"limit": 0}, {"limit": -1}, {"limit": MAX_PAGE + 1},
             {"created_from": "2024-05-01"}, {"created_before": "2024-05-01T00:00:00+00:00"}, {"created_from": "x"},
-        ):  # fmt: skip
+        ]  # fmt: skip
+        for conditions in wrong:
             with pytest.raises(StorageValidationError) as caught:
-                FindingQuery(project_id=PROJECT, **conditions)  # type: ignore[arg-type]
+                FindingQuery(project_id=PROJECT, **conditions)
             assert caught.value.field in conditions, f"{conditions}: names {caught.value.field}"
 
     def test_unknown_project_finds_nothing(self, store: FindingStore) -> None:

@@ -1,4 +1,4 @@
-"""The suite, part 5: runs, closing what is missing, reopening, and the quarantine."""
+"""The suite, part 6: runs, closing what is missing, reopening, and the quarantine."""
 
 from __future__ import annotations
 
@@ -114,7 +114,9 @@ class RunContract(Capabilities):
 
     def test_missing_findings_are_closed_with_an_event(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [finding(1), finding(2)], run=run_of(1))
-        assert_counts(store.ingest(PROJECT, [finding(2)], run=run_of(2), close_missing=True), unchanged=1, resolved=1)
+        assert_counts(
+            store.ingest(PROJECT, [finding(2)], run=run_of(2), close_missing=True), unchanged=1, resolved=1
+        )
         assert statuses(store) == ["resolved", "open"]
         events = store.history(PROJECT, uuid_of(1))
         assert brief(events) == [("status", "ingest", {"status": ["open", "resolved"]}, "")]
@@ -126,7 +128,9 @@ class RunContract(Capabilities):
         assert statuses(store) == ["open", "open"]
 
     def test_only_the_detectors_of_the_run_close(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [finding(1, detector_id="a"), finding(2, detector_id="b"), finding(3, detector_id="ab")])
+        store.ingest(
+            PROJECT, [finding(1, detector_id="a"), finding(2, detector_id="b"), finding(3, detector_id="ab")]
+        )
         report = store.ingest(PROJECT, [finding(9, detector_id="a")], close_missing=True)
         assert (report.created, report.resolved) == (1, 1)
         assert statuses(store) == ["resolved", "open", "open", "open"]
@@ -219,8 +223,12 @@ class RunContract(Capabilities):
             for b in range(1, 6):
                 diff = store.diff_runs(PROJECT, run_of(a), run_of(b))
                 in_a, in_b = ({n for n in seen if run in seen[n]} for run in (a, b))
-                assert sorted(ids(diff.added)) == [uuid_of(n) for n in sorted(in_b - in_a)], f"added {a} to {b}"
-                assert sorted(ids(diff.removed)) == [uuid_of(n) for n in sorted(in_a - in_b)], f"removed {a} to {b}"
+                assert sorted(ids(diff.added)) == [uuid_of(n) for n in sorted(in_b - in_a)], (
+                    f"added {a} to {b}"
+                )
+                assert sorted(ids(diff.removed)) == [uuid_of(n) for n in sorted(in_a - in_b)], (
+                    f"removed {a} to {b}"
+                )
                 assert diff.common == len(in_a & in_b), f"common of {a} and {b}"
             diff = store.diff_runs(PROJECT, run_of(a), run_of(a + 50))
             assert (ids(diff.added), diff.common) == ([uuid_of(99)], 0)
@@ -264,8 +272,13 @@ class QuarantineContract(Capabilities):
         assert [each.index for each in kept] == [refused.index for refused in report.rejected]
         for refused, each, original in zip(report.rejected, kept, KEPT_WHOLE, strict=True):
             assert json.dumps(each.original) == json.dumps(original), "the original is not whole"
-            assert (each.rejected_id, each.field, each.reason) == (refused.rejected_id, refused.field, refused.reason)
-            assert refused.reason and refused.field
+            assert (each.rejected_id, each.field, each.reason) == (
+                refused.rejected_id,
+                refused.field,
+                refused.reason,
+            )
+            assert refused.reason
+            assert refused.field
             assert (each.run_id, each.at > "2024") == (run_of(1), True)
 
     def test_what_is_no_json_is_kept_as_far_as_possible(self, store: FindingStore) -> None:
