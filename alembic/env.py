@@ -12,7 +12,7 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from findings_orm.adapters.sql.models import Base
+from findings_orm.adapters.sql.models import Base, exists_on
 from findings_orm.errors import StorageError
 from findings_orm.migrations.connecting import connected, parse
 from findings_orm.migrations.scripts import VERSION_TABLE
@@ -30,11 +30,17 @@ def is_ours(name: str | None, kind: str, _: Any) -> bool:
     return kind != "table" or name in tables
 
 
+def is_here(found: Any, _: str | None, kind: str, *__: Any) -> bool:
+    """Leave out the tables that databases of this dialect don't have."""
+    return kind != "table" or exists_on(found, context.get_context().dialect.name)
+
+
 OPTIONS: dict[str, Any] = {
     "target_metadata": Base.metadata,
     "version_table": VERSION_TABLE,
     "transactional_ddl": True,
     "include_name": is_ours,
+    "include_object": is_here,
     "compare_type": True,
     "compare_server_default": True,
     "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],

@@ -39,12 +39,16 @@ from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.registry import STORAGE_REGISTRY, open_storage, register_adapter
 
 if TYPE_CHECKING:
+    from findings_orm.adapters.file import FileStorageAdapter
     from findings_orm.adapters.memory import InMemoryStorageAdapter
+    from findings_orm.adapters.sql.postgresql import PostgreSQLStorageAdapter
     from findings_orm.adapters.sql.sqlite import SQLiteStorageAdapter
     from findings_orm.migrations import SchemaMigrator
 
 _LAZY = {
+    "FileStorageAdapter": "findings_orm.adapters.file",
     "InMemoryStorageAdapter": "findings_orm.adapters.memory",
+    "PostgreSQLStorageAdapter": "findings_orm.adapters.sql.postgresql",
     "SQLiteStorageAdapter": "findings_orm.adapters.sql.sqlite",
     "SchemaMigrator": "findings_orm.migrations",
 }
@@ -63,6 +67,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "STORAGE_REGISTRY",
     "Event",
+    "FileStorageAdapter",
     "Finding",
     "FindingNotFoundError",
     "FindingQuery",
@@ -71,6 +76,7 @@ __all__ = [
     "InMemoryStorageAdapter",
     "IngestReport",
     "Page",
+    "PostgreSQLStorageAdapter",
     "PurgeReport",
     "Rejected",
     "RejectedOriginal",

@@ -19,7 +19,10 @@ from findings_orm.port import FindingStore, StoragePort
 ENTRY_POINT_GROUP = "findings_orm.adapters"
 
 _SCHEMES = {
+    "file": "findings_orm.adapters.file:open_url",
     "memory": "findings_orm.adapters.memory:open_url",
+    "postgres": "findings_orm.adapters.sql.postgresql:open_url",
+    "postgresql": "findings_orm.adapters.sql.postgresql:open_url",
     "sqlite": "findings_orm.adapters.sql.sqlite:open_url",
 }
 
@@ -95,7 +98,8 @@ def open_storage(url: str, **options: Any) -> FindingStore:
     """Open the store that a URL names.
 
     ``memory:`` is a new store in memory, ``sqlite:///findings.db`` a file (four slashes: an absolute path),
-    ``sqlite://`` a private database in memory.
+    ``sqlite://`` a private database in memory, ``postgresql://user@host/database`` a PostgreSQL server,
+    ``file:///some/folder`` a folder of JSON files (an absolute path).
 
     Args:
         url: the URL.

@@ -20,24 +20,22 @@ from findings_orm.errors import (
     StorageValidationError,
 )
 from findings_orm.finding import (
-    FIELDS,
     SCHEMA_VERSION,
     TRANSITIONS,
     Status,
     canonical_time,
     check_plain_text,
     check_project_id,
-    content_json,
     is_uuid,
     validate_finding,
 )
-from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
 from findings_orm.ids import now
 from findings_orm.importing import Import, current_document
 from findings_orm.ingest import events_of, with_status
 from findings_orm.port import (
     Document,
     Event,
+    FindingStore,
     Health,
     IngestReport,
     PurgeReport,
@@ -47,14 +45,15 @@ from findings_orm.port import (
     Sighting,
 )
 from findings_orm.query import FindingQuery, Page, Summary
-from findings_orm.records import Identity, Records, StatusChange, Stored, batches
+from findings_orm.records import Records, StatusChange, Stored, batches
+from findings_orm.saving import save
 
 SAVE_BATCH = 1_000
 PURGE_BATCH = 1_000
 
 
-class Store:
-    """A `FindingStore` over records. Base of the adapters of this package."""
+class Store(FindingStore):
+    """A `FindingStore` over records. Base of the adapters of this package; the port says what its methods mean."""
 
     adapter: ClassVar[str]
     """The name of the kind of store, as in `Health`."""
@@ -116,7 +115,6 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Self]:
-        """See `FindingStore.transaction`."""
         if self._current is not None:
             with self._current.savepoint():
                 yield self
@@ -127,29 +125,23 @@ class Store:
     # -- the port -------------------------------------------------------------------------------------------
 
     def atomic_write(self, path: pathlib.Path, data: dict[str, Any]) -> None:
-        """See `StoragePort.atomic_write`."""
         layout.atomic_write(path, data)
 
     def validate_store_layout(self, path: pathlib.Path) -> bool:
-        """See `StoragePort.validate_store_layout`."""
         return not layout.check_store_layout(path)
 
     def check_store_layout(self, path: pathlib.Path) -> list[str]:
-        """See `FindingStore.check_store_layout`."""
         return layout.check_store_layout(path)
 
     def get_schema_version(self) -> str:
-        """See `StoragePort.get_schema_version`."""
         return SCHEMA_VERSION
 
     def save_finding(self, finding: dict[str, Any]) -> None:
-        """See `StoragePort.save_finding`."""
         document = validate_finding(current_document(finding))
         with self._unit(write=True) as unit:
-            self._save(unit, document["project_id"], [document])
+            save(unit, document["project_id"], [document])
 
     def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
-        """See `FindingStore.save_findings`."""
         with self._whole() as unit:
             for batch in batches(enumerate(documents), SAVE_BATCH):
                 by_project: dict[str, list[Document]] = {}
@@ -160,90 +152,51 @@ class Store:
                         raise error.at(index) from error
                     by_project.setdefault(document["project_id"], []).append(document)
                 for project_id in sorted(by_project):
-                    self._save(unit, project_id, by_project[project_id])
-
-    def _save(self, unit: Records, project_id: str, documents: list[Document]) -> None:
-        """Store valid documents of one project; of several with one id, each replaces the one before."""
-        at = now()
-        revision = unit.advance(project_id, at)
-        ordinals = _Ordinals(unit, project_id)
-        for group in _distinct(documents):
-            known = unit.stored(project_id, [document["id"] for document in group])
-            identified = [(document, fingerprint(document)) for document in group]
-            ordinals.load({digest for _, (digest, _) in identified})
-            insert: list[Stored] = []
-            replace: list[Stored] = []
-            events: list[Event] = []
-            for document, (digest, line) in identified:
-                old = known.get(document["id"])
-                identity = _saved_identity(document, digest, line, at, old, ordinals)
-                if old is None:
-                    insert.append(Stored(document, identity))
-                    continue
-                replace.append(Stored(document, identity))
-                changed = changed_fields(old.document, document, FIELDS)
-                events += events_of(document["id"], changed, at, "save")
-            if insert:
-                unit.insert(project_id, insert)
-            if replace:
-                unit.replace(project_id, replace)
-            if events:
-                unit.add_events(project_id, revision, events)
+                    save(unit, project_id, by_project[project_id])
 
     def list_findings(self, project_id: str) -> list[dict[str, Any]]:
-        """See `StoragePort.list_findings`."""
         with self._unit() as unit:
             return list(unit.stream(_key(project_id)))
 
     def delete_project(self, project_id: str) -> None:
-        """See `StoragePort.delete_project`."""
         with self._unit(write=True) as unit:
             unit.delete_project(_key(project_id))
 
     # -- reading --------------------------------------------------------------------------------------------
 
     def get_finding(self, project_id: str, finding_id: str) -> Document:
-        """See `FindingStore.get_finding`."""
         with self._unit() as unit:
             return _document(unit, project_id, finding_id)
 
     def iter_findings(self, project_id: str) -> Iterator[Document]:
-        """See `FindingStore.iter_findings`."""
         with self._unit() as unit, closing(unit.stream(_key(project_id))) as documents:
             yield from documents
 
     def find(self, query: FindingQuery) -> Page:
-        """See `FindingStore.find`."""
         with self._unit() as unit:
             return query.page_of(unit.select(query, query.limit + 1))
 
     def count(self, query: FindingQuery) -> int:
-        """See `FindingStore.count`."""
         with self._unit() as unit:
             return unit.count(query)
 
     def summarize(self, project_id: str) -> Summary:
-        """See `FindingStore.summarize`."""
         with self._unit() as unit:
             return unit.summarize(_key(project_id))
 
     def list_projects(self) -> list[str]:
-        """See `FindingStore.list_projects`."""
         with self._unit() as unit:
             return unit.projects()
 
     def revision(self, project_id: str) -> int:
-        """See `FindingStore.revision`."""
         with self._unit() as unit:
             return unit.revision(_key(project_id))
 
     def history(self, project_id: str, finding_id: str) -> list[Event]:
-        """See `FindingStore.history`."""
         with self._unit() as unit:
             return unit.events(_key(project_id), finding_id.lower()) if is_uuid(finding_id) else []
 
     def sighting(self, project_id: str, finding_id: str) -> Sighting:
-        """See `FindingStore.sighting`."""
         with self._unit() as unit:
             found = _stored(unit, project_id, finding_id)
             identity = found.identity
@@ -259,12 +212,10 @@ class Store:
         )
 
     def runs(self, project_id: str) -> list[Run]:
-        """See `FindingStore.runs`."""
         with self._unit() as unit:
             return unit.runs(_key(project_id))
 
     def diff_runs(self, project_id: str, a: str, b: str) -> RunDiff:
-        """See `FindingStore.diff_runs`."""
         with self._unit() as unit:
             runs = {run.id: run for run in unit.runs(_key(project_id))}
             for name, run_id in (("a", a), ("b", b)):
@@ -293,7 +244,6 @@ class Store:
         dry_run: bool = False,
         on_invalid: Literal["raise", "quarantine"] = "raise",
     ) -> IngestReport:
-        """See `FindingStore.ingest`."""
         task = Import(project_id, run, close_missing=close_missing, dry_run=dry_run, on_invalid=on_invalid)
         try:
             with self._whole() as unit:
@@ -305,12 +255,10 @@ class Store:
         return report
 
     def rejected_originals(self, project_id: str) -> list[RejectedOriginal]:
-        """See `FindingStore.rejected_originals`."""
         with self._unit() as unit:
             return unit.rejected(_key(project_id))
 
     def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
-        """See `FindingStore.discard_rejected`."""
         with self._whole() as unit:
             ids = [rejected_id.lower() for rejected_id in rejected_ids]
             if project_id not in unit.projects():
@@ -321,7 +269,6 @@ class Store:
     def retry_rejected(
         self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
     ) -> IngestReport:
-        """See `FindingStore.retry_rejected`."""
         with self._whole() as unit:
             kept = {original.rejected_id: original for original in unit.rejected(_key(project_id))}
             for rejected_id in fixed or ():
@@ -343,7 +290,6 @@ class Store:
     def set_status(
         self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
     ) -> Document:
-        """See `FindingStore.set_status`."""
         check_plain_text("actor", actor, empty=False)
         check_plain_text("comment", comment)
         if status not in list(Status):
@@ -366,7 +312,6 @@ class Store:
             return _document(unit, project_id, finding_id)
 
     def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
-        """See `FindingStore.purge`."""
         try:
             before = canonical_time(closed_before)
         except (ValueError, TypeError) as error:
@@ -387,7 +332,6 @@ class Store:
     # -- the store itself -----------------------------------------------------------------------------------
 
     def health(self) -> Health:
-        """See `FindingStore.health`."""
         try:
             if self._closed:
                 raise StorageUnavailableError("the store is closed")
@@ -396,7 +340,6 @@ class Store:
             return Health(False, self.adapter, "", {}, str(error))
 
     def close(self) -> None:
-        """See `FindingStore.close`."""
         if not self._closed:
             self._closed = True
             self._release()
@@ -412,60 +355,6 @@ class Store:
 
 class _DryRunError(Exception):
     """Rolls a dry run back."""
-
-
-class _Ordinals:
-    """Hands out the ordinals of fingerprints while documents are saved."""
-
-    def __init__(self, unit: Records, project_id: str) -> None:
-        self._unit = unit
-        self._project_id = project_id
-        self._next: dict[bytes, int] = {}
-
-    def load(self, digests: set[bytes]) -> None:
-        """Look up what is taken."""
-        new = digests - self._next.keys()
-        if not new:
-            return
-        self._next.update(dict.fromkeys(new, 0))
-        for identity in self._unit.identities(self._project_id, new):
-            self._next[identity.fingerprint] = max(self._next[identity.fingerprint], identity.ordinal + 1)
-
-    def take(self, digest: bytes) -> int:
-        """Return the next free ordinal."""
-        ordinal = self._next[digest]
-        self._next[digest] = ordinal + 1
-        return ordinal
-
-
-def _saved_identity(
-    document: Document, digest: bytes, line: int | None, at: str, old: Stored | None, ordinals: _Ordinals
-) -> Identity:
-    status = document["status"]
-    content = content_digest(content_json(document))
-    if old is None:
-        ordinal = ordinals.take(digest)
-        fresh = Identity(
-            document["id"], digest, ordinal, VERSION, content, status, line, at, at, 0, 0, None, None
-        )
-        return with_status(fresh, status, at)
-    kept = old.identity
-    if kept.fingerprint != digest:
-        kept = kept._replace(fingerprint=digest, ordinal=ordinals.take(digest), version=VERSION)
-    if old.document["status"] != status:
-        kept = with_status(kept, status, at)
-    return kept._replace(content=content, reported=status, line=line, last_seen=at)
-
-
-def _distinct(documents: list[Document]) -> Iterator[list[Document]]:
-    """Split documents into groups in which no id occurs twice, in their order."""
-    group: dict[str, Document] = {}
-    for document in documents:
-        if document["id"] in group:
-            yield list(group.values())
-            group = {}
-        group[document["id"]] = document
-    yield list(group.values())
 
 
 def _status_events(document: Document, status: str, at: str, actor: str, comment: str) -> list[Event]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import settings
 
 pytest.register_assert_rewrite("findings_orm.testing")
 
+from servers import PostgresServer, embedded_binaries, lowest_binaries, postgresql_server  # noqa: E402
+
 from findings_orm import FindingStore, open_storage  # noqa: E402  # after the rewrite is registered
+
+TEMPLATE = "findings_template"
 
 settings.register_profile("quick", max_examples=20, stateful_step_count=20, deadline=None)
 settings.register_profile("full", max_examples=1_000, stateful_step_count=50, deadline=None)
@@ -28,7 +33,54 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture
+def open_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], FindingStore]:
+    """Return a callable that opens one folder of files, new at first, as often as it is called."""
+    folder = tmp_path_factory.mktemp("store")
+    return lambda: open_storage(folder.as_uri())
+
+
+@pytest.fixture
 def open_sqlite(tmp_path: pathlib.Path, empty_sqlite: pathlib.Path) -> Callable[[], FindingStore]:
     """Return a callable that opens one SQLite file, empty at first, as often as it is called."""
     path = shutil.copy(empty_sqlite, tmp_path / "findings.db")
     return lambda: open_storage(f"sqlite:///{path}")
+
+
+@pytest.fixture(scope="session")
+def postgresql_18() -> Iterator[PostgresServer]:
+    """Return a running PostgreSQL 18, with a migrated database to clone."""
+    with _with_template(embedded_binaries()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql_15() -> Iterator[PostgresServer]:
+    """Return a running PostgreSQL 15, the lowest supported, with a migrated database to clone."""
+    binaries = lowest_binaries()
+    assert binaries is not None, "PostgreSQL 15 is not on this machine"
+    with _with_template(binaries) as server:
+        yield server
+
+
+@contextmanager
+def _with_template(binaries: pathlib.Path) -> Iterator[PostgresServer]:
+    with postgresql_server(binaries) as server:
+        server.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'")
+        open_storage(server.url(TEMPLATE), migrate=True).close()
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql_18: PostgresServer) -> Iterator[str]:
+    """Return the URL of an empty, migrated database on PostgreSQL 18."""
+    name = postgresql_18.create_database(TEMPLATE)
+    yield postgresql_18.url(name)
+    postgresql_18.drop_database(name)
+
+
+@pytest.fixture
+def postgresql_15_url(postgresql_15: PostgresServer) -> Iterator[str]:
+    """Return the URL of an empty, migrated database on PostgreSQL 15."""
+    name = postgresql_15.create_database(TEMPLATE)
+    yield postgresql_15.url(name)
+    postgresql_15.drop_database(name)

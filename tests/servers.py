@@ -42,9 +42,10 @@ _START_SECONDS = 60
 class PostgresServer:
     """A running server; `create_database` gives each test its own database."""
 
-    def __init__(self, version: str, port: int) -> None:
+    def __init__(self, version: str, port: int, started: _Started) -> None:
         self.version = version
         self.port = port
+        self._started = started
         self._numbers = itertools.count(1)
 
     def url(self, database: str) -> str:
@@ -61,6 +62,14 @@ class PostgresServer:
         name = f"findings_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8' LOCALE 'C'")
         return name
+
+    def crash(self) -> None:
+        """Kill every process of the server at once."""
+        self._started.crash()
+
+    def start(self) -> None:
+        """Start the server again after `crash`."""
+        self._started.start()
 
     def drop_database(self, name: str) -> None:
         """Drop a database, whoever is connected."""
@@ -91,13 +100,18 @@ def lowest_binaries() -> pathlib.Path | None:
 
 
 @contextmanager
-def postgresql_server(binaries: pathlib.Path) -> Iterator[PostgresServer]:
-    """Run a server of one's own in a temporary folder; it dies with this process, however that ends."""
+def postgresql_server(binaries: pathlib.Path, **settings: str) -> Iterator[PostgresServer]:
+    """Run a server of one's own in a temporary folder; it dies with this process, however that ends.
+
+    Args:
+        binaries: the folder with `postgres` and `initdb`.
+        settings: settings of the server, in place of those that make tests fast and a crash forgetful.
+    """
     folder = pathlib.Path(tempfile.mkdtemp(prefix="findings-pg-"))
     try:
         account = _account(folder)
         runnable, environment = _reachable(binaries, folder, account)
-        started = _Started(runnable, folder, environment, account)
+        started = _Started(runnable, folder, environment, account, {**_SETTINGS, **settings})
         with started.running() as server:
             yield server
     finally:
@@ -151,7 +165,9 @@ class _Started:
         folder: pathlib.Path,
         environment: dict[str, str],
         account: dict[str, Any],
+        settings: dict[str, str],
     ) -> None:
+        self.settings = [f"--{name}={value}" for name, value in settings.items()]
         self.data = folder / "data"
         self.binaries = binaries
         self.options: dict[str, Any] = {"env": environment, "cwd": folder, **account}
@@ -166,27 +182,41 @@ class _Started:
             [*command, "--no-locale", "-N"], capture_output=True, text=True, check=False, **self.options
         )
         assert made.returncode == 0, f"initdb failed: {made.stdout}{made.stderr}"
-        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        arguments = ["-D", str(self.data), "-p", str(self.port), "-k", "", *settings]
-        log = (self.data.parent / "log").open("wb")
-        with log:
-            process = subprocess.Popen(
+        self.start()
+        try:
+            yield PostgresServer(self._wait(), self.port, self)
+        finally:
+            self.process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+            self.process.kill()
+            self.process.wait()
+
+    def start(self) -> None:
+        arguments = ["-D", str(self.data), "-p", str(self.port), "-k", "", *self.settings]
+        with (self.data.parent / "log").open("wb") as log:
+            self.process = subprocess.Popen(
                 [self.binaries / "postgres", *arguments],
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  # no threads yet, and nothing else sets it
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  # nothing else sets it
                 **self.options,
             )
-        try:
-            yield PostgresServer(self._wait(process), self.port)
-        finally:
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            process.kill()
-            process.wait()
+        self._wait()
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> str:
+    def crash(self) -> None:
+        listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+        family = [
+            int(pid)
+            for pid, parent in map(str.split, listed.stdout.splitlines())
+            if int(parent) == self.process.pid
+        ]
+        for pid in (self.process.pid, *family):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def _wait(self) -> str:
         """Wait until the server answers and return its version."""
         deadline = time.monotonic() + _START_SECONDS
         address = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
@@ -196,7 +226,7 @@ class _Started:
                     return str(connection.info.parameter_status("server_version"))
             except psycopg.OperationalError:
                 log = (self.data.parent / "log").read_text(errors="replace")
-                assert process.poll() is None, f"PostgreSQL ended: {log}"
+                assert self.process.poll() is None, f"PostgreSQL ended: {log}"
                 assert time.monotonic() < deadline, f"PostgreSQL does not answer: {log}"
                 time.sleep(0.05)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from findings_orm import FindingStore, open_storage
+from findings_orm import SCHEMA_VERSION, FindingStore, open_storage
 from findings_orm.cli.app import app
 from findings_orm.cli.failures import ExitCode
 from findings_orm.testing.samples import finding, run_of, scanned
@@ -386,6 +386,8 @@ def test_a_run_is_named_by_number_or_id(full: Findings) -> None:
         (["--limit", "0"], "--limit: must be 1 to"),
         (["--cursor", "x"], "--cursor: must be the next_cursor"),
         (["--cwe", "x"], "--cwe: must be a number"),
+        (["--rule", "a\x00"], "--rule: must not hold NUL"),
+        (["--resource-prefix", "\udcff"], "--resource-prefix: must not hold NUL or lone surrogates"),
         (["--from", "yesterday"], "--from: must be a date (2026-01-31), or"),
         (["--before", "2026-02-30"], "--before: must be a date"),
         (["--from", "2026-01-01T00:00:00+02:00"], "--from: must be a date"),
@@ -686,10 +688,12 @@ def test_an_export_to_where_there_is_no_folder(full: Findings) -> None:
 
 
 def test_up_and_down_the_revisions(findings: Findings) -> None:
-    assert "base -> r0002" in findings("db", "upgrade").stdout
+    made = findings("db", "upgrade").stdout
     assert "nothing to do" in findings("db", "upgrade").stdout
     status = findings.json("db", "status", "--format", "json")
-    assert status["current"] == status["head"]
+    head = status["head"]
+    assert status["current"] == head
+    assert made == f"base -> {head} (finding schema {SCHEMA_VERSION})\n"
     assert status["pending"] == []
     assert "as it should be" in findings("db", "check").stdout
     findings.imported(scanned("R1"))
@@ -698,7 +702,7 @@ def test_up_and_down_the_revisions(findings: Findings) -> None:
     assert "run 'findings db upgrade'" in behind
     refused = findings("list", code=4).stderr
     assert "findings db upgrade" in refused
-    assert "r0001 -> r0002" in findings("db", "upgrade").stdout
+    assert f"r0001 -> {head}" in findings("db", "upgrade").stdout
     assert findings.titles() == ["Rule R1 was broken"]
 
 
@@ -733,9 +737,15 @@ READING = [
 @pytest.mark.parametrize("command", READING, ids=" ".join)
 def test_no_command_but_import_and_upgrade_makes_a_database(findings: Findings, command: list[str]) -> None:
     missing = findings(*command, code=3).stderr
-    assert "there is no database at findings.db" in missing
+    assert "there is no storage at findings.db" in missing
     assert "findings db upgrade" in missing
     assert list(findings.folder.iterdir()) == []
+
+
+def test_a_folder_of_files_is_not_made_by_reading(findings: Findings) -> None:
+    folder = findings.folder / "store"
+    assert "there is no storage at " in findings("list", "--url", folder.as_uri(), code=3).stderr
+    assert not folder.exists()
 
 
 def test_where_the_url_comes_from(findings: Findings) -> None:

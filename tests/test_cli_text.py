@@ -16,7 +16,7 @@ from findings_orm.cli.options import ago, moment, split
 from findings_orm.cli.output import Column, Grid, fitting, plain_lines
 from findings_orm.cli.render import history_grid, place
 from findings_orm.cli.root import global_options_first
-from findings_orm.cli.session import hidden_password, sqlite_file
+from findings_orm.cli.session import hidden_password, place_of
 from findings_orm.cli.text import TerminalSafe, safe, safe_lines, shorten
 from findings_orm.errors import (
     FindingNotFoundError,
@@ -177,6 +177,7 @@ def test_global_options_come_first(args: list[str], expected: list[str]) -> None
         ("sqlite:///findings.db", "findings.db"),
         ("sqlite:////var/lib/x.db?synchronous=NORMAL", "/var/lib/x.db"),
         ("SQLite+pysqlite:///a%20b.db", "a b.db"),
+        ("file:///srv/find%20ings", "/srv/find ings"),
         ("sqlite://", None),
         ("sqlite:///", None),
         ("sqlite:///:memory:", None),
@@ -185,7 +186,7 @@ def test_global_options_come_first(args: list[str], expected: list[str]) -> None
     ],
 )
 def test_the_file_of_a_url(url: str, path: str | None) -> None:
-    found = sqlite_file(url)
+    found = place_of(url)
     assert (None if found is None else found.as_posix()) == path
 
 

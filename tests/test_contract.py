@@ -1,10 +1,11 @@
-"""The conformance suite over the adapters that need no server."""
+"""The conformance suite over every adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import pytest
+from servers import lowest_binaries
 
 from findings_orm import FindingStore, open_storage
 from findings_orm.testing.contract import FindingStoreContract
@@ -31,6 +32,42 @@ class TestSQLiteFile(FindingStoreContract):
     @pytest.fixture
     def reopen(self, open_sqlite: Callable[[], FindingStore]) -> Callable[[], FindingStore]:
         return open_sqlite
+
+    @pytest.fixture
+    def store(self, reopen: Callable[[], FindingStore]) -> Iterator[FindingStore]:
+        with reopen() as store:
+            yield store
+
+
+class TestPostgreSQL18(FindingStoreContract):
+    persistent = True
+    shared_between_processes = True
+
+    @pytest.fixture
+    def reopen(self, postgresql_url: str) -> Callable[[], FindingStore]:
+        return lambda: open_storage(postgresql_url)
+
+    @pytest.fixture
+    def store(self, reopen: Callable[[], FindingStore]) -> Iterator[FindingStore]:
+        with reopen() as store:
+            yield store
+
+
+if lowest_binaries():
+
+    class TestPostgreSQL15(TestPostgreSQL18):
+        @pytest.fixture
+        def reopen(self, postgresql_15_url: str) -> Callable[[], FindingStore]:
+            return lambda: open_storage(postgresql_15_url)
+
+
+class TestFile(FindingStoreContract):
+    persistent = True
+    shared_between_processes = True
+
+    @pytest.fixture
+    def reopen(self, open_files: Callable[[], FindingStore]) -> Callable[[], FindingStore]:
+        return open_files
 
     @pytest.fixture
     def store(self, reopen: Callable[[], FindingStore]) -> Iterator[FindingStore]:

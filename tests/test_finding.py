@@ -112,7 +112,10 @@ def test_canonical_form_shares_nothing_with_the_input(document: dict[str, Any]) 
 def test_defaults_are_new_each_time() -> None:
     validate_finding(finding())["evidence"]["a"] = 1
     validate_finding(finding())["tags"].append("a")
-    assert_same({name: validate_finding(finding())[name] for name in ("evidence", "tags")}, {"evidence": {}, "tags": []})
+    assert_same(
+        {name: validate_finding(finding())[name] for name in ("evidence", "tags")},
+        {"evidence": {}, "tags": []},
+    )
 
 
 def test_text_of_enums_becomes_plain_text() -> None:
@@ -191,7 +194,8 @@ def test_every_status_can_be_reached_and_left() -> None:
     assert set(TRANSITIONS) == set(Status)
     assert set().union(*TRANSITIONS.values()) == set(Status)
     for status, following in TRANSITIONS.items():
-        assert following and status not in following
+        assert following
+        assert status not in following
 
 
 def test_finding_has_the_fields_of_the_contract() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
+import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,24 +23,46 @@ SCALE = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-_PATHS: weakref.WeakKeyDictionary[FindingStore, tuple[str, tempfile.TemporaryDirectory[str]]]
-_PATHS = weakref.WeakKeyDictionary()
+_FOLDER = pathlib.Path(tempfile.mkdtemp())
+_PATHS: weakref.WeakKeyDictionary[FindingStore, pathlib.Path] = weakref.WeakKeyDictionary()
+_NUMBERS = itertools.count()
 
 
-def _open_file(folder: tempfile.TemporaryDirectory[str]) -> FindingStore:
-    url = f"sqlite:///{pathlib.Path(folder.name) / 'findings.db'}"
-    store = open_storage(url)
-    _PATHS[store] = (url, folder)
+@pytest.fixture(scope="module", autouse=True)
+def _clean_up() -> Iterator[None]:
+    yield
+    shutil.rmtree(_FOLDER)
+
+
+def _open_file(path: pathlib.Path) -> FindingStore:
+    store = open_storage(f"sqlite:///{path}")
+    _PATHS[store] = path
     return store
 
 
 def _new_file() -> FindingStore:
-    return _open_file(tempfile.TemporaryDirectory())
+    empty = _FOLDER / "empty.db"
+    if not empty.exists():
+        _open_file(empty).close()
+    path = _FOLDER / f"{next(_NUMBERS)}.db"
+    shutil.copy(empty, path)
+    return _open_file(path)
 
 
 def _reopen_file(store: FindingStore) -> FindingStore:
     store.close()
-    return _open_file(_PATHS[store][1])
+    return _open_file(_PATHS[store])
+
+
+def _open_files(path: pathlib.Path) -> FindingStore:
+    store = open_storage(path.as_uri())
+    _PATHS[store] = path
+    return store
+
+
+def _reopen_files(store: FindingStore) -> FindingStore:
+    store.close()
+    return _open_files(_PATHS[store])
 
 
 TestMemory = store_machine(lambda: open_storage("memory:")).TestCase
@@ -47,17 +71,21 @@ TestSQLiteInMemory = store_machine(lambda: open_storage("sqlite://")).TestCase
 TestSQLiteInMemory.settings = SCALE
 TestSQLiteFile = store_machine(_new_file, _reopen_file).TestCase
 TestSQLiteFile.settings = SCALE
+TestFiles = store_machine(lambda: _open_files(_FOLDER / f"{next(_NUMBERS)}"), _reopen_files).TestCase
+TestFiles.settings = SCALE
 
 
 @pytest.mark.parametrize("seed", range(40 if FULL else 3))
 def test_same_sequence_leads_every_adapter_to_the_same(
-    seed: int, open_sqlite: Callable[[], FindingStore]
+    seed: int, open_sqlite: Callable[[], FindingStore], open_files: Callable[[], FindingStore]
 ) -> None:
-    digests = {}
-    for store in (open_storage("memory:"), open_storage("sqlite://"), open_sqlite()):
+    digests: dict[tuple[str, int], str] = {}
+    for store in (open_storage("memory:"), open_storage("sqlite://"), open_sqlite(), open_files()):
         with store:
             run_sequence(store, seed, 300 if FULL else 60)
             digests[type(store).__name__, len(digests)] = digest(store)
+    with open_files() as store:
+        digests["files, opened again", len(digests)] = digest(store)
     assert len(set(digests.values())) == 1, digests
 
 

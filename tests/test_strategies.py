@@ -14,12 +14,16 @@ from findings_orm.testing.samples import assert_all_same, assert_same, differenc
 from findings_orm.testing.strategies import documents, json_objects, project_ids, queries, scans, texts, times
 
 SEARCH = settings(
-    max_examples=20_000, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None
+    max_examples=20_000,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+    database=None,
 )
-OLD_FIELDS = (
-    "id project_id detector_id title severity resource created_at run_id evidence provenance cwe owasp cve_ids cvss"
-    " mitre_attack poc_links finding_schema_version"
-).split()
+OLD_FIELDS = [
+    "id", "project_id", "detector_id", "title", "severity", "resource", "created_at", "run_id", "evidence",
+    "provenance", "cwe", "owasp", "cve_ids", "cvss", "mitre_attack", "poc_links", "finding_schema_version",
+]  # fmt: skip
 
 
 def depth(value: Any) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 
 NEEDED = ("typer", "rich")
@@ -24,6 +25,8 @@ def main() -> None:
             f"error: the findings command needs {' and '.join(missing)}; run: pip install 'findings-orm[cli]'\n"
         )
         raise SystemExit(1)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # they are for developers, who run with -W
     try:
         from findings_orm.cli.app import app
     except KeyboardInterrupt:

@@ -9,6 +9,8 @@ from findings_orm.cli import (  # noqa: F401, I001  # imported for their command
     exporting,
     quarantine,
     database,
+    access,
+    files,
 )
 from findings_orm.cli.root import app
 

@@ -36,7 +36,7 @@ def upgrade(
     """Bring the schema up to a revision, findings included. A SQLite database that does not exist is made."""
     from findings_orm import migrations
 
-    session = _sql_session(ctx)
+    session = sql_session(ctx)
     before = None if session.missing_file() else migrations.status(session.url).current
     with Tracker(session.out, f"upgrade to {revision}"):
         migrations.upgrade(session.url, revision)
@@ -54,7 +54,7 @@ def downgrade(
     """
     from findings_orm import migrations
 
-    session = _sql_session(ctx)
+    session = sql_session(ctx)
     session.require_file()
     before = migrations.status(session.url).current
     with Tracker(session.out, f"downgrade to {revision}"):
@@ -69,7 +69,7 @@ def status(ctx: typer.Context, form: AsJson = "text") -> None:
     from findings_orm.cli.render import as_json
 
     one_of("--format", form, ("text", "json"))
-    session = _sql_session(ctx)
+    session = sql_session(ctx)
     session.require_file()
     found = migrations.status(session.url)
     if form == "json":
@@ -85,7 +85,7 @@ def check(ctx: typer.Context) -> None:
     """Compare the tables of the database with those of this release. The exit code is 1 when they differ."""
     from findings_orm import migrations
 
-    session = _sql_session(ctx)
+    session = sql_session(ctx)
     session.require_file()
     drift = migrations.check(session.url)
     for difference in drift:
@@ -98,7 +98,7 @@ def check(ctx: typer.Context) -> None:
     session.out.line("the schema is as it should be")
 
 
-def _sql_session(ctx: typer.Context) -> Session:
+def sql_session(ctx: typer.Context) -> Session:
     """Return the session, if its storage is a database."""
     session = session_of(ctx)
     scheme = session.url.partition(":")[0].partition("+")[0].lower()

@@ -22,14 +22,8 @@ FORMATS = ("table", "json", "jsonl", "sarif", "csv")
 DEFAULT_LIMIT = 50
 _ALL_PAGE = 1_000
 
-_OPTIONS = {
-    "severity": "--severity",
-    "min_severity": "--min-severity",
-    "status": "--status",
-    "sort": "--sort",
-    "limit": "--limit",
-    "cursor": "--cursor",
-}
+_OPTIONS = {"detector_id": "--detector", "rule_id": "--rule", "cve_id": "--cve", "run_id": "--run"}
+"""The options of those fields of a query that are called otherwise."""
 
 
 @command(
@@ -154,7 +148,8 @@ def list_(
                 cursor=cursor,
             )
         except StorageValidationError as error:
-            option = _OPTIONS.get(error.field or "", error.field)
+            name = error.field or "query"
+            option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
             raise UsageError(f"{option}: {str(error).partition(': ')[2]}") from error
         _answer(session.out, store, query, form, everything=everything)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from findings_orm.cli.failures import CommandError, ExitCode, NotFoundError, UsageError
 from findings_orm.cli.output import Output
@@ -37,7 +37,7 @@ class Session:
 
     @contextmanager
     def store(self, *, create: bool = False) -> Iterator[FindingStore]:
-        """Open the storage. Without `create`, a SQLite file that is not there is an error and is not made."""
+        """Open the storage. Without `create`, a file that is not there is an error and is not made."""
         if not create:
             self.require_file()
         with self._opened() as store:
@@ -54,20 +54,20 @@ class Session:
             ) from error
 
     def require_file(self) -> None:
-        """Raise unless the SQLite file of the URL exists (or the URL names none)."""
+        """Raise unless the file or folder of the URL exists (or the URL names none)."""
         path = self.missing_file()
         if path is None:
             return
         raise CommandError(
-            f"there is no database at {path} ({hidden_password(self.url)})",
+            f"there is no storage at {path} ({hidden_password(self.url)})",
             hint=f"Make one with 'findings db upgrade' or 'findings import', or name another one with --url or "
             f"{URL_VARIABLE}.",
             code=ExitCode.UNAVAILABLE,
         )
 
     def missing_file(self) -> Path | None:
-        """Return the SQLite file that the URL names, if it is not there; else None."""
-        path = sqlite_file(self.url)
+        """Return the SQLite file (or the folder of a file store) that the URL names, if it is not there; else None."""
+        path = place_of(self.url)
         return path if path is not None and not os.path.lexists(path) else None
 
     def project(self, store: FindingStore, given: str | None) -> str:
@@ -94,8 +94,11 @@ class Session:
         return known[0]
 
 
-def sqlite_file(url: str) -> Path | None:
-    """Return the path of the file that a SQLite URL names; None for other URLs and databases in memory."""
+def place_of(url: str) -> Path | None:
+    """Return the path that a ``sqlite:`` or ``file:`` URL names; None for other URLs and databases in memory."""
+    if url.lower().startswith("file:"):
+        folder = unquote(urlsplit(url).path)
+        return Path(folder) if folder else None
     match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]*)(\?.*)?", url, re.IGNORECASE)
     if match is None:
         return None

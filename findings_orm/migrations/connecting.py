@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, exc, make_url
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, exc, make_url
 
 from findings_orm.errors import StorageError, StorageIntegrityError, StorageUnavailableError
 
@@ -18,6 +18,26 @@ Target = str | Engine | Connection
 
 BUSY_TIMEOUT = 60
 """Seconds that a migration waits for other writers of a SQLite file."""
+
+STORE_OPTIONS = frozenset(
+    {
+        "application_name",
+        "busy_timeout",
+        "connect_timeout",
+        "lock_timeout",
+        "max_overflow",
+        "migrate",
+        "pool_recycle",
+        "pool_size",
+        "pool_timeout",
+        "pre_ping",
+        "project_id",
+        "schema",
+        "statement_timeout",
+        "synchronous",
+    }
+)
+"""The query parameters of a URL that are meant for a store; of them a migration takes ``schema``."""
 
 _DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 _DIALECTS = ("sqlite", "postgresql")
@@ -74,18 +94,37 @@ def engine_of(url: str, *, create: bool = False) -> Engine:
     parsed = parse(url)
     where = _shown(parsed)
     arguments: dict[str, Any] = {}
+    schema = parsed.query.get("schema")
+    parsed = parsed.difference_update_query(list(STORE_OPTIONS))
+    if parsed.get_backend_name() == "postgresql":
+        arguments["prepare_threshold"] = None  # leaves no prepared statements behind a pooler
     if parsed.get_backend_name() == "sqlite":
         _check_file(parsed, where, create=create)
         if "timeout" not in parsed.query:
             arguments["timeout"] = BUSY_TIMEOUT
     try:
-        return create_engine(parsed, poolclass=NullPool, connect_args=arguments)
+        engine = create_engine(parsed, poolclass=NullPool, connect_args=arguments)
+        return engine if schema is None else _in_schema(engine, str(schema), create=create)
     except ImportError as error:
         raise StorageUnavailableError(
             f"{where}: the driver is not installed ({error}); pip install 'findings-orm[postgresql]'"
         ) from error
     except (exc.ArgumentError, TypeError, ValueError) as error:
         raise StorageUnavailableError(f"{where}: the URL is not understood: {error}") from error
+
+
+def _in_schema(engine: Engine, schema: str, *, create: bool) -> Engine:
+    """Let every transaction of an engine on PostgreSQL work in a schema."""
+    name = engine.dialect.identifier_preparer.quote_identifier(schema)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        known = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
+        if create and not connection.exec_driver_sql(known, (schema,)).first():
+            connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+        connection.exec_driver_sql(f"SET LOCAL search_path = {name}")
+
+    return engine
 
 
 def parse(url: str) -> URL:

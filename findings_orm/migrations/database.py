@@ -16,9 +16,9 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, column, select, table
 
-from findings_orm.errors import SchemaVersionError, StorageIntegrityError
+from findings_orm.errors import SchemaVersionError, StorageIntegrityError, readable
 from findings_orm.migrations.connecting import Target, connected, described
-from findings_orm.migrations.scripts import VERSION_TABLE, chain, new_config, script_directory
+from findings_orm.migrations.scripts import VERSION_TABLE, chain, new_config
 
 _ONE_AT_A_TIME = threading.RLock()  # Alembic keeps the running migration in module globals
 
@@ -170,15 +170,11 @@ def alone(where: str) -> Iterator[None]:
 
 
 def _check_revision(revision: str) -> None:
-    if re.fullmatch(r"[+-][0-9]+", revision):
-        return
-    try:
-        script_directory().get_revision(revision)
-    except CommandError as error:
-        known = ", ".join(each.id for each in chain())
+    known = [each.id for each in chain()]
+    if revision not in ("head", "base", *known) and not re.fullmatch(r"[+-][0-9]+", revision):
         raise SchemaVersionError(
-            f"there is no revision {revision!r}; known are {known}, base and head"
-        ) from error
+            f"there is no revision {readable(revision)}; known are {', '.join(known)}, base and head"
+        )
 
 
 def _refuse_newer(current: str, where: str) -> None:

@@ -25,6 +25,7 @@ from sqlalchemy import (
 from findings_orm.migrations.connecting import Target, connected, described
 from findings_orm.migrations.database import alone, status
 from findings_orm.migrations.scripts import new_config, script_directory
+from findings_orm.migrations.security import declared_security, found_security
 
 Facts = dict[tuple[str, str, str], dict[str, str]]
 """What there is, and how: (table, kind, name) -> attributes in words."""
@@ -44,9 +45,10 @@ def check(target: Target) -> list[str]:
         found = status(connection)
         metadata = _models(connection)
         drift = [] if found.current == found.head else [_behind(found.current, found.head)]
-        return drift + list(
-            _differences(_declared(metadata, connection.dialect), _reflected(metadata, connection))
-        )
+        expected = _declared(metadata, connection.dialect)
+        expected |= declared_security(metadata, connection.dialect.name)
+        reflected = _reflected(metadata, connection) | found_security(metadata, connection)
+        return drift + list(_differences(expected, reflected))
 
 
 def _behind(current: str | None, head: str) -> str:
@@ -94,6 +96,8 @@ def _differences(expected: Facts, found: Facts) -> Iterator[str]:
 def _declared(metadata: MetaData, dialect: Dialect) -> Facts:
     facts: Facts = {}
     for table in metadata.tables.values():
+        if table.info.get("dialect", dialect.name) != dialect.name:
+            continue
         facts[table.name, "table", ""] = {}
         for column in table.columns:
             facts[table.name, "column", column.name] = _column(column, dialect)
@@ -149,58 +153,54 @@ def _declared_index(index: Index, dialect: Dialect) -> dict[str, str]:
 
 def _reflected(metadata: MetaData, connection: Connection) -> Facts:
     inspector = inspect(connection)
-    facts: Facts = {}
-    for table in sorted(metadata.tables.keys() & set(_visible_tables(inspector, metadata))):
-        facts[table, "table", ""] = {}
-        for column in inspector.get_columns(table):
+    names = [name for name in metadata.tables if inspector.has_table(name)]
+    facts: Facts = {(name, "table", ""): {} for name in names}
+    for (_, table), columns in inspector.get_multi_columns(filter_names=names).items():
+        for column in columns:
             facts[table, "column", column["name"]] = {
                 "type": column["type"].compile(dialect=connection.dialect),
                 "null": "allowed" if column["nullable"] else "refused",
                 "default": _expression(str(column["default"])),
             }
-        for kind, name, attributes in _found_constraints(inspector, table, connection.dialect.name):
-            facts[table, kind, name] = attributes
+    for table, kind, name, attributes in _found_constraints(inspector, names):
+        facts[table, kind, str(name)] = attributes
+    for (_, table), indexes in inspector.get_multi_indexes(filter_names=names).items():
+        for index in indexes:
+            if not index.get("duplicates_constraint"):
+                facts[table, "index", str(index["name"])] = _found_index(index, connection.dialect.name)
     return facts
 
 
-def _visible_tables(inspector: Inspector, metadata: MetaData) -> Iterator[str]:
-    return (name for name in metadata.tables if inspector.has_table(name))
-
-
 def _found_constraints(
-    inspector: Inspector, table: str, dialect: str
-) -> Iterator[tuple[str, str, dict[str, str]]]:
-    primary = inspector.get_pk_constraint(table)
-    if primary["constrained_columns"]:
-        yield "primary key", str(primary["name"]), {"columns": _names(primary["constrained_columns"])}
-    for rule in inspector.get_check_constraints(table):
-        yield "check", str(rule["name"]), {"rule": _expression(rule["sqltext"])}
-    for unique in inspector.get_unique_constraints(table):
-        yield "unique constraint", str(unique["name"]), {"columns": _names(unique["column_names"])}
-    for key in inspector.get_foreign_keys(table):
-        yield (
-            "foreign key",
-            str(key["name"]),
-            _reference(
-                key["constrained_columns"],
-                key["referred_table"],
-                key["referred_columns"],
-                key.get("options", {}).get("ondelete"),
-            ),
-        )
-    for index in inspector.get_indexes(table):
-        if index.get("duplicates_constraint"):
-            continue
-        options: Mapping[str, Any] = index.get("dialect_options", {})
-        yield (
-            "index",
-            str(index["name"]),
-            {
-                "columns": _names(index.get("expressions") or [str(name) for name in index["column_names"]]),
-                "unique": str(bool(index["unique"])),
-                "condition": _expression(str(options.get(f"{dialect}_where"))),
-            },
-        )
+    inspector: Inspector, names: list[str]
+) -> Iterator[tuple[str, str, str | None, dict[str, str]]]:
+    for (_, table), primary in inspector.get_multi_pk_constraint(filter_names=names).items():
+        if primary["constrained_columns"]:
+            yield table, "primary key", primary["name"], {"columns": _names(primary["constrained_columns"])}
+    for (_, table), rules in inspector.get_multi_check_constraints(filter_names=names).items():
+        for rule in rules:
+            yield table, "check", rule["name"], {"rule": _expression(rule["sqltext"])}
+    for (_, table), uniques in inspector.get_multi_unique_constraints(filter_names=names).items():
+        for unique in uniques:
+            yield table, "unique constraint", unique["name"], {"columns": _names(unique["column_names"])}
+    for (_, table), keys in inspector.get_multi_foreign_keys(filter_names=names).items():
+        for key in keys:
+            target = (key["constrained_columns"], key["referred_table"], key["referred_columns"])
+            yield (
+                table,
+                "foreign key",
+                key["name"],
+                _reference(*target, key.get("options", {}).get("ondelete")),
+            )
+
+
+def _found_index(index: Any, dialect: str) -> dict[str, str]:
+    options: Mapping[str, Any] = index.get("dialect_options", {})
+    return {
+        "columns": _names(index.get("expressions") or [str(name) for name in index["column_names"]]),
+        "unique": str(bool(index["unique"])),
+        "condition": _expression(str(options.get(f"{dialect}_where"))),
+    }
 
 
 # -- words ------------------------------------------------------------------------------------------------------------

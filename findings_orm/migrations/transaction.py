@@ -51,14 +51,18 @@ def _on_postgresql(connection: Connection, lock_timeout: str | None) -> Iterator
             yield
     finally:
         if not connection.closed and not connection.invalidated:
+            _driver_of(connection).rollback()  # a failed commit leaves it inside the transaction
             connection.execution_options(isolation_level=isolation)
 
 
 def _isolation_level(connection: Connection) -> Any:
-    driver = connection.connection.dbapi_connection
-    if driver is not None and connection.dialect.detect_autocommit_setting(driver):
+    if connection.dialect.detect_autocommit_setting(_driver_of(connection)):
         return "AUTOCOMMIT"
     return connection.get_isolation_level()
+
+
+def _driver_of(connection: Connection) -> Any:
+    return connection.connection.dbapi_connection
 
 
 def _lock(connection: Connection, lock_timeout: str | None) -> None:
@@ -70,8 +74,10 @@ def _lock(connection: Connection, lock_timeout: str | None) -> None:
 
 
 def _on_sqlite(connection: Connection, tables: frozenset[str]) -> Iterator[None]:
-    driver: Any = connection.connection.driver_connection
+    driver = _driver_of(connection)
     if connection.in_transaction():
+        if not driver.in_transaction:  # the driver would begin one only before data are changed
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         yield from _checked(connection, driver, tables)
         return
     isolation = driver.isolation_level
@@ -86,8 +92,9 @@ def _on_sqlite(connection: Connection, tables: frozenset[str]) -> Iterator[None]
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield from _checked(connection, driver, tables)
     finally:
-        if not driver.in_transaction:
-            driver.execute(f"PRAGMA foreign_keys = {enforced}")
+        if driver.in_transaction:  # a failed commit; to set the level would commit it after all
+            driver.execute("ROLLBACK")
+        driver.execute(f"PRAGMA foreign_keys = {enforced}")
         driver.isolation_level = isolation
 
 

@@ -35,7 +35,9 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     ),
     "confidence": st.sampled_from([None, 0, 50, 50.0, -0.0, 101, "50", True]),
     "tags": st.sampled_from([[], ["a"], [""], ["t" * 65], "a", None]),
-    "mitre_attack": st.sampled_from([[], ["T1059"], ["T1059.001"], ["T1059.001", "T1059.002"], ["T1059.01"], "T1059.001"]),
+    "mitre_attack": st.sampled_from(
+        [[], ["T1059"], ["T1059.001"], ["T1059.001", "T1059.002"], ["T1059.01"], "T1059.001"]
+    ),
     "severity": st.just("low"),
     "unknown": st.just(1),
 }
@@ -55,7 +57,8 @@ def _looks_like(original: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 corners = st.recursive(
-    st.sampled_from([None, {}, "ours", [], 1, {"version": "1.1.0"}, {"version": "1.1.0", "fields": {}}]), _looks_like
+    st.sampled_from([None, {}, "ours", [], 1, {"version": "1.1.0"}, {"version": "1.1.0", "fields": {}}]),
+    _looks_like,
 )
 """Values under the reserved key: nested, half right, wrong."""
 
@@ -93,39 +96,26 @@ def downgraded_documents(draw: st.DrawFn) -> Document:
     corner = provenance.get(CORNER) if provenance else None
     if not isinstance(corner, dict) or not isinstance(corner.get("fields"), dict):
         return document
-    change = draw(st.sampled_from([_same, _add_key, _reorder, _reorder_fields, _set_field, _forget, _other_techniques]))
-    changed = change(draw, dict(corner))
-    if changed is None:
+    change = draw(
+        st.sampled_from(["none", "members", "order", "order of fields", "a field", "a gap", "techniques"])
+    )
+    if change == "techniques":
         return {**document, "mitre_attack": draw(st.lists(st.sampled_from(["T1059", "T1001"]), max_size=2))}
-    return {**document, "provenance": {**provenance, CORNER: changed}}
+    return {**document, "provenance": {**provenance, CORNER: _changed(draw, change, dict(corner))}}
 
 
-def _same(draw: st.DrawFn, corner: Document) -> Document:
-    return corner
-
-
-def _other_techniques(draw: st.DrawFn, corner: Document) -> None:
-    return None
-
-
-def _add_key(draw: st.DrawFn, corner: Document) -> Document:
-    key = draw(st.sampled_from(["more", "original", "absent"]))
-    return {**corner, key: draw(st.sampled_from([None, [], {}, "x", ["tags"], ["provenance"]]))}
-
-
-def _reorder(draw: st.DrawFn, corner: Document) -> Document:
-    return dict(draw(st.permutations(list(corner.items()))))
-
-
-def _reorder_fields(draw: st.DrawFn, corner: Document) -> Document:
-    return {**corner, "fields": _reorder(draw, corner["fields"])}
-
-
-def _set_field(draw: st.DrawFn, corner: Document) -> Document:
-    name = draw(st.sampled_from(sorted(_VALUES)))
-    return {**corner, "fields": {**corner["fields"], name: draw(_VALUES[name])}}
-
-
-def _forget(draw: st.DrawFn, corner: Document) -> Document:
-    del corner[draw(st.sampled_from(list(corner)))]
+def _changed(draw: st.DrawFn, change: str, corner: Document) -> Document:
+    fields = corner["fields"]
+    if change == "members":
+        key = draw(st.sampled_from(["more", "original", "absent"]))
+        return {**corner, key: draw(st.sampled_from([None, [], {}, "x", ["tags"], ["provenance"]]))}
+    if change == "order":
+        return dict(draw(st.permutations(list(corner.items()))))
+    if change == "order of fields":
+        return {**corner, "fields": dict(draw(st.permutations(list(fields.items()))))}
+    if change == "a field":
+        name = draw(st.sampled_from(sorted(_VALUES)))
+        return {**corner, "fields": {**fields, name: draw(_VALUES[name])}}
+    if change == "a gap":
+        del corner[draw(st.sampled_from(list(corner)))]
     return corner

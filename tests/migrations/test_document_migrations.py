@@ -56,7 +56,9 @@ def test_down_undoes_up(document: dict[str, Any]) -> None:
     assert_equal(down(upgraded), document)
 
 
-@given(documents(NEW) | downgraded_documents().map(lambda document: {**document, "finding_schema_version": NEW}))
+@given(
+    documents(NEW) | downgraded_documents().map(lambda document: {**document, "finding_schema_version": NEW})
+)
 def test_up_undoes_down(document: dict[str, Any]) -> None:
     before = copy.deepcopy(document)
     downgraded = down(document)
@@ -163,7 +165,10 @@ def test_the_path_names_the_steps() -> None:
     assert migrator.path(NEW, NEW) == []
 
 
-@pytest.mark.parametrize("version", ["9.0.0", "1.0.1", "0.0.0", "1.1", "", "v1.1.0", "1.1.0\n", None, 1.1, ["1.1.0"], "x" * 10_000])  # fmt: skip
+UNKNOWN = ["9.0.0", "1.0.1", "0.0.0", "1.1", "", "v1.1.0", "1.1.0\n", None, 1.1, ["1.1.0"], "x" * 10_000]
+
+
+@pytest.mark.parametrize("version", UNKNOWN)
 def test_an_unknown_version_is_refused_with_the_known_ones(version: Any) -> None:
     migrator = SchemaMigrator()
     for call in (
@@ -179,7 +184,9 @@ def test_an_unknown_version_is_refused_with_the_known_ones(version: Any) -> None
         assert len(str(refused.value)) < 300
 
 
-@pytest.mark.parametrize("version", ["2.0.0", "1.2.0", "1.1.1", "99999999999999999999.0.0", "1.99999999999999999999.0"])
+@pytest.mark.parametrize(
+    "version", ["2.0.0", "1.2.0", "1.1.1", "99999999999999999999.0.0", "1.99999999999999999999.0"]
+)
 def test_a_newer_version_is_called_newer(version: str) -> None:
     with pytest.raises(SchemaVersionError, match="newer than this release knows"):
         migrate(version, NEW, new(finding_schema_version=version))
@@ -299,7 +306,11 @@ def test_partial_documents_pass(version: str) -> None:
     for name in ("id", "project_id", "created_at"):
         del document[name]
     for target in KNOWN_VERSIONS:
-        assert set(REQUIRED) & migrate(version, target, document).keys() == {"detector_id", "title", "severity"}
+        assert set(REQUIRED) & migrate(version, target, document).keys() == {
+            "detector_id",
+            "title",
+            "severity",
+        }
 
 
 def test_the_same_version_is_a_checked_copy() -> None:

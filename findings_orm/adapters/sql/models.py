@@ -19,6 +19,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     SmallInteger,
+    Table,
     Text,
     text,
 )
@@ -205,3 +206,22 @@ class Rejected(Base):
     field: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
     original: Mapped[str] = mapped_column(Text)
+
+
+class Access(Base):
+    """A project that a database role was granted. PostgreSQL only: its policies ask this table."""
+
+    __tablename__ = "finding_access"
+    __table_args__ = ({"info": {"dialect": "postgresql"}},)
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    role: Mapped[str] = mapped_column(SortedText, primary_key=True)
+
+
+for _table in Base.metadata.tables.values():
+    _table.info["policy"] = Access.__tablename__  # of row-level security on PostgreSQL
+
+
+def exists_on(table: Table, dialect: str) -> bool:
+    """Return whether databases of a dialect have a table."""
+    return bool(table.info.get("dialect", dialect) == dialect)

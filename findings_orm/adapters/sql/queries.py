@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, and_, case, false, func, or_, select, tuple_, type_coerce
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Table,
+    and_,
+    case,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    type_coerce,
+)
 from sqlalchemy.types import NullType
 
 from findings_orm.adapters.sql.mapping import FINDING_COLUMNS
@@ -30,7 +44,10 @@ _SORTS: dict[str, ColumnElement[Any]] = {
 
 
 class Dialect:
-    """The conditions that databases express differently; this is SQLite's way."""
+    """What databases express differently; this is SQLite's way."""
+
+    columns: Sequence[ColumnElement[Any]] = RAW
+    """The columns of a document, as `mapping.document_of` takes them."""
 
     def is_any(self, column: ColumnElement[Any], values: tuple[Any, ...]) -> ColumnElement[bool]:
         """Return whether a column has one of the values; many go as one JSON list, as variables are limited."""
@@ -49,14 +66,15 @@ class Dialect:
         return func.findings_hold_words(json_text(words), *(type_coerce(c, NullType()) for c in columns)) == 1
 
 
-def selected(query: FindingQuery, dialect: Dialect, limit: int) -> Select[Any]:
-    """Return the statement for the first `limit` documents in the query's order after its cursor."""
+def selected(query: FindingQuery, dialect: Dialect, limit: int | None) -> Select[Any]:
+    """Return the statement for the first `limit` documents (None: all) in the query's order after its cursor."""
     sort = _SORTS[query.sort_field]
-    statement = select(*RAW).where(*conditions(query, dialect))
+    statement = select(*dialect.columns).select_from(TABLE).where(*conditions(query, dialect))
     after = query.after
     if after is not None:
         bound = sort <= after[0] if query.descending else sort >= after[0]
-        position, key = tuple_(sort, C.id), tuple_(*after)
+        position = tuple_(sort, C.id)
+        key = tuple_(literal(after[0], sort.type), literal(after[1], C.id.type))
         statement = statement.where(bound, position < key if query.descending else position > key)
     order = (sort.desc(), C.id.desc()) if query.descending else (sort, C.id)
     return statement.order_by(*order).limit(limit)

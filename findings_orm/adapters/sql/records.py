@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -43,12 +43,6 @@ def _update(table: str, columns: Sequence[str], keys: Sequence[str]) -> str:
 
 _BESIDE_KEY = tuple(name for name in FINDING_COLUMNS if name not in ("project_id", "id"))
 _RESEEN = ("content", "reported", "line", "last_seen", "first_run", "last_run", "closed_as", "closed_at")
-_F = names(f"f.{column}" for column in FINDING_COLUMNS)
-_I = names(f"i.{column}" for column in IDENTITY_COLUMNS)
-_JOINED = (
-    f"SELECT {_F}, {_I} FROM findings f "  # noqa: S608  # constants
-    "JOIN finding_identities i ON i.project_id = f.project_id AND i.finding_id = f.id "
-)
 _WIDTH = len(FINDING_COLUMNS)
 
 
@@ -73,11 +67,22 @@ class SqlRecords(Records):
         if rows:
             self.connection.exec_driver_sql(sql, list(rows))
 
-    def _run_in(self, sql: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
-        """Run a statement that ends in ``IN`` for the project and all values, in batches."""
+    def _run_in(self, sql: str, column: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
+        """Run a statement that ends in a condition on the project for the rows with any of the values, in batches."""
         for batch in batches(values, LOOKUP_BATCH):
-            marks = ", ".join("?" * len(batch))
-            yield from self._run(f"{sql} ({marks})", (project_id, *batch))
+            yield from self._run(f"{sql} AND {column} IN ({_marks(batch)})", (project_id, *batch))
+
+    def _columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
+        """Return columns for a SELECT, in the form that `mapping` takes."""
+        return names(f"{alias}{column}" for column in columns)
+
+    def _joined(self) -> str:
+        """Return the SELECT of findings with their identities."""
+        return (
+            f"SELECT {self._columns('findings', FINDING_COLUMNS, 'f.')}, "  # noqa: S608  # constants
+            f"{self._columns('finding_identities', IDENTITY_COLUMNS, 'i.')} FROM findings f "
+            "JOIN finding_identities i ON i.project_id = f.project_id AND i.finding_id = f.id"
+        )
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -184,8 +189,11 @@ class SqlRecords(Records):
 
     def remove_rejected(self, project_id: str, rejected_ids: Sequence[str]) -> int:
         """See `Records.remove_rejected`."""
-        sql = "SELECT rejected_id FROM finding_rejected WHERE project_id = ? AND rejected_id IN"
-        found = [row[0] for row in self._run_in(sql, project_id, set(rejected_ids))]
+        sql = (
+            f"SELECT {self._columns('finding_rejected', ['rejected_id'])} "  # noqa: S608  # constants
+            "FROM finding_rejected WHERE project_id = ?"
+        )
+        found = [row[0] for row in self._run_in(sql, "rejected_id", project_id, set(rejected_ids))]
         delete = "DELETE FROM finding_rejected WHERE project_id = ? AND rejected_id = ?"
         self._run_many(delete, [(project_id, rejected_id) for rejected_id in found])
         return len(found)
@@ -209,20 +217,25 @@ class SqlRecords(Records):
         """See `Records.stored`."""
         found = (
             Stored(mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:]))
-            for row in self._run_in(f"{_JOINED} WHERE f.project_id = ? AND f.id IN", project_id, finding_ids)
+            for row in self._run_in(
+                f"{self._joined()} WHERE f.project_id = ?", "f.id", project_id, finding_ids
+            )
         )
         return {one.identity.finding_id: one for one in found}
 
     def get(self, project_id: str, finding_id: str) -> Document | None:
         """See `Records.get`."""
-        sql = f"SELECT {_F} FROM findings f WHERE f.project_id = ? AND f.id = ?"  # noqa: S608  # constants
+        columns = self._columns("findings", FINDING_COLUMNS)
+        sql = f"SELECT {columns} FROM findings WHERE project_id = ? AND id = ?"  # noqa: S608  # constants
         rows = self._run(sql, (project_id, finding_id))
         return mapping.document_of(rows[0]) if rows else None
 
     def identities(self, project_id: str, fingerprints: Collection[bytes]) -> list[Identity]:
         """See `Records.identities`."""
-        sql = f"SELECT {_I} FROM finding_identities i WHERE i.project_id = ? AND i.fingerprint IN"  # noqa: S608
-        return [mapping.identity_of(row) for row in self._run_in(sql, project_id, sorted(fingerprints))]
+        columns = self._columns("finding_identities", IDENTITY_COLUMNS)
+        sql = f"SELECT {columns} FROM finding_identities WHERE project_id = ?"  # noqa: S608  # constants
+        rows = self._run_in(sql, "fingerprint", project_id, sorted(fingerprints))
+        return [mapping.identity_of(row) for row in rows]
 
     def unseen(
         self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
@@ -265,7 +278,8 @@ class SqlRecords(Records):
     def closed_before(self, project_id: str, time: str, limit: int) -> list[Stored]:
         """See `Records.closed_before`."""
         sql = (
-            f"{_JOINED} WHERE i.project_id = ? AND i.closed_at < ? ORDER BY i.closed_at, i.finding_id LIMIT ?"
+            f"{self._joined()} WHERE i.project_id = ? AND i.closed_at < ? "
+            "ORDER BY i.closed_at, i.finding_id LIMIT ?"
         )
         return [
             Stored(mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:]))
@@ -277,10 +291,14 @@ class SqlRecords(Records):
         sql = "SELECT count(*) FROM finding_identities WHERE project_id = ? AND closed_at < ?"
         return int(self._run(sql, (project_id, time_key(time)))[0][0])
 
+    def _listing(self) -> str:
+        """Return the SELECT of all documents of a project in their order."""
+        columns = self._columns("findings", FINDING_COLUMNS, "f.")
+        return f"SELECT {columns} FROM findings f WHERE f.project_id = ? ORDER BY f.created_at, f.id"  # noqa: S608
+
     def stream(self, project_id: str) -> Generator[Document, None, None]:
         """See `Records.stream`."""
-        sql = f"SELECT {_F} FROM findings f WHERE f.project_id = ? ORDER BY f.created_at, f.id"  # noqa: S608
-        result = self.connection.exec_driver_sql(sql, (project_id,))
+        result = self.connection.exec_driver_sql(self._listing(), (project_id,))
         cursor: Any = result.cursor
         try:
             while rows := cursor.fetchmany(READ_BATCH):
@@ -320,21 +338,22 @@ class SqlRecords(Records):
     def events(self, project_id: str, finding_id: str) -> list[Event]:
         """See `Records.events`."""
         sql = (
-            f"SELECT {names(EVENT_COLUMNS)} FROM finding_events "  # noqa: S608  # constants
+            f"SELECT {self._columns('finding_events', EVENT_COLUMNS)} FROM finding_events "  # noqa: S608  # constants
             "WHERE project_id = ? AND finding_id = ? ORDER BY revision, position"
         )
         return [mapping.event_of(row) for row in self._run(sql, (project_id, finding_id))]
 
     def runs(self, project_id: str) -> list[Run]:
         """See `Records.runs`."""
-        sql = f"SELECT {names(RUN_COLUMNS)} FROM finding_runs WHERE project_id = ? ORDER BY number"  # noqa: S608
+        columns = self._columns("finding_runs", RUN_COLUMNS)
+        sql = f"SELECT {columns} FROM finding_runs WHERE project_id = ? ORDER BY number"  # noqa: S608  # constants
         return [mapping.run_of(row) for row in self._run(sql, (project_id,))]
 
     def rejected(self, project_id: str) -> list[RejectedOriginal]:
         """See `Records.rejected`."""
         sql = (
-            f"SELECT {names(REJECTED_COLUMNS)} FROM finding_rejected "  # noqa: S608  # constants
-            "WHERE project_id = ? ORDER BY at, position, rejected_id"
+            f"SELECT {self._columns('finding_rejected', REJECTED_COLUMNS, 'r.')} "  # noqa: S608  # constants
+            "FROM finding_rejected r WHERE r.project_id = ? ORDER BY r.at, r.position, r.rejected_id"
         )
         return [
             RejectedOriginal(row[0], row[1], row[2], stored_time(row[3]), row[4], row[5], json.loads(row[6]))

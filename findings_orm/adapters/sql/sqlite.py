@@ -158,8 +158,13 @@ class SQLiteStorageAdapter(SqlStore):
             yield unit
 
     def iter_findings(self, project_id: str) -> Iterator[Document]:
-        """See `FindingStore.iter_findings`; a database in memory has one connection, so it is read at once."""
-        yield from self.list_findings(project_id) if self._in_memory else super().iter_findings(project_id)
+        """See `FindingStore.iter_findings`.
+
+        A database in memory has one connection, and inside `transaction()` the iterator would see what is written
+        after it began: both are read at once.
+        """
+        at_once = self._in_memory or self._current is not None
+        yield from self.list_findings(project_id) if at_once else super().iter_findings(project_id)
 
     def _figures(self, connection: Connection) -> dict[str, Any]:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "page_count", "page_size", "freelist_count")

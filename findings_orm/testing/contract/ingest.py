@@ -230,8 +230,8 @@ class IngestContract(Capabilities):
     def test_different_findings(self, store: FindingStore) -> None:
         for one, other in DIFFERENT:
             store.delete_project(PROJECT)
-            created = store.ingest(PROJECT, [scanned(**one), scanned(**other)]).created
-            assert created == 2, f"{one} is taken for {other}"
+            store.ingest(PROJECT, [scanned(**one)])
+            assert store.ingest(PROJECT, [scanned(**other)]).created == 1, f"{one} is taken for {other}"
             assert store.ingest(PROJECT, [scanned(**other), scanned(**one)]).unchanged == 2
 
     def test_sighting_names_the_fingerprint(self, store: FindingStore) -> None:

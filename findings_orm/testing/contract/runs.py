@@ -288,6 +288,12 @@ class QuarantineContract(Capabilities):
         assert [each.index for each in kept] == list(range(len(KEPT_SOMEHOW)))
         assert kept[0].original["title"] == KEPT_SOMEHOW[0]["title"], "what JSON can hold was lost too"
 
+    def test_originals_are_oldest_first(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned(), {"a": 1}, {"a": 2}], on_invalid="quarantine")
+        store.ingest(PROJECT, [{"a": 3}], on_invalid="quarantine")
+        kept = store.rejected_originals(PROJECT)
+        assert [each.original for each in kept] == [{"a": 1}, {"a": 2}, {"a": 3}]
+
     def test_equal_refused_documents_are_all_kept(self, store: FindingStore) -> None:
         report = store.ingest(PROJECT, [{"a": 1}] * 3, on_invalid="quarantine")
         assert len({refused.rejected_id for refused in report.rejected}) == 3

@@ -1,0 +1,318 @@
+"""`Records` on PostgreSQL: what differs from `SqlRecords`, which is set-based statements and binary ``COPY``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar
+
+from sqlalchemy import ColumnElement, and_, any_, func, literal, literal_column, not_, or_, select
+from sqlalchemy.dialects import postgresql
+
+from findings_orm.adapters.sql import mapping, queries
+from findings_orm.adapters.sql.mapping import EVENT_COLUMNS, FINDING_COLUMNS, IDENTITY_COLUMNS, Row
+from findings_orm.adapters.sql.postgresql_types import (
+    FINDING_ROWS,
+    IDENTITY_ROWS,
+    TYPES,
+    BinaryRows,
+    shown,
+    shown_all,
+)
+from findings_orm.adapters.sql.queries import TABLE
+from findings_orm.adapters.sql.records import _BESIDE_KEY, _RESEEN, LOOKUP_BATCH, READ_BATCH, SqlRecords
+from findings_orm.port import Document, Event
+from findings_orm.query import FindingQuery, fold, holds_all, search_text, time_key
+from findings_orm.records import Identity, StatusChange, Stored, Streak, batches
+
+COPY_FROM = 50
+"""From how many new rows on ``COPY`` is faster than statements."""
+
+LOCK_SEED = int.from_bytes(b"findings", "big")
+"""Tells the advisory locks of projects from those of others; the migrations lock this number itself."""
+
+_EVENTS = BinaryRows("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS))
+_STREAKS = BinaryRows("finding_sightings", ("project_id", "finding_id", "first_run", "last_run"))
+
+_SEARCHED: ColumnElement[str] = func.concat_ws(
+    "\n",
+    *(TABLE.c[name] for name in ("title", "resource", "detector_id", "rule_id")),
+    literal_column("findings.location ->> 'snippet'"),
+)
+_IS_ASCII: ColumnElement[bool] = func.octet_length(_SEARCHED) == func.char_length(_SEARCHED)
+
+
+class PostgreSQLDialect(queries.Dialect):
+    """Conditions as PostgreSQL expresses them."""
+
+    columns: Sequence[ColumnElement[Any]] = [
+        literal_column(shown("findings", name, "findings.")) for name in FINDING_COLUMNS
+    ]
+
+    def is_any(self, column: ColumnElement[Any], values: tuple[Any, ...]) -> ColumnElement[bool]:
+        """Return whether a column has one of the values, which are one array."""
+        kind = postgresql.ARRAY(column.type)
+        return column == any_(literal(list(values), kind))
+
+    def holds_any(self, column: ColumnElement[Any], values: tuple[str, ...]) -> ColumnElement[bool]:
+        """Return whether a JSON list has one of the values."""
+        return column.op("?|", is_comparison=True)(literal(list(values), postgresql.ARRAY(postgresql.TEXT)))
+
+    def holds_words(self, words: tuple[str, ...]) -> ColumnElement[bool]:
+        """Return whether the searched text may have all words.
+
+        Exact where that text is ASCII. Other text needs Python's Unicode tables (NFKC, case folding), of which
+        PostgreSQL's differ by version: such rows stay, and `PostgreSQLRecords` decides about them.
+        """
+        if not all(word.isascii() for word in words):
+            return not_(_IS_ASCII)
+        lower = func.lower(_SEARCHED.collate("C"))
+        holds = (func.strpos(lower, word) > 0 for word in dict.fromkeys(words))
+        return or_(not_(_IS_ASCII), and_(*holds))
+
+
+@lru_cache(256)
+def _marked(sql: str) -> str:
+    """Return driver SQL with the marks of psycopg."""
+    return sql.replace("?", "%s")
+
+
+@lru_cache(32)
+def _update(table: str, columns: tuple[str, ...], keys: tuple[str, ...]) -> str:
+    """Return the UPDATE of many rows by one statement: a parameter for the project, and an array a column."""
+    types = TYPES[table]
+    sets = ", ".join(f"{column} = new.{column}::{types[column]}" for column in columns)
+    where = " AND ".join(f"old.{key} = new.{key}" for key in keys)
+    arrays = ", ".join(f"%s::{_array_type(types[column])}[]" for column in (*keys, *columns))
+    names = ", ".join((*keys, *columns))
+    return (
+        f"UPDATE {table} old SET {sets} FROM unnest({arrays}) AS new ({names}) "  # noqa: S608  # constants
+        f"WHERE old.project_id = %s AND {where}"
+    )
+
+
+def _array_type(kind: str) -> str:
+    """Return the type of array elements; JSON goes as text, which needs no second quoting."""
+    return "text" if kind.startswith("JSON") else kind
+
+
+class PostgreSQLRecords(SqlRecords):
+    """The records inside one transaction, or, for reading, outside of any."""
+
+    dialect: ClassVar[queries.Dialect] = PostgreSQLDialect()
+
+    # -- statements -----------------------------------------------------------------------------------------
+
+    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        return super()._run(_marked(sql), parameters)
+
+    def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
+        super()._run_many(_marked(sql), rows)
+
+    def _run_in(self, sql: str, column: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
+        kind = "bytea" if column == "fingerprint" else "uuid"
+        for batch in batches(values, LOOKUP_BATCH):
+            yield from self._run(f"{sql} AND {column} = ANY(?::{kind}[])", (project_id, batch))
+
+    def _columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
+        return shown_all(table, tuple(columns), alias)
+
+    def _update_all(
+        self,
+        table: str,
+        columns: tuple[str, ...],
+        keys: tuple[str, ...],
+        project_id: str,
+        rows: Sequence[Row],
+    ) -> None:
+        """Update rows, given as keys and columns, by one statement."""
+        if rows:
+            arrays = [list(values) for values in zip(*rows, strict=True)]
+            self._run(_update(table, columns, keys), (*arrays, project_id))
+
+    @property
+    def _driver(self) -> Any:
+        return self.connection.connection.driver_connection
+
+    @cached_property
+    def _secured(self) -> bool:
+        """Whether row-level security holds for this role, to which PostgreSQL refuses ``COPY FROM``."""
+        return bool(self._run("SELECT row_security_active('findings')")[0][0])
+
+    def _copy(self, rows: BinaryRows, values: Iterable[Row]) -> None:
+        """Add rows by binary ``COPY``, through a temporary table where row-level security forbids the direct way."""
+        columns = mapping.names(rows.columns)
+        target = f"new_{rows.table}" if self._secured else rows.table
+        if self._secured:
+            self._run(
+                f"CREATE TEMPORARY TABLE IF NOT EXISTS {target} (LIKE {rows.table}) ON COMMIT DROP; "
+                f"TRUNCATE pg_temp.{target}"
+            )
+        sql = f"COPY {target} ({columns}) FROM STDIN (FORMAT BINARY)"
+        with self._driver.cursor() as cursor, cursor.copy(sql) as copy:
+            copy.set_types(rows.driver_types)
+            write = copy.write_row
+            for row in rows.encode(values):
+                write(row)
+        if self._secured:
+            sql = f"INSERT INTO {rows.table} ({columns}) SELECT {columns} FROM pg_temp.{target}"  # noqa: S608
+            self._run(sql)
+
+    # -- write ----------------------------------------------------------------------------------------------
+
+    def advance(self, project_id: str, at: str) -> int:
+        """See `Records.advance`. Writers of a project queue on an advisory lock until the transaction ends."""
+        sql = (
+            "INSERT INTO finding_projects (project_id, created_at, revision) "
+            "SELECT ?::text, ?::timestamptz, 1 "
+            "FROM (SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))) AS queue "
+            "ON CONFLICT (project_id) DO UPDATE SET revision = finding_projects.revision + 1 RETURNING revision"
+        )
+        return int(self._run(sql, (project_id, time_key(at), project_id, LOCK_SEED))[0][0])
+
+    def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """See `Records.insert`."""
+        if len(rows) < COPY_FROM:
+            super().insert(project_id, rows)
+            return
+        self._copy(FINDING_ROWS, (mapping.finding_row(document) for document, _ in rows))
+        identities = sorted((one.identity for one in rows), key=lambda one: (one.fingerprint, one.ordinal))
+        self._copy(IDENTITY_ROWS, ((project_id, *mapping.identity_row(one)) for one in identities))
+
+    def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """See `Records.replace`."""
+        findings = []
+        for document, _ in rows:
+            values = dict(zip(FINDING_COLUMNS, mapping.finding_row(document), strict=True))
+            values["confidence"] = _as_float(values["confidence"])
+            findings.append((document["id"], *(values[name] for name in _BESIDE_KEY)))
+        self._update_all("findings", _BESIDE_KEY, ("id",), project_id, findings)
+        identities = [mapping.identity_row(identity) for _, identity in rows]
+        self._update_all("finding_identities", IDENTITY_COLUMNS[1:], ("finding_id",), project_id, identities)
+
+    def reidentify(self, project_id: str, identities: Sequence[Identity]) -> None:
+        """See `Records.reidentify`."""
+        rows = []
+        for identity in identities:
+            values = dict(zip(IDENTITY_COLUMNS, mapping.identity_row(identity), strict=True))
+            rows.append((identity.fingerprint, identity.ordinal, *(values[name] for name in _RESEEN)))
+        self._update_all("finding_identities", _RESEEN, ("fingerprint", "ordinal"), project_id, rows)
+
+    def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
+        """See `Records.seen`."""
+        sql = (
+            "UPDATE finding_identities old SET last_seen = ?, last_run = ? "
+            "FROM unnest(?::bytea[], ?::integer[]) AS new (fingerprint, ordinal) WHERE old.project_id = ? "
+            "AND old.fingerprint = new.fingerprint AND old.ordinal = new.ordinal"
+        )
+        keys = sorted((one.fingerprint, one.ordinal) for one in identities)
+        prints, ordinals = [key[0] for key in keys], [key[1] for key in keys]
+        self._run(sql, (time_key(at), run, prints, ordinals, project_id))
+
+    def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
+        """See `Records.change_status`."""
+        statuses = [(change.finding_id, change.status) for change in changes]
+        self._update_all("findings", ("status",), ("id",), project_id, statuses)
+        closings = [
+            (change.finding_id, change.closed_as, mapping.optional_time(change.closed_at))
+            for change in changes
+        ]
+        columns = ("closed_as", "closed_at")
+        self._update_all("finding_identities", columns, ("finding_id",), project_id, closings)
+
+    def remove(self, project_id: str, finding_ids: Sequence[str]) -> None:
+        """See `Records.remove`."""
+        for table, column in (
+            ("finding_sightings", "finding_id"),
+            ("finding_identities", "finding_id"),
+            ("findings", "id"),
+        ):
+            sql = f"DELETE FROM {table} WHERE project_id = ? AND {column} = ANY(?::uuid[])"  # noqa: S608  # constants
+            self._run(sql, (project_id, list(finding_ids)))
+
+    def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
+        """See `Records.add_streaks`."""
+        if len(streaks) < COPY_FROM:
+            super().add_streaks(project_id, streaks)
+        else:
+            self._copy(_STREAKS, ((project_id, *streak) for streak in streaks))
+
+    def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
+        """See `Records.add_events`."""
+        if len(events) < COPY_FROM:
+            super().add_events(project_id, revision, events)
+            return
+        first = self._events[project_id, revision]
+        self._events[project_id, revision] += len(events)
+        rows = ((project_id, revision, first + n, *mapping.event_row(each)) for n, each in enumerate(events))
+        self._copy(_EVENTS, rows)
+
+    def delete_project(self, project_id: str) -> None:
+        """See `Records.delete_project`. Table by table: a cascade would run one statement for each finding."""
+        lock = "SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))"
+        self._run(lock, (project_id, LOCK_SEED))
+        for table in _CHILDREN_FIRST:
+            self._run(f"DELETE FROM {table} WHERE project_id = ?", (project_id,))  # noqa: S608  # constants
+
+    # -- read -----------------------------------------------------------------------------------------------
+
+    def stream(self, project_id: str) -> Generator[Document, None, None]:
+        """See `Records.stream`. Inside a transaction through a cursor on the server, else at once."""
+        for rows in self._batches(_marked(self._listing()), (project_id,)):
+            for row in rows:
+                yield mapping.document_of(row)
+
+    def _batches(self, sql: Any, parameters: tuple[Any, ...] = ()) -> Iterator[Sequence[Row]]:
+        on_server = not self._driver.autocommit or self._driver.info.transaction_status != _IDLE
+        options = {"stream_results": on_server, "max_row_buffer": READ_BATCH}
+        if isinstance(sql, str):
+            result: Any = self.connection.exec_driver_sql(sql, parameters, execution_options=options)
+        else:
+            result = self.connection.execute(sql, execution_options=options)
+        try:
+            yield from result.partitions(READ_BATCH)
+        finally:
+            result.close()
+
+    def select(self, query: FindingQuery, limit: int) -> list[Document]:
+        """See `Records.select`."""
+        if not query.words:
+            return super().select(query, limit)
+        found: list[Document] = []
+        statement = queries.selected(query, self.dialect, None).add_columns(_IS_ASCII)
+        for rows in self._batches(statement):
+            for *row, is_exact in rows:
+                document = mapping.document_of(row)
+                if is_exact or holds_all(query.words, search_text(document)):
+                    found.append(document)
+                    if len(found) == limit:
+                        return found
+        return found
+
+    def count(self, query: FindingQuery) -> int:
+        """See `Records.count`."""
+        if not query.words:
+            return super().count(query)
+        conditions = queries.conditions(query, self.dialect)
+        exact = select(func.count()).select_from(TABLE).where(*conditions, _IS_ASCII)
+        count = int(self.connection.execute(exact).scalar_one())
+        to_fold = select(_SEARCHED).where(*conditions, not_(_IS_ASCII))
+        for rows in self._batches(to_fold):
+            count += sum(holds_all(query.words, fold(row[0])) for row in rows)
+        return count
+
+
+_IDLE = 0
+_CHILDREN_FIRST = (
+    "finding_sightings",
+    "finding_identities",
+    "finding_events",
+    "finding_rejected",
+    "finding_runs",
+    "findings",
+    "finding_projects",
+)
+
+
+def _as_float(number: float | None) -> float | None:
+    return None if number is None else float(number)

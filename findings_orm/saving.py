@@ -1,0 +1,95 @@
+"""Saving documents by their id: insert or replace, with identity and history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from findings_orm.finding import FIELDS, content_json
+from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
+from findings_orm.ids import now
+from findings_orm.ingest import events_of, with_status
+from findings_orm.port import Document, Event
+from findings_orm.records import Identity, Records, Stored
+
+
+def save(unit: Records, project_id: str, documents: list[Document]) -> None:
+    """Store valid documents of one project; of several with one id, each replaces the one before."""
+    at = now()
+    revision = unit.advance(project_id, at)
+    ordinals = _Ordinals(unit, project_id)
+    for group in _distinct(documents):
+        known = unit.stored(project_id, [document["id"] for document in group])
+        identified = [(document, fingerprint(document)) for document in group]
+        ordinals.load({digest for _, (digest, _) in identified})
+        insert: list[Stored] = []
+        replace: list[Stored] = []
+        events: list[Event] = []
+        for document, (digest, line) in identified:
+            old = known.get(document["id"])
+            identity = _saved_identity(document, digest, line, at, old, ordinals)
+            if old is None:
+                insert.append(Stored(document, identity))
+                continue
+            replace.append(Stored(document, identity))
+            changed = changed_fields(old.document, document, FIELDS)
+            events += events_of(document["id"], changed, at, "save")
+        if insert:
+            unit.insert(project_id, insert)
+        if replace:
+            unit.replace(project_id, replace)
+        if events:
+            unit.add_events(project_id, revision, events)
+
+
+class _Ordinals:
+    """Hands out the ordinals of fingerprints while documents are saved."""
+
+    def __init__(self, unit: Records, project_id: str) -> None:
+        self._unit = unit
+        self._project_id = project_id
+        self._next: dict[bytes, int] = {}
+
+    def load(self, digests: set[bytes]) -> None:
+        """Look up what is taken."""
+        new = digests - self._next.keys()
+        if not new:
+            return
+        self._next.update(dict.fromkeys(new, 0))
+        for identity in self._unit.identities(self._project_id, new):
+            self._next[identity.fingerprint] = max(self._next[identity.fingerprint], identity.ordinal + 1)
+
+    def take(self, digest: bytes) -> int:
+        """Return the next free ordinal."""
+        ordinal = self._next[digest]
+        self._next[digest] = ordinal + 1
+        return ordinal
+
+
+def _saved_identity(
+    document: Document, digest: bytes, line: int | None, at: str, old: Stored | None, ordinals: _Ordinals
+) -> Identity:
+    status = document["status"]
+    content = content_digest(content_json(document))
+    if old is None:
+        ordinal = ordinals.take(digest)
+        fresh = Identity(
+            document["id"], digest, ordinal, VERSION, content, status, line, at, at, 0, 0, None, None
+        )
+        return with_status(fresh, status, at)
+    kept = old.identity
+    if kept.fingerprint != digest:
+        kept = kept._replace(fingerprint=digest, ordinal=ordinals.take(digest), version=VERSION)
+    if old.document["status"] != status:
+        kept = with_status(kept, status, at)
+    return kept._replace(content=content, reported=status, line=line, last_seen=at)
+
+
+def _distinct(documents: list[Document]) -> Iterator[list[Document]]:
+    """Split documents into groups in which no id occurs twice, in their order."""
+    group: dict[str, Document] = {}
+    for document in documents:
+        if document["id"] in group:
+            yield list(group.values())
+            group = {}
+        group[document["id"]] = document
+    yield list(group.values())

@@ -1,0 +1,166 @@
+"""``alembic`` itself, from the checkout, as an administrator types it."""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.util import CommandError
+from rows import canonical_documents, documents_in, fill
+
+from findings_orm import migrations
+from findings_orm.migrations import alembic_ini
+from findings_orm.migrations.scripts import chain, new_config
+
+ROOT = Path(__file__).parents[2]
+HEAD = chain()[-1].id
+
+
+def alembic(*arguments: str, code: int = 0, **variables: str) -> str:
+    """Run the command in the checkout; return what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name != "FINDINGS_DATABASE_URL"}
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+def test_the_ini_lies_in_the_checkout() -> None:
+    assert alembic_ini() == ROOT / "alembic.ini"
+
+
+def sql(move: Callable[..., None], revisions: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what ``--sql`` writes."""
+    monkeypatch.setenv("FINDINGS_DATABASE_URL", kind)
+    config = new_config()
+    config.output_buffer = io.StringIO()
+    move(config, revisions, sql=True)
+    return config.output_buffer.getvalue()
+
+
+def test_the_url_comes_from_an_option_or_the_environment(sqlite: str) -> None:
+    alembic("-x", f"url={sqlite}", "upgrade", "head", FINDINGS_DATABASE_URL="sqlite:////nonexistent/x.db")
+    assert migrations.status(sqlite).current == HEAD
+    assert "No new upgrade operations" in alembic("check", FINDINGS_DATABASE_URL=sqlite)
+    assert "(head)" in alembic("current", FINDINGS_DATABASE_URL=sqlite)
+
+
+def test_the_command_on_postgresql(postgresql: str) -> None:
+    alembic("-x", f"url={postgresql}", "-x", "lock_timeout=5s", "upgrade", "head")
+    assert migrations.check(postgresql) == []
+    assert "No new upgrade operations" in alembic("-x", f"url={postgresql}", "check")
+
+
+def test_mistakes_are_messages() -> None:
+    assert "no database was named" in alembic("upgrade", "head", code=255)
+    refused = alembic("-x", "url=postgresql://u:secret@127.0.0.1:1/d", "current", code=255)
+    assert "refused" in refused
+    assert "secret" not in refused
+    assert "no such file" in alembic("-x", "url=sqlite:////nonexistent/x.db", "current", code=255)
+
+
+def test_history_needs_no_database() -> None:
+    assert "r0001 -> r0002" in alembic("history")
+
+
+def test_sql_for_administrators_makes_the_same_schema_on_sqlite(sqlite: str, tmp_path: Path) -> None:
+    run_on_sqlite(tmp_path, alembic("upgrade", "head", "--sql", FINDINGS_DATABASE_URL="sqlite://"))
+    assert migrations.check(sqlite) == []
+
+
+def run_on_sqlite(tmp_path: Path, script: str) -> None:
+    with sqlite3.connect(tmp_path / "findings.db", isolation_level=None) as connection:
+        connection.executescript(script)
+    connection.close()
+
+
+def run_on_postgresql(url: str, script: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        try:
+            connection.execute(script)  # type: ignore[call-overload]
+        except psycopg.Error:
+            connection.execute("ROLLBACK")
+            raise
+
+
+def test_sql_for_administrators_makes_the_same_schema_on_postgresql(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = sql(command.upgrade, "head", postgresql, monkeypatch)
+    assert "pg_advisory_xact_lock" in script
+    run_on_postgresql(postgresql, script)
+    assert migrations.check(postgresql) == []
+    run_on_postgresql(postgresql, sql(command.downgrade, f"{HEAD}:base", "postgresql://", monkeypatch))
+    assert migrations.status(postgresql).current is None
+
+
+def test_sql_refuses_what_only_python_can_move_on_postgresql(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrations.upgrade(postgresql, "r0002")
+    documents = canonical_documents()
+    fill(postgresql, documents)
+    down = sql(command.downgrade, "r0002:r0001", "postgresql://", monkeypatch)
+    with pytest.raises(psycopg.errors.RaiseException, match="only an online run"):
+        run_on_postgresql(postgresql, down)
+    assert documents_in(postgresql) == documents
+    migrations.downgrade(postgresql, "r0001")
+    up = sql(command.upgrade, "r0001:r0002", "postgresql://", monkeypatch)
+    with pytest.raises(psycopg.errors.RaiseException, match="only an online run"):
+        run_on_postgresql(postgresql, up)
+    migrations.upgrade(postgresql)
+    assert documents_in(postgresql) == documents
+
+
+def test_sql_refuses_what_only_python_can_move_on_sqlite(
+    sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CommandError, match="without --sql"):
+        sql(command.downgrade, "r0002:r0001", "sqlite://", monkeypatch)
+    migrations.upgrade(sqlite, "r0002")
+    documents = canonical_documents()
+    fill(sqlite, documents)
+    migrations.downgrade(sqlite, "r0001")
+    with pytest.raises(sqlite3.IntegrityError, match="only an online run"):
+        run_on_sqlite(tmp_path, sql(command.upgrade, "r0001:r0002", "sqlite://", monkeypatch))
+    migrations.upgrade(sqlite)
+    assert documents_in(sqlite) == documents
+
+
+def test_sql_moves_plain_findings(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrations.upgrade(postgresql, "r0002")
+    documents = [each for each in canonical_documents() if each == {**each, **PLAIN}]
+    assert documents
+    fill(postgresql, documents)
+    run_on_postgresql(postgresql, sql(command.downgrade, "r0002:r0001", "postgresql://", monkeypatch))
+    run_on_postgresql(postgresql, sql(command.upgrade, "r0001:r0002", "postgresql://", monkeypatch))
+    assert documents_in(postgresql) == documents
+    migrations.upgrade(postgresql)
+    assert migrations.check(postgresql) == []
+
+
+PLAIN = {
+    "status": "open",
+    "rule_id": None,
+    "fingerprint": None,
+    "location": None,
+    "confidence": None,
+    "tags": [],
+    "mitre_attack": [],
+    "provenance": {},
+}
