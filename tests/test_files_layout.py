@@ -52,8 +52,8 @@ def test_slugs_and_uuids_name_their_own_folder(project_id: str) -> None:
 
 HOSTILE = [
     "..", ".", "../../etc/passwd", "/etc", "a/b", "a\\b", "C:\\x", "CON", "con", "nul.txt", "aux.", "lpt1", " ", "a ",
-    "a.", "-", "~", "Acme", "acme", "ACME", "é", "e\u0301", "日本語", "\U0001f600" * 255, "x" * 255, ".lock", "store.json",
-    "journal.jsonl", "findings.json", "damaged~1", "a:b", "a*b?", "%2e%2e", "\u202e", "\ufeff",
+    "a.", "-", "~", "Acme", "acme", "ACME", "é", "e\u0301", "日本語", "\U0001f600" * 255, "x" * 255, ".lock",
+    "store.json", "journal.jsonl", "findings.json", "damaged~1", "a:b", "a*b?", "%2e%2e", "\u202e", "\ufeff",
 ]  # fmt: skip
 
 
@@ -75,9 +75,11 @@ def test_every_project_has_a_folder_of_its_own_inside_the_store(tmp_path: Path) 
 @given(project_id=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=255))
 def test_any_name_is_safe(project_id: str) -> None:
     name = folder_name(project_id)
-    assert name.isascii() and name == name.lower() and 1 <= len(name) <= 64
+    assert 1 <= len(name) <= 64
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-~")
-    assert name[0] not in ".-" and name[-1] != "." and name.split(".")[0] not in WINDOWS
+    assert name[0] not in ".-"
+    assert name[-1] != "."
+    assert name.split(".")[0] not in WINDOWS
     assert name == project_id or "~" in name
 
 
@@ -101,7 +103,8 @@ def test_findings_are_readable_sorted_and_stable(tmp_path: Path) -> None:
     layout = json.loads(text)
     assert list(layout) == ["finding_schema_version", "project_id", "findings"]
     assert [one["id"] for one in layout["findings"]] == [uuid_of(1), uuid_of(2), uuid_of(3)]
-    assert "null" not in text and "[]" not in text and "Straße 😀" in text
+    assert "Straße 😀" in text
+    assert not {"null", "[]"} & set(text.replace(",", "").split())
     assert '"evidence": {\n        "b": 1,\n        "a": [\n' in text
     with FileStorageAdapter(tmp_path) as store:
         store.save_finding(finding(4))
@@ -310,7 +313,8 @@ def test_what_is_no_json_is_named(edited: Path, content: str | bytes, message: s
     edited.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(StorageIntegrityError) as caught:
         FileStorageAdapter(edited.parents[1])
-    assert str(edited) in str(caught.value) and message in str(caught.value)
+    assert str(edited) in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("version", ["9.0.0", "x", None, 1])
@@ -415,7 +419,7 @@ def test_a_checked_out_older_version_of_a_listed_file(edited: Path) -> None:
     assert edited.with_name("findings.json.orig-1.0.0").read_bytes() == old
 
 
-def test_a_folder_of_an_older_release_is_migrated(edited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_an_older_release_is_migrated(edited: Path) -> None:
     """The release before wrote the same files, with documents of its version: the manifest vouches for them."""
     from findings_orm.adapters.file import snapshot
 

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-import alembic.context
-import alembic.op
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import Connection, column, select, table
 
 from findings_orm.errors import SchemaVersionError, StorageIntegrityError, readable
 from findings_orm.migrations.connecting import Target, connected, described
-from findings_orm.migrations.scripts import VERSION_TABLE, chain, new_config
-
-_ONE_AT_A_TIME = threading.RLock()  # Alembic keeps the running migration in module globals
+from findings_orm.migrations.scripts import VERSION_TABLE, chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +104,7 @@ def upgrade(target: Target, revision: str = "head", *, lock_timeout: str | None 
     """
     _check_revision(revision)
     with connected(target, create=True) as connection:
-        _run(connection, described(target), command.upgrade, revision, lock_timeout)
+        _move(connection, described(target), "upgrade", revision, lock_timeout)
 
 
 def downgrade(target: Target, revision: str, *, lock_timeout: str | None = None) -> None:
@@ -130,43 +121,25 @@ def downgrade(target: Target, revision: str, *, lock_timeout: str | None = None)
     """
     _check_revision(revision)
     with connected(target) as connection:
-        _run(connection, described(target), command.downgrade, revision, lock_timeout)
+        _move(connection, described(target), "downgrade", revision, lock_timeout)
 
 
-def _run(
+def _move(
     connection: Connection,
     where: str,
-    action: Callable[[Config, str], None],
+    direction: Literal["upgrade", "downgrade"],
     revision: str,
     lock_timeout: str | None,
 ) -> None:
+    from findings_orm.migrations.running import run
+
     joined = connection.in_transaction()
     current = _current(connection)
     if not joined:
         connection.rollback()
     if current is not None:
         _refuse_newer(current, where)
-    config = new_config()
-    config.attributes["connection"] = connection
-    config.attributes["lock_timeout"] = lock_timeout
-    with alone(where):
-        action(config, revision)
-
-
-@contextmanager
-def alone(where: str) -> Iterator[None]:
-    """Let one thread work with Alembic, turn its errors, give a migration of the application its state back."""
-    with _ONE_AT_A_TIME:
-        # An application's own migration may call this one: its proxies are put back afterwards.
-        outer: list[Any] = [getattr(module, "_proxy", None) for module in (alembic.context, alembic.op)]
-        try:
-            yield
-        except CommandError as error:
-            raise SchemaVersionError(f"{where}: {error}") from error
-        finally:
-            for proxy in outer:
-                if proxy is not None:
-                    proxy._install_proxy()  # Alembic has no public way
+    run(connection, where, direction, revision, lock_timeout)
 
 
 def _check_revision(revision: str) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from findings_orm.errors import SchemaVersionError, StorageError, StorageValidationError, readable
+from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import FIELDS, MAX_DEPTH, SCHEMA_VERSION, validate_finding
-from findings_orm.migrations.scripts import DocumentChange, chain
+from findings_orm.migrations.scripts import DocumentChange, chain, document_changes
 
 Document = dict[str, Any]
 
@@ -127,11 +127,9 @@ def _path(from_version: str, to_version: str) -> tuple[Step, ...]:
 def _step(from_version: str, to_version: str) -> Step:
     known = _versions()
     newer = max(from_version, to_version, key=known.index)
-    for revision in chain():
-        if revision.schema_version == newer and revision.upgrade_document and revision.downgrade_document:
-            change = revision.upgrade_document if newer == to_version else revision.downgrade_document
-            return Step(revision.id, from_version, to_version, change)
-    raise StorageError(f"no revision turns documents of {from_version} into those of {to_version}")
+    revision = next(each for each in chain() if each.schema_version == newer)
+    up, down = document_changes(revision.id)
+    return Step(revision.id, from_version, to_version, up if newer == to_version else down)
 
 
 def _check_version(version: object, what: str) -> None:

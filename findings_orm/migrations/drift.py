@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import (
     CheckConstraint,
     Column,
@@ -23,8 +21,7 @@ from sqlalchemy import (
 )
 
 from findings_orm.migrations.connecting import Target, connected, described
-from findings_orm.migrations.database import alone, status
-from findings_orm.migrations.scripts import new_config, script_directory
+from findings_orm.migrations.database import status
 from findings_orm.migrations.security import declared_security, found_security
 
 Facts = dict[tuple[str, str, str], dict[str, str]]
@@ -41,9 +38,11 @@ def check(target: Target) -> list[str]:
     Raises:
         StorageUnavailableError: the database can't be reached, or the SQLite file does not exist.
     """
+    from findings_orm.migrations.running import target_metadata
+
     with connected(target) as connection:
         found = status(connection)
-        metadata = _models(connection)
+        metadata = target_metadata(connection, described(connection))
         drift = [] if found.current == found.head else [_behind(found.current, found.head)]
         expected = _declared(metadata, connection.dialect)
         expected |= declared_security(metadata, connection.dialect.name)
@@ -53,23 +52,6 @@ def check(target: Target) -> list[str]:
 
 def _behind(current: str | None, head: str) -> str:
     return f"the database is at revision {current or '(none)'}, the models are those of {head}"
-
-
-def _models(connection: Connection) -> MetaData:
-    """Return the metadata that ``env.py`` compares with."""
-    found: list[MetaData] = []
-
-    def work(_: object, context: MigrationContext) -> list[Any]:
-        found.append(context.opts["target_metadata"])
-        return []
-
-    config = new_config()
-    config.attributes["connection"] = connection
-    config.attributes["read_only"] = True
-    script = script_directory()
-    with alone(described(connection)), EnvironmentContext(config, script, fn=work, dont_mutate=True):
-        script.run_env()
-    return found[0]
 
 
 def _differences(expected: Facts, found: Facts) -> Iterator[str]:

@@ -1,17 +1,23 @@
-"""Where the revisions are, and what they say: the one chain for documents and databases."""
+"""Where the revisions are, and what they say: the one chain for documents and databases.
+
+Alembic is loaded only where it has work to do. What the chain looks like is read from the files, so that a database
+can be opened without it.
+"""
 
 from __future__ import annotations
 
+import ast
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-from alembic.config import Config
-from alembic.script import ScriptDirectory
+from typing import TYPE_CHECKING, Any
 
 from findings_orm.errors import StorageError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 VERSION_TABLE = "findings_orm_version"
 """The table that holds a database's revision; an application's own ``alembic_version`` is another one."""
@@ -26,15 +32,12 @@ class Revision:
     Attributes:
         id: its identifier, as ``r0002``.
         schema_version: the schema version of findings after it.
-        upgrade_document: turns a document of the version before into one of `schema_version`; None where the
-            revision changes tables only, and for the first version.
-        downgrade_document: the way back.
+        changes_documents: whether it has the functions `upgrade_document` and `downgrade_document`.
     """
 
     id: str
     schema_version: str
-    upgrade_document: DocumentChange | None
-    downgrade_document: DocumentChange | None
+    changes_documents: bool
 
 
 def alembic_ini() -> pathlib.Path:
@@ -54,6 +57,8 @@ def alembic_ini() -> pathlib.Path:
 
 def new_config() -> Config:
     """Return a configuration of Alembic for the package's revisions; a path with ``%`` in it is no problem."""
+    from alembic.config import Config
+
     config = Config()
     folder = alembic_ini().parent / "alembic"
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
@@ -63,8 +68,16 @@ def new_config() -> Config:
 
 @lru_cache(1)
 def script_directory() -> ScriptDirectory:
-    """Return the package's revisions, loaded once."""
+    """Return the package's revisions as Alembic has them, loaded once."""
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory.from_config(new_config())
+
+
+def document_changes(revision: str) -> tuple[DocumentChange, DocumentChange]:
+    """Return the functions `upgrade_document` and `downgrade_document` of a revision."""
+    module: Any = script_directory().get_revision(revision).module
+    return module.upgrade_document, module.downgrade_document
 
 
 @lru_cache(1)
@@ -74,20 +87,33 @@ def chain() -> tuple[Revision, ...]:
     Raises:
         StorageError: the revisions don't form one chain.
     """
-    scripts = list(script_directory().walk_revisions())[::-1]
-    found: list[Revision] = []
-    for script in scripts:
-        if script.down_revision != (found[-1].id if found else None):
-            raise StorageError(f"revision {script.revision} does not follow the one before; the chain forks")
-        before = found[-1].schema_version if found else ""
-        version = getattr(script.module, "finding_schema_version", before)
-        changes = bool(before) and version != before
-        found.append(
-            Revision(
-                script.revision,
-                version,
-                script.module.upgrade_document if changes else None,
-                script.module.downgrade_document if changes else None,
+    files = sorted((alembic_ini().parent / "alembic" / "versions").glob("*.py"))
+    after: dict[Any, dict[str, Any]] = {}
+    for said in map(_constants, files):
+        before = said.get("down_revision")
+        if before in after:
+            raise StorageError(
+                f"revisions {after[before]['revision']} and {said['revision']} both follow {before}"
             )
-        )
+        after[before] = said
+    found: list[Revision] = []
+    last = None
+    while last in after:
+        said, known = after[last], found[-1].schema_version if found else ""
+        version = said.get("finding_schema_version", known)
+        found.append(Revision(said["revision"], version, bool(known) and version != known))
+        last = found[-1].id
+    if len(found) != len(files):
+        raise StorageError("the revisions of findings-orm don't form one chain; install it again")
     return tuple(found)
+
+
+def _constants(path: pathlib.Path) -> dict[str, Any]:
+    """Return the constants at the top level of a module."""
+    assignments = (node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.Assign))
+    return {
+        target.id: node.value.value
+        for node in assignments
+        for target in node.targets
+        if isinstance(target, ast.Name) and isinstance(node.value, ast.Constant)
+    }

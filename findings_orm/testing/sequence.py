@@ -13,7 +13,8 @@ from findings_orm.errors import StorageError
 from findings_orm.finding import Severity, Status
 from findings_orm.port import Event, FindingStore, Run
 from findings_orm.query import SORTS, FindingQuery
-from findings_orm.testing.samples import run_of, uuid_of
+from findings_orm.testing.contract.queries import pages
+from findings_orm.testing.samples import ids, run_of, uuid_of
 
 PROJECTS = ("alpha", "beta \U0001f600", "acme-api")
 _EVIDENCE: tuple[dict[str, Any], ...] = (
@@ -224,10 +225,4 @@ def _observe_diff(store: FindingStore, project_id: str, a: str, b: str) -> list[
 
 
 def _observe_order(store: FindingStore, project_id: str, sort: str) -> list[str]:
-    found: list[str] = []
-    page = store.find(FindingQuery(project_id=project_id, sort=sort, limit=17))
-    found += (document["id"] for document in page.items)
-    while page.next_cursor:
-        page = store.find(FindingQuery(project_id=project_id, sort=sort, limit=17, cursor=page.next_cursor))
-        found += (document["id"] for document in page.items)
-    return found
+    return ids(pages(store, FindingQuery(project_id=project_id, sort=sort, limit=17)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from findings_orm.migrations.scripts import chain
+from findings_orm.migrations.scripts import document_changes
 from findings_orm.testing import strategies
 
 Document = dict[str, Any]
@@ -88,8 +88,7 @@ def documents(draw: st.DrawFn, version: str) -> Document:
 def downgraded_documents(draw: st.DrawFn) -> Document:
     """Documents of 1.0.0 with a real corner, down from 1.1.0 once or more; most with one thing changed afterwards."""
     document = draw(documents("1.1.0"))
-    down = chain()[1].downgrade_document
-    assert down is not None
+    down = document_changes("r0002")[1]
     for _ in range(draw(st.integers(1, 3))):
         document = down({**document, "finding_schema_version": "1.1.0"})
     provenance = document.get("provenance")

@@ -17,7 +17,6 @@ from alembic.util import CommandError
 from rows import canonical_documents, documents_in, fill
 
 from findings_orm import migrations
-from findings_orm.migrations import alembic_ini
 from findings_orm.migrations.scripts import chain, new_config
 
 ROOT = Path(__file__).parents[2]
@@ -38,10 +37,6 @@ def alembic(*arguments: str, code: int = 0, **variables: str) -> str:
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout if code == 0 else done.stdout + done.stderr
-
-
-def test_the_ini_lies_in_the_checkout() -> None:
-    assert alembic_ini() == ROOT / "alembic.ini"
 
 
 def sql(move: Callable[..., None], revisions: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 from findings_orm import SchemaVersionError, StorageValidationError, validate_finding
 from findings_orm.finding import FIELDS, KNOWN_VERSIONS, MAX_DEPTH, SCHEMA_VERSION
 from findings_orm.migrations import SchemaMigrator
-from findings_orm.migrations.scripts import chain
+from findings_orm.migrations.scripts import chain, document_changes
 from findings_orm.testing import strategies
 from findings_orm.testing.hostile import BREAKS, ENDLESS, VERSION_FIELD, break_document
 from findings_orm.testing.samples import assert_same, finding
 
 OLD, NEW = "1.0.0", "1.1.0"
 migrate = SchemaMigrator().migrate
-up, down = chain()[1].upgrade_document, chain()[1].downgrade_document
-assert up is not None
-assert down is not None
+up, down = document_changes("r0002")
 
 
 def old(**changes: Any) -> dict[str, Any]:

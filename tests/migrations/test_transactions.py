@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -226,32 +227,33 @@ for line in sys.stdin:
 """
 
 
-def test_eight_processes_at_once(url: str) -> None:
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
+@pytest.fixture(scope="module")
+def workers() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that migrate when told to, all at once."""
+    command_line = [sys.executable, "-c", WORKER]
+    started = [
+        subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for _ in range(PROCESSES)
     ]
-    try:
-        assert [read(worker) for worker in workers] == ["ready"] * PROCESSES
-        for _ in range(ROUNDS):
-            assert together(workers, url, "upgrade", "head") == ["done"] * PROCESSES
-            assert migrations.check(url) == []
-            # Another round on a database that has data, and one that has nothing but the version table.
-            if not documents_in(url):
-                fill(url, canonical_documents())
-            documents = documents_in(url)
-            migrations.downgrade(url, "r0001")
-            assert together(workers, url, "upgrade", "head") == ["done"] * PROCESSES
-            assert documents_in(url) == documents
-            migrations.downgrade(url, "base")
-            if url.startswith("sqlite"):
-                Path(url.removeprefix("sqlite:///")).unlink()
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.communicate()
+    assert [read(worker) for worker in started] == ["ready"] * PROCESSES
+    yield started
+    for worker in started:
+        worker.kill()
+        worker.communicate()
+
+
+def test_eight_processes_at_once(url: str, workers: list[subprocess.Popen[str]]) -> None:
+    for _ in range(ROUNDS):
+        assert together(workers, url, "upgrade", "head") == ["done"] * PROCESSES
+        assert migrations.check(url) == []
+        fill(url, canonical_documents())
+        documents = documents_in(url)
+        migrations.downgrade(url, "r0001")
+        assert together(workers, url, "upgrade", "head") == ["done"] * PROCESSES
+        assert documents_in(url) == documents
+        migrations.downgrade(url, "base")
+        if url.startswith("sqlite"):
+            Path(url.removeprefix("sqlite:///")).unlink()
 
 
 def read(worker: subprocess.Popen[str]) -> str:

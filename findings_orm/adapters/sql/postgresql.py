@@ -209,7 +209,7 @@ class PostgreSQLStorageAdapter(SqlStore):
                 again = undone(error) or (read and attempt == 0 and lost(error))
                 if not again or self._current is not None or attempt == ATTEMPTS - 1:
                     raise
-            time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311  # jitter, no secret
+            time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311  # nosec B311  # jitter, no secret
         raise AssertionError("the last attempt returned or raised")
 
     def forget_connections(self) -> None:

@@ -172,6 +172,7 @@ def postgresql_engine(url: URL, options: Options) -> Engine:
         raise StorageUnavailableError(
             f"the driver of PostgreSQL is not installed ({error}): pip install 'findings-orm[postgresql]'"
         ) from error
+    _close_cursors_quietly(engine)
     if options.pre_ping:
         _test_idle_connections(engine)
     if options.schema is not None:
@@ -196,6 +197,28 @@ def _set_schema(engine: Engine, statement: str) -> None:
         driver = connection.connection.driver_connection
         if not driver.autocommit:
             connection.exec_driver_sql(statement.replace("%", "%%"))
+
+
+def _close_cursors_quietly(engine: Engine) -> None:
+    """Let a cursor on the server be closed where its connection broke: it went with it, and that is no error."""
+    import psycopg
+
+    class Cursor(psycopg.ServerCursor[Any]):
+        def close(self) -> None:
+            try:
+                super().close()
+            except psycopg.OperationalError:
+                if not self.connection.closed:
+                    raise
+                super().close()
+
+        def __del__(self, *given: Any) -> None:
+            if not self.connection.closed:
+                super().__del__(*given)
+
+    @event.listens_for(engine, "connect")
+    def connected(driver: Any, _record: Any) -> None:
+        driver.server_cursor_factory = Cursor
 
 
 def _test_idle_connections(engine: Engine) -> None:

@@ -208,9 +208,8 @@ class QueryContract(Capabilities):
         kept = [document for document in store.list_findings(PROJECT) if document["id"] not in removed]
         store.delete_project(PROJECT)
         store.save_findings([*kept, finding(1, severity="high", title="AAA"), finding(90, title="zzz")])
-        while page.next_cursor is not None:
-            page = store.find(_next(query, page.next_cursor))
-            seen += ids(page.items)
+        assert page.next_cursor is not None
+        seen += ids(pages(store, _next(query, page.next_cursor)))
         assert len(seen) == len(set(seen)), "a finding came twice"
         assert [each for each in seen if each in set(whole) - removed] == [
             each for each in whole if each not in removed

@@ -1,0 +1,73 @@
+"""Alembic at work: the only module that runs it, and loaded only for that."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import alembic.context
+import alembic.op
+from alembic import command
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
+from sqlalchemy import Connection, MetaData
+
+from findings_orm.errors import SchemaVersionError
+from findings_orm.migrations.scripts import new_config, script_directory
+
+_ONE_AT_A_TIME = threading.RLock()  # Alembic keeps the running migration in module globals
+
+
+def run(
+    connection: Connection,
+    where: str,
+    direction: Literal["upgrade", "downgrade"],
+    revision: str,
+    lock_timeout: str | None,
+) -> None:
+    """Run the revisions between where a database stands and `revision`, as ``env.py`` says.
+
+    Raises:
+        SchemaVersionError: there is no way to the revision.
+    """
+    config = new_config()
+    config.attributes["connection"] = connection
+    config.attributes["lock_timeout"] = lock_timeout
+    move: Callable[..., None] = getattr(command, direction)
+    with _alone(where):
+        move(config, revision)
+
+
+def target_metadata(connection: Connection, where: str) -> MetaData:
+    """Return the metadata of the models, which ``env.py`` names."""
+    found: list[MetaData] = []
+
+    def work(_: object, context: MigrationContext) -> list[Any]:
+        found.append(context.opts["target_metadata"])
+        return []
+
+    config = new_config()
+    config.attributes["connection"] = connection
+    config.attributes["read_only"] = True
+    script = script_directory()
+    with _alone(where), EnvironmentContext(config, script, fn=work, dont_mutate=True):
+        script.run_env()
+    return found[0]
+
+
+@contextmanager
+def _alone(where: str) -> Iterator[None]:
+    """Let one thread work with Alembic, turn its errors, give a migration of the application its state back."""
+    with _ONE_AT_A_TIME:
+        outer: list[Any] = [getattr(module, "_proxy", None) for module in (alembic.context, alembic.op)]
+        try:
+            yield
+        except CommandError as error:
+            raise SchemaVersionError(f"{where}: {error}") from error
+        finally:
+            for proxy in outer:
+                if proxy is not None:
+                    proxy._install_proxy()  # Alembic has no public way
