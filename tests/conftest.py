@@ -13,11 +13,9 @@ from hypothesis import settings
 
 pytest.register_assert_rewrite("findings_orm.testing")
 
-from servers import PostgresServer, embedded_binaries, lowest_binaries, postgresql_server  # noqa: E402
+from servers import TEMPLATE, PostgresServer, embedded_binaries, lowest_binaries, postgresql_server  # noqa: E402
 
 from findings_orm import FindingStore, open_storage  # noqa: E402  # after the rewrite is registered
-
-TEMPLATE = "findings_template"
 
 settings.register_profile("quick", max_examples=20, stateful_step_count=20, deadline=None)
 settings.register_profile("full", max_examples=1_000, stateful_step_count=50, deadline=None)

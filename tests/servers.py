@@ -25,6 +25,8 @@ from typing import Any
 import psycopg
 
 LOWEST = 15
+TEMPLATE = "findings_template"
+"""The migrated database of a server that tests clone."""
 _SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "off",

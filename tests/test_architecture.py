@@ -12,7 +12,7 @@ import findings_orm
 ROOT = Path(__file__).parents[1]
 REVISIONS = sorted((ROOT / "alembic" / "versions").glob("*.py"))
 LOADED_ON_FIRST_USE = {
-    "alembic", "filelock", "hypothesis", "ijson", "opentelemetry", "prometheus_client", "psycopg", "pytest", "redis", "rich",
+    "alembic", "filelock", "hypothesis", "opentelemetry", "prometheus_client", "psycopg", "pytest", "redis", "rich",
     "sqlalchemy", "sqlite3", "typer",
 }  # fmt: skip
 

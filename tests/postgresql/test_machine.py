@@ -6,10 +6,9 @@ import os
 import weakref
 
 import pytest
-from conftest import TEMPLATE
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from servers import PostgresServer, lowest_binaries
+from servers import TEMPLATE, PostgresServer, lowest_binaries
 
 from findings_orm import FindingStore, open_storage
 from findings_orm.testing.machine import digest, run_sequence, store_machine

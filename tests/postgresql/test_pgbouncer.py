@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
-from conftest import TEMPLATE
-from servers import PostgresServer
+from servers import TEMPLATE, PostgresServer
 
 from findings_orm import FindingStore, open_storage
 from findings_orm.testing.contract import FindingStoreContract
