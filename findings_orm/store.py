@@ -110,7 +110,7 @@ class Store(FindingStore):
             with self._unit(write=True) as unit, unit.savepoint():
                 yield unit
             return
-        with self._unit(write=True) as unit:
+        with self._unit(write=True) as unit, self._bound(unit):
             yield unit
 
     @contextmanager

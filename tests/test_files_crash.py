@@ -402,3 +402,26 @@ def test_stores_follow_each_others_folds_without_loading_anew(tmp_path: Path) ->
             assert len(first.list_findings(P)) == len(second.list_findings(P)) == number + 1
         run_sequence(first, 3, 20)
         assert whole(first) == whole(second)
+
+
+def test_a_fold_and_the_writes_after_it_are_both_noticed(tmp_path: Path) -> None:
+    with FileStorageAdapter(tmp_path / "store") as follower:
+        with FileStorageAdapter(tmp_path / "store") as first:
+            first.save_finding(finding(1))
+            assert len(follower.list_findings(P)) == 1
+        with FileStorageAdapter(tmp_path / "store", fold_on_close=False) as third:
+            third.save_finding(finding(2))
+        follower.save_finding(finding(3))
+        assert len(follower.list_findings(P)) == 3
+    with FileStorageAdapter(tmp_path / "store") as again:
+        assert len(again.list_findings(P)) == 3
+
+
+def test_a_writer_without_the_lock_is_noticed_before_it_is_written_over(tmp_path: Path) -> None:
+    with FileStorageAdapter(tmp_path / "store") as store, FileStorageAdapter(tmp_path / "store") as other:
+        store.save_finding(finding(1))
+        with pytest.raises(StorageUnavailableError, match="without the lock"), store.transaction():
+            store.save_finding(finding(2))
+            (tmp_path / "store" / ".lock").unlink()
+            other.save_finding(finding(3))
+        assert [one["id"] for one in store.list_findings(P)] == [uuid_of(1), uuid_of(3)]

@@ -45,7 +45,7 @@ STATUSES = ("open", "triaged", "in_progress", "resolved", "false_positive", "ris
 TECHNIQUE = re.compile(r"T[0-9]{4}(\.[0-9]{3})?")
 MEMBERS = ("path", "start_line", "end_line", "snippet")
 MAX_NUMBER = 2**31 - 1
-BATCH = 500
+BATCH = 1000
 
 Document = dict[str, Any]
 
@@ -215,6 +215,7 @@ FINDINGS = sa.table(
     sa.column("mitre_attack", LIST),
     sa.column("provenance", JSON),
 )
+VERSION = "finding_schema_version"
 AS_JSON = ("location", "tags", "mitre_attack", "provenance")
 UP = (*DEFAULTS, "mitre_attack", "provenance")
 DOWN = ("mitre_attack", "provenance")
@@ -270,49 +271,69 @@ def _convert(
     if op.get_context().as_sql:
         _guard(where)
         return
-    update = _update(after)
     for rows in _batches(where, before):
         changes = []
         for row in rows:
             document = {name: _read(name, row[name]) for name in before}
             changed = {**_defaults(), "provenance": {}, **change(document)}
             if any(changed[name] != document.get(name, DEFAULTS.get(name)) for name in after):
-                values = {f"new_{name}": _write(name, changed[name]) for name in after}
+                values = {f"new_{name}": _write(name, changed[name]) for name in (*after, VERSION)}
                 changes.append({"the_project": row["project_id"], "the_id": row["id"], **values})
         if changes:
-            op.get_bind().execute(update, changes)
+            _update(changes, (*after, VERSION))
 
 
-def _update(columns: tuple[str, ...]) -> sa.Update:
-    the_id = sa.cast(sa.bindparam("the_id", type_=sa.Text()), UUID)
-    values: dict[str, Any] = {
-        name: sa.cast(sa.bindparam(f"new_{name}", type_=sa.Text()), FINDINGS.c[name].type)
-        if name in AS_JSON
-        else sa.bindparam(f"new_{name}")
+def _update(changes: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    text = sa.Text()
+    table = FINDINGS.c
+    types = {name: text if name in AS_JSON else table[name].type for name in columns}
+    if op.get_context().dialect.name == "postgresql":
+        # One statement a batch is several times as fast as one a row.
+        recordset = sa.func.json_to_recordset(sa.cast(sa.bindparam("changes", type_=text), postgresql.JSON()))
+        new = recordset.table_valued(
+            sa.column("the_project", text),
+            sa.column("the_id", UUID),
+            *(sa.column(f"new_{name}", kind) for name, kind in types.items()),
+        ).render_derived("new", with_types=True)
+        given: Any = new.c
+        parameters: Any = {"changes": json.dumps(changes, ensure_ascii=False)}
+    else:
+        given = {name: sa.bindparam(name, type_=text) for name in ("the_project", "the_id")}
+        given |= {f"new_{name}": sa.bindparam(f"new_{name}", type_=kind) for name, kind in types.items()}
+        parameters = changes
+    values: Any = {
+        name: sa.cast(given[f"new_{name}"], table[name].type) if name in AS_JSON else given[f"new_{name}"]
         for name in columns
     }
-    this_row = (FINDINGS.c.project_id == sa.bindparam("the_project"), FINDINGS.c.id == the_id)
-    return sa.update(FINDINGS).where(*this_row).values(values)
+    this_row = (table.project_id == given["the_project"], table.id == given["the_id"])
+    op.get_bind().execute(sa.update(FINDINGS).where(*this_row).values(values), parameters)
 
 
 def _batches(where: str, columns: tuple[str, ...]) -> Iterator[list[Any]]:
-    """Yield the rows that `where` holds for in batches, in the order of the primary key."""
-    project_id, finding_id = FINDINGS.c.project_id, FINDINGS.c.id
+    """Yield the rows that `where` holds for, a batch of the primary key at a time.
+
+    The condition is not in the WHERE, where PostgreSQL would rather sort the whole table than walk the key.
+    """
+    key = (FINDINGS.c.project_id, FINDINGS.c.id)
     the_project = sa.bindparam("the_project", type_=sa.Text())
     the_id = sa.cast(sa.bindparam("the_id", type_=sa.Text()), UUID)
-    select = (
-        sa.select(project_id, *(_as_text(name) if name in AS_JSON else FINDINGS.c[name] for name in columns))
-        .add_columns(_as_text("id"))
-        .where(project_id >= the_project, sa.tuple_(project_id, finding_id) > sa.tuple_(the_project, the_id))
-        .where(sa.text(where))
-        .order_by(project_id, finding_id)
+    batch = (
+        sa.select(key[0], _as_text("id"), sa.literal_column(where, sa.Boolean()).label("needed"))
+        .add_columns(*(_as_text(name) if name in AS_JSON else FINDINGS.c[name] for name in columns))
+        .where(key[0] >= the_project, sa.tuple_(*key) > sa.tuple_(the_project, the_id))
+        .order_by(*key)
         .limit(BATCH)
+        .subquery("batch")
+    )
+    needed = batch.c.needed
+    values = (sa.case((needed, batch.c[name])).label(name) for name in columns)
+    select = sa.select(batch.c.project_id, batch.c.id, needed, *values).order_by(
+        batch.c.project_id, batch.c.id
     )
     last = {"the_project": "", "the_id": "00000000-0000-0000-0000-000000000000"}
     while True:
         rows = list(op.get_bind().execute(select, last).mappings())
-        if rows:
-            yield rows
+        yield [row for row in rows if row["needed"]]
         if len(rows) < BATCH:
             return
         last = {"the_project": rows[-1]["project_id"], "the_id": rows[-1]["id"]}

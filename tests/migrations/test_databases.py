@@ -107,7 +107,7 @@ def catalog(connection: Any) -> Any:
 
 
 def test_documents_survive_down_and_up(url: str) -> None:
-    documents = canonical_documents(many=600)
+    documents = canonical_documents(many=1_100)
     migrations.upgrade(url)
     fill(url, documents)
     children = children_in(url)
@@ -122,7 +122,7 @@ def test_documents_survive_down_and_up(url: str) -> None:
 
 def test_documents_survive_up_and_down(url: str) -> None:
     """Documents of an old release: with what looks like corners, and with real ones that came from a newer store."""
-    documents = downgraded(canonical_documents(many=600))
+    documents = downgraded(canonical_documents(many=1_100))
     documents += [
         {**document, "id": document["id"].replace("00000000-", "10000000-")}
         for document in downgraded([{**each, "finding_schema_version": "1.1.0"} for each in documents[:30]])

@@ -303,12 +303,13 @@ def catch_up(root: Path, copy: Copy) -> bool:
     if copy.position is None or core[1] is None or copy.core[1] is None:
         return False
     if core[0] != copy.core[0]:
-        return _rebase(root, copy, core) and catch_up(root, copy)
-    if not _as_written(root, copy, copy.manifest):
-        return False
-    if core[1][0] != copy.core[1][0] or core[1][1] < copy.position.end:
-        return False
-    if core != copy.core and not _read_on(root / names.JOURNAL, copy, copy.position):
+        goes_on = _rebase(root, copy, core)
+    else:
+        same_file = core[1][0] == copy.core[1][0] and core[1][1] >= copy.position.end
+        goes_on = same_file and _as_written(root, copy, copy.manifest)
+        if goes_on and core == copy.core:
+            return True
+    if not goes_on or not _read_on(root / names.JOURNAL, copy, copy.position):
         return False
     copy.core = core
     return True
@@ -342,7 +343,7 @@ def _rebase(root: Path, copy: Copy, core: tuple[Stat, Stat]) -> bool:
         return False
     if not _as_written(root, copy, manifest):
         return False
-    copy.manifest, copy.position, copy.core, copy.dirty = manifest, position, core, set()
+    copy.manifest, copy.position, copy.dirty = manifest, position, set()
     return True
 
 

@@ -33,7 +33,7 @@ def folder_name(project_id: str) -> str:
     >>> folder_name("acme-api")
     'acme-api'
     >>> folder_name("../Straße")
-    'strasse~c64b37c96b0b90d5cf48'
+    'strasse~39ac1cef83565a193088'
     """
     if _PLAIN.fullmatch(project_id) and not _DEVICES.fullmatch(project_id) and project_id not in _TAKEN:
         return project_id

@@ -154,6 +154,7 @@ class FileStorageAdapter(Store):
             self._report()
             if writing:
                 folding.prepare(self._disk, self.path, self._copy)
+                self._reported.clear()
                 self._up_to_date = True
 
     def _is_new(self) -> bool:
@@ -223,6 +224,8 @@ class FileStorageAdapter(Store):
         if position is None:  # an earlier write failed
             raise StorageUnavailableError(f"{self.path}: an earlier write failed", retryable=True)
         path = self.path / names.JOURNAL
+        if path.stat().st_size != position.end:
+            raise StorageUnavailableError(f"{path}: somebody writes without the lock", retryable=True)
         lines, last = [], position.last
         for number, ticket in enumerate(group, position.lines + 1):
             line, last = journal.entry(number, last, ticket.operations)

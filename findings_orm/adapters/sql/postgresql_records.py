@@ -16,6 +16,7 @@ from findings_orm.adapters.sql.postgresql_types import (
     IDENTITY_ROWS,
     TYPES,
     BinaryRows,
+    binary_finding,
     shown,
     shown_all,
 )
@@ -71,10 +72,14 @@ class PostgreSQLDialect(queries.Dialect):
         return or_(not_(_IS_ASCII), and_(*holds))
 
 
+_SLICED = "SELECT substring(?b::bytea, 1 + 32 * n, 32) FROM generate_series(0, {}) n"
+"""Fingerprints out of one parameter: an array of so many would take the client longer than the search."""
+
+
 @lru_cache(256)
 def _marked(sql: str) -> str:
     """Return driver SQL with the marks of psycopg."""
-    return sql.replace("?", "%s")
+    return sql.replace("?b", "%b").replace("?", "%s")
 
 
 @lru_cache(32)
@@ -110,9 +115,15 @@ class PostgreSQLRecords(SqlRecords):
         super()._run_many(_marked(sql), rows)
 
     def _run_in(self, sql: str, column: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
-        kind = "bytea" if column == "fingerprint" else "uuid"
+        if column == "fingerprint":
+            for batch in batches(values, LOOKUP_BATCH):
+                sliced = _SLICED.format(len(batch) - 1)
+                yield from self._run(
+                    f"{sql} AND {column} = ANY(ARRAY({sliced}))", (project_id, b"".join(batch))
+                )
+            return
         for batch in batches(values, LOOKUP_BATCH):
-            yield from self._run(f"{sql} AND {column} = ANY(?::{kind}[])", (project_id, batch))
+            yield from self._run(f"{sql} AND {column} = ANY(?::uuid[])", (project_id, batch))
 
     def _columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
         return shown_all(table, tuple(columns), alias)
@@ -150,9 +161,8 @@ class PostgreSQLRecords(SqlRecords):
             )
         sql = f"COPY {target} ({columns}) FROM STDIN (FORMAT BINARY)"
         with self._driver.cursor() as cursor, cursor.copy(sql) as copy:
-            copy.set_types(rows.driver_types)
             write = copy.write_row
-            for row in rows.encode(values):
+            for row in values:
                 write(row)
         if self._secured:
             sql = f"INSERT INTO {rows.table} ({columns}) SELECT {columns} FROM pg_temp.{target}"  # noqa: S608
@@ -175,9 +185,10 @@ class PostgreSQLRecords(SqlRecords):
         if len(rows) < COPY_FROM:
             super().insert(project_id, rows)
             return
-        self._copy(FINDING_ROWS, (mapping.finding_row(document) for document, _ in rows))
+        self._copy(FINDING_ROWS, map(binary_finding, (document for document, _ in rows)))
         identities = sorted((one.identity for one in rows), key=lambda one: (one.fingerprint, one.ordinal))
-        self._copy(IDENTITY_ROWS, ((project_id, *mapping.identity_row(one)) for one in identities))
+        values = ((project_id, *mapping.identity_row(one)) for one in identities)
+        self._copy(IDENTITY_ROWS, IDENTITY_ROWS.encode(values))
 
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.replace`."""
@@ -200,13 +211,14 @@ class PostgreSQLRecords(SqlRecords):
 
     def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
         """See `Records.seen`."""
-        sql = (
-            "UPDATE finding_identities old SET last_seen = ?, last_run = ? "
-            "FROM unnest(?::bytea[], ?::integer[]) AS new (fingerprint, ordinal) WHERE old.project_id = ? "
-            "AND old.fingerprint = new.fingerprint AND old.ordinal = new.ordinal"
-        )
         keys = sorted((one.fingerprint, one.ordinal) for one in identities)
-        prints, ordinals = [key[0] for key in keys], [key[1] for key in keys]
+        sql = (
+            "UPDATE finding_identities old SET last_seen = ?, last_run = ? FROM (SELECT "
+            "substring(?b::bytea, 1 + 32 * (n - 1)::integer, 32) AS fingerprint, ordinal "
+            "FROM unnest(?::integer[]) WITH ORDINALITY AS ordinals (ordinal, n)) AS new "
+            "WHERE old.project_id = ? AND old.fingerprint = new.fingerprint AND old.ordinal = new.ordinal"
+        )
+        prints, ordinals = b"".join(key[0] for key in keys), [key[1] for key in keys]
         self._run(sql, (time_key(at), run, prints, ordinals, project_id))
 
     def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
@@ -235,7 +247,7 @@ class PostgreSQLRecords(SqlRecords):
         if len(streaks) < COPY_FROM:
             super().add_streaks(project_id, streaks)
         else:
-            self._copy(_STREAKS, ((project_id, *streak) for streak in streaks))
+            self._copy(_STREAKS, _STREAKS.encode((project_id, *streak) for streak in streaks))
 
     def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
         """See `Records.add_events`."""
@@ -245,7 +257,7 @@ class PostgreSQLRecords(SqlRecords):
         first = self._events[project_id, revision]
         self._events[project_id, revision] += len(events)
         rows = ((project_id, revision, first + n, *mapping.event_row(each)) for n, each in enumerate(events))
-        self._copy(_EVENTS, rows)
+        self._copy(_EVENTS, _EVENTS.encode(rows))
 
     def delete_project(self, project_id: str) -> None:
         """See `Records.delete_project`. Table by table: a cascade would run one statement for each finding."""
