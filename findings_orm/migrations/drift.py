@@ -27,6 +27,7 @@ from findings_orm.migrations.security import declared_security, found_security
 Facts = dict[tuple[str, str, str], dict[str, str]]
 """What there is, and how: (table, kind, name) -> attributes in words."""
 
+_OF_PARTITION = re.compile(r"_[0-9]+$")
 _CAST = re.compile(r"::(?:double precision|timestamp with time zone|character varying|\w+)(?:\[\])?")
 
 
@@ -167,6 +168,8 @@ def _found_constraints(
             yield table, "unique constraint", unique["name"], {"columns": _names(unique["column_names"])}
     for (_, table), keys in inspector.get_multi_foreign_keys(filter_names=names).items():
         for key in keys:
+            if key["referred_table"] not in names and _OF_PARTITION.search(key["referred_table"]):
+                continue  # PostgreSQL's own copy of a key that refers to a partitioned table
             target = (key["constrained_columns"], key["referred_table"], key["referred_columns"])
             yield (
                 table,

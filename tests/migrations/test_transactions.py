@@ -20,7 +20,7 @@ from findings_orm.migrations.scripts import chain
 
 ROOT = Path(__file__).parents[2]
 HEAD = chain()[-1].id
-ROUNDS = 4
+ROUNDS = 3
 PROCESSES = 8
 
 
