@@ -1,0 +1,44 @@
+"""The hash partitions of docs/scaling.md, made by the very SQL that stands there."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import psycopg
+import pytest
+
+from findings_orm import migrations, open_storage
+from findings_orm.testing.machine import digest, run_sequence
+from findings_orm.testing.samples import scanned
+
+GUIDE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
+
+
+@pytest.mark.parametrize("version", ["18", "15"])
+def test_store_is_the_same_on_hash_partitions(request: pytest.FixtureRequest, version: str) -> None:
+    url: str = request.getfixturevalue("postgresql_url" if version == "18" else "postgresql_15_url")
+    found = re.search(r"```sql\n(DO .*?)\n```", GUIDE.read_text(), re.DOTALL)
+    assert found is not None
+    with open_storage(url) as store, open_storage("memory:") as memory:
+        for each in (store, memory):
+            run_sequence(each, 3, 60)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(found[1])  # type: ignore[call-overload]
+        assert digest(store) == digest(memory)
+        for each in (store, memory):
+            run_sequence(each, 4, 60)
+        assert digest(store) == digest(memory)
+        for number in range(20):
+            report = [scanned(f"R{n}", n + 1) for n in range(60)]
+            assert store.ingest(f"project {number}", report).created == 60
+            assert store.ingest(f"project {number}", report).unchanged == 60
+        store.delete_project("project 7")
+        assert len(store.list_findings("project 8")) == 60
+    with psycopg.connect(url) as connection:
+        used = connection.execute("SELECT count(DISTINCT tableoid) FROM findings").fetchone()
+        plan = connection.execute("EXPLAIN SELECT * FROM findings WHERE project_id = 'project 1'").fetchall()
+    assert used is not None
+    assert used[0] > 5
+    assert len(set(re.findall(r"on (findings_\d+)", str(plan)))) == 1
+    assert migrations.check(url) == []
