@@ -1,0 +1,181 @@
+"""A store that hands every call on to another one: the base of decorators (metrics, tracing, a cache).
+
+A decorator derives from `ForwardingStore` and overrides what it adds to. It passes the same conformance suite as
+the store inside.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from findings_orm.port import (
+    Document,
+    Event,
+    FindingStore,
+    Health,
+    IngestReport,
+    PurgeReport,
+    RejectedOriginal,
+    Run,
+    RunDiff,
+    Sighting,
+)
+from findings_orm.query import FindingQuery, Page, Summary
+
+
+class ForwardingStore(FindingStore):
+    """A `FindingStore` that hands every call on to `inner`, as it is.
+
+    What `inner` has beside the port (``engine``, ``session()``, ...) can be reached through it too.
+
+    Attributes:
+        inner: the store that does the work. It belongs to this one: closing this one closes it.
+    """
+
+    def __init__(self, inner: FindingStore) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "inner":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.inner, name)
+
+    def innermost(self) -> FindingStore:
+        """Return the store at the bottom, below all decorators."""
+        inner = self.inner
+        return inner.innermost() if isinstance(inner, ForwardingStore) else inner
+
+    # -- the port -------------------------------------------------------------------------------------------
+
+    def atomic_write(self, path: pathlib.Path, data: dict[str, Any]) -> None:
+        self.inner.atomic_write(path, data)
+
+    def validate_store_layout(self, path: pathlib.Path) -> bool:
+        return self.inner.validate_store_layout(path)
+
+    def check_store_layout(self, path: pathlib.Path) -> list[str]:
+        return self.inner.check_store_layout(path)
+
+    def get_schema_version(self) -> str:
+        return self.inner.get_schema_version()
+
+    def save_finding(self, finding: dict[str, Any]) -> None:
+        self.inner.save_finding(finding)
+
+    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+        self.inner.save_findings(documents)
+
+    def list_findings(self, project_id: str) -> list[dict[str, Any]]:
+        return self.inner.list_findings(project_id)
+
+    def delete_project(self, project_id: str) -> None:
+        self.inner.delete_project(project_id)
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def get_finding(self, project_id: str, finding_id: str) -> Document:
+        return self.inner.get_finding(project_id, finding_id)
+
+    def iter_findings(self, project_id: str) -> Iterator[Document]:
+        return self.inner.iter_findings(project_id)
+
+    def find(self, query: FindingQuery) -> Page:
+        return self.inner.find(query)
+
+    def count(self, query: FindingQuery) -> int:
+        return self.inner.count(query)
+
+    def summarize(self, project_id: str) -> Summary:
+        return self.inner.summarize(project_id)
+
+    def list_projects(self) -> list[str]:
+        return self.inner.list_projects()
+
+    def revision(self, project_id: str) -> int:
+        return self.inner.revision(project_id)
+
+    def history(self, project_id: str, finding_id: str) -> list[Event]:
+        return self.inner.history(project_id, finding_id)
+
+    def sighting(self, project_id: str, finding_id: str) -> Sighting:
+        return self.inner.sighting(project_id, finding_id)
+
+    def runs(self, project_id: str) -> list[Run]:
+        return self.inner.runs(project_id)
+
+    def diff_runs(self, project_id: str, a: str, b: str) -> RunDiff:
+        return self.inner.diff_runs(project_id, a, b)
+
+    # -- imports --------------------------------------------------------------------------------------------
+
+    def ingest(
+        self,
+        project_id: str,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        run: Run | str | Mapping[str, Any] | None = None,
+        close_missing: bool = False,
+        dry_run: bool = False,
+        on_invalid: Literal["raise", "quarantine"] = "raise",
+    ) -> IngestReport:
+        return self.inner.ingest(
+            project_id,
+            documents,
+            run=run,
+            close_missing=close_missing,
+            dry_run=dry_run,
+            on_invalid=on_invalid,
+        )
+
+    def rejected_originals(self, project_id: str) -> list[RejectedOriginal]:
+        return self.inner.rejected_originals(project_id)
+
+    def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
+        return self.inner.discard_rejected(project_id, rejected_ids)
+
+    def retry_rejected(
+        self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> IngestReport:
+        return self.inner.retry_rejected(project_id, fixed)
+
+    # -- life of a finding ----------------------------------------------------------------------------------
+
+    def set_status(
+        self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
+    ) -> Document:
+        return self.inner.set_status(project_id, finding_id, status, actor=actor, comment=comment)
+
+    def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
+        return self.inner.purge(project_id, closed_before=closed_before, dry_run=dry_run)
+
+    # -- the store itself -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[Self]:
+        with self.inner.transaction():
+            yield self
+
+    @contextmanager
+    def joined(self, bind: Any) -> Iterator[Self]:
+        """Work inside an application's own transaction, where `inner` can (the SQL adapters)."""
+        inner: Any = self.inner
+        with inner.joined(bind):
+            yield self
+
+    def health(self) -> Health:
+        return self.inner.health()
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
