@@ -294,7 +294,11 @@ class FindingStore(StoragePort, Protocol):
         """Return the ids of all projects that were written to and not deleted, sorted."""
 
     def revision(self, project_id: str) -> int:
-        """Return a number that every committed write to the project makes larger; 0 for an unknown project."""
+        """Return a number that every committed write to the project makes larger; 0 for an unknown project.
+
+        Equal numbers other than 0 mean equal contents: it starts and grows by chance, so it does not come back when the
+        project is deleted and made again, or the storage restored from a backup.
+        """
 
     def ingest(
         self,

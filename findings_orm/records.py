@@ -68,7 +68,7 @@ class Records(Protocol):
 
     def advance(self, project_id: str, at: str) -> int:
         """Make the project if it is new, keep other writers of it out until the unit ends, and return its
-        next revision. Called before any other write to the project."""
+        next revision (`ids.first_revision`, `ids.revision_step`). Called before any other write to the project."""
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """Add findings whose ids and (fingerprint, ordinal) are new.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from findings_orm.errors import StorageConflictError, StorageValidationError
+from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import SORTS, FindingQuery, Summary, matches, time_key
 from findings_orm.records import Identity, Records, StatusChange, Stored, Streak, batches
@@ -84,10 +85,18 @@ class MemoryRecords(Records):
 
     def advance(self, project_id: str, at: str) -> int:
         """See `Records.advance`."""
+        return self.advance_to(project_id, self._next_revision(project_id))
+
+    def _next_revision(self, project_id: str) -> int:
+        project = self.state.get(project_id)
+        return project.revision + revision_step() if project else first_revision()
+
+    def advance_to(self, project_id: str, revision: int) -> int:
+        """Make the project if it is new, and give it a revision; return that."""
         self._remember(project_id)
         project = self.state.setdefault(project_id, Project())
-        project.revision += 1
-        return project.revision
+        project.revision = revision
+        return revision
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""

@@ -56,14 +56,14 @@ class FileRecords(MemoryRecords):
     def _log(self, *operation: Any) -> None:
         self.operations.append(operation)
 
-    def advance(self, project_id: str, at: str) -> int:
+    def advance_to(self, project_id: str, revision: int) -> int:
         project = self.state.get(project_id)
         if project is None:
             self._keep(self.state, [project_id])
         else:
             self._undo.append((project, project.revision))
-        self._log("advance", project_id, at)
-        return super().advance(project_id, at)
+        self._log("advance", project_id, revision)
+        return super().advance_to(project_id, revision)
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         project = self.state[project_id]
@@ -156,7 +156,9 @@ def redo(state: State, operations: Iterable[Operation]) -> None:
     """Do again what `FileRecords.operations` says was done. Raises KeyError where it does not fit the state."""
     records = MemoryRecords(state)
     for name, project_id, *arguments in operations:
-        if name == "seen":
+        if name == "advance":
+            records.advance_to(project_id, *arguments)
+        elif name == "seen":
             see(state[project_id].findings, *arguments)
         elif name == "add_events":
             records.add_events(project_id, 0, *arguments)

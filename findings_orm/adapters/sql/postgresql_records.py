@@ -22,6 +22,7 @@ from findings_orm.adapters.sql.postgresql_types import (
 )
 from findings_orm.adapters.sql.queries import TABLE
 from findings_orm.adapters.sql.records import _BESIDE_KEY, _RESEEN, LOOKUP_BATCH, READ_BATCH, SqlRecords
+from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event
 from findings_orm.query import FindingQuery, fold, holds_all, search_text, time_key
 from findings_orm.records import Identity, StatusChange, Stored, Streak, batches
@@ -174,11 +175,13 @@ class PostgreSQLRecords(SqlRecords):
         """See `Records.advance`. Writers of a project queue on an advisory lock until the transaction ends."""
         sql = (
             "INSERT INTO finding_projects (project_id, created_at, revision) "
-            "SELECT ?::text, ?::timestamptz, 1 "
+            "SELECT ?::text, ?::timestamptz, ?::bigint "
             "FROM (SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))) AS queue "
-            "ON CONFLICT (project_id) DO UPDATE SET revision = finding_projects.revision + 1 RETURNING revision"
+            "ON CONFLICT (project_id) DO UPDATE SET revision = finding_projects.revision + ?::bigint "
+            "RETURNING revision"
         )
-        return int(self._run(sql, (project_id, time_key(at), project_id, LOCK_SEED))[0][0])
+        row = (project_id, time_key(at), first_revision(), project_id, LOCK_SEED, revision_step())
+        return int(self._run(sql, row)[0][0])
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""

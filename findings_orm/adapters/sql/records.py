@@ -21,6 +21,7 @@ from findings_orm.adapters.sql.mapping import (
     names,
 )
 from findings_orm.adapters.sql.types import stored_time
+from findings_orm.ids import first_revision, revision_step
 from findings_orm.importing import original_text
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, time_key
@@ -95,10 +96,11 @@ class SqlRecords(Records):
     def advance(self, project_id: str, at: str) -> int:
         """See `Records.advance`."""
         sql = (
-            "INSERT INTO finding_projects (project_id, created_at, revision) VALUES (?, ?, 1) "
-            "ON CONFLICT (project_id) DO UPDATE SET revision = finding_projects.revision + 1 RETURNING revision"
+            "INSERT INTO finding_projects (project_id, created_at, revision) VALUES (?, ?, ?) "
+            "ON CONFLICT (project_id) DO UPDATE SET revision = finding_projects.revision + ? RETURNING revision"
         )
-        return int(self._run(sql, (project_id, time_key(at)))[0][0])
+        row = (project_id, time_key(at), first_revision(), revision_step())
+        return int(self._run(sql, row)[0][0])
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""

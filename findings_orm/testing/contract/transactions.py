@@ -98,6 +98,21 @@ class TransactionContract(Capabilities):
         store.save_finding(finding(4))
         assert len(store.list_findings(PROJECT)) == 4, "the store does not work after a rollback"
 
+    def test_revision_never_comes_back(self, store: FindingStore) -> None:
+        seen = set()
+        for number in range(20):
+            store.save_finding(finding(number))
+            seen.add(store.revision(PROJECT))
+            with contextlib.suppress(UndoError), store.transaction():
+                store.save_finding(finding(number, title="undone"))
+                seen.add(store.revision(PROJECT))
+                raise UndoError
+            store.save_finding(finding(number, title="done"))
+            seen.add(store.revision(PROJECT))
+            store.delete_project(PROJECT)
+            assert store.revision(PROJECT) == 0
+        assert len(seen) == 60, "a revision named two states"
+
     def test_transaction_does_the_same_as_without(self, store: FindingStore) -> None:
         store.save_findings([finding(1), finding(2), finding(3)])
         with store.transaction():
