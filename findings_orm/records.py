@@ -52,6 +52,21 @@ class Streak(NamedTuple):
     last_run: int
 
 
+class Kept(NamedTuple):
+    """A finding with all that is known of it; streaks by their first run. The document is not to be changed."""
+
+    document: Document
+    identity: Identity
+    streaks: tuple[Streak, ...]
+
+
+class ProjectState(NamedTuple):
+    """The number of writes to a project so far, and when it was made (None where the store does not keep that)."""
+
+    revision: int
+    created_at: str | None
+
+
 class StatusChange(NamedTuple):
     """A new status of a finding; `closed_as` and `closed_at` as in `Identity`."""
 
@@ -69,6 +84,13 @@ class Records(Protocol):
     def advance(self, project_id: str, at: str) -> int:
         """Make the project if it is new, keep other writers of it out until the unit ends, and return its
         next revision (`ids.first_revision`, `ids.revision_step`). Called before any other write to the project."""
+
+    def put_project(self, project_id: str, state: ProjectState) -> None:
+        """Make a project as it was elsewhere, and keep other writers of it out until the unit ends.
+
+        Raises:
+            StorageConflictError: it exists.
+        """
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """Add findings whose ids and (fingerprint, ordinal) are new.
@@ -162,6 +184,18 @@ class Records(Protocol):
 
     def rejected(self, project_id: str) -> list[RejectedOriginal]:
         """Return the refused originals, oldest first."""
+
+    def project_state(self, project_id: str) -> ProjectState | None:
+        """Return the state of a project, None for an unknown one."""
+
+    def all_findings(self, project_id: str) -> Iterator[list[Kept]]:
+        """Yield everything that is known of the project's findings, by id, in batches."""
+
+    def all_events(self, project_id: str) -> Iterator[list[Event]]:
+        """Yield the whole history in batches: by the id of the finding, then oldest first."""
+
+    def all_rejected(self, project_id: str) -> Iterator[list[RejectedOriginal]]:
+        """Yield the refused originals by their `rejected_id`, in batches."""
 
     # -- the unit ------------------------------------------------------------------------------------------
 

@@ -113,6 +113,22 @@ class Store(FindingStore):
         with self._unit(write=True) as unit, self._bound(unit):
             yield unit
 
+    def writing(self) -> AbstractContextManager[Records]:
+        """Open a unit of work on the records themselves, for what moves whole projects (backup, restore, copy).
+
+        What the block writes commits together when it ends well, and is undone when it raises.
+        """
+        return self._whole()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Records]:
+        """Open the records for reading, all of one instant; other threads and processes go on writing meanwhile.
+
+        Inside `transaction()` they are those of the transaction.
+        """
+        with self._unit() as unit:
+            yield unit
+
     @contextmanager
     def transaction(self) -> Iterator[Self]:
         if self._current is not None:

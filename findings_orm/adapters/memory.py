@@ -7,13 +7,22 @@ from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from findings_orm.errors import StorageConflictError, StorageValidationError
 from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import SORTS, FindingQuery, Summary, matches, time_key
-from findings_orm.records import Identity, Records, StatusChange, Stored, Streak, batches
+from findings_orm.records import (
+    Identity,
+    Kept,
+    ProjectState,
+    Records,
+    StatusChange,
+    Stored,
+    Streak,
+    batches,
+)
 from findings_orm.store import Store
 
 _BATCH = 1_000
@@ -97,6 +106,13 @@ class MemoryRecords(Records):
         project = self.state.setdefault(project_id, Project())
         project.revision = revision
         return revision
+
+    def put_project(self, project_id: str, state: ProjectState) -> None:
+        """See `Records.put_project`."""
+        if project_id in self.state:
+            raise StorageConflictError(f"there is a project {project_id!r} already")
+        self._remember(project_id)
+        self.state[project_id] = Project(state.revision)
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""
@@ -311,6 +327,34 @@ class MemoryRecords(Records):
             for o in found
         ]
 
+    def project_state(self, project_id: str) -> ProjectState | None:
+        """See `Records.project_state`."""
+        project = self.state.get(project_id)
+        return None if project is None else ProjectState(project.revision, None)
+
+    def all_findings(self, project_id: str) -> Iterator[list[Kept]]:
+        """See `Records.all_findings`."""
+        project = self._project(project_id)
+        for finding_ids in batches(sorted(project.findings), _BATCH):
+            yield [
+                Kept(*project.findings[one], tuple(sorted(project.streaks.get(one, ()))))
+                for one in finding_ids
+            ]
+
+    def all_events(self, project_id: str) -> Iterator[list[Event]]:
+        """See `Records.all_events`."""
+        events = self._project(project_id).events
+        yield from batches((event for one in sorted(events) for event in events[one]), _BATCH)
+
+    def all_rejected(self, project_id: str) -> Iterator[list[RejectedOriginal]]:
+        """See `Records.all_rejected`."""
+        rejected = self._project(project_id).rejected
+        yield from batches((rejected[one] for one in sorted(rejected)), _BATCH)
+
+    def frozen(self) -> MemoryRecords:
+        """Return records of this instant, which later changes don't touch."""
+        return MemoryRecords({name: project.copy() for name, project in self.state.items()})
+
 
 def _index(project: Project, identity: Identity) -> None:
     others = project.by_fingerprint.get(identity.fingerprint, ())
@@ -350,6 +394,13 @@ class InMemoryStorageAdapter(Store):
         """See `FindingStore.iter_findings`; the lock is held only while the order is made."""
         with self._unit() as unit:
             return unit.stream(project_id)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Records]:
+        """See `Store.snapshot`; the lock is held only while the dictionaries are copied."""
+        with self._unit() as unit:
+            frozen = cast(MemoryRecords, unit).frozen()
+        yield frozen
 
     def _ping(self) -> dict[str, Any]:
         with self._lock:

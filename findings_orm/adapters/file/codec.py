@@ -1,11 +1,9 @@
-"""Records as JSON and back."""
+"""Documents and operations of a store in files as JSON and back."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 
 from pydantic_core import to_json
@@ -13,8 +11,18 @@ from pydantic_core import to_json
 from findings_orm.errors import StorageIntegrityError
 from findings_orm.finding import FIELDS, SCHEMA_VERSION, Finding
 from findings_orm.importing import current_document
-from findings_orm.port import Document, Event, Rejected, RejectedOriginal, Run
-from findings_orm.records import Identity, StatusChange, Stored, Streak
+from findings_orm.plain import (
+    get_event,
+    get_identity,
+    get_original,
+    get_run,
+    put_event,
+    put_identity,
+    put_original,
+    put_run,
+)
+from findings_orm.port import Document
+from findings_orm.records import StatusChange, Stored, Streak
 
 _DEFAULTS: dict[str, Any] = {
     name: field.get_default(call_default_factory=True)
@@ -22,12 +30,6 @@ _DEFAULTS: dict[str, Any] = {
     if not field.is_required()
 }
 _LEFT_OUT = {name: default for name, default in _DEFAULTS.items() if default in (None, [], {})}
-_EVENT = tuple(field.name for field in fields(Event))
-_ORIGINAL = tuple(field.name for field in fields(RejectedOriginal))
-_REFUSAL = tuple(field.name for field in fields(Rejected))
-_RUN = ("id", "detectors", "started_at", "tool", "number", "counts")
-MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
-"""What a decoder raises when the JSON has not the shape that it was written in."""
 
 
 def slim(document: Document) -> dict[str, Any]:
@@ -59,72 +61,6 @@ def document_digest(document: Document) -> str:
     return hashlib.blake2b(to_json(slim(document)), digest_size=8).hexdigest()
 
 
-def put_identity(identity: Identity) -> dict[str, Any]:
-    """Return an identity as JSON."""
-    return {
-        **identity._asdict(),
-        "fingerprint": identity.fingerprint.hex(),
-        "content": identity.content.hex(),
-    }
-
-
-def get_identity(row: Mapping[str, Any]) -> Identity:
-    """Return what `put_identity` was given."""
-    return Identity(
-        **{
-            **{name: row[name] for name in Identity._fields},
-            "fingerprint": bytes.fromhex(row["fingerprint"]),
-            "content": bytes.fromhex(row["content"]),
-        }
-    )
-
-
-def put_event(event: Event) -> dict[str, Any]:
-    """Return an event as JSON."""
-    return {name: getattr(event, name) for name in _EVENT}
-
-
-def get_event(row: Mapping[str, Any]) -> Event:
-    """Return what `put_event` was given."""
-    return Event(**{name: row[name] for name in _EVENT})
-
-
-def put_run(run: Run) -> dict[str, Any]:
-    """Return a run as JSON."""
-    refused = [{name: getattr(one, name) for name in _REFUSAL} for one in run.rejected]
-    return {**{name: getattr(run, name) for name in _RUN}, "rejected": refused}
-
-
-def get_run(row: Mapping[str, Any]) -> Run:
-    """Return what `put_run` was given."""
-    refused = tuple(Rejected(**{name: one[name] for name in _REFUSAL}) for one in row["rejected"])
-    given = {name: row[name] for name in _RUN}
-    return Run(**{**given, "detectors": tuple(row["detectors"])}, rejected=refused)
-
-
-def put_original(original: RejectedOriginal) -> dict[str, Any]:
-    """Return a refused original as JSON; what only Python's JSON has (NaN, infinities) as a text."""
-    row = {name: getattr(original, name) for name in _ORIGINAL}
-    text = json.dumps(original.original)
-    try:
-        json.loads(text, parse_constant=_refuse)
-    except ValueError:
-        return {**row, "original": text, "as_text": True}
-    return row
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def get_original(row: Mapping[str, Any]) -> RejectedOriginal:
-    """Return what `put_original` was given."""
-    given = {name: row[name] for name in _ORIGINAL}
-    if row.get("as_text"):
-        given["original"] = json.loads(given["original"])
-    return RejectedOriginal(**given)
-
-
 def _put_stored(row: Stored) -> list[Any]:
     return [slim(row.document), put_identity(row.identity)]
 
@@ -143,7 +79,7 @@ _ROWS: dict[str, tuple[_Coder, _Coder | None]] = {
     "add_events": (put_event, get_event),
     "put_rejected": (put_original, get_original),
 }
-_PLAIN = {"advance", "seen", "remove", "remove_rejected", "delete_project"}
+_PLAIN = {"advance", "put_project", "seen", "remove", "remove_rejected", "delete_project"}
 
 
 def put_operation(operation: tuple[Any, ...]) -> list[Any]:

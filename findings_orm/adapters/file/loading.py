@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from findings_orm import plain
 from findings_orm.adapters.file import codec, edits, journal, names, snapshot
 from findings_orm.adapters.file.disk import translated
 from findings_orm.adapters.file.edits import Edit
@@ -173,7 +174,7 @@ class _Loader:
         try:
             for operation in operations:
                 redo(state, fitted(state, operation) if self.edits else [operation])
-        except (*codec.MALFORMED, StorageError) as error:
+        except (*plain.MALFORMED, StorageError) as error:
             raise damaged(path, None, f"a record does not fit the snapshot: {error!r}") from error
 
     # -- one project ---------------------------------------------------------------------------------------
@@ -289,7 +290,7 @@ def decoded(path: Path, after: Position, rows: list[Any]) -> list[tuple[Any, ...
     """Return the operations of a record."""
     try:
         return [codec.get_operation(row, after.version) for row in rows]
-    except (*codec.MALFORMED, StorageError) as error:
+    except (*plain.MALFORMED, StorageError) as error:
         raise damaged(path, after.lines, f"has another shape: {error!r}") from error
 
 
@@ -326,7 +327,7 @@ def _read_on(path: Path, copy: Copy, position: Position) -> bool:
             copy.dirty.update(operation[1] for operation in operations)
             redo(copy.state, operations)
             copy.position = after
-    except (*codec.MALFORMED, StorageError):
+    except (*plain.MALFORMED, StorageError):
         return False
     return True
 

@@ -9,7 +9,7 @@ from typing import Any
 from findings_orm.adapters.memory import MemoryRecords, Project, State
 from findings_orm.errors import StorageConflictError
 from findings_orm.port import Event, RejectedOriginal, Run
-from findings_orm.records import Identity, StatusChange, Stored, Streak
+from findings_orm.records import Identity, ProjectState, StatusChange, Stored, Streak
 
 Operation = tuple[Any, ...]
 _ABSENT: Any = object()
@@ -64,6 +64,12 @@ class FileRecords(MemoryRecords):
             self._undo.append((project, project.revision))
         self._log("advance", project_id, revision)
         return super().advance_to(project_id, revision)
+
+    def put_project(self, project_id: str, state: ProjectState) -> None:
+        if project_id not in self.state:
+            self._keep(self.state, [project_id])
+            self._log("put_project", project_id, list(state))
+        super().put_project(project_id, state)
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         project = self.state[project_id]
@@ -162,6 +168,8 @@ def redo(state: State, operations: Iterable[Operation]) -> None:
             see(state[project_id].findings, *arguments)
         elif name == "add_events":
             records.add_events(project_id, 0, *arguments)
+        elif name == "put_project":
+            records.put_project(project_id, ProjectState(*arguments[0]))
         else:
             getattr(records, name)(project_id, *arguments)
 
@@ -171,6 +179,8 @@ def fitted(state: State, operation: Operation) -> list[Operation]:
     name, project_id, *arguments = operation
     if name in ("advance", "delete_project"):
         return [operation]
+    if name == "put_project":
+        return [] if project_id in state else [operation]
     findings = state.setdefault(project_id, Project()).findings
     if name in ("insert", "replace"):
         new = [row for row in arguments[0] if row.identity.finding_id not in findings]

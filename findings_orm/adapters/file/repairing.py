@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from findings_orm import plain
 from findings_orm.adapters.file import checking, codec, edits, folding, journal, names, snapshot
 from findings_orm.adapters.file.disk import Disk, translated
 from findings_orm.adapters.file.loading import Copy, core_of, load, read
@@ -148,7 +149,7 @@ class _Repair:
                 seen.add(line)
                 try:
                     yield get(journal.unpack(line)[0])
-                except (*codec.MALFORMED, RecursionError) as error:
+                except (*plain.MALFORMED, RecursionError) as error:
                     self.said.append(f"{path}, line {number}: is lost: {error}")
 
     def _findings(self, path: Path, project_id: str) -> Iterator[Document]:
@@ -205,7 +206,7 @@ class _Repair:
             try:
                 operation = codec.get_operation(row, version)
                 redo(copy.state, fitted(copy.state, operation))
-            except (*codec.MALFORMED, StorageError) as error:
+            except (*plain.MALFORMED, StorageError) as error:
                 self.said.append(f"{path}, line {number}: {row[0]} does not fit: {error!r}")
 
 

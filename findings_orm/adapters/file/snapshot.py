@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
+from findings_orm import plain
 from findings_orm.adapters.file import codec, journal, names
 from findings_orm.adapters.memory import Project
 from findings_orm.finding import SCHEMA_VERSION
@@ -97,7 +98,7 @@ def read_manifest(path: Path, data: bytes) -> Manifest:
         )
     except json.JSONDecodeError as error:
         raise journal.damaged(path, error.lineno, error.msg) from error
-    except (*codec.MALFORMED, RecursionError) as error:
+    except (*plain.MALFORMED, RecursionError) as error:
         raise journal.damaged(path, None, str(error)) from error
     journal.check_versions(path, layout, version)
     return manifest
@@ -128,12 +129,12 @@ def render(project_id: str, project: Project) -> dict[str, bytes]:
         names.FINDINGS: render_findings(project_id, (row.document for row in project.findings.values())),
         names.IDENTITIES: _lines(_known(project)),
         names.EVENTS: _lines(
-            codec.put_event(event) for _, events in sorted(project.events.items()) for event in events
+            plain.put_event(event) for _, events in sorted(project.events.items()) for event in events
         ),
         names.RUNS: _lines(
-            codec.put_run(run) for run in sorted(project.runs.values(), key=lambda run: run.number)
+            plain.put_run(run) for run in sorted(project.runs.values(), key=lambda run: run.number)
         ),
-        names.REJECTED: _lines(codec.put_original(one) for _, one in sorted(project.rejected.items())),
+        names.REJECTED: _lines(plain.put_original(one) for _, one in sorted(project.rejected.items())),
     }
     return {name: content for name, content in files.items() if content}
 
@@ -141,7 +142,7 @@ def render(project_id: str, project: Project) -> dict[str, bytes]:
 def _known(project: Project) -> Iterable[dict[str, Any]]:
     for finding_id, (document, identity) in sorted(project.findings.items()):
         yield {
-            **codec.put_identity(identity),
+            **plain.put_identity(identity),
             "status": document["status"],
             "document": codec.document_digest(document),
             "streaks": [streak[1:] for streak in project.streaks.get(finding_id, ())],
@@ -165,16 +166,16 @@ class Known(NamedTuple):
 
 
 def _get_known(row: dict[str, Any]) -> Known:
-    identity = codec.get_identity(row)
+    identity = plain.get_identity(row)
     streaks = tuple(Streak(identity.finding_id, first, last) for first, last in row["streaks"])
     return Known(identity, row["status"], row["document"], streaks)
 
 
 READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     names.IDENTITIES: _get_known,
-    names.EVENTS: codec.get_event,
-    names.RUNS: codec.get_run,
-    names.REJECTED: codec.get_original,
+    names.EVENTS: plain.get_event,
+    names.RUNS: plain.get_run,
+    names.REJECTED: plain.get_original,
 }
 
 
@@ -185,7 +186,7 @@ def read_lines(path: Path, data: bytes, get: Callable[[dict[str, Any]], Any]) ->
     for number, line in enumerate([*lines, rest] if rest else lines, 1):
         try:
             found.append(get(journal.unpack(line)[0]))
-        except (*codec.MALFORMED, RecursionError) as error:
+        except (*plain.MALFORMED, RecursionError) as error:
             raise journal.damaged(path, number, str(error)) from error
     return found
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from urllib.parse import unquote, urlsplit
 
 from findings_orm.adapters.file import checking, codec, folding, journal, loading, names
@@ -284,6 +284,13 @@ class FileStorageAdapter(Store):
         """See `FindingStore.iter_findings`; the lock is held only while the order is made."""
         with self._unit() as unit:
             return unit.stream(project_id)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Records]:
+        """See `Store.snapshot`; the lock is held only while the dictionaries are copied."""
+        with self._unit() as unit:
+            frozen = cast(MemoryRecords, unit).frozen()
+        yield frozen
 
     def check_store_layout(self, path: Path) -> list[str]:
         """See `FindingStore.check_store_layout`; also of a store's folder, and of the other files in it."""

@@ -218,6 +218,12 @@ class PostgreSQLStorageAdapter(SqlStore):
         self._local = threading.local()
         self._consistent = threading.local()
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Records]:
+        """See `Store.snapshot`."""
+        with self._one_instant(), super().snapshot() as unit:
+            yield unit
+
     # -- reading --------------------------------------------------------------------------------------------
 
     get_finding = _reading(SqlStore.get_finding)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -271,11 +271,9 @@ class PostgreSQLRecords(SqlRecords):
 
     # -- read -----------------------------------------------------------------------------------------------
 
-    def stream(self, project_id: str) -> Generator[Document, None, None]:
-        """See `Records.stream`. Inside a transaction through a cursor on the server, else at once."""
-        for rows in self._batches(_marked(self._listing()), (project_id,)):
-            for row in rows:
-                yield mapping.document_of(row)
+    def _pages(self, sql: str, project_id: str) -> Iterator[Sequence[Row]]:
+        """Inside a transaction through a cursor on the server, else at once."""
+        return self._batches(_marked(sql), (project_id,))
 
     def _batches(self, sql: Any, parameters: tuple[Any, ...] = ()) -> Iterator[Sequence[Row]]:
         on_server = not self._driver.autocommit or self._driver.info.transaction_status != _IDLE

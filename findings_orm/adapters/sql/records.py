@@ -21,11 +21,21 @@ from findings_orm.adapters.sql.mapping import (
     names,
 )
 from findings_orm.adapters.sql.types import stored_time
-from findings_orm.ids import first_revision, revision_step
+from findings_orm.errors import StorageConflictError
+from findings_orm.ids import first_revision, now, revision_step
 from findings_orm.importing import original_text
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, time_key
-from findings_orm.records import Identity, Records, StatusChange, Stored, Streak, batches
+from findings_orm.records import (
+    Identity,
+    Kept,
+    ProjectState,
+    Records,
+    StatusChange,
+    Stored,
+    Streak,
+    batches,
+)
 
 READ_BATCH = 1_000
 LOOKUP_BATCH = 5_000
@@ -101,6 +111,15 @@ class SqlRecords(Records):
         )
         row = (project_id, time_key(at), first_revision(), revision_step())
         return int(self._run(sql, row)[0][0])
+
+    def put_project(self, project_id: str, state: ProjectState) -> None:
+        """See `Records.put_project`. The new row keeps other writers waiting."""
+        sql = (
+            "INSERT INTO finding_projects (project_id, created_at, revision) VALUES (?, ?, ?) "
+            "ON CONFLICT (project_id) DO NOTHING RETURNING 1"
+        )
+        if not self._run(sql, (project_id, time_key(state.created_at or now()), state.revision)):
+            raise StorageConflictError(f"there is a project {project_id!r} already")
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""
@@ -300,12 +319,17 @@ class SqlRecords(Records):
 
     def stream(self, project_id: str) -> Generator[Document, None, None]:
         """See `Records.stream`."""
-        result = self.connection.exec_driver_sql(self._listing(), (project_id,))
+        for rows in self._pages(self._listing(), project_id):
+            for row in rows:
+                yield mapping.document_of(row)
+
+    def _pages(self, sql: str, project_id: str) -> Iterator[Sequence[Row]]:
+        """Run a statement about a project and yield its rows in batches."""
+        result = self.connection.exec_driver_sql(sql, (project_id,))
         cursor: Any = result.cursor
         try:
             while rows := cursor.fetchmany(READ_BATCH):
-                for row in rows:
-                    yield mapping.document_of(row)
+                yield rows
         finally:
             result.close()
 
@@ -357,10 +381,51 @@ class SqlRecords(Records):
             f"SELECT {self._columns('finding_rejected', REJECTED_COLUMNS, 'r.')} "  # noqa: S608  # constants
             "FROM finding_rejected r WHERE r.project_id = ? ORDER BY r.at, r.position, r.rejected_id"
         )
-        return [
-            RejectedOriginal(row[0], row[1], row[2], stored_time(row[3]), row[4], row[5], json.loads(row[6]))
-            for row in self._run(sql, (project_id,))
-        ]
+        return [_original_of(row) for row in self._run(sql, (project_id,))]
+
+    def project_state(self, project_id: str) -> ProjectState | None:
+        """See `Records.project_state`."""
+        columns = self._columns("finding_projects", ("revision", "created_at"))
+        sql = f"SELECT {columns} FROM finding_projects WHERE project_id = ?"  # noqa: S608  # constants
+        return next(
+            (ProjectState(row[0], stored_time(row[1])) for row in self._run(sql, (project_id,))), None
+        )
+
+    def all_findings(self, project_id: str) -> Iterator[list[Kept]]:
+        """See `Records.all_findings`."""
+        streaks = (
+            f"SELECT {self._columns('finding_sightings', Streak._fields)} FROM finding_sightings "  # noqa: S608
+            "WHERE project_id = ? AND finding_id BETWEEN ? AND ? ORDER BY finding_sightings.finding_id, first_run"
+        )
+        for rows in self._pages(f"{self._joined()} WHERE f.project_id = ? ORDER BY f.id", project_id):
+            found = [(mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:])) for row in rows]
+            first, last = found[0][0]["id"], found[-1][0]["id"]
+            of_finding: defaultdict[str, list[Streak]] = defaultdict(list)
+            for row in self._run(streaks, (project_id, first, last)):
+                of_finding[row[0]].append(Streak(*row))
+            yield [Kept(*one, tuple(of_finding.get(one[1].finding_id, ()))) for one in found]
+
+    def all_events(self, project_id: str) -> Iterator[list[Event]]:
+        """See `Records.all_events`."""
+        sql = (
+            f"SELECT {self._columns('finding_events', EVENT_COLUMNS)} FROM finding_events "  # noqa: S608  # constants
+            "WHERE project_id = ? ORDER BY finding_events.finding_id, revision, position"
+        )
+        for rows in self._pages(sql, project_id):
+            yield [mapping.event_of(row) for row in rows]
+
+    def all_rejected(self, project_id: str) -> Iterator[list[RejectedOriginal]]:
+        """See `Records.all_rejected`."""
+        sql = (
+            f"SELECT {self._columns('finding_rejected', REJECTED_COLUMNS)} FROM finding_rejected "  # noqa: S608
+            "WHERE project_id = ? ORDER BY finding_rejected.rejected_id"
+        )
+        for rows in self._pages(sql, project_id):
+            yield [_original_of(row) for row in rows]
+
+
+def _original_of(row: Row) -> RejectedOriginal:
+    return RejectedOriginal(row[0], row[1], row[2], stored_time(row[3]), row[4], row[5], json.loads(row[6]))
 
 
 def _marks(values: Collection[Any]) -> str:
