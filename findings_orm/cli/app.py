@@ -11,6 +11,7 @@ from findings_orm.cli import (  # noqa: F401, I001  # imported for their command
     database,
     access,
     files,
+    backups,
 )
 from findings_orm.cli.root import app
 

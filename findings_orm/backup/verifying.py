@@ -1,0 +1,139 @@
+"""A backup checked as a whole: what the reader checks anyway, and that each record is valid and in its place."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from findings_orm.backup.encryption import Key
+from findings_orm.backup.lines import unpack
+from findings_orm.backup.manifest import Manifest, first_fault
+from findings_orm.backup.progress import SILENT, Progress
+from findings_orm.backup.reading import Part, Reader, reading
+from findings_orm.backup.sections import RECORD, SECTIONS, Record, key_of
+from findings_orm.backup.sections import Key as RecordKey
+from findings_orm.backup.shapes import REMOVED, SHAPES
+from findings_orm.errors import StorageError, StorageIntegrityError, StorageValidationError
+from findings_orm.finding import FIELDS, SCHEMA_VERSION, validate_finding
+from findings_orm.importing import current_document
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What an intact backup holds.
+
+    Attributes:
+        manifest: what it says of itself.
+        sha256: what its seal holds.
+        records: how many lines of each section it has.
+        lines: how many lines in all.
+    """
+
+    manifest: Manifest
+    sha256: str
+    records: dict[str, int]
+    lines: int
+
+
+def verify_backup(
+    path: str | os.PathLike[str],
+    *,
+    key: Key | None = None,
+    expected: str | None = None,
+    progress: Progress = SILENT,
+) -> VerifyReport:
+    """Check every byte of a backup, every count and digest, and every record in it.
+
+    Args:
+        path: the file.
+        key: opens an encrypted one.
+        expected: the SHA-256 that its seal must hold.
+        progress: is told how far the work is.
+
+    Raises:
+        StorageIntegrityError: it is damaged; names the first damaged line and the record in it.
+        SchemaVersionError: it is of a newer release.
+        StorageUnavailableError: it can't be read.
+        StorageValidationError: it is encrypted and there is no secret key.
+    """
+    with reading(pathlib.Path(path), key) as reader:
+        progress.phase("verifying, ", reader.manifest.findings)
+        records = dict.fromkeys(SECTIONS, 0)
+        checker = Checker(reader)
+        for part in reader.parts():
+            checker.check(part)
+            records[part.section] += len(part.lines)
+            if part.section == "findings":
+                progress.add(len(part.lines))
+        if expected is not None and reader.sha256 != expected:
+            raise StorageIntegrityError(f"{path}: has SHA-256 {reader.sha256} instead of {expected}")
+        return VerifyReport(reader.manifest, reader.sha256, records, reader.lines)
+
+
+class Checker:
+    """Checks the records of a backup as they are read."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._section = ("", "")
+        self._last: RecordKey = ()
+        self._count = 0
+
+    def check(self, part: Part) -> None:
+        """Check the lines of a part. Raises StorageIntegrityError, naming line and record."""
+        if self._section != (part.project.id, part.section):
+            self._section, self._last, self._count = (part.project.id, part.section), (), 0
+        version = self._reader.manifest.schema_version
+        for line in part.lines:
+            self._count += 1
+            try:
+                record = unpack(line)
+                check_record(part.project.id, part.section, record, version)
+                key = key_of(part.section, record)
+                if self._last and not self._last < key:
+                    raise ValueError(f"{key} does not come after {self._last}")
+                self._last = key
+            except ValidationError as error:
+                raise self._damaged(part, first_fault(error)) from error
+            except (ValueError, TypeError, RecursionError, StorageError) as error:
+                raise self._damaged(part, str(error)) from error
+
+    def _damaged(self, part: Part, what: str) -> StorageIntegrityError:
+        place = f"{self._reader.where}: {RECORD[part.section]} {self._count} of project {part.project.id!r}"
+        return StorageIntegrityError(f"{place}: {what}")
+
+
+def check_record(project_id: str, section: str, record: Record, version: str) -> None:
+    """Check one record.
+
+    Raises:
+        ValidationError, StorageValidationError, SchemaVersionError, ValueError: it breaks a rule.
+    """
+    if "removed" in record:
+        REMOVED.validate_python(record)
+        return
+    SHAPES[section].validate_python(record)
+    if section == "findings":
+        _check_finding(project_id, record, version)
+
+
+def _check_finding(project_id: str, record: Record, version: str) -> None:
+    document = record["finding"]
+    if document.get("finding_schema_version") != version:
+        raise StorageValidationError.of_field(
+            "finding_schema_version", f"must be {version}", document.get("finding_schema_version")
+        )
+    canonical = validate_finding(current_document(document))
+    if version == SCHEMA_VERSION and (canonical != document or tuple(document) != FIELDS):
+        raise ValueError("finding: must be in its canonical form, with all fields in their order")
+    if canonical["project_id"] != project_id:
+        raise StorageValidationError.of_field(
+            "project_id", f"must be {project_id!r}", canonical["project_id"]
+        )
+    if record["identity"]["finding_id"] != canonical["id"]:
+        raise StorageValidationError.of_field(
+            "identity.finding_id", "must be the id of the finding", record["identity"]["finding_id"]
+        )

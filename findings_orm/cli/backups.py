@@ -1,0 +1,239 @@
+"""`findings backup`, `restore`, `verify`: findings outlive their database."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from findings_orm.cli.confirm import confirm
+from findings_orm.cli.failures import CommandError, UsageError
+from findings_orm.cli.options import AsJson, Yes, one_of, split
+from findings_orm.cli.progress import Tracker
+from findings_orm.cli.root import app, command, session_of
+
+if TYPE_CHECKING:
+    from findings_orm.backup import BackupReport, Key, RestoreReport, VerifyReport
+    from findings_orm.cli.output import Output
+
+KEY_VARIABLE = "FINDINGS_BACKUP_KEY"
+
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help=f"A file with age keys; else the variable {KEY_VARIABLE} holds the keys themselves. "
+        "Encrypting takes public keys, reading a secret one.",
+    ),
+]
+Projects = Annotated[
+    list[str] | None,
+    typer.Option("--project", "-p", metavar="NAME", help="Only this project; may be repeated."),
+]
+Backup = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.")]
+
+
+class BackupGroup(TyperGroup):
+    """`findings backup FILE` is short for `findings backup create FILE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the name of the command in where it was left out."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = ["create", *args]
+        return super().parse_args(ctx, args)
+
+
+backups = typer.Typer(
+    name="backup",
+    cls=BackupGroup,
+    help="Back up a store: findings backup FILE. Also: make a key.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog="\b\nExample:\n  findings backup nightly.jsonl.zst\n",
+)
+app.add_typer(backups)
+
+
+@command(
+    "create",
+    "findings backup nightly.jsonl.zst",
+    "findings backup nightly.jsonl.zst.age --key public.txt --project acme-api",
+    group=backups,
+)
+def create(
+    ctx: typer.Context,
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where to; replaced only once all is written and verified.")
+    ],
+    projects: Projects = None,
+    key: KeyFile = None,
+    level: Annotated[int, typer.Option("--level", metavar="1-19", help="How hard to compress.")] = 3,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read it back and check it.")] = True,
+    form: AsJson = "text",
+) -> None:
+    """Write all findings, with everything that is known of them, to one file.
+
+    The file holds the store as it was at one instant; others may go on working with it meanwhile.
+    """
+    one_of("--format", form, ("text", "json"))
+    backup = library()
+    session = session_of(ctx)
+    keys = key_of(key)
+    with session.store() as store, Tracker(session.out, f"backup {path.name}") as tracker:
+        report = backup.write_backup(
+            store,
+            path,
+            projects=split(projects) if projects else None,
+            key=keys,
+            level=level,
+            verify=verify,
+            progress=tracker,
+        )
+    if form == "json":
+        session.out.json(_as_json(report))
+        return
+    with session.out.report():
+        _say_backup(session.out, report)
+
+
+@command("key", "findings backup key backup-key.txt", group=backups)
+def make_key(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; only its owner may read it.")],
+) -> None:
+    """Make a secret key for encrypted backups, and show the public one that belongs to it.
+
+    Who backs up needs the public key only. Whoever loses the secret one loses the backups.
+    """
+    key = library().Key.generate()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise UsageError(f"{path}: exists; a key is never written over") from None
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(f"# public key: {key.public[0]}\n{key.secret[0]}\n")
+    session_of(ctx).out.line(key.public[0])
+
+
+@command(
+    "restore",
+    "findings --url sqlite:///new.db restore nightly.jsonl.zst",
+    "findings restore nightly.jsonl.zst --replace --project acme-api --yes",
+    "findings restore nightly.jsonl.zst --dry-run",
+)
+def restore(
+    ctx: typer.Context,
+    path: Backup,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of the projects of the same names.")
+    ] = False,
+    projects: Projects = None,
+    key: KeyFile = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and count, write nothing.")] = False,
+    yes: Yes = False,
+    form: AsJson = "text",
+) -> None:
+    """Restore a backup into an empty store of any kind: all of it, or nothing.
+
+    It is verified first. A backup of an older release is brought to the current schema.
+    """
+    one_of("--format", form, ("text", "json"))
+    backup = library()
+    session = session_of(ctx)
+    chosen = split(projects) if projects else None
+    if replace and not dry_run:
+        what = ", ".join(chosen) if chosen else "all projects of the backup"
+        confirm(f"this replaces {what} in the store", yes=yes)
+    with session.store(create=True) as store, Tracker(session.out, f"restore {path.name}") as tracker:
+        report = backup.restore_backup(
+            store,
+            path,
+            mode="replace" if replace else "empty",
+            projects=chosen,
+            key=key_of(key),
+            dry_run=dry_run,
+            progress=tracker,
+        )
+    if form == "json":
+        session.out.json(_as_json(report))
+        return
+    with session.out.report():
+        _say_restored(session.out, report)
+
+
+@command("verify", "findings verify nightly.jsonl.zst", "findings verify nightly.jsonl.zst.age --key key.txt")
+def verify_file(ctx: typer.Context, path: Backup, key: KeyFile = None, form: AsJson = "text") -> None:
+    """Check every byte, count, digest and document of a backup. The exit code is 1 when it is damaged."""
+    one_of("--format", form, ("text", "json"))
+    backup = library()
+    session = session_of(ctx)
+    with Tracker(session.out, f"verify {path.name}") as tracker:
+        report = backup.verify_backup(path, key=key_of(key), progress=tracker)
+    if form == "json":
+        session.out.json(_as_json(report))
+        return
+    with session.out.report():
+        _say_verified(session.out, path, report)
+
+
+def library() -> Any:
+    """Return `findings_orm.backup`. Raises CommandError where its extra is not installed."""
+    try:
+        from findings_orm import backup
+    except ImportError as error:
+        raise CommandError(str(error)) from error
+    return backup
+
+
+def key_of(path: Path | None) -> Key | None:
+    """Return the keys of a file, else those of the environment, else None."""
+    if path is not None:
+        return library().Key.of_file(path)  # type: ignore[no-any-return]  # of the module that loads late
+    text = os.environ.get(KEY_VARIABLE, "")
+    return library().Key.of_text(text, KEY_VARIABLE) if text.strip() else None
+
+
+def _as_json(report: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    found = asdict(report)
+    return {
+        name: value.model_dump()
+        if hasattr(value, "model_dump")
+        else str(value)
+        if isinstance(value, Path)
+        else value
+        for name, value in found.items()
+    }
+
+
+def _counted(records: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in records.items())
+
+
+def _say_backup(out: Output, report: BackupReport) -> None:
+    speed = report.text_bytes / 1e6 / report.seconds
+    out.line(f"{report.path}: {report.projects:,} projects, {_counted(report.records)}")
+    out.line(
+        f"{report.bytes / 1e6:,.1f} MB ({report.text_bytes / 1e6:,.1f} MB of text) in {report.seconds:,.1f} s, "
+        f"{speed:,.0f} MB/s, {'verified' if report.verified else 'not verified'}"
+    )
+
+
+def _say_restored(out: Output, report: RestoreReport) -> None:
+    done = "would be restored" if report.dry_run else "restored"
+    out.line(f"{len(report.projects):,} projects {done}: {_counted(report.records)}")
+    if report.migrated_from:
+        out.line(f"documents were brought here from schema {report.migrated_from}")
+
+
+def _say_verified(out: Output, path: Path, report: VerifyReport) -> None:
+    manifest = report.manifest
+    out.line(f"{path} is intact: {len(manifest.projects):,} projects, {_counted(report.records)}")
+    out.line(
+        f"made {manifest.created_at} of a {manifest.source} store, schema {manifest.schema_version}, id {manifest.id}"
+    )

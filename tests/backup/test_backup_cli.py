@@ -1,0 +1,89 @@
+"""The commands `findings backup`, `restore`, `verify`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from typer.testing import CliRunner
+
+from findings_orm import open_storage
+from findings_orm.cli.app import app
+from findings_orm.testing.samples import finding
+
+PROJECT = "acme-api"
+
+
+@pytest.fixture
+def url(new_url: Callable[[str], str]) -> str:
+    made = new_url("sqlite")
+    with open_storage(made) as store:
+        store.save_findings(finding(number) for number in range(20))
+    return made
+
+
+def run(*arguments: object, code: int = 0, **environment: str) -> str:
+    result = CliRunner().invoke(app, [str(each) for each in arguments], env=environment)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_backup_verify_restore(url: str, target: pathlib.Path, new_url: Callable[[str], str]) -> None:
+    said = run("--url", url, "backup", target)
+    assert "1 projects, 0 runs, 20 findings" in said
+    assert "verified" in said
+    assert "is intact" in run("verify", target)
+    other = new_url("file")
+    assert "would be restored" in run("--url", other, "restore", target, "--dry-run")
+    assert "1 projects restored" in run("--url", other, "restore", target)
+    assert "restore into an empty one" in run("--url", other, "restore", target, code=6)
+    run("--url", other, "restore", target, "--replace", "--yes")
+    with open_storage(other) as store:
+        assert len(store.list_findings(PROJECT)) == 20
+
+
+def test_json(url: str, target: pathlib.Path) -> None:
+    made = json.loads(run("--url", url, "backup", target, "--format", "json", "-q"))
+    assert made["records"]["findings"] == 20
+    assert json.loads(run("verify", target, "--format", "json", "-q"))["manifest"]["id"] == made["id"]
+
+
+def test_encrypted(url: str, tmp_path: pathlib.Path) -> None:
+    secret, public, path = tmp_path / "secret.txt", tmp_path / "public.txt", tmp_path / "backup.age"
+    public.write_text(run("backup", "key", secret))
+    assert secret.stat().st_mode & 0o077 == 0
+    assert "exists" in run("backup", "key", secret, code=2)
+    run("--url", url, "backup", path, "--key", public)
+    assert "takes a secret key" in run("verify", path, code=1)
+    assert "takes a secret key" in run("verify", path, "--key", public, code=1)
+    run("verify", path, "--key", secret)
+    run("verify", path, FINDINGS_BACKUP_KEY=secret.read_text())
+    assert "line 1: must be an age key" in run("verify", path, code=1, FINDINGS_BACKUP_KEY="hunter2")
+    assert "hunter2" not in run("verify", path, code=1, FINDINGS_BACKUP_KEY="hunter2")
+
+
+def test_damaged(url: str, target: pathlib.Path, new_url: Callable[[str], str]) -> None:
+    run("--url", url, "backup", target)
+    target.write_bytes(target.read_bytes()[:-3])
+    assert "error:" in run("verify", target, code=1)
+    assert "error:" in run("--url", new_url("sqlite"), "restore", target, code=1)
+    assert "can't be read" in run("verify", target.with_name("none"), code=3)
+
+
+def test_without_its_libraries(url: str, target: pathlib.Path) -> None:
+    code = (
+        "import sys; sys.modules['backports'] = sys.modules['compression'] = None\n"
+        "from findings_orm.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--url", url, "backup", target],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: backups need zstd: pip install 'findings-orm[backup]'\n"
