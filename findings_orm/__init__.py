@@ -39,6 +39,7 @@ from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.registry import STORAGE_REGISTRY, open_storage, register_adapter
 
 if TYPE_CHECKING:
+    from findings_orm.adapters.cache import RedisCacheAdapter
     from findings_orm.adapters.file import FileStorageAdapter
     from findings_orm.adapters.memory import InMemoryStorageAdapter
     from findings_orm.adapters.sql.postgresql import PostgreSQLStorageAdapter
@@ -49,6 +50,7 @@ _LAZY = {
     "FileStorageAdapter": "findings_orm.adapters.file",
     "InMemoryStorageAdapter": "findings_orm.adapters.memory",
     "PostgreSQLStorageAdapter": "findings_orm.adapters.sql.postgresql",
+    "RedisCacheAdapter": "findings_orm.adapters.cache",
     "SQLiteStorageAdapter": "findings_orm.adapters.sql.sqlite",
     "SchemaMigrator": "findings_orm.migrations",
 }
@@ -78,6 +80,7 @@ __all__ = [
     "Page",
     "PostgreSQLStorageAdapter",
     "PurgeReport",
+    "RedisCacheAdapter",
     "Rejected",
     "RejectedOriginal",
     "Run",

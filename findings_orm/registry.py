@@ -94,7 +94,9 @@ def register_adapter(
     cast(_Registry, STORAGE_REGISTRY).add(name, adapter)
 
 
-def open_storage(url: str, **options: Any) -> FindingStore:
+def open_storage(
+    url: str, *, cache: str | None = None, cache_options: Mapping[str, Any] | None = None, **options: Any
+) -> FindingStore:
     """Open the store that a URL names.
 
     ``memory:`` is a new store in memory, ``sqlite:///findings.db`` a file (four slashes: an absolute path),
@@ -103,6 +105,8 @@ def open_storage(url: str, **options: Any) -> FindingStore:
 
     Args:
         url: the URL.
+        cache: URL of a Redis to put in front of the store (extra ``redis``), ``redis://host:6379/0`` for one.
+        cache_options: how that behaves, see `findings_orm.adapters.cache.CacheOptions`.
         options: passed on to the adapter, e.g. ``migrate=True`` (bring an older database to the current schema).
 
     Raises:
@@ -122,7 +126,18 @@ def open_storage(url: str, **options: Any) -> FindingStore:
                 f"no storage adapter for {readable(scheme)}; known are: {_known()}", field="url", value=scheme
             )
         opener = next(iter(found)).load()
-    return cast(FindingStore, opener(url, **options))
+    store = cast(FindingStore, opener(url, **options))
+    return store if cache is None else _cached(store, cache, cache_options or {})
+
+
+def _cached(store: FindingStore, url: str, options: Mapping[str, Any]) -> FindingStore:
+    try:
+        return cast(
+            FindingStore, _load("findings_orm.adapters.cache:RedisCacheAdapter")(store, url, **options)
+        )
+    except BaseException:
+        store.close()
+        raise
 
 
 def _known() -> str:

@@ -82,6 +82,12 @@ class Store(FindingStore):
     def _current(self) -> Records | None:
         return getattr(self._local, "unit", None)
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether what the calling thread does here belongs to a unit of work that has not ended: inside of `transaction()`,
+        or in the iterable that an import reads from."""
+        return self._current is not None
+
     @contextmanager
     def _unit(self, *, write: bool = False) -> Iterator[Records]:
         """Join the calling thread's unit of work, or open one for this call."""

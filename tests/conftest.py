@@ -13,6 +13,7 @@ from hypothesis import settings
 
 pytest.register_assert_rewrite("findings_orm.testing")
 
+from redis_servers import RedisServer, redis_server  # noqa: E402
 from servers import TEMPLATE, PostgresServer, embedded_binaries, lowest_binaries, postgresql_server  # noqa: E402
 
 from findings_orm import FindingStore, open_storage  # noqa: E402  # after the rewrite is registered
@@ -82,3 +83,17 @@ def postgresql_15_url(postgresql_15: PostgresServer) -> Iterator[str]:
     name = postgresql_15.create_database(TEMPLATE)
     yield postgresql_15.url(name)
     postgresql_15.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def redis_session() -> Iterator[RedisServer]:
+    """Return a running Redis."""
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_session: RedisServer) -> RedisServer:
+    """Return a running Redis that holds nothing. A test that harms it starts its own."""
+    redis_session.do("FLUSHALL")
+    return redis_session

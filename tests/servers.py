@@ -201,7 +201,7 @@ class _Started:
                 [self.binaries / "postgres", *arguments],
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  # nothing else sets it
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # nothing else sets it
                 **self.options,
             )
         self._wait()
@@ -236,6 +236,7 @@ class _Started:
 _LIBC = ctypes.CDLL(None)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let the process that is about to start end when this one does; for ``preexec_fn``."""
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)

@@ -36,6 +36,9 @@ class Proxy:
 
     def close(self) -> None:
         """Stop listening, and cut."""
+        self.refuse = True
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
 
@@ -56,6 +59,9 @@ class Proxy:
                     continue
                 server = socket.create_connection(("127.0.0.1", self._target))
                 self._open |= {client, server}
+                if self.refuse:
+                    self.cut()
+                    continue
                 for source, sink, answers in ((client, server, False), (server, client, True)):
                     arguments = (source, sink, answers)
                     threading.Thread(target=self._forward, args=arguments, daemon=True).start()

@@ -1,0 +1,332 @@
+"""`RedisCacheAdapter`: a store in front of a store."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal, Self, TypeVar
+
+from findings_orm.adapters.cache import codec
+from findings_orm.adapters.cache.breaker import Breaker
+from findings_orm.adapters.cache.connecting import client_maker, hidden
+from findings_orm.adapters.cache.keys import Keys, query_arguments
+from findings_orm.adapters.cache.listening import Listener
+from findings_orm.adapters.cache.maintaining import remove_entries
+from findings_orm.adapters.cache.near import NearCache
+from findings_orm.adapters.cache.options import CacheOptions
+from findings_orm.adapters.cache.reading import Reader, Wanted
+from findings_orm.adapters.cache.remote import Remote
+from findings_orm.adapters.cache.statistics import Statistics
+from findings_orm.adapters.cache.tokens import Remembered, Tokens
+from findings_orm.forwarding import ForwardingStore
+from findings_orm.port import Document, FindingStore, Health, IngestReport, PurgeReport, Run
+from findings_orm.query import FindingQuery, Page, Summary
+
+T = TypeVar("T")
+
+Projects = set[str | None]
+"""Projects that were written to; None stands for any."""
+
+_PING_SECONDS = 5
+
+
+class RedisCacheAdapter(ForwardingStore):
+    """A `FindingStore` that answers reads that repeat from a shared Redis (and from the memory of the process).
+
+    What it answers is what `inner` would, as of the moment of the read (``consistency="strict"``) or of at most `max_staleness`
+    seconds earlier (``"bounded"``), whatever Redis does. Nothing that goes wrong with Redis raises: then the store is asked.
+
+    Args:
+        inner: the store that has the findings. Closing the cache closes it.
+        redis_url: ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or ``redis+sentinel://`` (docs/cache.md).
+        options: how it behaves, see `CacheOptions`.
+
+    Raises:
+        StorageValidationError: a URL or an option that can't work.
+        StorageUnavailableError: redis-py is not installed.
+    """
+
+    def __init__(self, inner: FindingStore, redis_url: str, **options: Any) -> None:
+        super().__init__(inner)
+        self.options = CacheOptions.of(options)
+        self._url = redis_url
+        self._keys = Keys(self.options.namespace)
+        self._statistics = Statistics()
+        timeout = self.options.timeout
+        self._breaker = Breaker(self.options.breaker_seconds)
+        self._remote = Remote(
+            client_maker(redis_url, timeout=timeout), self._breaker, timeout, self._statistics
+        )
+        self._make_listener = client_maker(
+            redis_url, timeout=max(timeout, 1), health_check_interval=_PING_SECONDS
+        )
+        self._closed = False
+        self._begin()
+        _ADAPTERS.add(self)
+
+    def _begin(self) -> None:
+        """Make all that a forked process can't share with its parent."""
+        age = 0.0 if self.options.strict else self.options.max_staleness
+        self._local = threading.local()
+        self._tokens = Tokens(self.inner.revision, age)
+        self._project_lists: Remembered[list[str]] = Remembered(age)
+        self._near = NearCache(self.options.near_bytes, self.options.near_seconds)
+        self._reader = Reader(
+            self.options, self._keys, self._tokens, self._near, self._remote, self._statistics
+        )
+        self._listener = Listener(
+            self._make_listener, self._keys.channel, self._forget, self._forget_revisions
+        )
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def get_finding(self, project_id: str, finding_id: str) -> Document:
+        load = super().get_finding
+        return self._read(
+            "get_finding",
+            project_id,
+            lambda: str(finding_id).lower(),
+            lambda: load(project_id, finding_id),
+            codec.DOCUMENT,
+        )
+
+    def list_findings(self, project_id: str) -> list[dict[str, Any]]:
+        load = super().list_findings
+        return self._read(
+            "list_findings", project_id, lambda: None, lambda: load(project_id), codec.DOCUMENTS
+        )
+
+    def find(self, query: FindingQuery) -> Page:
+        load = super().find
+        return self._read(
+            "find",
+            query.project_id,
+            lambda: query_arguments("find", query),
+            lambda: load(query),
+            codec.PAGE,
+        )
+
+    def count(self, query: FindingQuery) -> int:
+        load = super().count
+        return self._read(
+            "count",
+            query.project_id,
+            lambda: query_arguments("count", query),
+            lambda: load(query),
+            codec.COUNT,
+        )
+
+    def summarize(self, project_id: str) -> Summary:
+        load = super().summarize
+        return self._read("summarize", project_id, lambda: None, lambda: load(project_id), codec.SUMMARY)
+
+    def list_projects(self) -> list[str]:
+        """See `FindingStore.list_projects`. No revision covers the list of projects: strict asks the store each time, bounded
+        remembers the answer in this process."""
+        if self._passed_over("list_projects") or self.options.strict:
+            self._statistics.add("list_projects", "bypasses")
+            return super().list_projects()
+        self._listener.start()
+        found = self._project_lists.get("")
+        self._statistics.add("list_projects", "loads" if found is None else "near_hits")
+        return list(self._project_lists.ask("", super().list_projects) if found is None else found)
+
+    def _read(
+        self,
+        operation: str,
+        project_id: str,
+        arguments: Callable[[], Any],
+        load: Callable[[], T],
+        form: codec.Form[T],
+    ) -> T:
+        if self._passed_over(operation) or not isinstance(project_id, str):
+            self._statistics.add(operation, "bypasses")
+            return load()
+        self._listener.start()
+        return self._reader.read(Wanted(operation, project_id, arguments(), load, form))
+
+    def _passed_over(self, operation: str) -> bool:
+        """Whether a read must see what only the store knows: the caller's own uncommitted writes, or that it is closed."""
+        inside = self._changes() is not None or getattr(self.inner, "in_transaction", False)
+        return inside or self._closed or not self.options.seconds(operation)
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def save_finding(self, finding: dict[str, Any]) -> None:
+        with self._writing(_project_of(finding)):
+            super().save_finding(finding)
+
+    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+        with self._writing() as changed:
+            if isinstance(documents, Sequence):
+                changed.update(map(_project_of, documents))
+                super().save_findings(documents)
+            else:
+                super().save_findings(_noting(documents, changed))
+
+    def delete_project(self, project_id: str) -> None:
+        with self._writing(project_id):
+            super().delete_project(project_id)
+
+    def ingest(
+        self,
+        project_id: str,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        run: Run | str | Mapping[str, Any] | None = None,
+        close_missing: bool = False,
+        dry_run: bool = False,
+        on_invalid: Literal["raise", "quarantine"] = "raise",
+    ) -> IngestReport:
+        with self._writing(*([] if dry_run else [project_id])):
+            return super().ingest(
+                project_id,
+                documents,
+                run=run,
+                close_missing=close_missing,
+                dry_run=dry_run,
+                on_invalid=on_invalid,
+            )
+
+    def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
+        with self._writing(project_id):
+            return super().discard_rejected(project_id, rejected_ids)
+
+    def retry_rejected(
+        self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> IngestReport:
+        with self._writing(project_id):
+            return super().retry_rejected(project_id, fixed)
+
+    def set_status(
+        self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
+    ) -> Document:
+        with self._writing(project_id):
+            return super().set_status(project_id, finding_id, status, actor=actor, comment=comment)
+
+    def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
+        with self._writing(*([] if dry_run else [project_id])):
+            return super().purge(project_id, closed_before=closed_before, dry_run=dry_run)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Self]:
+        with self._writing(), super().transaction():
+            yield self
+
+    @contextmanager
+    def joined(self, bind: Any) -> Iterator[Self]:
+        """See `ForwardingStore.joined`. Other instances in bounded mode hear of the writes when the block ends, which may be
+        before the application commits: until `max_staleness` later they may read what was before."""
+        with self._writing(), super().joined(bind):
+            yield self
+
+    def _changes(self) -> list[Projects] | None:
+        """Return what the units of work of the calling thread wrote to, outermost first; None outside of any."""
+        return getattr(self._local, "changes", None)
+
+    @contextmanager
+    def _writing(self, *project_ids: str | None) -> Iterator[Projects]:
+        """Let a write happen, then make it known: once the outermost unit is committed, not at all if it is rolled back."""
+        units = self._changes()
+        changed: Projects = set(project_ids)
+        self._local.changes = [*(units or ()), changed]
+        try:
+            yield changed
+        except BaseException:
+            # Part of it may have been committed all the same (a purge in batches, an answer that was lost).
+            for project_id in changed:
+                self._forget(project_id)
+            raise
+        finally:
+            self._local.changes = units
+        if units:
+            units[-1].update(changed)
+        elif changed:
+            self._invalidate(changed)
+
+    def _invalidate(self, changed: Projects) -> None:
+        named: list[str | None] = [None] if None in changed else list(changed)
+        for project_id in named:
+            self._forget(project_id)
+        self._statistics.add("writes", "invalidations")
+        self._remote.publish(self._keys.channel, self._listener.message(named))
+
+    def _forget(self, project_id: str | None) -> None:
+        self._forget_revisions(project_id)
+        self._near.drop(project_id)
+
+    def _forget_revisions(self, project_id: str | None = None) -> None:
+        self._tokens.forget(project_id)
+        self._project_lists.forget(None)
+
+    # -- the cache itself -----------------------------------------------------------------------------------
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Return how often what happened since this object was made: operation to event (`EVENTS`) to count."""
+        return self._statistics.counts()
+
+    def clear(self, project_id: str | None = None) -> int:
+        """Remove all entries, or those of a project, from Redis and from the memory of all instances that listen.
+
+        Returns:
+            The number of keys that Redis had; 0 also where it can't be reached.
+        """
+        self._forget(project_id)
+        removed = self._remote.run(lambda client: remove_entries(client, self._keys, project_id), 0)
+        self._remote.publish(self._keys.channel, self._listener.message([project_id]))
+        return removed
+
+    def health(self) -> Health:
+        """See `FindingStore.health`. The store decides whether all is well; the figures of the cache are in ``details``."""
+        found = super().health()
+        figures = {
+            "url": hidden(self._url),
+            "consistency": self.options.consistency,
+            "reachable": self._remote.reachable,
+            "listening": self._listener.subscribed,
+            "near": self._near.figures(),
+            "statistics": self.statistics(),
+        }
+        return replace(found, details={**found.details, "cache": figures})
+
+    def close(self) -> None:
+        """Close the store and all connections to Redis."""
+        self._closed = True
+        self._listener.close()
+        self._remote.close()
+        super().close()
+
+    def begin_anew(self) -> None:
+        """Leave connections, threads and units of work of the process that this one was forked from to it."""
+        self._statistics.reset()
+        self._breaker.reset()
+        self._remote.reset()
+        self._begin()
+
+
+def _project_of(document: Any) -> str | None:
+    """Return the project of a document that may be of any version, or broken; None where it does not say."""
+    found = document.get("project_id") if isinstance(document, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def _noting(documents: Iterable[dict[str, Any]], changed: Projects) -> Iterator[dict[str, Any]]:
+    for document in documents:
+        changed.add(_project_of(document))
+        yield document
+
+
+_ADAPTERS: weakref.WeakSet[RedisCacheAdapter] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for adapter in list(_ADAPTERS):
+        adapter.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,108 @@
+"""Hearing of other instances' writes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+_log = logging.getLogger(__name__)
+
+_POLL = 0.2
+_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+def message(sender: str, projects: list[str | None]) -> str:
+    """Return what is published after a write to projects, None for any."""
+    return json.dumps({"from": sender, "projects": projects})
+
+
+class Listener:
+    """A thread that listens to the channel of writes, from the first `start` to `close`.
+
+    Args:
+        make: makes a client of its own.
+        channel: the channel.
+        heard: is called with a project that was written to, None for any.
+        missed: is called when the subscription begins (again): there may have been writes before.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        channel: str,
+        heard: Callable[[str | None], None],
+        missed: Callable[[], None],
+    ) -> None:
+        self._make = make
+        self._channel = channel
+        self._heard = heard
+        self._missed = missed
+        self._name = uuid4().hex
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.subscribed = False
+
+    def start(self) -> None:
+        """Begin to listen; once is enough."""
+        if self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is None and not self._ended.is_set():
+                self._thread = threading.Thread(target=self._listen, name="findings-cache", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Stop. The thread ends by itself a moment later."""
+        self._ended.set()
+
+    def message(self, projects: list[str | None]) -> str:
+        """Return what to publish after a write."""
+        return message(self._name, projects)
+
+    def _listen(self) -> None:
+        failures = 0
+        while not self._ended.is_set():
+            try:
+                failures = self._follow(failures)
+            except Exception as error:  # noqa: BLE001  # whatever a broken Redis makes of it, the thread tries again
+                _log.debug("the cache hears of no writes: %s", error)
+            self.subscribed = False
+            self._ended.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
+            failures += 1
+
+    def _follow(self, failures: int) -> int:
+        """Listen until the connection breaks (which raises) or the end; return the number of failures in a row."""
+        client = self._make()
+        try:
+            with client.pubsub() as subscription:
+                subscription.subscribe(self._channel)
+                while not self._ended.is_set():
+                    received = subscription.get_message(timeout=_POLL)
+                    if received is not None:
+                        failures = 0
+                        self._take(received)
+        finally:
+            client.close()
+        return failures
+
+    def _take(self, received: dict[str, Any]) -> None:
+        if received["type"] == "subscribe":
+            self._missed()
+            self.subscribed = True
+        elif received["type"] == "message":
+            for project_id in self._projects(received["data"]):
+                self._heard(project_id)
+
+    def _projects(self, data: bytes) -> list[str | None]:
+        try:
+            content = json.loads(data)
+            if content["from"] == self._name:
+                return []
+            return [one if isinstance(one, str) else None for one in content["projects"]]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return [None]

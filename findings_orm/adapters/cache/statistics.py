@@ -1,0 +1,47 @@
+"""What a cache did, counted."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+EVENTS = {
+    "near_hits": "answered from the memory of this process",
+    "hits": "answered from Redis",
+    "shared": "answered by what another thread of this process was loading or fetching",
+    "waits": "waited for another process that was loading",
+    "misses": "found in neither",
+    "loads": "answered by the store, to be cached",
+    "moved": "loaded while the project was written to: not cached",
+    "bypasses": "left to the store: inside a transaction, an unknown project, an operation that is not cached",
+    "too_large": "larger than the cache takes: not cached",
+    "damaged": "entries that were not ours or not whole: deleted",
+    "errors": "Redis failed or was too slow",
+    "invalidations": "writes that were made known",
+}
+"""The events that are counted, with their meanings."""
+
+
+class Statistics:
+    """Counts of events by operation. Writes and connections are counted under ``writes`` and ``redis``."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin at zero."""
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, operation: str, event: str) -> None:
+        """Count an event."""
+        with self._lock:
+            self._counts[operation, event] += 1
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return operation to event to count; what did not happen is absent."""
+        found: dict[str, dict[str, int]] = {}
+        with self._lock:
+            for (operation, event), count in sorted(self._counts.items()):
+                found.setdefault(operation, {})[event] = count
+        return found
