@@ -7,13 +7,15 @@ stores and returns.
 
 from __future__ import annotations
 
+import marshal
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from itertools import combinations
 from operator import itemgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +28,7 @@ from pydantic import (
     ValidationError,
     with_config,
 )
-from pydantic_core import PydanticCustomError, to_json
+from pydantic_core import PydanticCustomError, from_json, to_json
 from typing_extensions import TypedDict
 
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
@@ -220,6 +222,16 @@ class Finding(BaseModel):
     provenance: _JsonObject = _EMPTY_OBJECT
 
 
+class _QuickFinding(Finding):
+    """`Finding` without the steps that run Python code. It decides about nothing: what it refuses, `Finding` judges."""
+
+    id: Annotated[str, StringConstraints(pattern=_UUID)]
+    run_id: Annotated[str, StringConstraints(pattern=_UUID)] | None = None
+    created_at: str
+    evidence: Any = _EMPTY_OBJECT
+    provenance: Any = _EMPTY_OBJECT
+
+
 FIELDS: tuple[str, ...] = tuple(Finding.model_fields)
 """The names of the document's fields, in their canonical order."""
 
@@ -229,9 +241,25 @@ STORE_FIELDS = frozenset({"finding_schema_version", "id", "project_id", "created
 CONTENT_FIELDS = tuple(name for name in FIELDS if name not in STORE_FIELDS)
 """The fields that a report decides: what differs in one of them is an update."""
 
-_content = itemgetter(*CONTENT_FIELDS)
+DEFAULTS: Mapping[str, Any] = {
+    name: field.get_default(call_default_factory=True)
+    for name, field in Finding.model_fields.items()
+    if not field.is_required()
+}
+"""What a document has where it lacks a field. The values are shared: not to be changed."""
+
+_as_they_are = itemgetter(
+    *(name for name in CONTENT_FIELDS if name not in ("cvss", "confidence", "evidence", "provenance"))
+)
 _validate = Finding.__pydantic_validator__.validate_python
+_validate_quickly = _QuickFinding.__pydantic_validator__.validate_python
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
+_NUMBERS = (int, float)
+_MEMBERS = tuple(Location.__annotations__)
+_MEMBER_ORDERS = frozenset(
+    names for count in range(len(_MEMBERS) + 1) for names in combinations(_MEMBERS, count)
+)
+_FORMAT = 2  # of marshal: the last one that writes equal values as equal bytes, whatever else refers to them
 
 
 def validate_finding(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,11 +272,25 @@ def validate_finding(document: Mapping[str, Any]) -> dict[str, Any]:
         SchemaVersionError: `finding_schema_version` is not the current one (migrate older ones first).
         StorageValidationError: a rule is broken; names field, rule and value.
     """
-    return validate_content(document)[0]
+    return validate_content(document)
 
 
-def validate_content(document: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """Return what `validate_finding` returns, and the values of `CONTENT_FIELDS` as JSON."""
+class Content(NamedTuple):
+    """What a report decides about a finding, as bytes that tell any two contents apart; see `content_of`.
+
+    `plain` is empty where the values are not all of plain JSON types: that content equals no other.
+    """
+
+    plain: bytes
+    objects: bytes
+
+
+UNKNOWN = Content(b"", b"")
+"""The content of a document that says nothing certain."""
+
+
+def validate_content(document: Mapping[str, Any], content: Content | None = None) -> dict[str, Any]:
+    """Do what `validate_finding` does; `content` is `content_of` the document, where that is known already."""
     if not isinstance(document, dict):
         raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", document)
     version = document.get("finding_schema_version", SCHEMA_VERSION)
@@ -257,6 +299,40 @@ def validate_content(document: Mapping[str, Any]) -> tuple[dict[str, Any], bytes
             f"finding_schema_version is {readable(version)}; this release stores {SCHEMA_VERSION}"
         )
     try:
+        return _quickly_validated(document, content or content_of(document))
+    except (ValueError, RecursionError):
+        return _validated(document)
+
+
+def _quickly_validated(document: dict[str, Any], content: Content) -> dict[str, Any]:
+    """Validate a document of plain JSON types; raise ValueError for others, and for one that breaks a rule."""
+    canonical: dict[str, Any] = vars(_validate_quickly(document))
+    canonical["id"] = canonical["id"].lower()
+    if canonical["run_id"] is not None:
+        canonical["run_id"] = canonical["run_id"].lower()
+    canonical["created_at"] = canonical_time(canonical["created_at"])
+    objects = _parsed(to_json(canonical["evidence"])), _parsed(to_json(canonical["provenance"]))
+    if marshal.dumps(objects, _FORMAT) != content.objects:
+        raise ValueError("JSON does not say exactly these values")
+    canonical["evidence"], canonical["provenance"] = objects
+    return canonical
+
+
+def _parsed(data: bytes) -> Any:
+    """Return the value of JSON, unless it may break a rule for nested values."""
+    value = from_json(data, allow_inf_nan=False)
+    if type(value) is not dict:
+        raise ValueError("no object")
+    suspect = data.count(b"{") + data.count(b"[") >= MAX_DEPTH
+    if (suspect or (len(data) > MAX_DIGITS and _LONG_NUMBER.search(data))) and any(
+        _broken_rule(inner, depth) for _, inner, depth in _walk({"evidence": value})
+    ):
+        raise ValueError("too deep, or too long a number")
+    return value
+
+
+def _validated(document: dict[str, Any]) -> dict[str, Any]:
+    try:
         canonical: dict[str, Any] = vars(_validate(document))
     except ValidationError as error:
         raise _refusal(document, error) from error
@@ -264,7 +340,36 @@ def validate_content(document: Mapping[str, Any]) -> tuple[dict[str, Any], bytes
         raise StorageValidationError.of_field(
             "document", f"must not nest deeper than {MAX_DEPTH} levels", None
         ) from error
-    return canonical, _checked_json(canonical)
+    for path, value, depth in _walk(canonical):
+        rule = _broken_rule(value, depth)
+        if rule:
+            raise StorageValidationError.of_field(path, rule, None if isinstance(value, int) else value)
+    return canonical
+
+
+def content_of(document: Mapping[str, Any]) -> Content:
+    """Return the content of a document, before or after validation.
+
+    It is equal for documents with equal canonical `CONTENT_FIELDS`, and for no others: a document that would be
+    refused for one of these fields never has the content of one that was accepted.
+    """
+    full = {**DEFAULTS, **document}
+    if len(full) != len(FIELDS):
+        return UNKNOWN
+    cvss, confidence, location = full["cvss"], full["confidence"], full["location"]
+    try:
+        if location is not None and tuple(location) not in _MEMBER_ORDERS:
+            full["location"] = {name: location[name] for name in _MEMBERS if name in location}
+            if len(full["location"]) != len(location):
+                return UNKNOWN
+        if type(cvss) in _NUMBERS:
+            cvss += 0.0
+        if type(confidence) in _NUMBERS:
+            confidence += 0.0
+        plain = marshal.dumps((SCHEMA_VERSION, *_as_they_are(full), cvss, confidence), _FORMAT)
+        return Content(plain, marshal.dumps((full["evidence"], full["provenance"]), _FORMAT))
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return UNKNOWN
 
 
 def check_plain_text(name: str, text: str, *, empty: bool = True) -> None:
@@ -295,28 +400,6 @@ def check_project_id(project_id: str) -> None:
         raise StorageValidationError.of_field(
             "project_id", "must have 1 to 255 characters and no control characters", project_id
         )
-
-
-def content_json(document: Mapping[str, Any]) -> bytes:
-    """Return the values of `CONTENT_FIELDS` of a canonical document as JSON."""
-    return to_json(_content(document))
-
-
-def _checked_json(document: dict[str, Any]) -> bytes:
-    """Check what the types cannot say: no lone surrogates, no bottomless nesting, no endless integers."""
-    data = b""
-    try:
-        data = content_json(document)
-        nested = data.count(b"{") + data.count(b"[")
-        if nested <= MAX_DEPTH and (len(data) <= MAX_DIGITS or not _LONG_NUMBER.search(data)):
-            return data
-    except (ValueError, RecursionError):
-        pass  # the walk below finds the place
-    for path, value, depth in _walk(document):
-        rule = _broken_rule(value, depth)
-        if rule:
-            raise StorageValidationError.of_field(path, rule, None if isinstance(value, int) else value)
-    return data
 
 
 def _broken_rule(value: object, depth: int) -> str | None:

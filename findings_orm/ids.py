@@ -14,8 +14,16 @@ _lock = threading.Lock()
 _last = [0]
 
 
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+
+
 def uuid7() -> str:
-    """Return a new UUID version 7 as text, larger than every one that this process made before.
+    """Return a new UUID version 7 as text, larger than every one that this process made before."""
+    return uuid7s(1)[0]
+
+
+def uuid7s(count: int) -> list[str]:
+    """Return new UUIDs version 7 as text, each larger than every one that this process made before.
 
     The 12 bits after the milliseconds hold their fraction (RFC 9562 section 6.2, method 3); within one
     step of that clock the value is counted up.
@@ -23,10 +31,18 @@ def uuid7() -> str:
     with _lock:
         nanoseconds = time.time_ns()
         ticks = (nanoseconds // 1_000_000 << 12) | (nanoseconds % 1_000_000 * 4096 // 1_000_000)
-        _last[0] = ticks = max(ticks, _last[0] + 1)
-    random = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
-    text = f"{ticks >> 12:012x}7{ticks & 0xFFF:03x}{random:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        first = max(ticks, _last[0] + 1)
+        _last[0] = first + count - 1
+    random = os.urandom(8 * count).hex()
+    made = []
+    for n in range(count):
+        clock = f"{first + n:015x}"
+        start = 16 * n
+        made.append(
+            f"{clock[:8]}-{clock[8:12]}-7{clock[12:]}-{_VARIANT[random[start]]}"
+            f"{random[start + 1 : start + 4]}-{random[start + 4 : start + 16]}"
+        )
+    return made
 
 
 def first_revision() -> int:

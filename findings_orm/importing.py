@@ -7,7 +7,7 @@ import hashlib
 import json
 import tempfile
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, Literal
@@ -22,16 +22,31 @@ from findings_orm.errors import (
 from findings_orm.finding import (
     ACTIVE_STATUSES,
     SCHEMA_VERSION,
+    UNKNOWN,
     Status,
+    canonical_time,
     check_project_id,
+    content_of,
+    is_uuid,
     validate_content,
     validate_finding,
 )
 from findings_orm.fingerprint import content_digest, fingerprint
 from findings_orm.ids import now, uuid7
-from findings_orm.ingest import ACTOR, NO_ID, Changes, Incoming, RunContext, events_of, plan
+from findings_orm.ingest import (
+    ACTOR,
+    NO_ID,
+    Changes,
+    Incoming,
+    Known,
+    Probe,
+    RunContext,
+    events_of,
+    plan,
+    recognise,
+)
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
-from findings_orm.records import Records, StatusChange, batches
+from findings_orm.records import Identity, Records, StatusChange, batches
 
 BATCH = 2_000
 """How many documents are looked up, planned and written together."""
@@ -117,6 +132,13 @@ class Import:
         self.quarantine = on_invalid == "quarantine"
         self.report = IngestReport(run_id=self.run.id, dry_run=dry_run)
         self.detectors = set(self.run.detectors)
+        self._fill = {
+            "finding_schema_version": SCHEMA_VERSION,
+            "id": NO_ID,
+            "project_id": project_id,
+            "run_id": self.run.id,
+            "created_at": self.run.started_at,
+        }
         self._originals: list[RejectedOriginal] = []
         self._copies: Counter[bytes] = Counter()
 
@@ -137,9 +159,10 @@ class Import:
         deferred = _Deferred()
         for batch in batches(enumerate(documents), BATCH):
             with _no_collection():
-                self._write(self._validated(batch), deferred, last=False)
+                self._take(batch, deferred)
         for waiting in deferred.groups():
-            self._write(waiting, deferred, last=True)
+            known = self._known({one.fingerprint for one in waiting})
+            self._write(waiting, known, Changes(), deferred, last=True)
         if self.close_missing:
             self._close_missing()
         self._record()
@@ -154,36 +177,75 @@ class Import:
 
     # -- validation -----------------------------------------------------------------------------------------
 
-    def _validated(self, batch: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Incoming]:
-        for index, given in batch:
+    def _take(self, batch: list[tuple[int, Mapping[str, Any]]], deferred: _Deferred) -> None:
+        """Recognise what is known to the last bit, validate the rest, and write."""
+        probes = [self._probe(index, given) for index, given in batch]
+        known = self._known({probe.fingerprint for probe in probes})
+        changes = Changes()
+        incoming = []
+        first = batch[0][0]
+        for probe in recognise(probes, known, self.context, changes):
+            given = batch[probe.position - first][1]
             try:
-                yield self._incoming(index, given)
+                incoming.append(self._incoming(probe, given))
             except (StorageValidationError, SchemaVersionError) as error:
-                self._refuse(index, given, error)
+                self._refuse(probe.position, given, error)
+        self.detectors |= changes.detectors
+        self._write(incoming, known, changes, deferred, last=False)
 
-    def _incoming(self, index: int, given: Mapping[str, Any]) -> Incoming:
+    def _probe(self, index: int, given: Mapping[str, Any]) -> Probe:
+        """Return what a document is where nothing speaks against it; it is not known to be valid."""
+        try:
+            document, has_id = self._filled(given)
+            digest, line = fingerprint(document)
+        except (StorageError, AttributeError, KeyError, TypeError, ValueError):
+            return Probe(index, {}, UNKNOWN, b"", None, b"", has_id=False)
+        content = content_of(document)
+        known = content.plain and self._may_stay(document, has_id=has_id)
+        return Probe(
+            index, document, content, digest, line, content_digest(content) if known else b"", has_id
+        )
+
+    def _filled(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        """Return a document of the current version with what the import fills in, and whether it had an id."""
         if not isinstance(given, Mapping):
             raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", given)
-        document = dict(current_document(given if isinstance(given, dict) else dict(given)))
-        has_id = document.get("id") is not None
-        if not has_id:
-            document["id"] = NO_ID
-        if document.get("project_id") is None:
-            document["project_id"] = self.project_id
-        elif document["project_id"] != self.project_id:
+        document = {**self._fill, **current_document(given if isinstance(given, dict) else dict(given))}
+        has_id = document["id"] is not NO_ID and document["id"] is not None
+        if document["project_id"] not in (self.project_id, None):
             raise StorageValidationError.of_field(
                 "project_id",
                 f"must be {self.project_id!r}, the project of the import",
                 document["project_id"],
             )
-        if document.get("run_id") is None:
-            document["run_id"] = self.run.id
-        if document.get("created_at") is None:
-            document["created_at"] = self.run.started_at
-        valid, content = validate_content(document)
+        for name, value in self._fill.items():
+            if document[name] is None:
+                document[name] = value
+        return document, has_id
+
+    def _may_stay(self, document: Mapping[str, Any], *, has_id: bool) -> bool:
+        """Return whether a known finding may have come with the fields that are not part of its content."""
+        created_at = document["created_at"]
+        if has_id and not is_uuid(document["id"]):
+            return False
+        if document["run_id"] is not self.run.id and not is_uuid(document["run_id"]):
+            return False
+        try:
+            return created_at is self.run.started_at or bool(canonical_time(created_at))
+        except (TypeError, ValueError):
+            return False
+
+    def _incoming(self, probe: Probe, given: Mapping[str, Any]) -> Incoming:
+        index, document, content, digest, line, found, has_id = probe
+        if not document:
+            document, has_id = self._filled(given)
+        valid = validate_content(document, content)
         self.detectors.add(valid["detector_id"])
-        digest, line = fingerprint(valid)
-        return Incoming(index, valid, digest, line, content_digest(content), has_id)
+        if not digest:
+            digest, line = fingerprint(valid)
+        if not found:
+            found = content_digest(content_of(valid))
+        return Incoming(index, valid, digest, line, found, has_id)
 
     def _refuse(self, index: int, given: object, error: StorageError) -> None:
         """Raise, or take the refused document into the quarantine."""
@@ -206,11 +268,17 @@ class Import:
 
     # -- writing --------------------------------------------------------------------------------------------
 
-    def _write(self, incoming: Iterable[Incoming], deferred: _Deferred, *, last: bool) -> None:
-        batch = list(incoming)
-        if batch:
-            known = self.unit.identities(self.project_id, {one.fingerprint for one in batch})
-            changes = plan(batch, known, self._load, self.context, last=last)
+    def _known(self, fingerprints: set[bytes]) -> dict[bytes, list[Identity]]:
+        known: defaultdict[bytes, list[Identity]] = defaultdict(list)
+        for identity in self.unit.identities(self.project_id, fingerprints):
+            known[identity.fingerprint].append(identity)
+        return dict(known)
+
+    def _write(
+        self, batch: list[Incoming], known: Known, changes: Changes, deferred: _Deferred, *, last: bool
+    ) -> None:
+        if batch or changes.unchanged:
+            plan(batch, known, self._load, self.context, changes, last=last)
             self._refuse_taken_ids(changes, {one.document["id"]: one for one in batch if one.has_id})
             deferred.add(changes.deferred)
             self._apply(changes)

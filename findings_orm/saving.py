@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from findings_orm.finding import FIELDS, content_json
+from findings_orm.finding import FIELDS, content_of
 from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
 from findings_orm.ids import now
 from findings_orm.ingest import events_of, with_status
@@ -69,7 +69,7 @@ def _saved_identity(
     document: Document, digest: bytes, line: int | None, at: str, old: Stored | None, ordinals: _Ordinals
 ) -> Identity:
     status = document["status"]
-    content = content_digest(content_json(document))
+    content = content_digest(content_of(document))
     if old is None:
         ordinal = ordinals.take(digest)
         fresh = Identity(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import marshal
 from typing import Any
 
 import pytest
@@ -11,15 +12,18 @@ from hypothesis import given
 
 from findings_orm.errors import SchemaVersionError, StorageError, StorageValidationError
 from findings_orm.finding import (
+    CONTENT_FIELDS,
     FIELDS,
     MAX_DEPTH,
     MAX_DIGITS,
     SCHEMA_VERSION,
     TRANSITIONS,
+    UNKNOWN,
     Finding,
     Severity,
     Status,
     canonical_time,
+    content_of,
     validate_finding,
 )
 from findings_orm.testing.hostile import BREAKS, ENDLESS, VERSION_FIELD, Break, break_document
@@ -202,3 +206,57 @@ def test_finding_has_the_fields_of_the_contract() -> None:
     required = {name for name, each in Finding.model_fields.items() if each.is_required()}
     assert required == {"id", "project_id", "detector_id", "title", "severity", "created_at"}
     assert set(FIELDS) == required | set(DEFAULTS)
+
+
+@given(document=documents())
+def test_content_is_known_before_validation(document: dict[str, Any]) -> None:
+    assert content_of(document) == content_of(validate_finding(document)) != UNKNOWN
+
+
+@given(hostile=hostile_documents())
+def test_content_of_a_refused_document_is_not_that_of_an_accepted_one(
+    hostile: tuple[dict[str, Any], str, str],
+) -> None:
+    document, _, field = hostile
+    if field.partition(".")[0].partition("[")[0] not in CONTENT_FIELDS:
+        return
+    content = content_of(document)
+    if content == UNKNOWN:
+        return
+    version, *plain = marshal.loads(content.plain)  # noqa: S302  # made above
+    assert version == SCHEMA_VERSION
+    names = [name for name in CONTENT_FIELDS if name not in ("cvss", "confidence", "evidence", "provenance")]
+    names += ["cvss", "confidence", "evidence", "provenance"]
+    objects = marshal.loads(content.objects)  # noqa: S302  # as above
+    rebuilt = dict(zip(names, [*plain, *objects], strict=True))
+    refusal_of(finding(**rebuilt))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ({"evidence": {"a": 1}}, {"evidence": {"a": 1.0}}), ({"evidence": {"a": 1}}, {"evidence": {"a": True}}),
+        ({"evidence": {"a": 0.0}}, {"evidence": {"a": -0.0}}), ({"evidence": {"a": [1]}}, {"evidence": {"a": (1,)}}),
+        ({"evidence": {"a": 1, "b": 2}}, {"evidence": {"b": 2, "a": 1}}), ({"evidence": {}}, {"evidence": None}),
+        ({"evidence": {"a": {}}}, {"provenance": {"a": {}}}), ({"evidence": {"1": 1}}, {"evidence": {1: 1}}),
+        ({"tags": []}, {"tags": None}), ({"tags": ["a"]}, {"tags": ("a",)}), ({"cvss": 1}, {"cvss": True}),
+        ({"confidence": None}, {"confidence": 0}), ({"resource": ""}, {"resource": None}),
+    ],
+)  # fmt: skip
+def test_content_tells_values_apart(a: dict[str, Any], b: dict[str, Any]) -> None:
+    assert content_of(finding(**a)) != content_of(finding(**b))
+
+
+def test_content_is_the_same_however_a_value_is_given() -> None:
+    assert content_of(finding(cvss=5, confidence=50.0)) == content_of(
+        finding(cvss=5.0, confidence=50, tags=[])
+    )
+    word, other = (json.loads('"ab"') for _ in range(2))
+    assert content_of(finding(tags=[word, word])) == content_of(finding(tags=[word, other]))
+
+
+def test_content_says_nothing_about_what_is_not_plain() -> None:
+    assert content_of(finding(severity=Severity.HIGH)) == UNKNOWN
+    assert content_of(finding(unknown="x")) == UNKNOWN
+    assert content_of(finding(evidence={"a": Severity.LOW})) == UNKNOWN
+    assert content_of(finding(cvss=10**400)) == UNKNOWN

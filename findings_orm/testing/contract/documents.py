@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 
 from findings_orm.errors import FindingNotFoundError, SchemaVersionError, StorageValidationError
-from findings_orm.finding import SCHEMA_VERSION, Severity, validate_finding
+from findings_orm.finding import SCHEMA_VERSION, STORE_FIELDS, Severity, validate_finding
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
 from findings_orm.testing.contract.base import Capabilities, everything, refusal, relaxed
@@ -93,6 +94,17 @@ class DocumentContract(Capabilities):
             if version in rule.versions:
                 document = break_document(finding(finding_schema_version=version), rule)
                 self._assert_refused(store, document, rule)
+        assert everything(store) == before, "a refused document left something behind"
+
+    def test_known_finding_that_breaks_a_rule_is_refused(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [finding()])
+        before = everything(store)
+        for rule in (*BREAKS, *ENDLESS):
+            document = break_document(finding(), rule)
+            filled_in = rule.key in STORE_FIELDS and document.get(rule.key) is None
+            if SCHEMA_VERSION in rule.versions and not filled_in:
+                refused = refusal(partial(store.ingest, PROJECT, [document]))
+                assert isinstance(refused, (StorageValidationError, SchemaVersionError)), rule.name
         assert everything(store) == before, "a refused document left something behind"
 
     def _assert_refused(self, store: FindingStore, document: dict[str, Any], rule: Break) -> None:
