@@ -7,11 +7,13 @@ the store inside.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
+from findings_orm.errors import StorageError
+from findings_orm.observing import Figures, Observable, Observer, Pool
 from findings_orm.port import (
     Document,
     Event,
@@ -166,6 +168,21 @@ class ForwardingStore(FindingStore):
         with inner.joined(bind):
             yield self
 
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        return self._observable().observe(observer)
+
+    def figures(self) -> Figures:
+        return self._observable().figures()
+
+    def pool(self) -> Pool | None:
+        return self._observable().pool()
+
+    def _observable(self) -> Observable:
+        inner = observable(self.inner)
+        if inner is None:
+            raise StorageError(f"{type(self.inner).__name__} tells nothing of its work")
+        return inner
+
     def health(self) -> Health:
         return self.inner.health()
 
@@ -179,3 +196,9 @@ class ForwardingStore(FindingStore):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def observable(store: FindingStore) -> Observable | None:
+    """Return a store as one that can be observed; None where the one below its decorators can't."""
+    innermost = store.innermost() if isinstance(store, ForwardingStore) else store
+    return cast(Observable, store) if isinstance(innermost, Observable) else None

@@ -176,6 +176,9 @@ class Records(Protocol):
     def summarize(self, project_id: str) -> Summary:
         """Return the counts of a project."""
 
+    def census(self) -> dict[tuple[str, str], int]:
+        """Return how many findings there are by (severity, status), in all projects together."""
+
     def events(self, project_id: str, finding_id: str) -> list[Event]:
         """Return the history of a finding, oldest first."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
@@ -32,6 +32,7 @@ from findings_orm.finding import (
 from findings_orm.ids import now
 from findings_orm.importing import Import, current_document
 from findings_orm.ingest import events_of, with_status
+from findings_orm.observing import Figures, Observer, Pool
 from findings_orm.port import (
     Document,
     Event,
@@ -352,6 +353,28 @@ class Store(FindingStore):
                 return PurgeReport(purged)
 
     # -- the store itself -----------------------------------------------------------------------------------
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """See `Observable.observe`; a store without statements and connections has nothing to tell."""
+        return lambda: None
+
+    def figures(self) -> Figures:
+        """See `Observable.figures`."""
+        with self._unit() as unit:
+            return Figures(
+                unit.census(), len(unit.projects()), self._size(unit), self._revision_of_schema(unit)
+            )
+
+    def pool(self) -> Pool | None:
+        """See `Observable.pool`."""
+        return None
+
+    def _size(self, unit: Records) -> int | None:
+        """Return the bytes that the store takes on disk."""
+        return None
+
+    def _revision_of_schema(self, unit: Records) -> str | None:
+        return None
 
     def health(self) -> Health:
         try:

@@ -300,6 +300,11 @@ class MemoryRecords(Records):
         ]
         return Summary.of_counts(project_id, *counts)
 
+    def census(self) -> dict[tuple[str, str], int]:
+        """See `Records.census`."""
+        documents = (one.document for project in self.state.values() for one in project.findings.values())
+        return dict(Counter((document["severity"], document["status"]) for document in documents))
+
     def events(self, project_id: str, finding_id: str) -> list[Event]:
         """See `Records.events`."""
         found = self._project(project_id).events.get(finding_id, ())

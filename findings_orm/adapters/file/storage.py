@@ -300,6 +300,15 @@ class FileStorageAdapter(Store):
         """See `StoragePort.validate_store_layout`; a store's folder will do as well."""
         return not checking.check(Path(path))
 
+    def _size(self, unit: Records) -> int:
+        size = 0
+        with translated(self.path):
+            for folder, _, files in os.walk(self.path):
+                for name in files:
+                    with suppress(FileNotFoundError):  # renamed by a writer meanwhile
+                        size += os.stat(os.path.join(folder, name)).st_size
+        return size
+
     def _ping(self) -> dict[str, Any]:
         with self._lock:
             self._refresh()

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 from sqlalchemy import URL, Connection
 
 from findings_orm.adapters.sql.failures import lost, translated, undone
+from findings_orm.adapters.sql.models import Base, exists_on
 from findings_orm.adapters.sql.postgresql_engine import (
     Options,
     abandon_pool,
@@ -22,7 +23,7 @@ from findings_orm.adapters.sql.postgresql_engine import (
     survives_fork,
 )
 from findings_orm.adapters.sql.postgresql_records import PostgreSQLRecords
-from findings_orm.adapters.sql.storage import SqlStore
+from findings_orm.adapters.sql.storage import SqlStore, connection_of
 from findings_orm.errors import (
     SchemaVersionError,
     StorageError,
@@ -30,6 +31,7 @@ from findings_orm.errors import (
     StorageValidationError,
 )
 from findings_orm.finding import check_project_id
+from findings_orm.observing import Figures
 from findings_orm.port import Document, IngestReport, Run, RunDiff, Sighting
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records
@@ -159,14 +161,15 @@ class PostgreSQLStorageAdapter(SqlStore):
     @contextmanager
     def _open_unit(self, *, write: bool) -> Iterator[Records]:
         with translated(self._where), self._begun(write=write) as connection:
-            yield self.records(connection)
+            yield self._records(connection)
             if write:
-                connection.commit()
+                with self._watched("COMMIT"):
+                    connection.commit()
 
     def _begun(self, *, write: bool) -> Connection:
         """Return a connection, in a transaction where one is needed; on a new one if the first is broken."""
         consistent = getattr(self._consistent, "wanted", False)
-        connection = self._single.connect()
+        connection = self._connect(self._single)
         if not (write or consistent or self._read_settings):
             return connection
         begin = self._begin_write if write else self._begin_read
@@ -176,7 +179,7 @@ class PostgreSQLStorageAdapter(SqlStore):
             connection.close()
             if not lost(error):
                 raise
-            connection = self._single.connect()
+            connection = self._connect(self._single)
             connection.exec_driver_sql(begin)
         return connection
 
@@ -206,9 +209,10 @@ class PostgreSQLStorageAdapter(SqlStore):
             try:
                 return work()
             except StorageError as error:
-                again = undone(error) or (read and attempt == 0 and lost(error))
-                if not again or self._current is not None or attempt == ATTEMPTS - 1:
+                broken = read and attempt == 0 and lost(error)
+                if not (broken or undone(error)) or self._current is not None or attempt == ATTEMPTS - 1:
                     raise
+                self._watch.retried("connection" if broken else "conflict")
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311  # nosec B311  # jitter, no secret
         raise AssertionError("the last attempt returned or raised")
 
@@ -319,6 +323,21 @@ class PostgreSQLStorageAdapter(SqlStore):
         return self._tried(work, read=False) if isinstance(documents, Sequence) else work()
 
     # -- the store itself -----------------------------------------------------------------------------------
+
+    def figures(self) -> Figures:
+        """See `Observable.figures`."""
+        with self._one_instant():
+            return super().figures()
+
+    def _size(self, unit: Records) -> int:
+        tables = Base.metadata.tables.values()
+        names = [table.name for table in tables if exists_on(table, "postgresql")]
+        sql = (
+            "SELECT sum(pg_total_relation_size(coalesce(part.relid, named.oid))) "
+            "FROM unnest(%s::text[]::regclass[]) AS named (oid) "
+            "LEFT JOIN LATERAL pg_partition_tree(named.oid) AS part ON true"
+        )
+        return int(connection_of(unit).exec_driver_sql(sql, (names,)).scalar() or 0)
 
     def _figures(self, connection: Connection) -> dict[str, Any]:
         info: Any = connection.connection.driver_connection.info  # type: ignore[union-attr]

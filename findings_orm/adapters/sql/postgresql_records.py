@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -161,10 +162,14 @@ class PostgreSQLRecords(SqlRecords):
                 f"TRUNCATE pg_temp.{target}"
             )
         sql = f"COPY {target} ({columns}) FROM STDIN (FORMAT BINARY)"
-        with self._driver.cursor() as cursor, cursor.copy(sql) as copy:
-            write = copy.write_row
-            for row in values:
-                write(row)
+        watched = self.watch.block(sql) if self.watch else nullcontext(None)
+        with watched as tell, self._driver.cursor() as cursor:
+            with cursor.copy(sql) as copy:
+                write = copy.write_row
+                for row in values:
+                    write(row)
+            if tell is not None:
+                tell(cursor.rowcount)
         if self._secured:
             sql = f"INSERT INTO {rows.table} ({columns}) SELECT {columns} FROM pg_temp.{target}"  # noqa: S608
             self._run(sql)

@@ -21,6 +21,7 @@ from findings_orm.adapters.sql.mapping import (
     names,
 )
 from findings_orm.adapters.sql.types import stored_time
+from findings_orm.adapters.sql.watching import Watch
 from findings_orm.errors import StorageConflictError
 from findings_orm.ids import first_revision, now, revision_step
 from findings_orm.importing import original_text
@@ -62,8 +63,9 @@ class SqlRecords(Records):
 
     dialect: ClassVar[queries.Dialect] = queries.Dialect()
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
         self.connection = connection
+        self.watch = watch
         self._events: defaultdict[tuple[str, int], int] = defaultdict(int)
 
     # -- statements -----------------------------------------------------------------------------------------
@@ -360,6 +362,11 @@ class SqlRecords(Records):
             for sql, name in ((by, "detector_id"), (by, "cwe"), (top, "resource"))
         )
         return Summary.of_counts(project_id, severities, statuses, detector, cwe, resource)
+
+    def census(self) -> dict[tuple[str, str], int]:
+        """See `Records.census`."""
+        rows = self._run("SELECT severity, status, count(*) FROM findings GROUP BY severity, status")
+        return {(severity, status): count for severity, status, count in rows}
 
     def events(self, project_id: str, finding_id: str) -> list[Event]:
         """See `Records.events`."""

@@ -166,6 +166,13 @@ class SQLiteStorageAdapter(SqlStore):
         at_once = self._in_memory or self._current is not None
         yield from self.list_findings(project_id) if at_once else super().iter_findings(project_id)
 
+    def _size(self, unit: Records) -> int | None:
+        if self._in_memory:
+            return None
+        database = pathlib.Path(str(self.engine.url.database))
+        files = (database, database.with_name(f"{database.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
     def _figures(self, connection: Connection) -> dict[str, Any]:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "page_count", "page_size", "freelist_count")
         figures = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas}

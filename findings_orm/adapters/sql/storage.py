@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Self
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, QueuePool
 from sqlalchemy.orm import Session
 
 from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
+from findings_orm.adapters.sql.watching import Watch
 from findings_orm.errors import StorageError
+from findings_orm.observing import Observer, Pool
 from findings_orm.port import Document
 from findings_orm.records import Records
 from findings_orm.store import Store
@@ -27,6 +29,7 @@ class SqlStore(Store):
         self.engine = engine
         self._where = where
         self._owned = owned
+        self._watch = Watch(engine)
 
     def _begin(self, connection: Connection, *, write: bool) -> None:
         """Begin a transaction on a fresh connection."""
@@ -37,11 +40,23 @@ class SqlStore(Store):
 
     @contextmanager
     def _open_unit(self, *, write: bool) -> Iterator[Records]:
-        with translated(self._where), self.engine.connect() as connection:
-            self._begin(connection, write=write)
-            yield self.records(connection)
+        with translated(self._where), self._connect(self.engine) as connection:
+            with self._watched("BEGIN"):
+                self._begin(connection, write=write)
+            yield self._records(connection)
             if write:
-                connection.commit()
+                with self._watched("COMMIT"):
+                    connection.commit()
+
+    def _connect(self, engine: Engine) -> Connection:
+        return self._watch.connect(engine) if self._watch else engine.connect()
+
+    def _watched(self, text: str) -> AbstractContextManager[object]:
+        """Return a block for a statement that SQLAlchemy does not see."""
+        return self._watch.block(text) if self._watch else nullcontext()
+
+    def _records(self, connection: Connection) -> SqlRecords:
+        return self.records(connection, self._watch)
 
     @contextmanager
     def joined(self, bind: Session | Connection) -> Iterator[Self]:
@@ -65,7 +80,7 @@ class SqlStore(Store):
             else:
                 connection = bind
             self._prepare(connection)
-            with self._bound(self.records(connection)):
+            with self._bound(self._records(connection)):
                 yield self
 
     def session(self) -> Session:
@@ -86,6 +101,25 @@ class SqlStore(Store):
         with translated(self._where):
             yield from documents
 
+    # -- figures --------------------------------------------------------------------------------------------
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """See `Observable.observe`. Statements of an application on this engine are told too."""
+        return self._watch.add(observer)
+
+    def pool(self) -> Pool | None:
+        """See `Observable.pool`."""
+        pool: Any = self.engine.pool
+        if not isinstance(pool, QueuePool):
+            return None
+        limit = pool.size() + pool._max_overflow if pool._max_overflow >= 0 else None
+        return Pool(pool.checkedout(), pool.checkedin(), limit, self._watch.waiting)
+
+    def _revision_of_schema(self, unit: Records) -> str | None:
+        from findings_orm import migrations
+
+        return migrations.status(connection_of(unit)).current
+
     def _ping(self) -> dict[str, Any]:
         with self._unit() as unit:
             figures = self._figures(unit.connection) if isinstance(unit, SqlRecords) else {}
@@ -97,3 +131,10 @@ class SqlStore(Store):
     def _release(self) -> None:
         if self._owned:
             self.engine.dispose()
+
+
+def connection_of(unit: Records) -> Connection:
+    """Return the connection that a unit of work of a SQL store is on."""
+    if not isinstance(unit, SqlRecords):
+        raise TypeError("a unit of work of a SQL store has a connection")
+    return unit.connection

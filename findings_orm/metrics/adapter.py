@@ -1,0 +1,186 @@
+"""Metrics of a store for Prometheus."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Self
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from findings_orm.errors import StorageError
+from findings_orm.forwarding import observable
+from findings_orm.metrics.instruments import IMPORTED, Instruments, instruments_of
+from findings_orm.metrics.observed import ObservedStore, Operation, outcome_of
+from findings_orm.observing import Ended, Figures, Observer, Statement
+from findings_orm.port import FindingStore, Health, IngestReport
+
+Sample = tuple[str, tuple[str, ...], float]
+
+
+class MetricsAdapter(ObservedStore):
+    """A store whose operations, statements, connections and imports are counted and timed for Prometheus.
+
+    Works over any store, other decorators included; docs/metrics.md lists the metrics. Gauges (findings by severity
+    and status, size, revision) are asked of the store at a scrape, at most once in `figures_every` seconds.
+
+    Args:
+        inner: the store that does the work; it is closed with this one.
+        registry: where the metrics are registered; prometheus_client's default one when not given. Stores may share it.
+        name: the label ``store``, to tell apart the stores of one process.
+        figures_every: seconds for which figures are kept.
+    """
+
+    def __init__(
+        self,
+        inner: FindingStore,
+        *,
+        registry: CollectorRegistry = REGISTRY,
+        name: str = "default",
+        figures_every: float = 60.0,
+    ) -> None:
+        instruments = instruments_of(registry)
+        operations = instruments.histograms["operation_duration_seconds"]
+        super().__init__(inner, observer := _Observed(instruments))
+        self.labels: tuple[str, str] = (self.adapter, name)
+        observer.labels = self.labels
+        self._instruments = instruments
+        self._operations = lru_cache(1024)(
+            lambda operation, outcome: operations.labels(*self.labels, operation, outcome).observe
+        )
+        for each in IMPORTED:
+            instruments.counters["imported_findings_total"].labels(*self.labels, each)
+        self._figures_every = figures_every
+        self._figures_lock = threading.Lock()
+        self._figures: tuple[float, Figures | None] | None = None
+        self._asked_at = 0.0
+        instruments.gauges.stores.add(self)
+
+    def close(self) -> None:
+        """See `FindingStore.close`; counters stay, gauges go."""
+        self._instruments.gauges.stores.discard(self)
+        super().close()
+
+    # -- operations -----------------------------------------------------------------------------------------
+
+    def _operation(self, name: str) -> Operation:
+        return _Counted(name, self)
+
+    def _ended(self, operation: Operation, result: Any, error: BaseException | None) -> None:
+        unwell = isinstance(result, Health) and not result.ok
+        outcome = "unavailable" if unwell else outcome_of(error)
+        self._operations(operation.name, outcome)(operation.seconds)
+        if isinstance(result, IngestReport) and not (result.dry_run or result.repeated):
+            self._imported(result.counts())
+
+    @contextmanager
+    def transaction(self) -> Iterator[Self]:
+        """See `FindingStore.transaction`. Imports count when it commits."""
+        before = getattr(self._local, "imports", None)
+        imports: list[Mapping[str, int]] = []
+        self._local.imports = imports
+        try:
+            with super().transaction():
+                yield self
+        finally:
+            self._local.imports = before
+        for counts in imports:
+            self._imported(counts)
+
+    def _imported(self, counts: Mapping[str, int]) -> None:
+        pending = getattr(self._local, "imports", None)
+        if pending is not None:
+            pending.append(counts)
+            return
+        for outcome, count in counts.items():
+            self._instruments.counters["imported_findings_total"].labels(*self.labels, outcome).inc(count)
+
+    # -- figures --------------------------------------------------------------------------------------------
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield the gauges: name, labels beside those of the store, value. The figures may be `figures_every` old."""
+        if observable(self.inner) is None:
+            return
+        figures = self._recent_figures()
+        yield "up", (), float(figures is not None)
+        yield "figures_timestamp_seconds", (), self._asked_at
+        if figures is not None:
+            yield from _of_figures(figures, self.get_schema_version())
+        pool = self.pool()
+        if pool is not None:
+            yield "pool_connections", ("in_use",), pool.in_use
+            yield "pool_connections", ("idle",), pool.idle
+            yield "pool_waiting_threads", (), pool.waiting
+            if pool.limit is not None:
+                yield "pool_limit_connections", (), pool.limit
+
+    def _recent_figures(self) -> Figures | None:
+        with self._figures_lock:
+            now = time.monotonic()
+            if self._figures is None or now - self._figures[0] >= self._figures_every:
+                try:
+                    found: Figures | None = self.figures()
+                except StorageError:
+                    found = None
+                self._figures = (now, found)
+                self._asked_at = time.time()
+            return self._figures[1]
+
+
+def _of_figures(figures: Figures, schema_version: str) -> Iterator[Sample]:
+    for key, count in figures.findings.items():
+        yield "findings", key, count
+    yield "projects", (), figures.projects
+    if figures.size_bytes is not None:
+        yield "store_size_bytes", (), figures.size_bytes
+    yield "schema_info", (figures.revision or "", schema_version), 1
+
+
+class _Counted(Operation):
+    __slots__ = ("_store",)
+
+    def __init__(self, name: str, store: MetricsAdapter) -> None:
+        super().__init__(name)
+        self._store = store
+
+    def end(self, result: Any, error: BaseException | None) -> None:
+        self._store._ended(self, result, error)
+
+
+class _Observed(Observer):
+    """Counts what the store inside tells."""
+
+    labels: tuple[str, str] = ("", "")
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._histograms = instruments.histograms
+        self._counters = instruments.counters
+        self._ended = lru_cache(1024)(self._end_of)
+
+    def statement(self, statement: Statement) -> Ended:
+        return self._ended(statement.operation, statement.collection)
+
+    def _end_of(self, operation: str, table: str) -> Ended:
+        labels = (*self.labels, operation, table)
+        observe = self._histograms["statement_duration_seconds"].labels(*labels).observe
+        count = self._counters["statement_rows_total"].labels(*labels).inc
+        failed = self._counters["statement_errors_total"].labels(*labels).inc
+
+        def ended(seconds: float, rows: int, error: BaseException | None) -> None:
+            observe(seconds)
+            count(rows)
+            if error is not None:
+                failed()
+
+        return ended
+
+    def connected(self, seconds: float, error: BaseException | None, *, timed_out: bool) -> None:
+        self._histograms["pool_wait_seconds"].labels(*self.labels).observe(seconds)
+        if timed_out:
+            self._counters["pool_timeouts_total"].labels(*self.labels).inc()
+
+    def retried(self, reason: str) -> None:
+        self._counters["retries_total"].labels(*self.labels, reason).inc()

@@ -1,0 +1,178 @@
+"""The base of the decorators that watch: it sees every operation of the port begin and end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import wraps
+from time import perf_counter
+from typing import Any, Self, TypeVar, cast
+
+from findings_orm.errors import (
+    FindingNotFoundError,
+    SchemaVersionError,
+    StorageConflictError,
+    StorageIntegrityError,
+    StorageUnavailableError,
+    StorageValidationError,
+)
+from findings_orm.forwarding import ForwardingStore, observable
+from findings_orm.observing import Observer
+from findings_orm.port import Document, FindingStore
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+OUTCOMES: dict[type[BaseException], str] = {
+    StorageValidationError: "invalid",
+    SchemaVersionError: "schema_version",
+    FindingNotFoundError: "not_found",
+    StorageConflictError: "conflict",
+    StorageIntegrityError: "integrity",
+    StorageUnavailableError: "unavailable",
+}
+"""Error to the name of the outcome; others are ``error``, and no error is ``ok``."""
+
+
+def outcome_of(error: BaseException | None) -> str:
+    """Return the name of an outcome."""
+    if error is None:
+        return "ok"
+    return next((name for kind, name in OUTCOMES.items() if isinstance(error, kind)), "error")
+
+
+class Operation:
+    """One call of an operation; a block ``with operation`` is time in which the store works for it, on this thread.
+
+    A decorator derives its own from it; this one keeps the time and tells nobody.
+
+    Attributes:
+        name: the method of the port.
+        seconds: how long the store worked; of an iterator without the caller's own time.
+    """
+
+    __slots__ = ("_since", "name", "seconds")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._since = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += perf_counter() - self._since
+
+    def end(self, result: Any, error: BaseException | None) -> None:
+        """Take notice that the operation ended, with a result or an error. Comes once."""
+
+
+def _watched(method: _Method) -> _Method:
+    @wraps(method)
+    def watched(self: ObservedStore, *args: Any, **options: Any) -> Any:
+        operation = self._operation(method.__name__)
+        try:
+            with operation:
+                result = method(self, *args, **options)
+        except BaseException as error:
+            operation.end(None, error)
+            raise
+        operation.end(result, None)
+        return result
+
+    return cast("_Method", watched)
+
+
+class ObservedStore(ForwardingStore):
+    """A store that another one watches at work.
+
+    Attributes:
+        inner: the store that does the work.
+        adapter: the kind of the innermost store, as ``sqlite``.
+    """
+
+    def __init__(self, inner: FindingStore, observer: Observer | None = None) -> None:
+        super().__init__(inner)
+        self.adapter: str = getattr(self.innermost(), "adapter", type(self.innermost()).__name__)
+        self._local = threading.local()
+        self._stop: Callable[[], None] | None = None
+        watched = observable(inner)
+        if observer is not None and watched is not None:
+            self._stop = watched.observe(observer)
+
+    def _operation(self, name: str) -> Operation:
+        """Return what watches one call."""
+        raise NotImplementedError
+
+    @property
+    def _in_transaction(self) -> bool:
+        return bool(getattr(self._local, "depth", 0))
+
+    def iter_findings(self, project_id: str) -> Iterator[Document]:
+        """See `FindingStore.iter_findings`."""
+        operation = self._operation("iter_findings")
+        count = 0
+        try:
+            with operation:
+                documents = self.inner.iter_findings(project_id)
+                document = next(documents, None)
+            with closing(cast("Any", documents)):
+                while document is not None:
+                    count += 1
+                    yield document
+                    since = perf_counter()
+                    document = next(documents, None)
+                    operation.seconds += perf_counter() - since
+        except GeneratorExit:
+            operation.end(count, None)
+            raise
+        except BaseException as error:
+            operation.end(None, error)
+            raise
+        operation.end(count, None)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Self]:
+        """See `FindingStore.transaction`. Its time is that of the block: how long it was open."""
+        operation = self._operation("transaction")
+        self._local.depth = getattr(self._local, "depth", 0) + 1
+        try:
+            with operation, super().transaction():
+                yield self
+        except BaseException as error:
+            self._local.depth -= 1
+            operation.end(None, error)
+            raise
+        self._local.depth -= 1
+        operation.end(None, None)
+
+    def close(self) -> None:
+        """See `FindingStore.close`."""
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            stop()
+        super().close()
+
+    save_finding = _watched(ForwardingStore.save_finding)
+    save_findings = _watched(ForwardingStore.save_findings)
+    list_findings = _watched(ForwardingStore.list_findings)
+    delete_project = _watched(ForwardingStore.delete_project)
+    get_finding = _watched(ForwardingStore.get_finding)
+    find = _watched(ForwardingStore.find)
+    count = _watched(ForwardingStore.count)
+    summarize = _watched(ForwardingStore.summarize)
+    list_projects = _watched(ForwardingStore.list_projects)
+    revision = _watched(ForwardingStore.revision)
+    history = _watched(ForwardingStore.history)
+    sighting = _watched(ForwardingStore.sighting)
+    runs = _watched(ForwardingStore.runs)
+    diff_runs = _watched(ForwardingStore.diff_runs)
+    ingest = _watched(ForwardingStore.ingest)
+    rejected_originals = _watched(ForwardingStore.rejected_originals)
+    discard_rejected = _watched(ForwardingStore.discard_rejected)
+    retry_rejected = _watched(ForwardingStore.retry_rejected)
+    set_status = _watched(ForwardingStore.set_status)
+    purge = _watched(ForwardingStore.purge)
+    figures = _watched(ForwardingStore.figures)
+    health = _watched(ForwardingStore.health)
+    atomic_write = _watched(ForwardingStore.atomic_write)
