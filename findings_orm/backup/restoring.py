@@ -6,15 +6,15 @@ import os
 import pathlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from findings_orm.backup.chains import Chain, Rows, chain_of
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.lines import unpack
 from findings_orm.backup.manifest import ProjectHead
 from findings_orm.backup.progress import SILENT, Progress
-from findings_orm.backup.reading import reading
 from findings_orm.backup.sections import SECTIONS, Decoder, load
-from findings_orm.backup.verifying import VerifyReport, verify_backup
+from findings_orm.backup.verifying import verify_backup
 from findings_orm.backup.writing import records_of
 from findings_orm.errors import FindingNotFoundError, StorageConflictError
 from findings_orm.finding import SCHEMA_VERSION
@@ -42,14 +42,6 @@ class RestoreReport:
     dry_run: bool = False
 
 
-class Rows(NamedTuple):
-    """Lines of one section of a project."""
-
-    project: ProjectHead
-    section: str
-    lines: list[bytes]
-
-
 def restore_backup(
     store: FindingStore,
     path: str | os.PathLike[str],
@@ -67,7 +59,7 @@ def restore_backup(
 
     Args:
         store: a store of this package.
-        path: the backup.
+        path: the backup; of an incremental one, those that it continues have to lie in the same folder.
         mode: ``"empty"`` wants a store without projects; ``"replace"`` takes the place of the projects of these names.
         projects: which ones; None means all of the backup.
         key: opens encrypted backups.
@@ -80,17 +72,17 @@ def restore_backup(
         FindingNotFoundError: the backup lacks a project that was named.
         SchemaVersionError: it is of a newer release.
     """
-    source = pathlib.Path(path)
-    verified = verify_backup(source, key=key, progress=progress)
-    chosen = _chosen(verified, projects, source)
+    chain = chain_of(pathlib.Path(path), key)
+    chain.check_links([verify_backup(each, key=key, progress=progress).sha256 for each in chain.paths])
+    chosen = _chosen(chain, projects)
     target = records_of(store)
-    old = verified.manifest.schema_version
+    old = chain.newest.schema_version
     report = RestoreReport(chosen, migrated_from=old if old != SCHEMA_VERSION else None, dry_run=dry_run)
     with target.snapshot() as unit:
         _check_target(unit, mode)
-    progress.phase("restoring, ", verified.manifest.findings)
+    progress.phase("restoring, ", chain.newest.findings)
     if dry_run:
-        for rows in backup_rows(source, key, chosen):
+        for rows in chain.rows(chosen):
             report.records[rows.section] += len(rows.lines)
         return report
     with target.writing() as unit:
@@ -98,15 +90,15 @@ def restore_backup(
         if mode == "replace":
             for project_id in chosen:
                 unit.delete_project(project_id)
-        _load_all(unit, backup_rows(source, key, chosen), report, Decoder(old), progress)
+        _load_all(unit, chain.rows(chosen), report, Decoder(old), progress)
     return report
 
 
-def _chosen(verified: VerifyReport, projects: Collection[str] | None, source: pathlib.Path) -> list[str]:
-    there = verified.manifest.projects
+def _chosen(chain: Chain, projects: Collection[str] | None) -> list[str]:
+    there = chain.newest.projects
     missing = sorted(set(projects or ()) - set(there))
     if missing:
-        raise FindingNotFoundError(f"{source}: has no project {missing[0]!r}")
+        raise FindingNotFoundError(f"{chain.paths[0]}: has no project {missing[0]!r}")
     return there if projects is None else sorted(set(projects))
 
 
@@ -116,15 +108,6 @@ def _check_target(unit: Records, mode: Mode) -> None:
         raise StorageConflictError(
             f"the store holds {len(there)} projects ({there[0]!r}, ...); restore into an empty one, or replace or merge"
         )
-
-
-def backup_rows(source: pathlib.Path, key: Key | None, projects: Collection[str]) -> Iterator[Rows]:
-    """Yield the records of projects of a backup; of a section without any, an empty list."""
-    wanted = set(projects)
-    with reading(source, key) as reader:
-        for part in reader.parts():
-            if part.project.id in wanted:
-                yield Rows(part.project, part.section, part.lines)
 
 
 def _load_all(

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from findings_orm.backup.lines import pack, pack_ascii
+from findings_orm.backup.manifest import ProjectHead
+from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.importing import current_document
 from findings_orm.plain import (
@@ -33,19 +35,27 @@ Key = tuple[Any, ...]
 Record = dict[str, Any]
 
 
-def section_lines(unit: Records, project_id: str, section: str) -> Iterator[list[bytes]]:
-    """Yield the lines of one section of a project, by their keys, in batches."""
+def project_head(unit: Records, project_id: str) -> ProjectHead:
+    """Return the line that begins a project."""
+    state = unit.project_state(project_id)
+    if state is None:  # the snapshot has just named it
+        raise StorageUnavailableError(f"project {project_id!r} vanished")
+    return ProjectHead(id=project_id, revision=state.revision, created_at=state.created_at)
+
+
+def section_lines(unit: Records, project_id: str, section: str) -> Iterator[list[tuple[Key, bytes]]]:
+    """Yield the lines of one section of a project with their keys, in the order of these, in batches."""
     if section == "runs":
         for runs in batches(unit.runs(project_id), BATCH):
-            yield [pack({"run": put_run(run)}) for run in runs]
+            yield [((run.number,), pack({"run": put_run(run)})) for run in runs]
     elif section == "findings":
         for rows in unit.all_findings(project_id):
-            yield [finding_line(row) for row in rows]
+            yield [((row.identity.finding_id,), finding_line(row)) for row in rows]
     elif section == "events":
         yield from _event_lines(unit, project_id)
     else:
         for originals in unit.all_rejected(project_id):
-            yield [pack_ascii({"rejected": put_original(one)}) for one in originals]
+            yield [((one.rejected_id,), pack_ascii({"rejected": put_original(one)})) for one in originals]
 
 
 def finding_line(row: Kept) -> bytes:
@@ -56,14 +66,14 @@ def finding_line(row: Kept) -> bytes:
     return pack(record)
 
 
-def _event_lines(unit: Records, project_id: str) -> Iterator[list[bytes]]:
+def _event_lines(unit: Records, project_id: str) -> Iterator[list[tuple[Key, bytes]]]:
     finding_id, number = "", 0
     for events in unit.all_events(project_id):
         lines = []
         for event in events:
             number = number + 1 if event.finding_id == finding_id else 0
             finding_id = event.finding_id
-            lines.append(pack({"event": put_event(event), "n": number}))
+            lines.append(((finding_id, number), pack({"event": put_event(event), "n": number})))
         yield lines
 
 

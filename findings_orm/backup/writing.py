@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pathlib
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import BinaryIO
 
+from findings_orm.backup.chains import Chain, Survey, chain_of, survey
 from findings_orm.backup.encryption import Key, encrypting
 from findings_orm.backup.files import replacing
-from findings_orm.backup.frames import FRAME_TEXT, FrameWriter
-from findings_orm.backup.lines import pack
-from findings_orm.backup.manifest import FORMAT, Manifest, Place, ProjectHead, SectionEnd, State
+from findings_orm.backup.incremental import write_changes
+from findings_orm.backup.manifest import FORMAT, Manifest, Since
 from findings_orm.backup.progress import SILENT, Progress
-from findings_orm.backup.reading import seal_line
-from findings_orm.backup.sections import SECTIONS, section_lines
-from findings_orm.errors import FindingNotFoundError, StorageUnavailableError, StorageValidationError
+from findings_orm.backup.sections import SECTIONS, project_head, section_lines
+from findings_orm.backup.verifying import verify_backup
+from findings_orm.backup.writer import LEVEL, Writer
+from findings_orm.errors import (
+    FindingNotFoundError,
+    SchemaVersionError,
+    StorageValidationError,
+)
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.ids import now, uuid7
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
 from findings_orm.records import Records
 from findings_orm.store import Store
-
-LEVEL = 3
-"""The level of compression: 1 (fast) to 19 (small)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,93 +64,12 @@ class BackupReport:
     since: str | None = None
 
 
-@dataclass(slots=True)
-class Writer:
-    """Writes the lines of a backup, in frames."""
-
-    stream: BinaryIO
-    manifest: Manifest
-    level: int = LEVEL
-    records: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 0))
-    text_bytes: int = 0
-    _lines: int = 0
-    _frames: FrameWriter = field(init=False)
-    _project: ProjectHead | None = None
-    _section: str = ""
-    _count: int = 0
-    _sha256: hashlib._Hash = field(default_factory=hashlib.sha256)
-
-    def __post_init__(self) -> None:
-        self._frames = FrameWriter(self.stream, self.level)
-        self._write([pack({"manifest": self.manifest.model_dump(exclude_defaults=True)})])
-
-    def _write(self, lines: list[bytes]) -> None:
-        text = b"".join(lines)
-        self._lines += len(lines)
-        self.text_bytes += len(text)
-        self._frames.write(text)
-        if self._frames.text >= FRAME_TEXT:
-            self._frames.end_frame()
-
-    def _place(self) -> None:
-        """Say where the frame is that begins, unless it is the first."""
-        if self._frames.text:
-            return
-        number, line, section = self._frames.frames + 1, self._lines + 1, self._section or None
-        place = Place(number=number, line=line, project=self._project, section=section, count=self._count)
-        self._write([pack({"frame": place.model_dump()})])
-
-    def begin(self, project: ProjectHead) -> None:
-        """Begin a project."""
-        self._place()
-        self._write([pack({"project": project.model_dump()})])
-        self._project = project
-        self._enter(SECTIONS[0])
-
-    def _enter(self, section: str) -> None:
-        self._section, self._count, self._sha256 = section, 0, hashlib.sha256()
-
-    def add(self, lines: list[bytes]) -> None:
-        """Add records (or what was removed) of the section that is open."""
-        if not lines:
-            return
-        self._place()
-        self._sha256.update(b"".join(lines))
-        self._count += len(lines)
-        self._write(lines)
-
-    def end_section(self, state: State | None = None, *, known: bool = True) -> None:
-        """End the section that is open, and with the last one the project.
-
-        Args:
-            state: the records that the project has of it, where these are not those that were added.
-            known: whether that is known at all.
-        """
-        self._place()
-        digest = self._sha256.hexdigest()
-        if known:
-            state = state or State(count=self._count, sha256=digest)
-        end = SectionEnd(name=self._section, count=self._count, sha256=digest, state=state)
-        self._write([pack({"section": end.model_dump()})])
-        self.records[self._section] += self._count
-        position = SECTIONS.index(self._section) + 1
-        if position < len(SECTIONS):
-            self._enter(SECTIONS[position])
-        else:
-            self._project = None
-            self._enter("")
-
-    def seal(self) -> tuple[int, str]:
-        """Close the backup; return its size and the SHA-256 that its seal holds."""
-        backup_id, lines = self.manifest.id, self._lines
-        return self._frames.seal(lambda size, sha256: seal_line(backup_id, lines, size, sha256))
-
-
 def write_backup(
     store: FindingStore,
     path: str | os.PathLike[str],
     *,
     projects: Collection[str] | None = None,
+    since: str | os.PathLike[str] | None = None,
     key: Key | None = None,
     level: int = LEVEL,
     verify: bool = True,
@@ -163,6 +83,8 @@ def write_backup(
         store: a store of this package.
         path: the file.
         projects: the projects to save; None means all.
+        since: an earlier backup: only what differs from it is written. The ones that it needs itself have to lie in its
+            folder, and `key` has to open them.
         key: encrypt it for these keys.
         level: of compression, 1 to 19.
         verify: read it back and check everything before it takes its place.
@@ -172,18 +94,27 @@ def write_backup(
         FindingNotFoundError: the store lacks a project that was named.
         StorageUnavailableError: store or file can't be read or written.
         StorageConflictError: another process writes the same file.
-        StorageIntegrityError: what was read back differs; the old file is as it was.
+        StorageIntegrityError: what was read back differs, or an earlier backup is damaged; the old file is as it was.
+        SchemaVersionError: the earlier backup has another schema version; make a full one.
     """
     start = time.monotonic()
     target = pathlib.Path(path)
     check_level(level)
+    continued = None if since is None else chain_to_continue(pathlib.Path(since), key)
     with replacing(target) as (beside, file):
         with records_of(store).snapshot() as unit, encrypted(file, key) as stream:
             chosen = chosen_projects(unit, projects)
             manifest = manifest_of(unit, chosen, records_of(store).adapter)
+            if continued is not None:
+                chain, newest = continued
+                before = Since(id=chain.newest.id, sha256=newest.sha256)
+                manifest = manifest.model_copy(update={"since": before})
             progress.phase("", manifest.findings)
             writer = Writer(stream, manifest, level)
-            write_projects(writer, unit, progress)
+            if continued is None:
+                write_projects(writer, unit, progress)
+            else:
+                write_changes(writer, unit, chain, newest, progress)
             _, sha256 = writer.seal()
         file.flush()
         if verify:
@@ -200,6 +131,7 @@ def write_backup(
         writer.text_bytes,
         time.monotonic() - start,
         verify,
+        manifest.since.id if manifest.since else None,
     )
 
 
@@ -241,6 +173,24 @@ def chosen_projects(unit: Records, projects: Collection[str] | None) -> list[str
     return known if projects is None else sorted(set(projects))
 
 
+def chain_to_continue(path: pathlib.Path, key: Key | None) -> tuple[Chain, Survey]:
+    """Return the chain that ends with a backup, whole and of the current schema, and what was seen of that backup.
+
+    Raises:
+        SchemaVersionError: it is of another schema.
+        StorageIntegrityError: one of them is damaged or missing.
+    """
+    chain = chain_of(path, key)
+    if chain.newest.schema_version != SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{path}: its findings have schema {chain.newest.schema_version}, those of the store {SCHEMA_VERSION}: "
+            "make a full backup"
+        )
+    surveys = [survey(each, key) for each in chain.paths]
+    chain.check_links([each.sha256 for each in surveys])
+    return chain, surveys[0]
+
+
 def manifest_of(unit: Records, projects: list[str], source: str) -> Manifest:
     """Return the manifest of a new full backup."""
     return Manifest(
@@ -268,23 +218,13 @@ def write_projects(writer: Writer, unit: Records, progress: Progress) -> None:
         writer.begin(project_head(unit, project_id))
         for section in SECTIONS:
             for lines in section_lines(unit, project_id, section):
-                writer.add(lines)
+                writer.add([line for _, line in lines])
                 if section == "findings":
                     progress.add(len(lines))
             writer.end_section()
 
 
-def project_head(unit: Records, project_id: str) -> ProjectHead:
-    """Return the line that begins a project."""
-    state = unit.project_state(project_id)
-    if state is None:  # the snapshot has just named it
-        raise StorageUnavailableError(f"project {project_id!r} vanished")
-    return ProjectHead(id=project_id, revision=state.revision, created_at=state.created_at)
-
-
 def read_back(path: pathlib.Path, key: Key | None, sha256: str, progress: Progress) -> None:
     """Verify what was written."""
-    from findings_orm.backup.verifying import verify_backup
-
     if key is None or key.secret:
         verify_backup(path, key=key, progress=progress, expected=sha256)

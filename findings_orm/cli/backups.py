@@ -61,6 +61,7 @@ app.add_typer(backups)
 @command(
     "create",
     "findings backup nightly.jsonl.zst",
+    "findings backup monday.jsonl.zst --since sunday.jsonl.zst",
     "findings backup nightly.jsonl.zst.age --key public.txt --project acme-api",
     group=backups,
 )
@@ -70,6 +71,12 @@ def create(
         Path, typer.Argument(metavar="FILE", help="Where to; replaced only once all is written and verified.")
     ],
     projects: Projects = None,
+    since: Annotated[
+        Path | None,
+        typer.Option(
+            "--since", metavar="FILE", help="Only what changed since this backup (an incremental one)."
+        ),
+    ] = None,
     key: KeyFile = None,
     level: Annotated[int, typer.Option("--level", metavar="1-19", help="How hard to compress.")] = 3,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read it back and check it.")] = True,
@@ -88,6 +95,7 @@ def create(
             store,
             path,
             projects=split(projects) if projects else None,
+            since=since,
             key=keys,
             level=level,
             verify=verify,

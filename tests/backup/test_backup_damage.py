@@ -170,10 +170,10 @@ def text_of(path: pathlib.Path) -> bytes:
         return zstd.decompress(path.read_bytes())
 
 
-def rewrite(path: pathlib.Path, lines: list[bytes]) -> pathlib.Path:
+def rewrite(path: pathlib.Path, lines: list[bytes], level: int = 3) -> pathlib.Path:
     """Write lines, the last of which is the seal, as a backup whose container is whole."""
     with path.open("wb") as stream:
-        frames = FrameWriter(stream, 3)
+        frames = FrameWriter(stream, level)
         frames.write(b"".join(lines[:-1]))
         end = json.loads(lines[-1])["end"]
         frames.seal(

@@ -1,0 +1,89 @@
+"""What changed since an earlier backup: the store and that backup, both sorted by key, read side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+
+from findings_orm.backup.chains import Chain, Rows, Survey
+from findings_orm.backup.lines import pack, unpack
+from findings_orm.backup.manifest import State
+from findings_orm.backup.progress import Progress
+from findings_orm.backup.sections import BATCH, SECTIONS, Key, key_of, project_head, section_lines
+from findings_orm.backup.writer import Writer
+from findings_orm.records import Records, batches
+
+
+def write_changes(writer: Writer, unit: Records, chain: Chain, newest: Survey, progress: Progress) -> None:
+    """Write what the projects of the manifest have that the chain does not have, and what they no longer have.
+
+    A project with the revision that the newest backup has is the same and is not read.
+    """
+    known = {one for one, revision in newest.revisions.items() if revision and revision == unit.revision(one)}
+    before = _Before(chain.rows(skip=known))
+    for project_id in writer.manifest.projects:
+        writer.begin(project_head(unit, project_id))
+        for number, section in enumerate(SECTIONS):
+            if project_id in known:
+                writer.end_section(newest.states[project_id][section], known=False)
+            else:
+                state = _write_section(writer, unit, before.section(project_id, number), progress)
+                writer.end_section(state)
+    before.finish()
+
+
+class _Before:
+    """The records of the chain, section by section."""
+
+    def __init__(self, rows: Iterator[Rows]) -> None:
+        self._rows = rows
+        self._next = next(rows, None)
+
+    def section(self, project_id: str, number: int) -> Iterator[tuple[Key, bytes]]:
+        """Yield the keys and lines of a section; what comes before it in the chain is skipped."""
+        while self._next is not None and self._place(self._next) < (project_id, number):
+            self._next = next(self._rows, None)
+        while self._next is not None and self._place(self._next) == (project_id, number):
+            for line in self._next.lines:
+                yield key_of(self._next.section, unpack(line)), line
+            self._next = next(self._rows, None)
+
+    def finish(self) -> None:
+        """Read the rest, which checks it."""
+        for _ in self._rows:
+            pass
+
+    @staticmethod
+    def _place(rows: Rows) -> tuple[str, int]:
+        return rows.project.id, SECTIONS.index(rows.section)
+
+
+def _write_section(
+    writer: Writer, unit: Records, before: Iterator[tuple[Key, bytes]], progress: Progress
+) -> State:
+    """Write the changes of the section that is open; return what the section has now."""
+    project, section = writer.open_section
+    old = next(before, None)
+    digest, count = hashlib.sha256(), 0
+    for lines in section_lines(unit, project, section):
+        changes = []
+        for key, line in lines:
+            while old is not None and old[0] < key:
+                changes.append(pack({"removed": old[0]}))
+                old = next(before, None)
+            if old is not None and old[0] == key:
+                if old[1] != line[:-1]:
+                    changes.append(line)
+                old = next(before, None)
+            else:
+                changes.append(line)
+            digest.update(line)
+        count += len(lines)
+        writer.add(changes)
+        if section == "findings":
+            progress.add(len(lines))
+    if old is not None:
+        for rest in batches(itertools.chain([old], before), BATCH):
+            writer.add([pack({"removed": key}) for key, _ in rest])
+    return State(count=count, sha256=digest.hexdigest())
