@@ -3,6 +3,7 @@
 Needs the extra ``backup`` (zstd, and pyrage for encrypted files). The format is specified in docs/backup-format.md.
 """
 
+from findings_orm.backup.copying import CopyReport, copy_store
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.manifest import Manifest
 from findings_orm.backup.restoring import RestoreReport, restore_backup
@@ -11,10 +12,12 @@ from findings_orm.backup.writing import BackupReport, write_backup
 
 __all__ = [
     "BackupReport",
+    "CopyReport",
     "Key",
     "Manifest",
     "RestoreReport",
     "VerifyReport",
+    "copy_store",
     "restore_backup",
     "verify_backup",
     "write_backup",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import pathlib
 from collections.abc import Collection, Iterator, Sequence
@@ -14,7 +13,7 @@ from findings_orm.backup.encryption import Key
 from findings_orm.backup.lines import unpack
 from findings_orm.backup.manifest import Manifest, ProjectHead, State
 from findings_orm.backup.reading import Reader, reading
-from findings_orm.backup.sections import BATCH, SECTIONS, key_of
+from findings_orm.backup.sections import BATCH, SECTIONS, Tally, key_of
 from findings_orm.backup.sections import Key as RecordKey
 from findings_orm.errors import StorageError, StorageIntegrityError
 
@@ -92,7 +91,7 @@ class Chain:
         """
         wanted = set(self.newest.projects if projects is None else projects) - set(skip)
         lines: list[bytes] = []
-        digest, count = hashlib.sha256(), 0
+        tally = Tally()
         if len(self.paths) == 1:
             yield from self._plain(wanted)
             return
@@ -103,18 +102,16 @@ class Chain:
                     lines.append(entry.line)
                     if len(lines) < BATCH:
                         continue
-                digest.update(b"".join(line + b"\n" for line in lines))
-                count += len(lines)
+                tally.add([line + b"\n" for line in lines])
                 yield Rows(project, section, lines)
                 lines = []
                 if entry.line is None:
-                    found = State(count=count, sha256=digest.hexdigest())
-                    if entry.state not in (None, found):
+                    if entry.state not in (None, tally.state):
                         raise StorageIntegrityError(
                             f"{self.paths[0]}: the {section} of project {project.id!r} don't add up: "
-                            f"{found!r} instead of {entry.state!r}"
+                            f"{tally.state!r} instead of {entry.state!r}"
                         )
-                    digest, count = hashlib.sha256(), 0
+                    tally = Tally()
 
     def _plain(self, wanted: set[str]) -> Iterator[Rows]:
         """Yield the records of a chain of one, which needs no folding."""

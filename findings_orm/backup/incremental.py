@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 
@@ -10,7 +9,7 @@ from findings_orm.backup.chains import Chain, Rows, Survey
 from findings_orm.backup.lines import pack, unpack
 from findings_orm.backup.manifest import State
 from findings_orm.backup.progress import Progress
-from findings_orm.backup.sections import BATCH, SECTIONS, Key, key_of, project_head, section_lines
+from findings_orm.backup.sections import BATCH, SECTIONS, Key, Tally, key_of, project_head, section_lines
 from findings_orm.backup.writer import Writer
 from findings_orm.records import Records, batches
 
@@ -65,7 +64,7 @@ def _write_section(
     """Write the changes of the section that is open; return what the section has now."""
     project, section = writer.open_section
     old = next(before, None)
-    digest, count = hashlib.sha256(), 0
+    tally = Tally()
     for lines in section_lines(unit, project, section):
         changes = []
         for key, line in lines:
@@ -78,12 +77,11 @@ def _write_section(
                 old = next(before, None)
             else:
                 changes.append(line)
-            digest.update(line)
-        count += len(lines)
+        tally.add([line for _, line in lines])
         writer.add(changes)
         if section == "findings":
             progress.add(len(lines))
     if old is not None:
         for rest in batches(itertools.chain([old], before), BATCH):
             writer.add([pack({"removed": key}) for key, _ in rest])
-    return State(count=count, sha256=digest.hexdigest())
+    return tally.state

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from findings_orm.backup.lines import pack, pack_ascii
-from findings_orm.backup.manifest import ProjectHead
+from findings_orm.backup.manifest import ProjectHead, State
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.importing import current_document
@@ -20,6 +21,7 @@ from findings_orm.plain import (
     put_original,
     put_run,
 )
+from findings_orm.port import Event
 from findings_orm.records import Kept, Records, Stored, Streak, batches
 
 RECORD = {"runs": "run", "findings": "finding", "events": "event", "rejected": "rejected"}
@@ -43,19 +45,47 @@ def project_head(unit: Records, project_id: str) -> ProjectHead:
     return ProjectHead(id=project_id, revision=state.revision, created_at=state.created_at)
 
 
+def section_values(unit: Records, project_id: str, section: str) -> Iterator[list[Any]]:
+    """Yield what a project has of a section (runs, `Kept` findings, events, refused originals) in batches, by keys."""
+    if section == "findings":
+        return unit.all_findings(project_id)
+    if section == "events":
+        return unit.all_events(project_id)
+    if section == "runs":
+        return batches(unit.runs(project_id), BATCH)
+    return unit.all_rejected(project_id)
+
+
 def section_lines(unit: Records, project_id: str, section: str) -> Iterator[list[tuple[Key, bytes]]]:
     """Yield the lines of one section of a project with their keys, in the order of these, in batches."""
-    if section == "runs":
-        for runs in batches(unit.runs(project_id), BATCH):
-            yield [((run.number,), pack({"run": put_run(run)})) for run in runs]
-    elif section == "findings":
-        for rows in unit.all_findings(project_id):
-            yield [((row.identity.finding_id,), finding_line(row)) for row in rows]
-    elif section == "events":
-        yield from _event_lines(unit, project_id)
-    else:
-        for originals in unit.all_rejected(project_id):
-            yield [((one.rejected_id,), pack_ascii({"rejected": put_original(one)})) for one in originals]
+    encoder = Encoder(section)
+    for values in section_values(unit, project_id, section):
+        yield encoder.lines(values)
+
+
+class Encoder:
+    """Makes the lines of one section of a project; it counts the events of each finding."""
+
+    def __init__(self, section: str) -> None:
+        self._section = section
+        self._finding_id = ""
+        self._number = 0
+
+    def lines(self, values: list[Any]) -> list[tuple[Key, bytes]]:
+        """Return the lines of the values that come next, with their keys."""
+        if self._section == "findings":
+            return [((row.identity.finding_id,), finding_line(row)) for row in values]
+        if self._section == "events":
+            return [self._event(event) for event in values]
+        if self._section == "runs":
+            return [((run.number,), pack({"run": put_run(run)})) for run in values]
+        return [((one.rejected_id,), pack_ascii({"rejected": put_original(one)})) for one in values]
+
+    def _event(self, event: Event) -> tuple[Key, bytes]:
+        self._number = self._number + 1 if event.finding_id == self._finding_id else 0
+        self._finding_id = event.finding_id
+        record = {"event": put_event(event), "n": self._number}
+        return (event.finding_id, self._number), pack(record)
 
 
 def finding_line(row: Kept) -> bytes:
@@ -66,15 +96,22 @@ def finding_line(row: Kept) -> bytes:
     return pack(record)
 
 
-def _event_lines(unit: Records, project_id: str) -> Iterator[list[tuple[Key, bytes]]]:
-    finding_id, number = "", 0
-    for events in unit.all_events(project_id):
-        lines = []
-        for event in events:
-            number = number + 1 if event.finding_id == finding_id else 0
-            finding_id = event.finding_id
-            lines.append(((finding_id, number), pack({"event": put_event(event), "n": number})))
-        yield lines
+class Tally:
+    """Counts the lines of a section and takes their digest."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sha256 = hashlib.sha256()
+
+    def add(self, lines: list[bytes]) -> None:
+        """Take lines, with their newlines."""
+        self._count += len(lines)
+        self._sha256.update(b"".join(lines))
+
+    @property
+    def state(self) -> State:
+        """What was taken so far."""
+        return State(count=self._count, sha256=self._sha256.hexdigest())
 
 
 def key_of(section: str, record: Record) -> Key:

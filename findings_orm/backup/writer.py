@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -10,7 +9,7 @@ from findings_orm.backup.frames import FRAME_TEXT, FrameWriter
 from findings_orm.backup.lines import pack
 from findings_orm.backup.manifest import Manifest, Place, ProjectHead, SectionEnd, State
 from findings_orm.backup.reading import seal_line
-from findings_orm.backup.sections import SECTIONS
+from findings_orm.backup.sections import SECTIONS, Tally
 
 LEVEL = 3
 """The level of compression: 1 (fast) to 19 (small)."""
@@ -29,8 +28,7 @@ class Writer:
     _frames: FrameWriter = field(init=False)
     _project: ProjectHead | None = None
     _section: str = ""
-    _count: int = 0
-    _sha256: hashlib._Hash = field(default_factory=hashlib.sha256)
+    _tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
         self._frames = FrameWriter(self.stream, self.level)
@@ -49,7 +47,9 @@ class Writer:
         if self._frames.text:
             return
         number, line, section = self._frames.frames + 1, self._lines + 1, self._section or None
-        place = Place(number=number, line=line, project=self._project, section=section, count=self._count)
+        place = Place(
+            number=number, line=line, project=self._project, section=section, count=self._tally.state.count
+        )
         self._write([pack({"frame": place.model_dump()})])
 
     @property
@@ -65,15 +65,14 @@ class Writer:
         self._enter(SECTIONS[0])
 
     def _enter(self, section: str) -> None:
-        self._section, self._count, self._sha256 = section, 0, hashlib.sha256()
+        self._section, self._tally = section, Tally()
 
     def add(self, lines: list[bytes]) -> None:
         """Add records (or what was removed) of the section that is open."""
         if not lines:
             return
         self._place()
-        self._sha256.update(b"".join(lines))
-        self._count += len(lines)
+        self._tally.add(lines)
         self._write(lines)
 
     def end_section(self, state: State | None = None, *, known: bool = True) -> None:
@@ -84,12 +83,12 @@ class Writer:
             known: whether that is known at all.
         """
         self._place()
-        digest = self._sha256.hexdigest()
+        written = self._tally.state
         if known:
-            state = state or State(count=self._count, sha256=digest)
-        end = SectionEnd(name=self._section, count=self._count, sha256=digest, state=state)
+            state = state or written
+        end = SectionEnd(name=self._section, count=written.count, sha256=written.sha256, state=state)
         self._write([pack({"section": end.model_dump()})])
-        self.records[self._section] += self._count
+        self.records[self._section] += written.count
         position = SECTIONS.index(self._section) + 1
         if position < len(SECTIONS):
             self._enter(SECTIONS[position])

@@ -12,6 +12,7 @@ from findings_orm.cli import (  # noqa: F401, I001  # imported for their command
     access,
     files,
     backups,
+    copying,
     cache,
 )
 from findings_orm.cli.root import app

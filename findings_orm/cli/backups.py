@@ -102,7 +102,7 @@ def create(
             progress=tracker,
         )
     if form == "json":
-        session.out.json(_as_json(report))
+        session.out.json(as_json(report))
         return
     with session.out.report():
         _say_backup(session.out, report)
@@ -167,7 +167,7 @@ def restore(
             progress=tracker,
         )
     if form == "json":
-        session.out.json(_as_json(report))
+        session.out.json(as_json(report))
         return
     with session.out.report():
         _say_restored(session.out, report)
@@ -182,7 +182,7 @@ def verify_file(ctx: typer.Context, path: Backup, key: KeyFile = None, form: AsJ
     with Tracker(session.out, f"verify {path.name}") as tracker:
         report = backup.verify_backup(path, key=key_of(key), progress=tracker)
     if form == "json":
-        session.out.json(_as_json(report))
+        session.out.json(as_json(report))
         return
     with session.out.report():
         _say_verified(session.out, path, report)
@@ -205,27 +205,21 @@ def key_of(path: Path | None) -> Key | None:
     return library().Key.of_text(text, KEY_VARIABLE) if text.strip() else None
 
 
-def _as_json(report: Any) -> dict[str, Any]:
-    from dataclasses import asdict
+def as_json(report: Any) -> Any:
+    """Return a report as plain JSON values."""
+    from pydantic_core import to_jsonable_python
 
-    found = asdict(report)
-    return {
-        name: value.model_dump()
-        if hasattr(value, "model_dump")
-        else str(value)
-        if isinstance(value, Path)
-        else value
-        for name, value in found.items()
-    }
+    return to_jsonable_python(report)
 
 
-def _counted(records: dict[str, int]) -> str:
+def counted(records: dict[str, int]) -> str:
+    """Return how many records of each section there are, in words."""
     return ", ".join(f"{count:,} {name}" for name, count in records.items())
 
 
 def _say_backup(out: Output, report: BackupReport) -> None:
     speed = report.text_bytes / 1e6 / report.seconds
-    out.line(f"{report.path}: {report.projects:,} projects, {_counted(report.records)}")
+    out.line(f"{report.path}: {report.projects:,} projects, {counted(report.records)}")
     out.line(
         f"{report.bytes / 1e6:,.1f} MB ({report.text_bytes / 1e6:,.1f} MB of text) in {report.seconds:,.1f} s, "
         f"{speed:,.0f} MB/s, {'verified' if report.verified else 'not verified'}"
@@ -234,14 +228,14 @@ def _say_backup(out: Output, report: BackupReport) -> None:
 
 def _say_restored(out: Output, report: RestoreReport) -> None:
     done = "would be restored" if report.dry_run else "restored"
-    out.line(f"{len(report.projects):,} projects {done}: {_counted(report.records)}")
+    out.line(f"{len(report.projects):,} projects {done}: {counted(report.records)}")
     if report.migrated_from:
         out.line(f"documents were brought here from schema {report.migrated_from}")
 
 
 def _say_verified(out: Output, path: Path, report: VerifyReport) -> None:
     manifest = report.manifest
-    out.line(f"{path} is intact: {len(manifest.projects):,} projects, {_counted(report.records)}")
+    out.line(f"{path} is intact: {len(manifest.projects):,} projects, {counted(report.records)}")
     out.line(
         f"made {manifest.created_at} of a {manifest.source} store, schema {manifest.schema_version}, id {manifest.id}"
     )

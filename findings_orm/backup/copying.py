@@ -1,0 +1,213 @@
+"""A whole installation moved into another store, project by project, each compared before it is committed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from findings_orm.backup.manifest import State
+from findings_orm.backup.progress import SILENT, Progress
+from findings_orm.backup.sections import SECTIONS, Encoder, Tally, load, section_lines, section_values
+from findings_orm.backup.writing import chosen_projects, records_of
+from findings_orm.errors import StorageConflictError, StorageIntegrityError
+from findings_orm.port import FindingStore
+from findings_orm.query import FindingQuery
+from findings_orm.records import ProjectState, Records
+from findings_orm.store import Store
+
+States = dict[str, State]
+"""Section to the number and the SHA-256 of its lines: what `copy_store` compares."""
+
+
+@dataclass(slots=True)
+class CopyReport:
+    """What was copied. Every project that it names is the same on both sides: counts and SHA-256 of all records.
+
+    Attributes:
+        copied: projects that were written, in the order in which they were; one that changed meanwhile several times.
+        same: projects that were there already, from an earlier copy.
+        removed: projects that were deleted at the source while it was followed.
+        states: project to section to count and SHA-256.
+        passes: how often the source was looked at.
+        last_pass_seconds: how long the last one took: the downtime of a switch-over.
+        seconds: how long all took.
+    """
+
+    copied: list[str] = field(default_factory=list)
+    same: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    states: dict[str, States] = field(default_factory=dict)
+    passes: int = 0
+    last_pass_seconds: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def records(self) -> dict[str, int]:
+        """How many records of each section the copied projects have."""
+        return {
+            section: sum(states[section].count for states in self.states.values()) for section in SECTIONS
+        }
+
+
+def copy_store(
+    source: FindingStore,
+    target: FindingStore,
+    *,
+    projects: Collection[str] | None = None,
+    replace: bool = False,
+    follow: Callable[[CopyReport], bool] | None = None,
+    progress: Progress = SILENT,
+) -> CopyReport:
+    """Copy a store into another one of any kind, with everything: as a restored backup, without the file.
+
+    The source is read as it is at one instant. Each project is one transaction of the target, committed only when what
+    it holds then has the counts and digests of the source. A copy that was cut short is resumed by doing it again: projects
+    that are there and the same are compared and left. Other projects of the target are left alone.
+
+    Args:
+        source: a store of this package.
+        target: another one.
+        projects: which ones; None means all.
+        replace: write over projects of the target that differ from those of the source.
+        follow: called when both sides are the same as of a moment ago; while it returns True, what changed at the source
+            meanwhile (also what was deleted there) is copied again. For a switch-over let it return False once nothing
+            writes to the source any more: the pass after that is the last.
+        progress: is told how far the work is.
+
+    Raises:
+        StorageConflictError: the target has a project that differs (without `replace`), or somebody wrote to a project there
+            while it was followed.
+        StorageIntegrityError: what arrived differs from the source; it was not committed.
+        FindingNotFoundError: the source lacks a project that was named.
+    """
+    start = time.monotonic()
+    copy = _Copy(records_of(source), records_of(target), projects, replace, progress)
+    copy.run_pass()
+    while follow is not None:
+        going_on = follow(copy.report)
+        copy.run_pass()
+        if not going_on:
+            break
+    copy.report.seconds = time.monotonic() - start
+    return copy.report
+
+
+class _Copy:
+    def __init__(
+        self,
+        source: Store,
+        target: Store,
+        projects: Collection[str] | None,
+        replace: bool,
+        progress: Progress,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._projects = projects
+        self._replace = replace
+        self._progress = progress
+        self._revisions: dict[str, int] = {}
+        self.report = CopyReport()
+
+    def run_pass(self) -> None:
+        """Bring every project of the target to what the source has now."""
+        start = time.monotonic()
+        with self._source.snapshot() as unit:
+            if self._revisions and self._projects is not None:
+                chosen = sorted(set(self._projects) & set(unit.projects()))
+            else:
+                chosen = chosen_projects(unit, self._projects)
+            changed = [one for one in chosen if self._revisions.get(one) != unit.revision(one)]
+            total = sum(unit.count(FindingQuery(project_id=one)) for one in changed)
+            self._progress.phase("copying, ", total)
+            for project_id in changed:
+                self._bring(unit, project_id)
+        for project_id in sorted(self._revisions.keys() - set(chosen)):
+            self._remove(project_id)
+        self.report.passes += 1
+        self.report.last_pass_seconds = time.monotonic() - start
+
+    def _bring(self, unit: Records, project_id: str) -> None:
+        state = unit.project_state(project_id)
+        if state is None:  # the snapshot has just named it
+            raise StorageIntegrityError(f"project {project_id!r} vanished")
+        if project_id not in self._revisions and self._target.revision(project_id) == state.revision:
+            self._compare(unit, project_id)
+        else:
+            with self._target.writing() as out:
+                self._make_room(out, project_id)
+                self.report.states[project_id] = self._write(unit, out, project_id, state)
+            self.report.copied.append(project_id)
+        self._revisions[project_id] = state.revision
+
+    def _compare(self, unit: Records, project_id: str) -> None:
+        """Compare a project that an earlier copy brought."""
+        with self._target.snapshot() as out:
+            there, here = states_of(out, project_id), states_of(unit, project_id)
+        if there != here:
+            raise StorageIntegrityError(
+                f"project {project_id!r} has the same revision on both sides, but {_difference(here, there)}"
+            )
+        self.report.states[project_id] = here
+        self.report.same.append(project_id)
+
+    def _make_room(self, out: Records, project_id: str) -> None:
+        found = out.revision(project_id)
+        if not found:
+            return
+        known = self._revisions.get(project_id)
+        if known is not None and known != found:
+            raise StorageConflictError(
+                f"somebody wrote to project {project_id!r} of the target while it was followed"
+            )
+        if known is None and not self._replace:
+            raise StorageConflictError(
+                f"the target has a project {project_id!r} that differs; copy into an empty store, or replace it"
+            )
+        out.delete_project(project_id)
+
+    def _write(self, unit: Records, out: Records, project_id: str, state: ProjectState) -> States:
+        out.put_project(project_id, state)
+        written: States = {}
+        for section in SECTIONS:
+            tally, encoder = Tally(), Encoder(section)
+            for values in section_values(unit, project_id, section):
+                tally.add([line for _, line in encoder.lines(values)])
+                load(out, project_id, state.revision, section, values)
+                if section == "findings":
+                    self._progress.add(len(values))
+            written[section] = tally.state
+        arrived = states_of(out, project_id)
+        if arrived != written:
+            raise StorageIntegrityError(
+                f"project {project_id!r} did not arrive as it was: {_difference(written, arrived)}; nothing was committed"
+            )
+        return written
+
+    def _remove(self, project_id: str) -> None:
+        """Remove a project that was deleted at the source."""
+        with self._target.writing() as out:
+            if out.revision(project_id) not in (0, self._revisions[project_id]):
+                raise StorageConflictError(
+                    f"project {project_id!r} was deleted at the source, but somebody wrote to it in the target"
+                )
+            out.delete_project(project_id)
+        del self._revisions[project_id], self.report.states[project_id]
+        self.report.removed.append(project_id)
+
+
+def states_of(unit: Records, project_id: str) -> States:
+    """Return how many records of each section a project has, and their digests: equal ones mean equal projects."""
+    found: States = {}
+    for section in SECTIONS:
+        tally = Tally()
+        for lines in section_lines(unit, project_id, section):
+            tally.add([line for _, line in lines])
+        found[section] = tally.state
+    return found
+
+
+def _difference(expected: States, found: States) -> str:
+    section = next(name for name in SECTIONS if expected[name] != found[name])
+    return f"the {section} differ: {found[section].count} instead of {expected[section].count}"
