@@ -57,7 +57,11 @@ class Proxy:
                 if self.refuse:
                     self._end(client)
                     continue
-                server = socket.create_connection(("127.0.0.1", self._target))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:
+                    self._end(client)
+                    continue
                 self._open |= {client, server}
                 if self.refuse:
                     self.cut()
