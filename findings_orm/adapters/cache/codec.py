@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from pydantic_core import from_json, to_json
 
 from findings_orm.adapters.cache.options import CacheOptions
+from findings_orm.importing import no_collection
 from findings_orm.query import Page, Summary
 
 if sys.version_info >= (3, 14):
@@ -26,6 +27,7 @@ _SUM = 16
 _PLAIN, _COMPRESSED, _TOO_LARGE = b"\0", b"\1", b"\2"
 _LEVEL = 1
 _BATCH = 200
+_LARGE = 2**18
 
 
 class TooLargeError(Exception):
@@ -68,9 +70,16 @@ def encode(value: Any, limit: int) -> bytes:
 def decode(data: bytes, form: Form[T]) -> T:
     """Return the result that JSON holds, new and the caller's own. Raises DamagedError."""
     try:
-        return form.read(from_json(data, allow_inf_nan=False))
+        return form.read(_parsed(data))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedError(str(error)) from error
+
+
+def _parsed(data: bytes) -> Any:
+    if len(data) < _LARGE:
+        return from_json(data, allow_inf_nan=False)
+    with no_collection():
+        return from_json(data, allow_inf_nan=False)
 
 
 class Codec:
