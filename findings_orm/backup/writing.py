@@ -26,6 +26,7 @@ from findings_orm.errors import (
     StorageValidationError,
 )
 from findings_orm.finding import SCHEMA_VERSION
+from findings_orm.forwarding import ForwardingStore
 from findings_orm.ids import now, uuid7
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
@@ -147,8 +148,10 @@ def records_of(store: FindingStore) -> Store:
     Raises:
         StorageValidationError: it is none of this package.
     """
+    if isinstance(store, ForwardingStore):
+        store = store.innermost()
     if not isinstance(store, Store):
-        rule = "must be a store of findings_orm itself, not one around it"
+        rule = "must be a store of findings_orm"
         raise StorageValidationError.of_field("store", rule, store)
     return store
 
