@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -36,15 +35,21 @@ class Measured(NamedTuple):
     peak_mb: float
 
 
+LAUNCH = (
+    "import os, sys, time; start = time.monotonic(); pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ); "
+    "_, status, usage = os.wait4(pid, 0); print(status, time.monotonic() - start, usage.ru_maxrss)"
+)
+"""Starts a command from a small process: what a process had counts for the memory of those that it starts."""
+
+
 def measured(command: list[Any], env: dict[str, str] | None = None) -> Measured:
     """Run a command and return how long it took and the most memory that it had."""
-    start = time.monotonic()
-    process = subprocess.Popen([str(word) for word in command], cwd=ROOT, env=env)  # noqa: S603  # our own
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    words = [sys.executable, "-S", "-c", LAUNCH, *map(str, command)]
+    done = subprocess.run(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+    status, seconds, kilobytes = done.stdout.split()
+    if int(status):
         raise SystemExit(f"failed: {command}")
-    process.returncode = 0
-    return Measured(time.monotonic() - start, usage.ru_maxrss / 1024)
+    return Measured(float(seconds), int(kilobytes) / 1024)
 
 
 def python(code: str, *arguments: object) -> Measured:

@@ -137,7 +137,7 @@ class FrameReader:
             self._buffer += data
 
     def _text(self) -> Iterator[bytes]:
-        decompressor = zstd.ZstdDecompressor()
+        decompressor = new_decompressor()
         while not decompressor.eof:
             if not (data := self._buffer or self._stream.read(_CHUNK)):
                 raise self._damaged("the file ends within the frame: it was cut off")
@@ -162,6 +162,11 @@ class FrameReader:
         raise self._damaged(
             f"the closing record does not fit what is before it: {self.bytes} bytes with SHA-256 {self.sha256}"
         )
+
+
+def new_decompressor() -> zstd.ZstdDecompressor:
+    """Return what decompresses one frame."""
+    return zstd.ZstdDecompressor()
 
 
 def decompressed(decompressor: zstd.ZstdDecompressor, data: bytes, damaged: Damaged) -> Iterator[bytes]:

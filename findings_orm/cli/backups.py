@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import app, command, session_of
 
 if TYPE_CHECKING:
-    from findings_orm.backup import BackupReport, Key, RestoreReport, VerifyReport
+    from findings_orm.backup import BackupReport, Key, RestoreReport, SalvageReport, VerifyReport
     from findings_orm.cli.output import Output
 
 KEY_VARIABLE = "FINDINGS_BACKUP_KEY"
@@ -50,7 +51,7 @@ class BackupGroup(TyperGroup):
 backups = typer.Typer(
     name="backup",
     cls=BackupGroup,
-    help="Back up a store: findings backup FILE. Also: make a key.",
+    help="Back up a store: findings backup FILE. Also: remove old backups, make a key.",
     no_args_is_help=True,
     rich_markup_mode=None,
     epilog="\b\nExample:\n  findings backup nightly.jsonl.zst\n",
@@ -68,7 +69,11 @@ app.add_typer(backups)
 def create(
     ctx: typer.Context,
     path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Where to; replaced only once all is written and verified.")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Where to; replaced only once all is written and verified. In a folder it is named after the time.",
+        ),
     ],
     projects: Projects = None,
     since: Annotated[
@@ -90,6 +95,7 @@ def create(
     backup = library()
     session = session_of(ctx)
     keys = key_of(key)
+    path = _named(path, encrypted=keys is not None)
     with session.store() as store, Tracker(session.out, f"backup {path.name}") as tracker:
         report = backup.write_backup(
             store,
@@ -106,6 +112,51 @@ def create(
         return
     with session.out.report():
         _say_backup(session.out, report)
+
+
+@command(
+    "prune",
+    "findings backup prune /srv/backups --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run",
+    "findings backup prune /srv/backups --keep-last 10 --yes",
+    group=backups,
+)
+def prune(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the backups are.")],
+    keep_last: Annotated[int, typer.Option("--keep-last", metavar="N", help="The newest N.")] = 0,
+    keep_daily: Annotated[
+        int, typer.Option("--keep-daily", metavar="N", help="The newest one of each of the last N days.")
+    ] = 0,
+    keep_weekly: Annotated[int, typer.Option("--keep-weekly", metavar="N", help="As well of weeks.")] = 0,
+    keep_monthly: Annotated[int, typer.Option("--keep-monthly", metavar="N", help="Of months.")] = 0,
+    keep_yearly: Annotated[int, typer.Option("--keep-yearly", metavar="N", help="Of years.")] = 0,
+    key: KeyFile = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Remove old backups of a folder. Days, weeks and months without a backup don't count.
+
+    What a kept incremental backup continues is kept too; files that are no backups are left alone.
+    """
+    if not any((keep_last, keep_daily, keep_weekly, keep_monthly, keep_yearly)):
+        raise UsageError(
+            "say what to keep: --keep-last, --keep-daily, --keep-weekly, --keep-monthly, --keep-yearly"
+        )
+    backup = library()
+    keep = backup.Keep(keep_last, keep_daily, keep_weekly, keep_monthly, keep_yearly)
+    keys = key_of(key)
+    out = session_of(ctx).out
+    report = backup.prune_backups(folder, keep, key=keys, dry_run=True)
+    for path, reasons in report.kept.items():
+        out.line(f"keep    {path.name} ({', '.join(reasons)})")
+    for path in report.removed:
+        out.line(f"remove  {path.name}")
+    if dry_run or not report.removed:
+        return
+    confirm(f"this removes {len(report.removed):,} backups", yes=yes)
+    removed = backup.prune_backups(folder, keep, key=keys).removed
+    with out.report():
+        out.line(f"removed {len(removed):,} backups")
 
 
 @command("key", "findings backup key backup-key.txt", group=backups)
@@ -173,12 +224,37 @@ def restore(
         _say_restored(session.out, report)
 
 
-@command("verify", "findings verify nightly.jsonl.zst", "findings verify nightly.jsonl.zst.age --key key.txt")
-def verify_file(ctx: typer.Context, path: Backup, key: KeyFile = None, form: AsJson = "text") -> None:
-    """Check every byte, count, digest and document of a backup. The exit code is 1 when it is damaged."""
+@command(
+    "verify",
+    "findings verify nightly.jsonl.zst",
+    "findings verify nightly.jsonl.zst.age --key key.txt",
+    "findings verify damaged.jsonl.zst --salvage intact.jsonl.zst",
+)
+def verify_file(
+    ctx: typer.Context,
+    path: Backup,
+    salvage: Annotated[
+        Path | None,
+        typer.Option("--salvage", metavar="FILE", help="Write what is intact to this new backup."),
+    ] = None,
+    key: KeyFile = None,
+    form: AsJson = "text",
+) -> None:
+    """Check every byte, count, digest and document of a backup. The exit code is 1 when it is damaged.
+
+    With --salvage what is intact becomes a new backup, which can be restored.
+    """
     one_of("--format", form, ("text", "json"))
     backup = library()
     session = session_of(ctx)
+    if salvage is not None:
+        with Tracker(session.out, f"salvage {path.name}") as tracker:
+            saved = backup.salvage_backup(path, salvage, key=key_of(key), progress=tracker)
+        with session.out.report():
+            _say_salvaged(session.out, saved)
+        if saved.damages:
+            raise CommandError(f"{path} is damaged", hint=f"What is intact is in {salvage}.")
+        return
     with Tracker(session.out, f"verify {path.name}") as tracker:
         report = backup.verify_backup(path, key=key_of(key), progress=tracker)
     if form == "json":
@@ -186,6 +262,13 @@ def verify_file(ctx: typer.Context, path: Backup, key: KeyFile = None, form: AsJ
         return
     with session.out.report():
         _say_verified(session.out, path, report)
+
+
+def _named(path: Path, *, encrypted: bool) -> Path:
+    """Return the file to write: in a folder, one with the time in its name."""
+    if not path.is_dir():
+        return path
+    return path / f"findings-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl.zst{'.age' if encrypted else ''}"
 
 
 def library() -> Any:
@@ -231,6 +314,14 @@ def _say_restored(out: Output, report: RestoreReport) -> None:
     out.line(f"{len(report.projects):,} projects {done}: {counted(report.records)}")
     if report.migrated_from:
         out.line(f"documents were brought here from schema {report.migrated_from}")
+
+
+def _say_salvaged(out: Output, report: SalvageReport) -> None:
+    for damage in report.damages:
+        out.line(damage)
+    for project_id, sections in report.lost.items():
+        out.line(f"lost of {project_id}: {counted(sections)}")
+    out.line(f"{report.path}: {counted(report.records)} saved")
 
 
 def _say_verified(out: Output, path: Path, report: VerifyReport) -> None:

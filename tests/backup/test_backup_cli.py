@@ -68,6 +68,7 @@ def test_encrypted(url: str, tmp_path: pathlib.Path) -> None:
 
 def test_damaged(url: str, target: pathlib.Path, new_url: Callable[[str], str]) -> None:
     run("--url", url, "backup", target)
+    assert "0 rejected saved" in run("verify", target, "--salvage", target.with_name("saved"))
     target.write_bytes(target.read_bytes()[:-3])
     assert "error:" in run("verify", target, code=1)
     assert "error:" in run("--url", new_url("sqlite"), "restore", target, code=1)
@@ -87,3 +88,31 @@ def test_without_its_libraries(url: str, target: pathlib.Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr == "error: backups need zstd: pip install 'findings-orm[backup]'\n"
+
+
+def test_salvage(url: str, target: pathlib.Path) -> None:
+    saved = target.with_name("saved.jsonl.zst")
+    run("--url", url, "backup", target)
+    content = target.read_bytes()
+    target.write_bytes(content[:40] + b"\0" + content[41:])
+    assert "nothing of it is intact" in run("verify", target, "--salvage", saved, code=1)
+    target.write_bytes(content[:-100])
+    assert "20 findings, 0 events, 0 rejected saved" in run("verify", target, "--salvage", saved, code=1)
+    assert "is intact: 1 projects" in run("verify", saved)
+
+
+def test_prune(url: str, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        run("--url", url, "backup", folder / name)
+    run("--url", url, "backup", folder)
+    assert "say what to keep" in run("backup", "prune", folder, code=2)
+    said = run("backup", "prune", folder, "--keep-last", "2", "--dry-run")
+    assert said.splitlines()[1:] == ["keep    c (last)", "remove  b", "remove  a"]
+    assert "not done without --yes" in run("backup", "prune", folder, "--keep-last", "2", code=2)
+    assert "removed 2 backups" in run("backup", "prune", folder, "--keep-last", "2", "--yes")
+    newest, other = sorted(path.name for path in folder.iterdir())[::-1]
+    assert newest.startswith("findings-20")
+    assert newest.endswith("Z.jsonl.zst")
+    assert other == "c"

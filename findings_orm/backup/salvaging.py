@@ -1,0 +1,314 @@
+"""What is intact of a damaged backup, written to a new one."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pathlib
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from findings_orm.backup.chains import survey
+from findings_orm.backup.encryption import Key
+from findings_orm.backup.files import is_encrypted, opened, replacing
+from findings_orm.backup.frames import MAGIC, SEAL_HEAD, decompressed, is_frame_head, new_decompressor
+from findings_orm.backup.lines import is_intact, kind_of, unpack
+from findings_orm.backup.manifest import FORMAT, Manifest, Place, ProjectHead, SectionEnd, read_manifest
+from findings_orm.backup.progress import SILENT, Progress
+from findings_orm.backup.sections import RECORD, SECTIONS, key_of
+from findings_orm.backup.sections import Key as RecordKey
+from findings_orm.backup.verifying import check_record
+from findings_orm.backup.writer import Writer
+from findings_orm.backup.writing import encrypted
+from findings_orm.errors import (
+    StorageError,
+    StorageIntegrityError,
+    StorageUnavailableError,
+    StorageValidationError,
+)
+from findings_orm.ids import now, uuid7
+
+_STEP = 256 * 1024
+_SECTION_OF = {record: section for section, record in RECORD.items()}
+
+
+@dataclass(slots=True)
+class SalvageReport:
+    """What was saved of a damaged backup.
+
+    Attributes:
+        path: the new backup.
+        records: how many records of each section are in it.
+        lost: how many are known to be missing, by project and section: those of which the end of the section is intact.
+        damages: what was damaged, in words, from the front to the back.
+    """
+
+    path: pathlib.Path
+    records: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, dict[str, int]] = field(default_factory=dict)
+    damages: list[str] = field(default_factory=list)
+
+
+class _Found(NamedTuple):
+    """An intact line that says something of a project."""
+
+    project: ProjectHead
+    section: str
+    line: bytes | None
+    end: SectionEnd | None = None
+
+
+def salvage_backup(
+    path: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    key: Key | None = None,
+    progress: Progress = SILENT,
+) -> SalvageReport:
+    """Write every intact record of a damaged backup to a new backup, which verifies and restores like any other.
+
+    An encrypted one is read up to its first damage: what is behind that can't be decrypted. The new one is encrypted again.
+
+    Args:
+        path: the damaged backup.
+        target: the new one.
+        key: opens an encrypted one.
+        progress: is told how far the work is.
+
+    Raises:
+        StorageIntegrityError: nothing is intact, or it is an incremental one without its manifest.
+        StorageUnavailableError, StorageValidationError: as `verify_backup`.
+    """
+    source, report = pathlib.Path(path), SalvageReport(pathlib.Path(target))
+    if report.path.exists() and report.path.samefile(source):
+        raise StorageValidationError.of_field(
+            "target", "must be another file than the damaged one", str(target)
+        )
+    with _plain(source, key, report.damages) as (data, was_encrypted):
+        scan = _Scan(data, str(source))
+        manifest = _survey(scan, source)
+        report.damages += scan.damages
+        progress.phase("salvaging, ", manifest.findings)
+        with (
+            replacing(report.path) as (_, file),
+            encrypted(file, key if was_encrypted else None) as stream,
+        ):
+            writer = Writer(stream, manifest)
+            _write(writer, _Scan(data, str(source)), report, progress)
+            writer.seal()
+            report.records = writer.records
+    if not report.damages:
+        try:
+            survey(source, key)
+        except StorageIntegrityError as error:
+            report.damages.append(str(error))
+    return report
+
+
+@contextmanager
+def _plain(
+    path: pathlib.Path, key: Key | None, damages: list[str]
+) -> Iterator[tuple[mmap.mmap | bytes, bool]]:
+    """Yield the bytes of a backup, decrypted as far as that goes, and whether they were encrypted."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise StorageUnavailableError(f"{path}: can't be read: {error.strerror or error}") from error
+    with file, tempfile.TemporaryFile() as decrypted:
+        was_encrypted = is_encrypted(file)
+        if was_encrypted:
+            try:
+                with opened(path, key) as stream:
+                    while chunk := stream.read(_STEP):
+                        decrypted.write(chunk)
+            except StorageIntegrityError as error:
+                damages.append(str(error))
+            decrypted.flush()
+        chosen = decrypted if was_encrypted else file
+        if os.fstat(chosen.fileno()).st_size == 0:
+            raise StorageIntegrityError(f"{path}: nothing of it is intact")
+        with mmap.mmap(chosen.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data, was_encrypted
+
+
+class _Scan:
+    """Finds frames, and in them intact lines."""
+
+    def __init__(self, data: mmap.mmap | bytes, where: str) -> None:
+        self._data = data
+        self._where = where
+        self.damages: list[str] = []
+        self.manifest: Manifest | None = None
+        self._project: ProjectHead | None = None
+        self._section = ""
+        self._end = 0
+        self._read = 0
+
+    def lines(self) -> Iterator[_Found]:
+        """Yield what is intact, from the front to the back."""
+        position = 0
+        while (position := self._data.find(MAGIC, position)) >= 0:
+            head = self._data[position : position + 5]
+            end = 0
+            if head != SEAL_HEAD and is_frame_head(head):
+                end = yield from self._frame(position)
+            position = end or position + 1
+        if self._read >= 0 and self._data[self._read : self._read + 5] != SEAL_HEAD:
+            self.damages.append(f"{self._where}: behind byte {self._read} nothing is intact")
+
+    def _frame(self, start: int) -> Generator[_Found, None, int]:
+        """Yield what a frame has; return where it ends, 0 for a damaged one."""
+        rest, number, good = b"", 0, 0
+        try:
+            for chunk in self._texts(start):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    number += 1
+                    if is_intact(line):
+                        good += 1
+                        if good == 1:
+                            self._enter(start)
+                        found = self._take(line)
+                        if found is not None:
+                            yield found
+                    elif good:
+                        self._note(start, f"line {number} of the frame is damaged")
+            self._read = self._end
+            return self._end
+        except StorageIntegrityError as error:
+            if good:
+                self._note(start, f"{error}; {good} lines of it are intact")
+                self._read = -1
+            return 0
+
+    def _enter(self, start: int) -> None:
+        """Take a frame for one: what is before it and was not read is lost, and so is what it said."""
+        if self._read >= 0 and start > self._read:
+            self.damages.append(f"{self._where}: bytes {self._read} to {start} hold no intact frame")
+        if start != self._read:
+            self._project = None
+
+    def _texts(self, start: int) -> Iterator[bytes]:
+        decompressor = new_decompressor()
+        position = start
+        while not decompressor.eof:
+            data = self._data[position : position + _STEP]
+            if not data:
+                raise StorageIntegrityError("the file ends within the frame")
+            position += len(data)
+            yield from decompressed(decompressor, data, StorageIntegrityError)
+        self._end = position - len(decompressor.unused_data)
+
+    def _note(self, start: int, what: str) -> None:
+        place = f"{self._section or 'line'} of project {self._project.id!r}: " if self._project else ""
+        self.damages.append(f"{self._where}: frame at byte {start}: {place}{what}")
+
+    def _take(self, line: bytes) -> _Found | None:
+        try:
+            return self._understood(kind_of(line), line)
+        except (ValidationError, StorageError, ValueError, TypeError, KeyError) as error:
+            self.damages.append(f"{self._where}: {error}")
+            return None
+
+    def _understood(self, kind: str, line: bytes) -> _Found | None:
+        if kind == "manifest":
+            self.manifest = read_manifest(self._where, unpack(line))
+        elif kind == "project":
+            self._project, self._section = ProjectHead.model_validate(unpack(line)[kind]), SECTIONS[0]
+            return _Found(self._project, self._section, None)
+        elif kind == "frame":
+            place = Place.model_validate(unpack(line)[kind])
+            self._project, self._section = place.project, place.section or ""
+        elif self._project is not None and kind == "section":
+            end = SectionEnd.model_validate(unpack(line)[kind])
+            found = _Found(self._project, end.name, None, end)
+            following = SECTIONS.index(end.name) + 1
+            self._section = SECTIONS[following] if following < len(SECTIONS) else ""
+            return found
+        elif self._project is not None and kind in (*_SECTION_OF, "removed"):
+            return _Found(self._project, _SECTION_OF.get(kind, self._section), line)
+        return None
+
+
+def _survey(scan: _Scan, path: pathlib.Path) -> Manifest:
+    """Return the manifest of the new backup."""
+    projects: set[str] = set()
+    findings, removing, version = 0, False, ""
+    for found in scan.lines():
+        projects.add(found.project.id)
+        if found.line is not None:
+            findings += found.section == "findings"
+            kind = kind_of(found.line)
+            removing = removing or kind == "removed"
+            if kind == "finding" and not version:
+                with suppress(ValueError, KeyError, TypeError):
+                    version = str(unpack(found.line)["finding"]["finding_schema_version"])
+    old = scan.manifest
+    if not projects:
+        raise StorageIntegrityError(f"{path}: nothing of it is intact")
+    if old is None and (removing or not version):
+        raise StorageIntegrityError(f"{path}: its manifest is lost, and with it what it continued")
+    return Manifest(
+        format=FORMAT,
+        id=uuid7(),
+        created_at=old.created_at if old else now(),
+        schema_version=old.schema_version if old else version,
+        release=old.release if old else "",
+        source=old.source if old else "",
+        projects=sorted(projects),
+        findings=findings,
+        since=old.since if old else None,
+        salvaged=True,
+    )
+
+
+def _write(writer: Writer, scan: _Scan, report: SalvageReport, progress: Progress) -> None:
+    """Write what is intact and valid, in its order."""
+    known = writer.manifest.since is None
+    version = writer.manifest.schema_version
+    last: tuple[str, int, RecordKey] = ("", -1, ())
+    kept = 0
+    for found in scan.lines():
+        place = (found.project.id, SECTIONS.index(found.section))
+        if place < last[:2]:
+            report.damages.append(f"{report.path}: {found.section} of {found.project.id!r} out of order")
+            continue
+        if place != last[:2]:
+            _advance(writer, found, known=known)
+            last, kept = (*place, ()), 0
+        if found.line is not None:
+            try:
+                record = unpack(found.line)
+                check_record(found.project.id, found.section, record, version)
+                key = key_of(found.section, record)
+                if last[2] and not last[2] < key:
+                    raise ValueError(f"{key} does not come after {last[2]}")
+            except (ValidationError, StorageError, ValueError, TypeError, KeyError) as error:
+                report.damages.append(f"{found.section} of project {found.project.id!r}: {error}")
+                continue
+            last = (*place, key)
+            kept += 1
+            writer.add([found.line + b"\n"])
+            progress.add(found.section == "findings")
+        elif found.end is not None and found.end.count > kept:
+            report.lost.setdefault(found.project.id, {})[found.section] = found.end.count - kept
+    _advance(writer, None, known=known)
+
+
+def _advance(writer: Writer, found: _Found | None, *, known: bool) -> None:
+    """End and begin sections and projects until the one of `found` is open; None ends all."""
+    while True:
+        project_id, section = writer.open_section
+        if found is not None and (project_id, section) == (found.project.id, found.section):
+            return
+        if project_id:
+            writer.end_section(known=known)
+        elif found is None:
+            return
+        else:
+            writer.begin(ProjectHead(id=found.project.id, revision=None, created_at=found.project.created_at))
