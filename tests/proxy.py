@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from types import TracebackType
@@ -19,8 +20,9 @@ class Proxy:
         cut_after: bytes of questions after which a connection is cut; None: never.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._target = port
+        self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.delay = 0.0
@@ -58,6 +60,8 @@ class Proxy:
                     self._end(client)
                     continue
                 try:
+                    if self._tls is not None:
+                        client = self._tls.wrap_socket(client, server_side=True)
                     server = socket.create_connection(("127.0.0.1", self._target))
                 except OSError:
                     self._end(client)

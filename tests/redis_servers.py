@@ -36,13 +36,14 @@ def binary() -> str:
 class RedisServer:
     """A server of one's own. What it holds is gone when it is killed."""
 
-    def __init__(self, folder: pathlib.Path, settings: tuple[str, ...]) -> None:
+    def __init__(self, folder: pathlib.Path, settings: tuple[str, ...], sentinel: str = "") -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self.socket = folder / "socket"
         self._settings = settings
         self._folder = folder
+        self._sentinel = sentinel
         self.start()
 
     @property
@@ -61,10 +62,15 @@ class RedisServer:
 
     def start(self) -> None:
         """Start, also again after `kill`."""
-        base = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder))
-        log = ("--logfile", str(self._folder / "log"), "--unixsocket", str(self.socket))
+        base = {"port": self.port, "bind": "127.0.0.1", "dir": self._folder, "logfile": self._folder / "log"}
+        if not self._sentinel:
+            base |= {"save": '""', "unixsocket": self.socket}
+        config = self._folder / "config"
+        lines = [f"{name} {value}" for name, value in base.items()]
+        config.write_text("\n".join([*lines, self._sentinel, ""]))
+        mode = ["--sentinel"] if self._sentinel else []
         self._process = subprocess.Popen(
-            [binary(), *base, *log, *self._settings],
+            [binary(), str(config), *mode, *self._settings],
             preexec_fn=die_with_parent,  # noqa: PLW1509  # nothing else sets it
         )
         self._wait()
@@ -99,11 +105,16 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(*settings: str) -> Iterator[RedisServer]:
-    """Run a server in a temporary folder; `settings` are arguments of its command line. It dies with this process."""
+def redis_server(*settings: str, sentinel: str = "") -> Iterator[RedisServer]:
+    """Run a server in a temporary folder, which dies with this process.
+
+    Args:
+        settings: arguments of its command line.
+        sentinel: lines of the configuration that make it a Sentinel.
+    """
     folder = pathlib.Path(tempfile.mkdtemp(prefix="findings-redis-"))
     try:
-        server = RedisServer(folder, settings)
+        server = RedisServer(folder, settings, sentinel)
         try:
             yield server
         finally:
