@@ -16,6 +16,7 @@ class Proxy:
 
     Attributes:
         delay: seconds that each piece of an answer is held back.
+        piece: bytes that are passed on at once.
         refuse: accept new connections and close them at once.
         cut_after: bytes of questions after which a connection is cut; None: never.
     """
@@ -26,6 +27,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.delay = 0.0
+        self.piece = 65536
         self.refuse = False
         self.cut_after: int | None = None
         self._open: set[socket.socket] = set()
@@ -77,7 +79,7 @@ class Proxy:
     def _forward(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         passed = 0
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
+            while data := source.recv(self.piece):
                 if answers and self.delay:
                     time.sleep(self.delay)
                 passed += len(data)

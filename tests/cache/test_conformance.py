@@ -20,7 +20,7 @@ from findings_orm.testing.contract import FindingStoreContract
 from findings_orm.testing.machine import store_machine
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
-STRICT = {"consistency": "strict"}
+STRICT = {"consistency": "strict", "ttls": {"get_finding": 60.0}}
 # What another instance wrote is seen once its message has come, so the bound is short enough for the suite's own patience.
 BOUNDED = {"consistency": "bounded", "max_staleness": 60.0}
 MODES = [pytest.param(STRICT, id="strict"), pytest.param(BOUNDED, id="bounded")]

@@ -148,6 +148,24 @@ def test_slow_redis_is_left_alone(inner: FindingStore, own: RedisServer) -> None
         assert errors(store) == 1
 
 
+def test_redis_that_answers_in_drops_is_left_alone(inner: FindingStore, own: RedisServer) -> None:
+    inner.save_findings([finding(n, evidence={"text": os.urandom(2_000).hex()}) for n in range(50)])
+    with (
+        Proxy(own.port) as proxy,
+        RedisCacheAdapter(
+            inner, f"redis://127.0.0.1:{proxy.port}", timeout=0.1, breaker_seconds=LONG, near_bytes=0
+        ) as store,
+    ):
+        expected = store.list_findings(PROJECT)
+        assert store.list_findings(PROJECT) == expected
+        assert store.statistics()["list_findings"]["hits"] == 1
+        proxy.piece, proxy.delay = 1_000, 0.05
+        for _ in range(3):
+            assert store.list_findings(PROJECT) == expected
+        assert store.statistics()["list_findings"]["hits"] == 1, "it waited for the last drop"
+        assert errors(store) == 1
+
+
 def test_answers_cut_off_are_misses(inner: FindingStore, own: RedisServer) -> None:
     with (
         Proxy(own.port) as proxy,

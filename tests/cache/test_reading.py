@@ -38,7 +38,12 @@ class UndoError(Exception):
 def opened(redis: RedisServer, open_sqlite: Callable[[], FindingStore]) -> Iterator[Callable[..., Any]]:
     """Return a callable that opens instances over one SQLite file and one Redis."""
     with contextlib.ExitStack() as stack:
-        yield lambda **options: stack.enter_context(RedisCacheAdapter(open_sqlite(), redis.url, **options))
+
+        def opened(**options: Any) -> RedisCacheAdapter:
+            options = {"ttls": {"get_finding": 60.0}, **options}
+            return stack.enter_context(RedisCacheAdapter(open_sqlite(), redis.url, **options))
+
+        yield opened
 
 
 def statements(store: Any) -> list[str]:
@@ -363,6 +368,16 @@ def test_operation_with_no_time_to_live_is_not_cached(opened: Callable[..., Any]
         assert len(store.list_findings(PROJECT)) == 6
     assert store.statistics()["list_findings"] == {"bypasses": 2}
     assert redis.do("DBSIZE") == 0
+
+
+def test_strict_finding_is_left_to_the_store(opened: Callable[..., Any]) -> None:
+    store = opened(ttls={})
+    fill(store)
+    for _ in range(2):
+        seen = statements(store)
+        assert store.get_finding(PROJECT, uuid_of(1))["id"] == uuid_of(1)
+        assert len(selects(seen)) == 1
+    assert store.statistics()["get_finding"] == {"bypasses": 2}
 
 
 def test_entries_live_for_about_their_time_and_don_t_end_together(

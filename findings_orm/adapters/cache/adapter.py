@@ -15,13 +15,14 @@ from findings_orm.adapters.cache.breaker import Breaker
 from findings_orm.adapters.cache.connecting import client_maker, hidden
 from findings_orm.adapters.cache.keys import Keys, query_arguments
 from findings_orm.adapters.cache.listening import Listener
-from findings_orm.adapters.cache.maintaining import remove_entries
+from findings_orm.adapters.cache.maintaining import clear_cache
 from findings_orm.adapters.cache.near import NearCache
 from findings_orm.adapters.cache.options import CacheOptions
 from findings_orm.adapters.cache.reading import Reader, Wanted
 from findings_orm.adapters.cache.remote import Remote
 from findings_orm.adapters.cache.statistics import Statistics
 from findings_orm.adapters.cache.tokens import Remembered, Tokens
+from findings_orm.errors import StorageUnavailableError
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.port import Document, FindingStore, Health, IngestReport, PurgeReport, Run
 from findings_orm.query import FindingQuery, Page, Summary
@@ -276,9 +277,11 @@ class RedisCacheAdapter(ForwardingStore):
             The number of keys that Redis had; 0 also where it can't be reached.
         """
         self._forget(project_id)
-        removed = self._remote.run(lambda client: remove_entries(client, self._keys, project_id), 0)
-        self._remote.publish(self._keys.channel, self._listener.message([project_id]))
-        return removed
+        try:
+            return clear_cache(self._url, namespace=self.options.namespace, project_id=project_id)
+        except StorageUnavailableError:
+            self._statistics.add("redis", "errors")
+            return 0
 
     def health(self) -> Health:
         """See `FindingStore.health`. The store decides whether all is well; the figures of the cache are in ``details``."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
+from findings_orm.adapters.cache.deadline import bounded
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 
 try:
@@ -15,6 +16,7 @@ try:
     from redis.cluster import RedisCluster
     from redis.retry import Retry
     from redis.sentinel import Sentinel as _Sentinel
+    from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 except ImportError as missing:
     raise StorageUnavailableError(
         f"the client of Redis is not installed ({missing}): pip install 'findings-orm[redis]'"
@@ -61,12 +63,14 @@ def client_maker(url: str, *, timeout: float, **settings: Any) -> Callable[[], A
         if kind == "sentinel":
             return _sentinel(url, options)
         plain = url.replace("+cluster", "", 1)
-        _parse_url(plain)
+        parsed = _parse_url(plain)
     except ValueError as error:
         raise StorageValidationError(f"cache: {hidden(url)}: {error}", field="cache") from error
     if kind == "cluster":
         return lambda: RedisCluster.from_url(plain, **options)
-    return lambda: redis.Redis.from_url(plain, **options)
+    connection = bounded(parsed.get("connection_class", redis.Connection))
+    merged = {**options, **parsed, "connection_class": connection}
+    return lambda: redis.Redis.from_pool(redis.ConnectionPool(**merged))
 
 
 def _sentinel(url: str, options: dict[str, Any]) -> Callable[[], Any]:
@@ -89,12 +93,15 @@ def _sentinel(url: str, options: dict[str, Any]) -> Callable[[], Any]:
     parsed = dict(_parse_url(server))
     for name in ("host", "port", "connection_class"):
         parsed.pop(name, None)
-    secure = {"ssl": True} if parts.scheme.startswith("rediss") else {}
-    of_sentinels = {name: value for name, value in options.items() if name != "max_connections"}
-    merged = {**options, **parsed, **secure}
+    secure = parts.scheme.startswith("rediss")
+    of_sentinels = {name: value for name, value in options.items() if name != "max_connections"} | {
+        "ssl": secure
+    }
+    managed = SentinelManagedSSLConnection if secure else SentinelManagedConnection
+    merged = {**options, **parsed, "connection_class": bounded(managed)}
 
     def make() -> Any:
-        sentinel = Sentinel(pairs, sentinel_kwargs={**of_sentinels, **secure, **known})
+        sentinel = Sentinel(pairs, sentinel_kwargs={**of_sentinels, **known})
         return sentinel.master_for(unquote(service), **merged)
 
     return make
@@ -102,5 +109,5 @@ def _sentinel(url: str, options: dict[str, Any]) -> Callable[[], Any]:
 
 def hidden(url: object) -> str:
     """Return a URL without its password, for messages."""
-    text = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(url))
+    text = re.sub(r"(://[^:/@]*):[^/?]*@", r"\1:***@", str(url))
     return re.sub(r"(password=)[^&]*", r"\1***", text)

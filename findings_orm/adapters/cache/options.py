@@ -25,7 +25,8 @@ class CacheOptions:
         max_staleness: the bound, with ``"bounded"``.
         ttl: how long Redis keeps an entry at most. Every entry lives a little shorter, by chance, so that entries made
             together don't end together.
-        ttls: operation (`OPERATIONS`) to a time of its own; 0: the operation is not cached.
+        ttls: operation (`OPERATIONS`) to a time of its own; 0: the operation is not cached. A strict `get_finding` is not,
+            unless it is named here: the look at the revision costs the store as much as the finding.
         namespace: first part of all keys. Applications that share a Redis without sharing a store may choose their own; they
             need not, for keys never match between stores.
         near_bytes: how much the process itself keeps in front of Redis; 0: nothing.
@@ -91,6 +92,8 @@ class CacheOptions:
 
     def seconds(self, operation: str) -> float:
         """Return how long an entry of an operation may live; 0: it is not cached."""
+        if operation == "get_finding" and self.strict:
+            return float(self.ttls.get(operation, 0))
         return float(self.ttls.get(operation, self.ttl))
 
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 from redis.exceptions import ResponseError
 
 from findings_orm.adapters.cache.breaker import Breaker
+from findings_orm.adapters.cache.deadline import within
 from findings_orm.adapters.cache.statistics import Statistics
 
 T = TypeVar("T")
@@ -96,10 +97,6 @@ class Remote:
         """Tell all listeners."""
         self._call("writes", lambda client: client.publish(channel, message), None)
 
-    def run(self, work: Callable[[Any], T], default: T) -> T:
-        """Call `work` with the client; return `default` where Redis failed."""
-        return self._call("redis", work, default)
-
     def reset(self) -> None:
         """Begin anew in a forked process; connections of the parent are left to it."""
         self._lock = threading.Lock()
@@ -121,7 +118,8 @@ class Remote:
             return default
         start = time.monotonic()
         try:
-            result = work(self._connected())
+            with within(self._slow):
+                result = work(self._connected())
         except ResponseError as error:
             # The server answers, but not as hoped (no permission, out of memory, read only): no reason to leave it alone.
             self._failed(operation, error)
