@@ -150,6 +150,44 @@ def _entries(reader: Reader, age: int, wanted: set[str]) -> Iterator[Entry]:
             yield Entry((project.id, number, True, ()), age, None, project, part.end.state)
 
 
+class Cursor:
+    """The records of a chain, section by section, in their order."""
+
+    def __init__(self, rows: Iterator[Rows]) -> None:
+        self._rows = rows
+        self._next = next(rows, None)
+
+    def project(self, project_id: str) -> ProjectHead:
+        """Return the line that began a project; what comes before it is skipped.
+
+        Raises:
+            StorageIntegrityError: it is not there.
+        """
+        while self._next is not None and self._next.project.id < project_id:
+            self._next = next(self._rows, None)
+        if self._next is None or self._next.project.id != project_id:
+            raise StorageIntegrityError(f"project {project_id!r} is missing")
+        return self._next.project
+
+    def section(self, project_id: str, number: int) -> Iterator[tuple[RecordKey, bytes]]:
+        """Yield the keys and lines of a section; what comes before it in the chain is skipped. To be used up."""
+        while self._next is not None and self._place(self._next) < (project_id, number):
+            self._next = next(self._rows, None)
+        while self._next is not None and self._place(self._next) == (project_id, number):
+            for line in self._next.lines:
+                yield key_of(self._next.section, unpack(line)), line
+            self._next = next(self._rows, None)
+
+    def finish(self) -> None:
+        """Read the rest, which checks it."""
+        for _ in self._rows:
+            pass
+
+    @staticmethod
+    def _place(rows: Rows) -> tuple[str, int]:
+        return rows.project.id, SECTIONS.index(rows.section)
+
+
 class Survey(NamedTuple):
     """A backup that was read to its end.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from findings_orm.backup.chains import Chain, Rows, Survey
-from findings_orm.backup.lines import pack, unpack
+from findings_orm.backup.chains import Chain, Cursor, Survey
+from findings_orm.backup.lines import pack
 from findings_orm.backup.manifest import State
 from findings_orm.backup.progress import Progress
-from findings_orm.backup.sections import BATCH, SECTIONS, Key, Tally, key_of, project_head, section_lines
+from findings_orm.backup.sections import BATCH, SECTIONS, Key, Tally, project_head, section_lines
 from findings_orm.backup.writer import Writer
 from findings_orm.records import Records, batches
 
@@ -20,7 +20,7 @@ def write_changes(writer: Writer, unit: Records, chain: Chain, newest: Survey, p
     A project with the revision that the newest backup has is the same and is not read.
     """
     known = {one for one, revision in newest.revisions.items() if revision and revision == unit.revision(one)}
-    before = _Before(chain.rows(skip=known))
+    before = Cursor(chain.rows(skip=known))
     for project_id in writer.manifest.projects:
         writer.begin(project_head(unit, project_id))
         for number, section in enumerate(SECTIONS):
@@ -30,32 +30,6 @@ def write_changes(writer: Writer, unit: Records, chain: Chain, newest: Survey, p
                 state = _write_section(writer, unit, before.section(project_id, number), progress)
                 writer.end_section(state)
     before.finish()
-
-
-class _Before:
-    """The records of the chain, section by section."""
-
-    def __init__(self, rows: Iterator[Rows]) -> None:
-        self._rows = rows
-        self._next = next(rows, None)
-
-    def section(self, project_id: str, number: int) -> Iterator[tuple[Key, bytes]]:
-        """Yield the keys and lines of a section; what comes before it in the chain is skipped."""
-        while self._next is not None and self._place(self._next) < (project_id, number):
-            self._next = next(self._rows, None)
-        while self._next is not None and self._place(self._next) == (project_id, number):
-            for line in self._next.lines:
-                yield key_of(self._next.section, unpack(line)), line
-            self._next = next(self._rows, None)
-
-    def finish(self) -> None:
-        """Read the rest, which checks it."""
-        for _ in self._rows:
-            pass
-
-    @staticmethod
-    def _place(rows: Rows) -> tuple[str, int]:
-        return rows.project.id, SECTIONS.index(rows.section)
 
 
 def _write_section(

@@ -8,21 +8,23 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from findings_orm.backup.chains import Chain, Rows, chain_of
+from findings_orm.backup.chains import Chain, Cursor, Rows, chain_of
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.lines import unpack
 from findings_orm.backup.manifest import ProjectHead
+from findings_orm.backup.merging import Conflict, Merger, Plan, Planner, values_of
 from findings_orm.backup.progress import SILENT, Progress
-from findings_orm.backup.sections import SECTIONS, Decoder, load
+from findings_orm.backup.sections import BATCH, SECTIONS, Decoder, load
 from findings_orm.backup.verifying import verify_backup
 from findings_orm.backup.writing import records_of
 from findings_orm.errors import FindingNotFoundError, StorageConflictError
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.ids import first_revision
 from findings_orm.port import FindingStore
-from findings_orm.records import ProjectState, Records
+from findings_orm.records import ProjectState, Records, batches
+from findings_orm.store import Store
 
-Mode = Literal["empty", "replace"]
+Mode = Literal["empty", "replace", "merge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,14 @@ class RestoreReport:
         projects: the projects.
         records: how many records of each section they have.
         migrated_from: the schema version of the backup, where it is an older one.
+        conflicts: what was decided where the store had another version of a finding (``mode="merge"``).
         dry_run: nothing was written.
     """
 
     projects: list[str]
     records: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 0))
     migrated_from: str | None = None
+    conflicts: list[Conflict] = field(default_factory=list)
     dry_run: bool = False
 
 
@@ -60,7 +64,9 @@ def restore_backup(
     Args:
         store: a store of this package.
         path: the backup; of an incremental one, those that it continues have to lie in the same folder.
-        mode: ``"empty"`` wants a store without projects; ``"replace"`` takes the place of the projects of these names.
+        mode: ``"empty"`` wants a store without projects; ``"replace"`` takes the place of the projects of these names;
+            ``"merge"`` unites them with those of the store: of each finding the version that changed last wins, also over a
+            purge; runs are numbered anew by their times; histories are united. What differed is reported.
         projects: which ones; None means all of the backup.
         key: opens encrypted backups.
         dry_run: verify and count, and write nothing.
@@ -68,7 +74,7 @@ def restore_backup(
 
     Raises:
         StorageIntegrityError: the backup is damaged.
-        StorageConflictError: the store has projects (``mode="empty"``).
+        StorageConflictError: the store has projects (``mode="empty"``), or a project changed while it was merged.
         FindingNotFoundError: the backup lacks a project that was named.
         SchemaVersionError: it is of a newer release.
     """
@@ -78,6 +84,9 @@ def restore_backup(
     target = records_of(store)
     old = chain.newest.schema_version
     report = RestoreReport(chosen, migrated_from=old if old != SCHEMA_VERSION else None, dry_run=dry_run)
+    if mode == "merge":
+        _merge(target, chain, report, progress)
+        return report
     with target.snapshot() as unit:
         _check_target(unit, mode)
     progress.phase("restoring, ", chain.newest.findings)
@@ -106,7 +115,7 @@ def _check_target(unit: Records, mode: Mode) -> None:
     there = unit.projects() if mode == "empty" else []
     if there:
         raise StorageConflictError(
-            f"the store holds {len(there)} projects ({there[0]!r}, ...); restore into an empty one, or replace or merge"
+            f"the store holds {len(there)} projects ({there[0]!r}, ...); restore into an empty one (or --replace, --merge)"
         )
 
 
@@ -131,3 +140,58 @@ def _revision(project: ProjectHead, decoder: Decoder) -> int:
     if project.revision is None or decoder.version != SCHEMA_VERSION:
         return first_revision()
     return project.revision
+
+
+def _merge(target: Store, chain: Chain, report: RestoreReport, progress: Progress) -> None:
+    """Plan the merge of every project from a snapshot of the store, then write all of them in one transaction."""
+    decoder = Decoder(chain.newest.schema_version)
+    with target.snapshot() as unit:
+        progress.phase("comparing, ", chain.newest.findings)
+        plans = _plans(unit, chain, report, decoder)
+        if report.dry_run:
+            return
+        progress.phase("merging, ", chain.newest.findings)
+        cursor = Cursor(chain.rows(plans))
+        with target.writing() as out:
+            for project_id, plan in plans.items():
+                if out.revision(project_id) != (plan.revision if plan else 0):
+                    raise StorageConflictError(
+                        f"project {project_id!r} changed while it was merged; try again"
+                    )
+                if plan is None:
+                    _load_project(out, cursor, project_id, report, decoder)
+                else:
+                    state = unit.project_state(project_id)
+                    merger = Merger(unit, project_id, decoder, plan)
+                    counts = merger.write(out, cursor, state.created_at if state else None)
+                    for section, count in counts.items():
+                        report.records[section] += count
+            cursor.finish()
+
+
+def _plans(unit: Records, chain: Chain, report: RestoreReport, decoder: Decoder) -> dict[str, Plan | None]:
+    """Return the plans of the projects that differ, None for those that the store lacks."""
+    plans: dict[str, Plan | None] = {}
+    cursor = Cursor(chain.rows(report.projects))
+    for project_id in report.projects:
+        there = unit.revision(project_id)
+        if there and there == cursor.project(project_id).revision:
+            continue
+        plan = Planner(unit, project_id, decoder).plan(cursor) if there else None
+        plans[project_id] = plan
+        report.conflicts.extend(plan.conflicts if plan else [])
+    cursor.finish()
+    return plans
+
+
+def _load_project(
+    out: Records, cursor: Cursor, project_id: str, report: RestoreReport, decoder: Decoder
+) -> None:
+    """Write a project that the store lacks."""
+    head = cursor.project(project_id)
+    revision = _revision(head, decoder)
+    out.put_project(project_id, ProjectState(revision, head.created_at))
+    for section in SECTIONS:
+        for values in batches(values_of(cursor, project_id, section, decoder), BATCH):
+            load(out, project_id, revision, section, values)
+            report.records[section] += len(values)

@@ -182,13 +182,16 @@ def make_key(
     "restore",
     "findings --url sqlite:///new.db restore nightly.jsonl.zst",
     "findings restore nightly.jsonl.zst --replace --project acme-api --yes",
-    "findings restore nightly.jsonl.zst --dry-run",
+    "findings restore nightly.jsonl.zst --merge --dry-run",
 )
 def restore(
     ctx: typer.Context,
     path: Backup,
     replace: Annotated[
         bool, typer.Option("--replace", help="Take the place of the projects of the same names.")
+    ] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Unite them with those of the store; the newer version wins.")
     ] = False,
     projects: Projects = None,
     key: KeyFile = None,
@@ -204,6 +207,8 @@ def restore(
     backup = library()
     session = session_of(ctx)
     chosen = split(projects) if projects else None
+    if replace and merge:
+        raise UsageError("--replace and --merge: only one of them")
     if replace and not dry_run:
         what = ", ".join(chosen) if chosen else "all projects of the backup"
         confirm(f"this replaces {what} in the store", yes=yes)
@@ -211,7 +216,7 @@ def restore(
         report = backup.restore_backup(
             store,
             path,
-            mode="replace" if replace else "empty",
+            mode="replace" if replace else "merge" if merge else "empty",
             projects=chosen,
             key=key_of(key),
             dry_run=dry_run,
@@ -312,6 +317,8 @@ def _say_backup(out: Output, report: BackupReport) -> None:
 def _say_restored(out: Output, report: RestoreReport) -> None:
     done = "would be restored" if report.dry_run else "restored"
     out.line(f"{len(report.projects):,} projects {done}: {counted(report.records)}")
+    for one in report.conflicts:
+        out.line(f"{one.project_id} {one.finding_id}: {one.reason}; kept that of the {one.kept}")
     if report.migrated_from:
         out.line(f"documents were brought here from schema {report.migrated_from}")
 

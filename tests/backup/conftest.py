@@ -26,6 +26,8 @@ def new_url(
         place = tmp_path / f"store{next(numbers)}"
         if kind == "memory":
             return "memory:"
+        if kind == "sqlite in memory":
+            return "sqlite://"
         if kind == "file":
             return place.as_uri()
         if kind == "sqlite":

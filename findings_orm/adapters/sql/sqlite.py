@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import pathlib
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic_core import from_json
 from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from findings_orm.adapters.sql.failures import translated
+from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.storage import SqlStore
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.port import Document
@@ -156,6 +158,21 @@ class SQLiteStorageAdapter(SqlStore):
     def _open_unit(self, *, write: bool) -> Iterator[Records]:
         with self._one_at_a_time, super()._open_unit(write=write) as unit:
             yield unit
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Records]:
+        """See `Store.snapshot`. A database in memory has one connection, so it is copied."""
+        if not self._in_memory:
+            with super().snapshot() as unit:
+                yield unit
+            return
+        with closing(sqlite3.connect(":memory:")) as copy:
+            with self._unit() as unit:
+                driver: Any = cast(SqlRecords, unit).connection.connection.driver_connection
+                driver.backup(copy)
+            engine = create_engine("sqlite://", creator=lambda: copy, poolclass=StaticPool)
+            with translated(self._where), engine.connect() as connection:
+                yield self.records(connection)
 
     def iter_findings(self, project_id: str) -> Iterator[Document]:
         """See `FindingStore.iter_findings`.
