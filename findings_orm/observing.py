@@ -73,6 +73,10 @@ class Observer:
     def retried(self, reason: str) -> None:
         """Take notice that a unit of work is tried again: ``conflict`` or ``connection``."""
 
+    def cached(self, operation: str, event: str) -> None:
+        """Take notice of what a cache did: an operation of the port (or ``writes``, ``redis``), and what happened
+        (``hits``, ``misses``, ... as in `findings_orm.adapters.cache.EVENTS`)."""
+
 
 class Pool(NamedTuple):
     """The connections of a store now: in use, open and idle, the most that may be open (None: any number), and how many

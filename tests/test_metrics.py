@@ -355,6 +355,7 @@ def test_the_names_of_series_are_those_that_are_exported(
         labels = store.labels
         store._instruments.counters["retries_total"].labels(*labels, "conflict")
         store._instruments.counters["pool_timeouts_total"].labels(*labels)
+        store._instruments.counters["cache_events_total"].labels(*labels, "find", "hits")
         exported: dict[str, set[str]] = {}
         for name, have in samples(registry):
             if not name.endswith("_created"):

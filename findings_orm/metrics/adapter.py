@@ -184,3 +184,6 @@ class _Observed(Observer):
 
     def retried(self, reason: str) -> None:
         self._counters["retries_total"].labels(*self.labels, reason).inc()
+
+    def cached(self, operation: str, event: str) -> None:
+        self._counters["cache_events_total"].labels(*self.labels, operation, event).inc()

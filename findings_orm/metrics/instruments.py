@@ -54,6 +54,9 @@ COUNTERS = {
     "statement_errors_total": Definition("Statements that failed.", _STATEMENT),
     "pool_timeouts_total": Definition("Waits for a connection in which none became free."),
     "retries_total": Definition("Units of work that were tried again.", ("reason",)),
+    "cache_events_total": Definition(
+        "What the cache in front of the store did, by operation.", ("operation", "event")
+    ),
     "imported_findings_total": Definition(
         "Findings of committed imports, by what the import did.", ("outcome",)
     ),

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from redis_servers import RedisServer
 from sqlalchemy import event
 
@@ -16,6 +17,7 @@ from findings_orm import FindingNotFoundError, FindingQuery, FindingStore, Redis
 from findings_orm.adapters.cache import EVENTS
 from findings_orm.adapters.cache.keys import Keys
 from findings_orm.forwarding import ForwardingStore
+from findings_orm.metrics import MetricsAdapter
 from findings_orm.testing.samples import OTHER, PROJECT, finding, ids, scanned, uuid_of
 
 HIGH = FindingQuery(project_id=PROJECT, severity=("high", "low"), limit=2)
@@ -431,6 +433,25 @@ def test_near_cache_holds_no_more_than_it_may(opened: Callable[..., Any]) -> Non
     assert near["bytes"] <= 20_000
     store.save_finding(finding(50))
     assert store.health().details["cache"]["near"] == {"entries": 0, "bytes": 0}
+
+
+def test_events_become_metrics(opened: Callable[..., Any]) -> None:
+    registry = CollectorRegistry()
+    cache = opened()
+    with MetricsAdapter(cache, registry=registry) as store:
+        fill(store)
+        for _ in range(3):
+            store.summarize(PROJECT)
+
+        def value(operation: str, happened: str) -> float | None:
+            labels = {"adapter": "sqlite", "store": "default", "operation": operation, "event": happened}
+            return registry.get_sample_value("findings_orm_cache_events_total", labels)
+
+        for operation, counts in cache.statistics().items():
+            assert {name: value(operation, name) for name in counts} == counts
+        assert value("summarize", "near_hits") == 2
+        assert value("writes", "invalidations") == 2
+    assert store.health().ok is False
 
 
 def test_keys_carry_the_schema_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, TypeVar
 
 from findings_orm.adapters.cache import codec
 from findings_orm.adapters.cache.breaker import Breaker
@@ -22,20 +20,18 @@ from findings_orm.adapters.cache.reading import Reader, Wanted
 from findings_orm.adapters.cache.remote import Remote
 from findings_orm.adapters.cache.statistics import Statistics
 from findings_orm.adapters.cache.tokens import Remembered, Tokens
+from findings_orm.adapters.cache.writing import NotifyingStore, Projects
 from findings_orm.errors import StorageUnavailableError
-from findings_orm.forwarding import ForwardingStore
-from findings_orm.port import Document, FindingStore, Health, IngestReport, PurgeReport, Run
+from findings_orm.observing import Observer
+from findings_orm.port import Document, FindingStore, Health
 from findings_orm.query import FindingQuery, Page, Summary
 
 T = TypeVar("T")
 
-Projects = set[str | None]
-"""Projects that were written to; None stands for any."""
-
 _PING_SECONDS = 5
 
 
-class RedisCacheAdapter(ForwardingStore):
+class RedisCacheAdapter(NotifyingStore):
     """A `FindingStore` that answers reads that repeat from a shared Redis (and from the memory of the process).
 
     What it answers is what `inner` would, as of the moment of the read (``consistency="strict"``) or of at most `max_staleness`
@@ -72,7 +68,7 @@ class RedisCacheAdapter(ForwardingStore):
     def _begin(self) -> None:
         """Make all that a forked process can't share with its parent."""
         age = 0.0 if self.options.strict else self.options.max_staleness
-        self._local = threading.local()
+        self._begin_units()
         self._tokens = Tokens(self.inner.revision, age)
         self._project_lists: Remembered[list[str]] = Remembered(age)
         self._near = NearCache(self.options.near_bytes, self.options.near_seconds)
@@ -155,101 +151,9 @@ class RedisCacheAdapter(ForwardingStore):
         inside = self._changes() is not None or getattr(self.inner, "in_transaction", False)
         return inside or self._closed or not self.options.seconds(operation)
 
-    # -- writing --------------------------------------------------------------------------------------------
+    # -- after a write ----------------------------------------------------------------------------------------
 
-    def save_finding(self, finding: dict[str, Any]) -> None:
-        with self._writing(_project_of(finding)):
-            super().save_finding(finding)
-
-    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
-        with self._writing() as changed:
-            if isinstance(documents, Sequence):
-                changed.update(map(_project_of, documents))
-                super().save_findings(documents)
-            else:
-                super().save_findings(_noting(documents, changed))
-
-    def delete_project(self, project_id: str) -> None:
-        with self._writing(project_id):
-            super().delete_project(project_id)
-
-    def ingest(
-        self,
-        project_id: str,
-        documents: Iterable[Mapping[str, Any]],
-        *,
-        run: Run | str | Mapping[str, Any] | None = None,
-        close_missing: bool = False,
-        dry_run: bool = False,
-        on_invalid: Literal["raise", "quarantine"] = "raise",
-    ) -> IngestReport:
-        with self._writing(*([] if dry_run else [project_id])):
-            return super().ingest(
-                project_id,
-                documents,
-                run=run,
-                close_missing=close_missing,
-                dry_run=dry_run,
-                on_invalid=on_invalid,
-            )
-
-    def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
-        with self._writing(project_id):
-            return super().discard_rejected(project_id, rejected_ids)
-
-    def retry_rejected(
-        self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> IngestReport:
-        with self._writing(project_id):
-            return super().retry_rejected(project_id, fixed)
-
-    def set_status(
-        self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
-    ) -> Document:
-        with self._writing(project_id):
-            return super().set_status(project_id, finding_id, status, actor=actor, comment=comment)
-
-    def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
-        with self._writing(*([] if dry_run else [project_id])):
-            return super().purge(project_id, closed_before=closed_before, dry_run=dry_run)
-
-    @contextmanager
-    def transaction(self) -> Iterator[Self]:
-        with self._writing(), super().transaction():
-            yield self
-
-    @contextmanager
-    def joined(self, bind: Any) -> Iterator[Self]:
-        """See `ForwardingStore.joined`. Other instances in bounded mode hear of the writes when the block ends, which may be
-        before the application commits: until `max_staleness` later they may read what was before."""
-        with self._writing(), super().joined(bind):
-            yield self
-
-    def _changes(self) -> list[Projects] | None:
-        """Return what the units of work of the calling thread wrote to, outermost first; None outside of any."""
-        return getattr(self._local, "changes", None)
-
-    @contextmanager
-    def _writing(self, *project_ids: str | None) -> Iterator[Projects]:
-        """Let a write happen, then make it known: once the outermost unit is committed, not at all if it is rolled back."""
-        units = self._changes()
-        changed: Projects = set(project_ids)
-        self._local.changes = [*(units or ()), changed]
-        try:
-            yield changed
-        except BaseException:
-            # Part of it may have been committed all the same (a purge in batches, an answer that was lost).
-            for project_id in changed:
-                self._forget(project_id)
-            raise
-        finally:
-            self._local.changes = units
-        if units:
-            units[-1].update(changed)
-        elif changed:
-            self._invalidate(changed)
-
-    def _invalidate(self, changed: Projects) -> None:
+    def _committed(self, changed: Projects) -> None:
         named: list[str | None] = [None] if None in changed else list(changed)
         for project_id in named:
             self._forget(project_id)
@@ -269,6 +173,17 @@ class RedisCacheAdapter(ForwardingStore):
     def statistics(self) -> dict[str, dict[str, int]]:
         """Return how often what happened since this object was made: operation to event (`EVENTS`) to count."""
         return self._statistics.counts()
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """See `findings_orm.observing.Observable.observe`; tells of every event of the cache too."""
+        stop_inner = super().observe(observer)
+        stop_own = self._statistics.observe(observer)
+
+        def stop() -> None:
+            stop_inner()
+            stop_own()
+
+        return stop
 
     def clear(self, project_id: str | None = None) -> int:
         """Remove all entries, or those of a project, from Redis and from the memory of all instances that listen.
@@ -309,18 +224,6 @@ class RedisCacheAdapter(ForwardingStore):
         self._breaker.reset()
         self._remote.reset()
         self._begin()
-
-
-def _project_of(document: Any) -> str | None:
-    """Return the project of a document that may be of any version, or broken; None where it does not say."""
-    found = document.get("project_id") if isinstance(document, Mapping) else None
-    return found if isinstance(found, str) else None
-
-
-def _noting(documents: Iterable[dict[str, Any]], changed: Projects) -> Iterator[dict[str, Any]]:
-    for document in documents:
-        changed.add(_project_of(document))
-        yield document
 
 
 _ADAPTERS: weakref.WeakSet[RedisCacheAdapter] = weakref.WeakSet()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
+
+from findings_orm.observing import Observer
 
 EVENTS = {
     "near_hits": "answered from the memory of this process",
@@ -26,6 +29,7 @@ class Statistics:
     """Counts of events by operation. Writes and connections are counted under ``writes`` and ``redis``."""
 
     def __init__(self) -> None:
+        self._observers: tuple[Observer, ...] = ()
         self.reset()
 
     def reset(self) -> None:
@@ -37,6 +41,19 @@ class Statistics:
         """Count an event."""
         with self._lock:
             self._counts[operation, event] += 1
+        for observer in self._observers:
+            observer.cached(operation, event)
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Tell an observer of every event from now on, until the returned callable is called."""
+        with self._lock:
+            self._observers = (*self._observers, observer)
+
+        def stop() -> None:
+            with self._lock:
+                self._observers = tuple(one for one in self._observers if one is not observer)
+
+        return stop
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return operation to event to count; what did not happen is absent."""

@@ -1,0 +1,141 @@
+"""Writes of any kind through one store, and which projects they changed once they are committed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Self
+
+from findings_orm.forwarding import ForwardingStore
+from findings_orm.port import Document, FindingStore, IngestReport, PurgeReport, Run
+
+Projects = set[str | None]
+"""Projects that were written to; None stands for any."""
+
+
+class NotifyingStore(ForwardingStore):
+    """A store that says what was written to: after the commit of the outermost unit of work, and nothing of what was rolled
+    back. A subclass provides `_committed` and `_forget`."""
+
+    def __init__(self, inner: FindingStore) -> None:
+        super().__init__(inner)
+        self._begin_units()
+
+    def _begin_units(self) -> None:
+        """Forget all units of work, in a forked process too."""
+        self._local = threading.local()
+
+    def _committed(self, changed: Projects) -> None:
+        """Take notice of projects that a committed unit wrote to."""
+        raise NotImplementedError
+
+    def _forget(self, project_id: str | None) -> None:
+        """Forget what is remembered of a project, or of all: a write to it may have happened, in part."""
+        raise NotImplementedError
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def save_finding(self, finding: dict[str, Any]) -> None:
+        with self._writing(_project_of(finding)):
+            super().save_finding(finding)
+
+    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+        with self._writing() as changed:
+            if isinstance(documents, Sequence):
+                changed.update(map(_project_of, documents))
+                super().save_findings(documents)
+            else:
+                super().save_findings(_noting(documents, changed))
+
+    def delete_project(self, project_id: str) -> None:
+        with self._writing(project_id):
+            super().delete_project(project_id)
+
+    def ingest(
+        self,
+        project_id: str,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        run: Run | str | Mapping[str, Any] | None = None,
+        close_missing: bool = False,
+        dry_run: bool = False,
+        on_invalid: Literal["raise", "quarantine"] = "raise",
+    ) -> IngestReport:
+        with self._writing(*([] if dry_run else [project_id])):
+            return super().ingest(
+                project_id,
+                documents,
+                run=run,
+                close_missing=close_missing,
+                dry_run=dry_run,
+                on_invalid=on_invalid,
+            )
+
+    def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
+        with self._writing(project_id):
+            return super().discard_rejected(project_id, rejected_ids)
+
+    def retry_rejected(
+        self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> IngestReport:
+        with self._writing(project_id):
+            return super().retry_rejected(project_id, fixed)
+
+    def set_status(
+        self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
+    ) -> Document:
+        with self._writing(project_id):
+            return super().set_status(project_id, finding_id, status, actor=actor, comment=comment)
+
+    def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
+        with self._writing(*([] if dry_run else [project_id])):
+            return super().purge(project_id, closed_before=closed_before, dry_run=dry_run)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Self]:
+        with self._writing(), super().transaction():
+            yield self
+
+    @contextmanager
+    def joined(self, bind: Any) -> Iterator[Self]:
+        """See `ForwardingStore.joined`. Other instances in bounded mode hear of the writes when the block ends, which may be
+        before the application commits: until `max_staleness` later they may read what was before."""
+        with self._writing(), super().joined(bind):
+            yield self
+
+    def _changes(self) -> list[Projects] | None:
+        """Return what the units of work of the calling thread wrote to, outermost first; None outside of any."""
+        return getattr(self._local, "changes", None)
+
+    @contextmanager
+    def _writing(self, *project_ids: str | None) -> Iterator[Projects]:
+        """Let a write happen, then make it known: once the outermost unit is committed, not at all if it is rolled back."""
+        units = self._changes()
+        changed: Projects = set(project_ids)
+        self._local.changes = [*(units or ()), changed]
+        try:
+            yield changed
+        except BaseException:
+            # Part of it may have been committed all the same (a purge in batches, an answer that was lost).
+            for project_id in changed:
+                self._forget(project_id)
+            raise
+        finally:
+            self._local.changes = units
+        if units:
+            units[-1].update(changed)
+        elif changed:
+            self._committed(changed)
+
+
+def _project_of(document: Any) -> str | None:
+    """Return the project of a document that may be of any version, or broken; None where it does not say."""
+    found = document.get("project_id") if isinstance(document, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def _noting(documents: Iterable[dict[str, Any]], changed: Projects) -> Iterator[dict[str, Any]]:
+    for document in documents:
+        changed.add(_project_of(document))
+        yield document
