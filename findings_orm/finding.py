@@ -33,10 +33,10 @@ from typing_extensions import TypedDict
 
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 
-SCHEMA_VERSION: Literal["1.1.0"] = "1.1.0"
+SCHEMA_VERSION: Literal["2.0.0"] = "2.0.0"
 """The schema version of `Finding` and of everything that the adapters of this release store."""
 
-KNOWN_VERSIONS: tuple[str, ...] = ("1.0.0", "1.1.0")
+KNOWN_VERSIONS: tuple[str, ...] = ("0.3.0", "1.0.0", "1.1.0", "2.0.0")
 """The schema versions that this release can read, oldest first (a test compares them with the revisions)."""
 
 MAX_DEPTH = 100
@@ -180,7 +180,7 @@ class Location(TypedDict, total=False):
 
 
 class Finding(BaseModel):
-    """One security observation: the schema of the document, version 1.1.0.
+    """One security observation: the schema of the document, version 2.0.0.
 
     Every field is of a JSON type, so that ``vars(finding)`` is the canonical document. Input is taken
     strictly: nothing is converted, cut or folded, except that `created_at` and the UUIDs get their
@@ -189,7 +189,7 @@ class Finding(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    finding_schema_version: Literal["1.1.0"] = SCHEMA_VERSION
+    finding_schema_version: Literal["2.0.0"] = SCHEMA_VERSION
     id: _Uuid
     project_id: Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=_NO_CONTROL)]
     detector_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -205,8 +205,10 @@ class Finding(BaseModel):
     fingerprint: _Name | None = None
     location: Annotated[Location, AfterValidator(_ends_after_start)] | None = None
     confidence: _Confidence | None = None
-    cwe: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
-    owasp: Annotated[str, StringConstraints(pattern=r"^A[0-9]{2}$")] | None = None
+    cwe_ids: list[Annotated[int, Field(ge=1, le=MAX_NUMBER)]] = Field(default_factory=list)
+    owasp: list[Annotated[str, StringConstraints(pattern=r"^A[0-9]{2}(:[0-9]{4})?$")]] = Field(
+        default_factory=list
+    )
     cve_ids: list[Annotated[str, StringConstraints(pattern=r"^CVE-[0-9]{4}-[0-9]{4,}$")]] = Field(
         default_factory=list
     )

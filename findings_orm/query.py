@@ -220,7 +220,7 @@ def matches(query: FindingQuery, document: Mapping[str, Any]) -> bool:
             or any(_same_or_prefix(d, document["detector_id"]) for d in query.detector_id)
         )
         and (not query.rule_id or document["rule_id"] in query.rule_id)
-        and (not query.cwe or document["cwe"] in query.cwe)
+        and (not query.cwe or not set(query.cwe).isdisjoint(document["cwe_ids"]))
         and (not query.cve_id or not set(query.cve_id).isdisjoint(document["cve_ids"]))
         and (not query.run_id or document["run_id"] in query.run_id)
         and (not query.tag or not set(query.tag).isdisjoint(document["tags"]))
@@ -259,7 +259,7 @@ class Summary:
         by_severity: every severity, worst first, zeros included.
         by_status: every status, zeros included.
         by_detector: detector to count, most first.
-        by_cwe: CWE number to count, most first; findings without one are not counted.
+        by_cwe: CWE number to the count of findings that name it, most first.
         top_resources: the ten resources with most findings, most first, then by name.
     """
 

@@ -260,7 +260,7 @@ def test_an_id_that_is_taken_is_a_conflict(findings: Findings) -> None:
 
 
 def test_quarantine_keeps_what_is_refused_to_be_corrected_and_retried(findings: Findings) -> None:
-    report = findings.report(scanned("R1"), scanned("R2", severity="awful"), scanned("R3", cwe="x"))
+    report = findings.report(scanned("R1"), scanned("R2", severity="awful"), scanned("R3", cwe_ids="x"))
     done = findings("import", report, "-p", P, "--quarantine").stdout
     assert "created 1" in done
     assert "rejected 2" in done
@@ -278,8 +278,8 @@ def test_quarantine_keeps_what_is_refused_to_be_corrected_and_retried(findings: 
     assert findings.titles() == ["Rule R1 was broken", "Rule R2 was broken"]
 
     rest = findings.json("rejected", "list", "--format", "json")
-    assert [one["field"] for one in rest] == ["cwe"]
-    fixed = {rest[0]["rejected_id"]: {**rest[0]["original"], "cwe": 79}}
+    assert [one["field"] for one in rest] == ["cwe_ids"]
+    fixed = {rest[0]["rejected_id"]: {**rest[0]["original"], "cwe_ids": [79]}}
     (findings.folder / "fixed.json").write_text(json.dumps(fixed))
     findings("rejected", "retry", "--fixed", "fixed.json")
     assert findings.json("rejected", "list", "--format", "json") == []
@@ -321,9 +321,16 @@ def full_template(tmp_path_factory: pytest.TempPathFactory, template: Path) -> P
     filled = Findings(tmp_path_factory.mktemp("full"), template)
     documents = (
         scanned(
-            "R1", severity="low", cwe=79, tags=["web", "a,b"], created_at="2026-01-01T00:00:00Z", title="one"
+            "R1",
+            severity="low",
+            cwe_ids=[79],
+            tags=["web", "a,b"],
+            created_at="2026-01-01T00:00:00Z",
+            title="one",
         ),
-        scanned("R2", severity="high", cwe=89, cve_ids=["CVE-2021-44228"], title="two", resource="lib/x"),
+        scanned(
+            "R2", severity="high", cwe_ids=[89], cve_ids=["CVE-2021-44228"], title="two", resource="lib/x"
+        ),
         scanned("R2", severity="critical", detector_id="other.tool", title="Drei Straße", status="triaged"),
         scanned("R4", severity="info", resource="lib/y", title="four", created_at="2026-01-31T12:00:00Z"),
     )

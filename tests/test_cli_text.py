@@ -114,7 +114,7 @@ def test_the_place_of_a_finding() -> None:
 def test_changes_of_any_shape_can_be_shown() -> None:
     changes = {
         "status": ["open", "resolved"],
-        "cwe": [None, 79],
+        "cwe_ids": [[], [79]],
         "title": "gone",
         "evidence": {"a": 1},
         "long": ["x" * 99, ""],
@@ -122,7 +122,7 @@ def test_changes_of_any_shape_can_be_shown() -> None:
     event = Event("id", "2026-01-01T00:00:00.5Z", "ana", "change", changes)
     (row,) = history_grid([event]).rows
     shown = str(row[3])
-    assert "status: open -> resolved; cwe: null -> 79; title: gone; evidence: {" in shown
+    assert "status: open -> resolved; cwe_ids: [] -> [79]; title: gone; evidence: {" in shown
     assert "x" * 57 + "... -> " in shown
 
 

@@ -27,6 +27,7 @@ from findings_orm import (
 )
 from findings_orm.adapters.file import codec, repair
 from findings_orm.adapters.file.names import folder_name
+from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
 from findings_orm.testing.strategies import documents
 
@@ -247,7 +248,7 @@ def test_a_copied_folder_is_taken_in(edited: Path, tmp_path_factory: pytest.Temp
         assert len(store.list_findings(P)) == 3
         store.save_finding(finding(5))
     assert not (other / "brought" / "findings.json").exists()
-    assert (other / "brought" / "findings.json.orig-1.1.0").read_bytes() == edited.read_bytes()
+    assert (other / "brought" / "findings.json.orig-2.0.0").read_bytes() == edited.read_bytes()
     with FileStorageAdapter(other) as store:
         assert len(store.list_findings(P)) == 4
 
@@ -303,9 +304,9 @@ def test_invalid_edits_are_named_and_change_nothing(edited: Path, what: str) -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"finding_schema_version": "1.1.0",\n "findings": [}', "line 2"),
-        ('{"finding_schema_version": "1.1.0", "findings": [{"id": "a", "id": "b"}]}', "id: must occur once"),
-        ('{"finding_schema_version": "1.1.0", "findings": ' + "[" * 100_000, "damaged"),
+        ('{"finding_schema_version": "2.0.0",\n "findings": [}', "line 2"),
+        ('{"finding_schema_version": "2.0.0", "findings": [{"id": "a", "id": "b"}]}', "id: must occur once"),
+        ('{"finding_schema_version": "2.0.0", "findings": ' + "[" * 100_000, "damaged"),
         (b"\xff\xfe\xff", "damaged"),
     ],
 )
@@ -371,8 +372,8 @@ def test_an_edit_of_a_project_that_was_deleted_meanwhile(edited: Path) -> None:
 
 
 def _older(version: str) -> list[dict[str, Any]]:
-    new = [validate_finding(finding(1, cwe=79)), validate_finding(finding(2, project_id="beta"))]
-    return [SchemaMigrator().migrate("1.1.0", version, one) for one in new]
+    new = [validate_finding(finding(1, cwe_ids=[79])), validate_finding(finding(2, project_id="beta"))]
+    return [SchemaMigrator().migrate(SCHEMA_VERSION, version, one) for one in new]
 
 
 @pytest.mark.parametrize("form", ["array", "layout", "older name", "array without version"])
@@ -380,7 +381,7 @@ def _older(version: str) -> list[dict[str, Any]]:
 def test_an_older_layout_opens_and_is_migrated_on_the_first_write(
     tmp_path: Path, form: str, place: str
 ) -> None:
-    old: Any = _older("1.0.0")
+    old: Any = _older(SCHEMA_VERSION if form == "array without version" else "1.0.0")
     if form == "array without version":
         old = [
             {name: value for name, value in one.items() if name != "finding_schema_version"} for one in old
@@ -394,15 +395,17 @@ def test_an_older_layout_opens_and_is_migrated_on_the_first_write(
     content = path.read_bytes()
     with FileStorageAdapter(tmp_path) as store:
         assert store.list_projects() == [P, "beta"]
-        assert store.get_finding(P, uuid_of(1)) == validate_finding(finding(1, cwe=79))
+        assert store.get_finding(P, uuid_of(1)) == validate_finding(finding(1, cwe_ids=[79]))
         assert store.sighting(P, uuid_of(1)).fingerprint
     assert path.read_bytes() == content, "it was changed before the first write"
     with FileStorageAdapter(tmp_path) as store:
         store.set_status(P, uuid_of(1), "triaged", actor="ann")
         store.delete_project("beta")
-    version = "1.1.0" if form == "array without version" else "1.0.0"
+    version = SCHEMA_VERSION if form == "array without version" else "1.0.0"
     assert path.with_name(f"findings.json.orig-{version}").read_bytes() == content
-    assert json.loads((tmp_path / P / "findings.json").read_bytes())["finding_schema_version"] == "1.1.0"
+    assert (
+        json.loads((tmp_path / P / "findings.json").read_bytes())["finding_schema_version"] == SCHEMA_VERSION
+    )
     with FileStorageAdapter(tmp_path) as store:
         assert store.list_projects() == [P]
         assert store.get_finding(P, uuid_of(1))["status"] == "triaged"
@@ -411,7 +414,7 @@ def test_an_older_layout_opens_and_is_migrated_on_the_first_write(
 
 def test_a_checked_out_older_version_of_a_listed_file(edited: Path) -> None:
     layout = json.loads(edited.read_bytes())
-    edited.write_text(json.dumps(SchemaMigrator().migrate("1.1.0", "1.0.0", layout)))
+    edited.write_text(json.dumps(SchemaMigrator().migrate(SCHEMA_VERSION, "1.0.0", layout)))
     old = edited.read_bytes()
     with FileStorageAdapter(edited.parents[1]) as store:
         assert len(store.list_findings(P)) == 3
@@ -426,7 +429,7 @@ def test_a_folder_of_an_older_release_is_migrated(edited: Path) -> None:
     root = edited.parents[1]
     with FileStorageAdapter(root) as store:
         before = store.list_findings(P)
-    old = SchemaMigrator().migrate("1.1.0", "1.0.0", json.loads(edited.read_bytes()))
+    old = SchemaMigrator().migrate(SCHEMA_VERSION, "1.0.0", json.loads(edited.read_bytes()))
     edited.write_text(json.dumps(old))
     manifest = snapshot.read_manifest(root / "store.json", (root / "store.json").read_bytes())
     manifest.projects[P].files["findings.json"] = snapshot.sha256(edited.read_bytes())

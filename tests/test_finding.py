@@ -33,7 +33,7 @@ from findings_orm.testing.strategies import documents, hostile_documents, times
 CURRENT = [rule for rule in BREAKS if SCHEMA_VERSION in rule.versions]
 DEFAULTS: dict[str, Any] = {
     "resource": "", "run_id": None, "status": "open", "rule_id": None, "fingerprint": None, "location": None,
-    "confidence": None, "cwe": None, "owasp": None, "cve_ids": [], "cvss": None, "mitre_attack": [], "tags": [],
+    "confidence": None, "cwe_ids": [], "owasp": [], "cve_ids": [], "cvss": None, "mitre_attack": [], "tags": [],
     "poc_links": [], "evidence": {}, "provenance": {}, "finding_schema_version": SCHEMA_VERSION,
 }  # fmt: skip
 
@@ -140,7 +140,7 @@ def test_text_of_enums_becomes_plain_text() -> None:
         ("location", {}, {}), ("location", None, None), ("location", {"path": None}, {"path": None}),
         ("project_id", "p" * 255, "p" * 255), ("project_id", "\U0001f600" * 255, "\U0001f600" * 255),
         ("tags", ["\U0001f600" * 64, "a", "a"], ["\U0001f600" * 64, "a", "a"]), ("tags", [], []),
-        ("title", " \n\t ", " \n\t "), ("resource", "", ""), ("cwe", 2**31 - 1, 2**31 - 1),
+        ("title", " \n\t ", " \n\t "), ("resource", "", ""), ("cwe_ids", [2**31 - 1, 1, 1], [2**31 - 1, 1, 1]),
         ("evidence", {"n": 10**MAX_DIGITS - 1}, {"n": 10**MAX_DIGITS - 1}),
         ("evidence", {"n": 1 - 10**MAX_DIGITS}, {"n": 1 - 10**MAX_DIGITS}),
         ("evidence", {"b": 1, "a": [1.0, True, -0.0]}, {"b": 1, "a": [1.0, True, -0.0]}),
@@ -175,7 +175,7 @@ def test_what_is_no_finding_is_refused(document: Any) -> None:
 
 
 def test_first_broken_field_is_named_in_the_order_of_the_schema() -> None:
-    error = refusal_of(finding(title="", severity="x", cwe=0))
+    error = refusal_of(finding(title="", severity="x", cwe_ids=[0]))
     assert getattr(error, "field", None) == "title"
 
 

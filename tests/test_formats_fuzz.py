@@ -160,7 +160,7 @@ def consume(data: bytes, format: str | None) -> None:
         "resource",
         "location",
         "fingerprint",
-        "cwe",
+        "cwe_ids",
         "cve_ids",
         "tags",
     )

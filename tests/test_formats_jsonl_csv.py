@@ -145,7 +145,8 @@ def test_a_row_of_csv() -> None:
     document = {
         **DOCUMENT,
         "location": {"path": "a.py", "start_line": 3, "snippet": "x"},
-        "cwe": 79,
+        "cwe_ids": [79, 89],
+        "owasp": ["A03:2021"],
         "cve_ids": ["CVE-2020-1111", "CVE-2020-2222"],
         "cvss": 9.8,
         "tags": ["a", "b; c"],
@@ -156,14 +157,14 @@ def test_a_row_of_csv() -> None:
     assert tuple(row) == COLUMNS
     assert row["path"] == "a.py"
     assert (row["start_line"], row["end_line"]) == ("3", "")
-    assert row["cwe"] == "79"
+    assert (row["cwe_ids"], row["owasp"]) == ("79; 89", "A03:2021")
     assert row["cve_ids"] == "CVE-2020-1111; CVE-2020-2222"
     assert row["cvss"] == "9.8"
     assert row["tags"] == "a; b; c"
     assert row["message"] == 'line 1\nline "2"'
     assert row["resource"] == "a,b"
     assert row["created_at"] == DOCUMENT["created_at"]
-    assert row["owasp"] == row["run_id"] == row["confidence"] == ""
+    assert row["run_id"] == row["confidence"] == ""
 
 
 def test_no_findings_are_a_header() -> None:

@@ -83,7 +83,7 @@ def test_a_result_of_version_3() -> None:
     document = one()
     assert document.pop("fingerprint").startswith("nuclei/v1:")
     assert document == {
-        "finding_schema_version": "1.1.0",
+        "finding_schema_version": "2.0.0",
         "detector_id": "scan.nuclei",
         "title": "Apache Log4j2 - Remote Code Injection",
         "severity": "critical",
@@ -91,12 +91,12 @@ def test_a_result_of_version_3() -> None:
         "status": "open",
         "rule_id": "CVE-2021-44228",
         "location": None,
-        "cwe": 20,
+        "cwe_ids": [20, 917],
         "cve_ids": ["CVE-2021-44228"],
         "cvss": 10.0,
         "tags": ["cve", "cve2021"],
         "created_at": "2023-11-06T13:48:31.559886Z",
-        "evidence": {"message": "Log4j2 evaluates what it logs.", "cwe_ids": [20, 917], "nuclei": NEW},
+        "evidence": {"message": "Log4j2 evaluates what it logs.", "nuclei": NEW},
     }
 
 
@@ -109,7 +109,7 @@ def test_a_result_of_version_2() -> None:
     assert document["tags"] == ["tech", "web"]
     assert document["created_at"] == "2021-05-20T08:11:12.417275Z"
     assert document["evidence"] == {"nuclei": OLD}
-    assert "cwe" not in document
+    assert document["cwe_ids"] == []
 
 
 def test_lines_and_array_give_the_same() -> None:
@@ -209,8 +209,7 @@ def test_the_classification(
     classification: Any, cwes: list[int] | None, cves: list[str], cvss: float | None
 ) -> None:
     document = with_info(classification=classification)
-    assert document["evidence"].get("cwe_ids") == cwes
-    assert document.get("cwe") == (cwes[0] if cwes else None)
+    assert document["cwe_ids"] == (cwes or [])
     assert document["cve_ids"] == cves
     assert document["cvss"] == cvss
 

@@ -101,8 +101,8 @@ def test_real_reports_are_read(
     found = {document["rule_id"]: document["severity"] for document in documents}
     assert found.items() <= severities.items()
     assert len(found) > 1
-    assert {document["cwe"] for document in documents if document.get("cwe")} <= cwes
-    assert bool(cwes) == any(document.get("cwe") for document in documents)
+    assert {document["cwe_ids"][0] for document in documents if document["cwe_ids"]} <= cwes
+    assert bool(cwes) == any(document["cwe_ids"] for document in documents)
     for document, source in zip(documents, original, strict=True):
         physical = source["locations"][0]["physicalLocation"]
         assert document["resource"] == document["location"]["path"] == physical["artifactLocation"]["uri"]
@@ -445,10 +445,10 @@ def test_a_result_that_is_gone_is_resolved() -> None:
     ],
 )
 def test_a_cwe_tag(tag: Any, number: int | None) -> None:
-    assert one(result(properties={"tags": [tag]})).get("cwe") == number
+    numbers = [] if number is None else [number]
+    assert one(result(properties={"tags": [tag]}))["cwe_ids"] == numbers
     document = one(result(), rules=[{**RULE, "properties": {"tags": [tag]}}])
-    assert document.get("cwe") == number
-    assert document["evidence"].get("cwe_ids") == ([number] if number else None)
+    assert document["cwe_ids"] == numbers
 
 
 @pytest.mark.parametrize(
@@ -480,15 +480,13 @@ def test_a_taxon_of_cwe(target: dict[str, Any], numbers: list[int] | None) -> No
     rules = [{**RULE, "relationships": [{"target": target, "kinds": ["superset"]}]}]
     by_rule = one(result(), rules=rules, taxonomies=taxonomies)
     for document in (by_result, by_rule):
-        assert document["evidence"].get("cwe_ids") == numbers
-        assert document.get("cwe") == (numbers[0] if numbers else None)
+        assert document["cwe_ids"] == (numbers or [])
 
 
 def test_the_cwes_of_the_result_come_first() -> None:
     rules = [{**RULE, "properties": {"tags": ["CWE-1", "CWE-2"], "cwe": ["CWE-3", 4, -5, "x"]}}]
     document = one(result(properties={"tags": ["CWE-2"], "cwe": 6}, taxa=[{"id": "CWE-5"}]), rules=rules)
-    assert document["evidence"]["cwe_ids"] == [2, 5, 6, 1, 3, 4]
-    assert document["cwe"] == 2
+    assert document["cwe_ids"] == [2, 5, 6, 1, 3, 4]
 
 
 def test_cve_ids_and_tags() -> None:
@@ -658,7 +656,7 @@ def test_what_a_result_refers_to_is_kept_with_it() -> None:
         webRequest={"index": 0},
         taxa=[{"index": 0, "toolComponent": {"index": 0}}],
     )
-    evidence = one(
+    document = one(
         given,
         tool=tool,
         artifacts=[
@@ -672,7 +670,8 @@ def test_what_a_result_refers_to_is_kept_with_it() -> None:
         taxonomies=[{"name": "CWE", "taxa": [{"id": "CWE-5"}]}],
         columnKind="utf16CodeUnits",
         versionControlProvenance=[{"repositoryUri": "https://x", "revisionId": "changes"}],
-    )["evidence"]
+    )
+    evidence = document["evidence"]
     assert evidence["sarif_rule"] == RULE
     assert evidence["sarif_run"] == {
         "tool": {"driver": {"name": "Demo", "version": "1"}},
@@ -686,7 +685,7 @@ def test_what_a_result_refers_to_is_kept_with_it() -> None:
         "globalMessageStrings": {"g": {"text": "global"}},
         "taxa": [{"id": "CWE-5", "toolComponent": {"name": "CWE"}}],
     }
-    assert evidence["cwe_ids"] == [5]
+    assert document["cwe_ids"] == [5]
 
 
 def test_documents_share_nothing() -> None:
@@ -755,9 +754,9 @@ def test_a_fault_after_the_first_results_is_found_on_opening() -> None:
 
 
 def test_fields_that_an_export_wrote_are_taken_if_they_are_valid() -> None:
-    bag = {"title": "Own", "cvss": 5.0, "detector_id": "other", "id": "x", "cwe": None}
+    bag = {"title": "Own", "cvss": 5.0, "detector_id": "other", "id": "x", "cwe_ids": []}
     document = one(result(properties={"findings_orm": bag, "tags": ["CWE-7"]}))
-    assert (document["title"], document["cvss"], document["cwe"]) == ("Own", 5.0, None)
+    assert (document["title"], document["cvss"], document["cwe_ids"]) == ("Own", 5.0, [])
     assert (document["detector_id"], document.get("id")) == ("demo", None)
     assert (
         one(result(properties={"findings_orm": {"title": "Own", "severity": "awful"}}))["title"] == "A rule"

@@ -240,7 +240,7 @@ def test_taxa_are_exported_by_name() -> None:
     assert log["runs"][0]["tool"]["driver"]["rules"][0]["relationships"] == [
         {"target": named, "kinds": ["superset"]}
     ]
-    assert read(log)[0]["cwe"] == 79
+    assert read(log)[0]["cwe_ids"] == [79]
 
 
 def test_reports_that_disagree_on_an_index_are_still_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,13 +342,26 @@ def test_a_changed_status_is_exported(status: str, suppressions: list[str]) -> N
 
 
 def test_other_changes_are_exported_as_properties() -> None:
-    fields = {"title": "New", "cwe": 7, "tags": ["t"], "resource": "x", "location": None, "fingerprint": None}
+    fields = {
+        "title": "New",
+        "cwe_ids": [7],
+        "tags": ["t"],
+        "resource": "x",
+        "location": None,
+        "fingerprint": None,
+    }
     source = {"ruleId": "R1", "message": {"text": "m"}, "fingerprints": {"a": "1"}, "properties": {"kept": 1}}
     result, again = changed(source, **fields)
     assert {name: again[name] for name in fields} == fields
     assert result["properties"]["kept"] == 1
-    assert set(result["properties"]["findings_orm"]) == {"title", "cwe", "tags", "resource", "fingerprint"}
-    again.update(title="m", cwe=None, tags=[], resource="", fingerprint="a=1")
+    assert set(result["properties"]["findings_orm"]) == {
+        "title",
+        "cwe_ids",
+        "tags",
+        "resource",
+        "fingerprint",
+    }
+    again.update(title="m", cwe_ids=[], tags=[], resource="", fingerprint="a=1")
     assert "findings_orm" not in results(write([again]))[0]["properties"]
 
 
@@ -364,10 +377,10 @@ FULL = {
     "rule_id": "R/1",
     "fingerprint": "abc;1",
     "resource": "https://example.com/a?b=c",
-    "cwe": 79,
+    "cwe_ids": [79, 116],
     "cve_ids": ["CVE-2020-11022"],
     "cvss": 6.1,
-    "owasp": "A03",
+    "owasp": ["A03:2021"],
     "mitre_attack": ["T1059.001"],
     "tags": ["web", "x y"],
     "poc_links": ["https://example.com/poc"],
@@ -392,7 +405,13 @@ def test_a_finding_of_its_own_becomes_a_result() -> None:
         "artifactLocation": {"uri": "a.py"},
         "region": {"startLine": 3, "endLine": 4, "snippet": {"text": "x"}},
     }
-    assert result["properties"]["tags"] == ["web", "x y", "external/cwe/cwe-079", "CVE-2020-11022"]
+    assert result["properties"]["tags"] == [
+        "web",
+        "x y",
+        "external/cwe/cwe-079",
+        "external/cwe/cwe-116",
+        "CVE-2020-11022",
+    ]
     assert result["provenance"] == {"firstDetectionTimeUtc": "2024-05-01T12:00:00.000001Z"}
     assert log["runs"][0]["tool"]["driver"] == {
         "name": "scan.demo",
@@ -401,7 +420,10 @@ def test_a_finding_of_its_own_becomes_a_result() -> None:
                 "id": "R/1",
                 "shortDescription": {"text": "A title"},
                 "defaultConfiguration": {"level": "warning"},
-                "properties": {"security-severity": "6.1", "tags": ["security", "external/cwe/cwe-079"]},
+                "properties": {
+                    "security-severity": "6.1",
+                    "tags": ["security", "external/cwe/cwe-079", "external/cwe/cwe-116"],
+                },
             }
         ],
     }
@@ -454,7 +476,7 @@ DOCUMENTS = st.fixed_dictionaries(
         "tags": st.lists(
             TEXT.filter(bool) | st.sampled_from(["CWE-5", "CVE-2020-1111", "security"]), max_size=3
         ),
-        "cwe": st.integers(1, 2**31 - 1),
+        "cwe_ids": st.lists(st.integers(1, 2**31 - 1), max_size=3),
         "cve_ids": st.lists(st.sampled_from(["CVE-2020-1111", "CVE-2021-22222"]), max_size=2),
         "status": st.sampled_from(["open", "triaged", "resolved", "false_positive"]),
         "cvss": st.floats(0, 10),

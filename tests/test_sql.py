@@ -69,7 +69,6 @@ def test_every_key_starts_with_the_project(table: Any) -> None:
         ("status", "closed"),
         ("cvss", 10.1),
         ("confidence", -1),
-        ("cwe", 0),
         ("title", ""),
         ("detector_id", ""),
         ("evidence", None),

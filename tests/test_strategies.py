@@ -10,10 +10,20 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis.strategies import SearchStrategy
 
 from findings_orm.finding import MAX_DEPTH, SCHEMA_VERSION, validate_finding
+from findings_orm.migrations import SchemaMigrator
 from findings_orm.query import FindingQuery, matches
 from findings_orm.testing.hostile import BREAKS
 from findings_orm.testing.samples import assert_all_same, assert_same, difference, finding
-from findings_orm.testing.strategies import documents, json_objects, project_ids, queries, scans, texts, times
+from findings_orm.testing.strategies import (
+    documents,
+    json_objects,
+    legacy_documents,
+    project_ids,
+    queries,
+    scans,
+    texts,
+    times,
+)
 
 SEARCH = settings(
     max_examples=20_000,
@@ -86,7 +96,7 @@ def test_json_objects_reach_the_corner(corner: Any) -> None:
     [
         lambda document: set(document) <= {"id", "project_id", "detector_id", "title", "severity", "created_at"},
         lambda document: len(document) > 18,
-        lambda document: document.get("cwe", 0) is None,
+        lambda document: document.get("run_id", 0) is None,
         lambda document: "location" in document and document["location"] == {},
         lambda document: document["created_at"].startswith("0001"),
         lambda document: document["created_at"].startswith("9999"),
@@ -107,7 +117,12 @@ def test_documents_reach_the_corner(corner: Any) -> None:
 def test_older_documents_have_only_older_fields(document: dict[str, Any]) -> None:
     assert set(document) <= set(OLD_FIELDS)
     assert document["finding_schema_version"] == "1.0.0"
-    validate_finding({**document, "finding_schema_version": SCHEMA_VERSION})
+    SchemaMigrator().migrate("1.0.0", SCHEMA_VERSION, document)
+
+
+@given(document=legacy_documents())
+def test_legacy_documents_are_valid(document: dict[str, Any]) -> None:
+    SchemaMigrator().migrate("0.3.0", SCHEMA_VERSION, document)
 
 
 @given(document=documents(project_id="p", sparse=True))
@@ -126,7 +141,7 @@ def test_scans_hold_equal_findings() -> None:
 
 
 def test_queries_find_some_and_not_all() -> None:
-    there = [validate_finding(finding(number, cwe=number)) for number in range(1, 5)]
+    there = [validate_finding(finding(number, cwe_ids=[number])) for number in range(1, 5)]
 
     def divides(query: FindingQuery) -> bool:
         return 0 < sum(matches(query, document) for document in there) < 4

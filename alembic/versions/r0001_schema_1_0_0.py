@@ -1,9 +1,26 @@
-"""Make the tables of schema 1.0.0.
+"""Make the tables of schema 1.0.0, which replaced the flat documents of 0.3.0.
 
-Revision r0001, the first.
+Revision r0001, the first. No database held documents of 0.3.0: they were files, one bare JSON array a project.
+
+On the way up each legacy field gets its place, or stays in `evidence` under its own name. What the new form does not
+say (``"CWE-079"`` for 79, the text behind a category, an epoch) is kept in a corner of `provenance`, under the key
+``findings_orm``; on the way down, where 0.3.0 has no room, likewise::
+
+    {"version": "0.3.0", "fields": {"ts": 1672912800}, "absent": ["provenance"], "original": ...}
+
+The corner is the difference between the document of its `version` and what can be read off the other one: `fields` to
+set, `absent` ones to take away. `original` is what the document itself had under that key. A corner is taken for one
+of ours only if these functions would have written exactly it; so each of the two undoes the other.
+
+A time without an offset is not placed: nobody knows which moment it was. Nor is a placeholder for a CVE.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,6 +32,295 @@ branch_labels = None
 depends_on = None
 
 finding_schema_version = "1.0.0"
+legacy_schema_version = "0.3.0"
+
+CORNER = "findings_orm"
+DEFAULTS: dict[str, Any] = {
+    "resource": "",
+    "run_id": None,
+    "evidence": {},
+    "provenance": {},
+    "cwe": None,
+    "owasp": None,
+    "cve_ids": [],
+    "cvss": None,
+    "mitre_attack": [],
+    "poc_links": [],
+}
+SEVERITIES = ("info", "low", "medium", "high", "critical")
+MAX_NUMBER = 2**31 - 1
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UUID_FORM = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+INSTANT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,6})?\d*(Z|z|[+-]\d\d:\d\d)", re.ASCII)
+CWE = re.compile(r"cwe[-_: ]*0*(\d{1,10})(?!\d).*|0*(\d{1,10})", re.ASCII | re.IGNORECASE | re.DOTALL)
+CVE = re.compile(r"CVE-(\d{4})-(\d{4,})", re.ASCII)
+CATEGORY = re.compile(r"A(\d{1,2})(?![A-Za-z0-9]).*", re.ASCII | re.DOTALL)
+TECHNIQUE = re.compile(r"T\d{4}", re.ASCII)
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+")
+
+Document = dict[str, Any]
+
+# -- documents ----------------------------------------------------------------------------------------------------
+
+
+def upgrade_document(document: Document) -> Document:
+    """Return a flat document of 0.3.0 as one of 1.0.0; what was put aside on the way down comes back."""
+    opened = _opened(document, finding_schema_version, _placed, downgrade_document)
+    if opened is not None:
+        return opened
+    return _closed(document, _placed(document), legacy_schema_version, _flat, upgrade_document)
+
+
+def downgrade_document(document: Document) -> Document:
+    """Return a document of 1.0.0 as a flat one of 0.3.0; what that has no room for is put aside in `provenance`."""
+    opened = _opened(document, legacy_schema_version, _flat, upgrade_document)
+    if opened is not None:
+        return opened
+    return _closed(document, _flat(document), finding_schema_version, _placed, downgrade_document)
+
+
+Change = Callable[[Document], Document]
+
+
+def _closed(document: Document, changed: Document, version: str, back: Change, again: Change) -> Document:
+    """Return the changed document, with a corner where `back` alone does not lead to `document`.
+
+    `again` is the function that asks: a corner that its opposite would take for one of ours gets one around it.
+    """
+    fields, absent = _difference(back(changed), document)
+    if not fields and not absent and _opened(changed, version, back, again) is None:
+        return changed
+    provenance = changed.get("provenance", {})
+    fields, absent = _difference(back({**changed, "provenance": provenance}), document)
+    corner: Document = {"version": version, "fields": fields}
+    if absent:
+        corner["absent"] = absent
+    if CORNER in provenance:
+        corner["original"] = provenance[CORNER]
+    return {**changed, "provenance": {**provenance, CORNER: corner}}
+
+
+def _opened(document: Document, version: str, back: Change, undo: Change) -> Document | None:
+    """Return the document of `version` that this one was made of, or None if its corner is not ours."""
+    provenance = document.get("provenance")
+    corner = provenance.get(CORNER) if isinstance(provenance, dict) else None
+    if not isinstance(provenance, dict) or not isinstance(corner, dict) or corner.get("version") != version:
+        return None
+    fields, absent = corner.get("fields"), corner.get("absent", [])
+    if not isinstance(fields, dict) or not isinstance(absent, list):
+        return None
+    before = {name: value for name, value in provenance.items() if name != CORNER or "original" in corner}
+    if "original" in corner:
+        before[CORNER] = corner["original"]
+    opened = {**back({**document, "provenance": before}), **fields}
+    for name in absent:
+        if not isinstance(name, str) or name not in opened:
+            return None
+        del opened[name]
+    return opened if _same(undo(opened), document) else None
+
+
+def _difference(found: Document, wanted: Document) -> tuple[Document, list[str]]:
+    fields = {
+        name: value
+        for name, value in sorted(wanted.items(), key=lambda item: str(item[0]))
+        if name not in found or not _same(found[name], value)
+    }
+    return fields, sorted((name for name in found if name not in wanted), key=str)
+
+
+def _same(one: object, other: object, depth: int = 0) -> bool:
+    """Compare as JSON text would: 1 is not 1.0, and the order of keys counts, except that of the document's."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict) and isinstance(other, dict):
+        in_order = list(one) == list(other) if depth else one.keys() == other.keys()
+        return in_order and all(_same(value, other[name], depth + 1) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_same(a, b, depth + 1) for a, b in zip(one, other, strict=True))
+    return repr(one) == repr(other) if isinstance(one, float) else one == other
+
+
+def _placed(flat: Document) -> Document:
+    """Return the document of 1.0.0 for a flat one, without a corner."""
+    placed: Document = {"finding_schema_version": finding_schema_version}
+    rest: Document = {}
+    for name in sorted(flat, key=str):
+        value = flat[name]
+        new, place = PLACES.get(name, (name, _nowhere))
+        found = place(value)
+        if found is not None:
+            placed[new] = found
+        elif name != "finding_schema_version":
+            rest[name] = value
+    own = rest.pop("evidence", None)
+    if isinstance(own, dict):
+        rest = {**own, **rest}
+    elif own is not None:
+        rest["evidence"] = own
+    placed["evidence"] = rest
+    for name in ("subcategory", "detector_id"):
+        if "title" not in placed and isinstance(flat.get(name), str) and flat[name]:
+            placed["title"] = flat[name]
+    if "severity" not in placed and "severity" in flat:
+        placed["severity"] = flat["severity"]  # it is refused, by name
+    return {**DEFAULTS, **_fresh(), **placed}
+
+
+def _fresh() -> Document:
+    return {name: type(default)() for name, default in DEFAULTS.items() if isinstance(default, (dict, list))}
+
+
+def _flat(document: Document) -> Document:
+    """Return the flat document of 0.3.0 for one of 1.0.0, without a corner."""
+    flat: Document = {}
+    for name, value in document.items():
+        old, put = FLATTENED.get(name, (name, None))
+        if name in ("finding_schema_version", "evidence") or (name in DEFAULTS and value == DEFAULTS[name]):
+            continue
+        flat[old] = put(value) if put else value
+    evidence = document.get("evidence")
+    if not isinstance(evidence, dict) or not evidence:
+        return flat
+    spread = list(evidence) == sorted(evidence, key=str) and not any(_is_taken(key, flat) for key in evidence)
+    return {**flat, **evidence} if spread else {**flat, "evidence": evidence}
+
+
+def _is_taken(key: object, flat: Document) -> bool:
+    return not isinstance(key, str) or key in flat or key in ("evidence", "finding_schema_version")
+
+
+# -- the values of 0.3.0: each function returns what 1.0.0 has for it, None for what it can't say -------------------
+
+
+def _nowhere(_: object) -> None:
+    return None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _any_text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _uuid(value: object) -> str | None:
+    return value.lower() if isinstance(value, str) and UUID_FORM.fullmatch(value) else None
+
+
+def _detector(value: object) -> str | None:
+    return value.replace(":", ".") if isinstance(value, str) else None
+
+
+def _severity(value: object) -> str | None:
+    name = value.strip().lower() if isinstance(value, str) else ""
+    name = "info" if name == "informational" else name
+    return name if name in SEVERITIES else None
+
+
+def _time(value: object) -> str | None:
+    """RFC 3339 with an offset, or the seconds since 1970."""
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            moment = EPOCH + timedelta(seconds=value)
+        else:
+            found = INSTANT.fullmatch(value) if isinstance(value, str) else None
+            if not found:
+                return None
+            date, clock, fraction, offset = found.groups()
+            moment = datetime.fromisoformat(
+                f"{date}T{clock}{(fraction or '.').ljust(7, '0')}{offset.upper()}"
+            ).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds")[:-6] + "Z"
+
+
+def _cwe(value: object) -> int | None:
+    if isinstance(value, str):
+        found = CWE.fullmatch(value.strip())
+        value = int(found[1] or found[2]) if found else None
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and 1 <= value <= MAX_NUMBER else None  # type: ignore[operator, return-value]  # an int
+
+
+def _cves(value: object) -> list[str] | None:
+    texts = re.split(r"[,;\s]+", value.upper()) if isinstance(value, str) else value
+    if not isinstance(texts, list):
+        return None
+    found = [CVE.fullmatch(text.upper()) for text in texts if isinstance(text, str)]
+    real = [one[0] for one in found if one and int(one[1]) >= 1999 and one[2].strip("0")]
+    return list(dict.fromkeys(real)) or None
+
+
+def _category(value: object) -> str | None:
+    found = CATEGORY.fullmatch(value.strip()) if isinstance(value, str) else None
+    return f"A{found[1]:0>2}" if found and found[1].strip("0") else None
+
+
+def _cvss(value: object) -> float | None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 10:
+        return float(value) + 0.0
+    return None
+
+
+def _techniques(value: object) -> list[str] | None:
+    return _all(value, TECHNIQUE)
+
+
+def _uris(value: object) -> list[str] | None:
+    return _all(value, URI)
+
+
+def _all(value: object, form: re.Pattern[str]) -> list[str] | None:
+    is_list = isinstance(value, list) and all(isinstance(one, str) and form.fullmatch(one) for one in value)
+    return value if is_list and value else None  # type: ignore[return-value]  # a list of text
+
+
+def _object(value: object) -> Document | None:
+    return value if isinstance(value, dict) else None
+
+
+PLACES: dict[str, tuple[str, Callable[[object], Any]]] = {
+    "id": ("id", _uuid),
+    "pid": ("project_id", _text),
+    "ts": ("created_at", _time),
+    "title": ("title", _text),
+    "severity": ("severity", _severity),
+    "detector_id": ("detector_id", _detector),
+    "url": ("resource", _any_text),
+    "run_id": ("run_id", _uuid),
+    "cwe": ("cwe", _cwe),
+    "owasp": ("owasp", _category),
+    "cve_id": ("cve_ids", _cves),
+    "cvss": ("cvss", _cvss),
+    "mitre_attack": ("mitre_attack", _techniques),
+    "poc_links": ("poc_links", _uris),
+    "provenance": ("provenance", _object),
+}
+
+
+def _joined(value: object) -> object:
+    return (
+        ", ".join(value) if isinstance(value, list) and all(isinstance(one, str) for one in value) else value
+    )
+
+
+FLATTENED: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
+    "project_id": ("pid", None),
+    "created_at": ("ts", None),
+    "resource": ("url", None),
+    "detector_id": (
+        "detector_id",
+        lambda value: value.replace(".", ":") if isinstance(value, str) else value,
+    ),
+    "cwe": ("cwe", lambda value: f"CWE-{value}" if isinstance(value, int) else value),
+    "cve_ids": ("cve_id", _joined),
+}
+
+
+# -- tables -------------------------------------------------------------------------------------------------------
 
 # Compared and sorted by code point on every database.
 SORTED = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")

@@ -294,11 +294,12 @@ class MemoryRecords(Records):
     def summarize(self, project_id: str) -> Summary:
         """See `Records.summarize`."""
         documents = [one.document for one in self._project(project_id).findings.values()]
-        counts = [
-            Counter(document[name] for document in documents if document[name] is not None)
-            for name in ("severity", "status", "detector_id", "cwe", "resource")
-        ]
-        return Summary.of_counts(project_id, *counts)
+        severity, status, detector, resource = (
+            Counter(document[name] for document in documents)
+            for name in ("severity", "status", "detector_id", "resource")
+        )
+        cwe = Counter(number for document in documents for number in set(document["cwe_ids"]))
+        return Summary.of_counts(project_id, severity, status, detector, cwe, resource)
 
     def census(self) -> dict[tuple[str, str], int]:
         """See `Records.census`."""

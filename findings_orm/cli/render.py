@@ -77,12 +77,12 @@ def _fields(document: Document, sighting: Sighting) -> Iterable[tuple[str, str]]
         yield "path", location["path"]
     if location.get("end_line"):
         yield "lines", f"{location['start_line']} to {location['end_line']}"
-    for name in ("confidence", "cwe", "owasp", "cvss", "run_id", "fingerprint", "created_at"):
+    for name in ("confidence", "cvss", "run_id", "fingerprint", "created_at"):
         if document[name] is not None:
             yield name, str(document[name])
-    for name in ("cve_ids", "mitre_attack", "tags", "poc_links"):
+    for name in ("cwe_ids", "owasp", "cve_ids", "mitre_attack", "tags", "poc_links"):
         if document[name]:
-            yield name, ", ".join(document[name])
+            yield name, ", ".join(map(str, document[name]))
     yield "first seen", sighting.first_seen
     yield (
         "last seen",

@@ -6,7 +6,6 @@ import csv
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from findings_orm.formats.texts import cwe_numbers
 from findings_orm.formats.writing import Stream, TextSink
 
 COLUMNS = (
@@ -21,7 +20,7 @@ COLUMNS = (
     "path",
     "start_line",
     "end_line",
-    "cwe",
+    "cwe_ids",
     "cve_ids",
     "cvss",
     "owasp",
@@ -71,7 +70,6 @@ def _row(document: Mapping[str, Any]) -> list[Any]:
         "path": location.get("path"),
         "start_line": location.get("start_line"),
         "end_line": location.get("end_line"),
-        "cwe": cwe_numbers(document),
         "message": message if isinstance(message, str) else None,
     }
     return [_cell(cells.get(name)) for name in COLUMNS]

@@ -1,7 +1,7 @@
 """nuclei in: its JSON Lines (``-jsonl``) and its JSON array (``-json-export``), keys of version 2 and 3.
 
 Source of the keys: `ResultEvent` in nuclei's pkg/output and `Info` in its pkg/model. In `evidence` a document has
-`nuclei`, the whole result as it was; `message`, the template's description; and `cwe_ids`, all CWE numbers.
+`nuclei`, the whole result as it was, and `message`, the template's description.
 
 References of a template are advisories and articles, no proofs of concept, so `poc_links` stays empty.
 """
@@ -64,7 +64,6 @@ def document(result: dict[str, Any]) -> dict[str, Any]:
     classification = _mapping(info.get("classification"))
     template = _text(result, TEMPLATE_KEYS)
     resource = _text(result, _MATCHED) or _text(result, ("host", "url"))
-    cwes = _cwes(classification)
     found: dict[str, Any] = {
         "finding_schema_version": SCHEMA_VERSION,
         "detector_id": DETECTOR,
@@ -75,7 +74,7 @@ def document(result: dict[str, Any]) -> dict[str, Any]:
         "rule_id": template or None,
         "fingerprint": _fingerprint(result, template, resource),
         "location": _location(result, resource),
-        **texts.cwe_fields(cwes),
+        "cwe_ids": _cwes(classification),
         "cve_ids": texts.cve_ids(texts.strings(classification.get("cve-id"), separator=",")),
         "cvss": _score(classification),
         "tags": texts.tags(texts.strings(info.get("tags"), separator=",")),
@@ -86,7 +85,6 @@ def document(result: dict[str, Any]) -> dict[str, Any]:
     description = info.get("description")
     evidence = {
         "message": description if isinstance(description, str) else "",
-        "cwe_ids": cwes,
         "nuclei": texts.shallow(result),
     }
     found["evidence"] = {key: value for key, value in evidence.items() if value}

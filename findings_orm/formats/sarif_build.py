@@ -29,7 +29,6 @@ from findings_orm.formats.sarif_values import (
     mapping,
     slug,
 )
-from findings_orm.formats.texts import cwe_numbers
 
 _LEVELS = {"critical": "error", "high": "error", "medium": "warning", "low": "note", "info": "none"}
 _SCORES = {
@@ -205,7 +204,7 @@ def _built(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str, A
     if document.get("created_at"):
         result["provenance"] = {"firstDetectionTimeUtc": document["created_at"]}
     result["suppressions"] = []
-    numbers = [f"external/cwe/cwe-{number:03d}" for number in cwe_numbers(document)]
+    numbers = [f"external/cwe/cwe-{number:03d}" for number in document.get("cwe_ids") or ()]
     result["properties"] = {
         "tags": list(
             dict.fromkeys([*(document.get("tags") or []), *numbers, *(document.get("cve_ids") or [])])

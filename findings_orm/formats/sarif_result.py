@@ -7,7 +7,6 @@ for code scanning"). What no rule can place stays in `evidence`:
 * `sarif`: the result, as it is in the report. Where it nests deeper than a document may, its JSON as text.
 * `level`: the level that applies to it.
 * `suppressions`: its suppressions as they are, and `status_comment`: the justification of the status.
-* `cwe_ids`: all CWE numbers, as the field `cwe` has room for one.
 * `security_severity`: the score, where there is one. It is no `cvss`: CodeQL's is that of the rule, not of the find.
 * `sarif_rule`, `sarif_run`, `sarif_references`: what of the rule and of the run explains the result.
 """
@@ -91,7 +90,7 @@ def fields(run: Run, result: Mapping[str, Any], rule: Rule | None) -> dict[str, 
         "rule_id": name or None,
         "fingerprint": fingerprint_of(result, name, where.resource),
         "location": where.location,
-        **texts.cwe_fields(_cwes(run, result, rule)),
+        "cwe_ids": _cwes(run, result, rule),
         "cve_ids": texts.unique([*texts.cve_ids([name]), *(cve for one in tags for cve in one.cves)]),
         "tags": texts.unique(tag for one in tags for tag in one.others),
     }
@@ -275,7 +274,6 @@ def _evidence(run: Run, result: dict[str, Any], rule: Rule | None) -> dict[str, 
         "level": run.level(result, rule),
         "suppressions": texts.copied(result.get("suppressions")) if fits else None,
         "status_comment": status_of(result)[1],
-        "cwe_ids": _cwes(run, result, rule),
         "security_severity": _score(mapping(result.get("properties")), rule),
         "sarif_rule": texts.copied(rule.stored) if rule else None,
         "sarif_run": run_kept,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -73,17 +73,6 @@ def cwe_number(text: str) -> int | None:
     found = _CWE.fullmatch(text)
     value = int(found[1]) if found else 0
     return value if 1 <= value <= MAX_NUMBER else None
-
-
-def cwe_fields(numbers: Iterable[int]) -> dict[str, Any]:
-    """Return the fields of a document for the CWE numbers of a report: schema 1.1.0 has room for the first."""
-    found = unique(numbers)
-    return {"cwe": found[0]} if found else {}
-
-
-def cwe_numbers(document: Mapping[str, Any]) -> list[int]:
-    """Return the CWE numbers of a document: the inverse of `cwe_fields`."""
-    return [] if document.get("cwe") is None else [document["cwe"]]
 
 
 def cve_ids(texts: Iterable[str]) -> list[str]:

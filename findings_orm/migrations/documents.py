@@ -14,6 +14,9 @@ from findings_orm.migrations.scripts import DocumentChange, chain, document_chan
 
 Document = dict[str, Any]
 
+LEGACY = "0.3.0"
+"""The version of the flat documents, which don't say a version."""
+
 _SEMANTIC = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 _VERSION_KEYS = ("finding_schema_version", "store_schema_version")
 _FILLED_IN = {
@@ -45,20 +48,30 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Narrower:
-    """What an older version does not have that the version after it has."""
+class _Older:
+    """The rules of an older version that the current one, which checks the migrated document, does not have.
 
-    fields: frozenset[str]
-    items: Mapping[str, re.Pattern[str]]
+    Attributes:
+        fields: all its fields; None where it has no list of them.
+        patterns: forms of text, of a field or of the members of a list, that were narrower.
+        names: how it names what the current version calls otherwise.
+    """
+
+    fields: frozenset[str] | None
+    patterns: Mapping[str, re.Pattern[str]]
+    names: Mapping[str, str]
 
 
-_NARROWER = {
-    "1.0.0": _Narrower(
-        frozenset({"status", "rule_id", "fingerprint", "location", "confidence", "tags"}),
-        {"mitre_attack": re.compile(r"T[0-9]{4}")},
-    ),
+_CATEGORY = re.compile(r"A[0-9]{2}")
+_ONE_CWE = {"cwe_ids[0]": "cwe", "owasp[0]": "owasp"}
+_FIELDS_1_1_0 = frozenset(FIELDS) - {"cwe_ids"} | {"cwe"}
+_FIELDS_1_0_0 = _FIELDS_1_1_0 - {"status", "rule_id", "fingerprint", "location", "confidence", "tags"}
+_OLDER = {
+    "0.3.0": _Older(None, {}, {"project_id": "pid", "created_at": "ts", "resource": "url"}),
+    "1.0.0": _Older(_FIELDS_1_0_0, {"owasp": _CATEGORY, "mitre_attack": re.compile(r"T[0-9]{4}")}, _ONE_CWE),
+    "1.1.0": _Older(_FIELDS_1_1_0, {"owasp": _CATEGORY}, _ONE_CWE),
 }
-"""The rules of older versions, each in terms of the version after it. The current one's are in `Finding`."""
+"""What older versions refuse and the current one does not; the rules of the current one are in `Finding`."""
 
 
 class SchemaMigrator:
@@ -69,7 +82,7 @@ class SchemaMigrator:
     way up: ``migrate(b, a, migrate(a, b, data)) == data`` in both directions.
 
     >>> SchemaMigrator().versions()
-    ['1.0.0', '1.1.0']
+    ['0.3.0', '1.0.0', '1.1.0', '2.0.0']
     """
 
     def versions(self) -> list[str]:
@@ -92,7 +105,7 @@ class SchemaMigrator:
         `data` is a document, or a store layout: an object with a list ``findings`` and the version under
         ``finding_schema_version`` (or ``store_schema_version``). The result shares nothing with it. A document may lack
         what `ingest` fills in: `id`, `project_id`, `run_id`, `created_at`; it lacks the same afterwards. The findings
-        of a layout may lack their version; the layout's holds for them.
+        of a layout may lack their version; the layout's holds for them. Data of 0.3.0 had no version and may lack it.
 
         Raises:
             SchemaVersionError: a version is missing, malformed, unknown or newer, or `data` says that it is of
@@ -103,7 +116,7 @@ class SchemaMigrator:
         _check_version(to_version, "to_version")
         if not isinstance(data, dict):
             raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", data)
-        if "findings" in data:
+        if isinstance(data.get("findings"), list) or ("findings" in data and from_version != LEGACY):
             return _migrate_layout(data, from_version, to_version)
         _check_own_version(data, "finding_schema_version", from_version)
         return _migrate_document(data, from_version, to_version)
@@ -111,7 +124,7 @@ class SchemaMigrator:
 
 @lru_cache(1)
 def _versions() -> tuple[str, ...]:
-    return tuple(dict.fromkeys(revision.schema_version for revision in chain()))
+    return (chain()[0].before, *dict.fromkeys(revision.schema_version for revision in chain()))
 
 
 @lru_cache(64)
@@ -150,7 +163,7 @@ def _check_version(version: object, what: str) -> None:
 
 def _check_own_version(data: Document, key: str, expected: str, place: str = "") -> None:
     """Check what data say about their own version."""
-    own = data.get(key)
+    own = data.get(key, LEGACY if expected == LEGACY else None)
     if own == expected and isinstance(own, str):
         return
     _check_version(own, place + key)
@@ -169,7 +182,9 @@ def _migrate_layout(layout: Document, from_version: str, to_version: str) -> Doc
         try:
             if not isinstance(document, dict):
                 raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", document)
-            versioned = {"finding_schema_version": from_version, **document}
+            versioned = document
+            if from_version != LEGACY:
+                versioned = {"finding_schema_version": from_version, **document}
             _check_own_version(versioned, "finding_schema_version", from_version, f"document {index}: ")
             migrated.append(_migrate_document(versioned, from_version, to_version))
         except StorageValidationError as error:
@@ -180,17 +195,23 @@ def _migrate_layout(layout: Document, from_version: str, to_version: str) -> Doc
 
 def _migrate_document(document: Document, from_version: str, to_version: str) -> Document:
     """Check a document by the rules of its version, and return it as one of another version."""
-    if from_version in _NARROWER:
-        _check_narrower(document, from_version, _NARROWER[from_version])
+    older = _OLDER.get(from_version)
+    if older is not None:
+        _check_older(document, from_version, older)
     by_version = {from_version: document}
     current = document
     try:
         for step in _path(from_version, SCHEMA_VERSION):
             current = by_version[step.to_version] = step.apply(current)
+        validate_finding({**_FILLED_IN, **current})
     except RecursionError as error:
         rule = f"must not nest deeper than {MAX_DEPTH} levels"
         raise StorageValidationError.of_field("provenance", rule, None) from error
-    validate_finding({**_FILLED_IN, **current})
+    except StorageValidationError as error:
+        name = older.names.get(error.field or "") if older else None
+        if name is None:
+            raise
+        raise StorageValidationError.of_field(name, error.rule or "", error.value) from error
     result = by_version.get(to_version, document)
     if to_version not in by_version:
         for step in _path(from_version, to_version):
@@ -199,18 +220,19 @@ def _migrate_document(document: Document, from_version: str, to_version: str) ->
     return copy
 
 
-def _check_narrower(document: Document, version: str, narrower: _Narrower) -> None:
-    """Check what an older version refuses and the one after it accepts."""
-    for name in document:
-        if name in narrower.fields or name not in FIELDS:
+def _check_older(document: Document, version: str, older: _Older) -> None:
+    """Check what an older version refuses and the current one accepts."""
+    for name in document if older.fields is not None else ():
+        if name not in (older.fields or ()):
             rule = f"is not a field of a finding of schema {version}"
             raise StorageValidationError.of_field(str(name), rule, document[name])
-    for name, pattern in narrower.items.items():
-        items = document.get(name)
-        for index, item in enumerate(items if isinstance(items, list) else ()):
+    for name, pattern in older.patterns.items():
+        value = document.get(name)
+        places = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for index, item in places:
             if isinstance(item, str) and not pattern.fullmatch(item):
-                rule = f"must match ^{pattern.pattern}$"
-                raise StorageValidationError.of_field(f"{name}[{index}]", rule, item)
+                place = name if index is None else f"{name}[{index}]"
+                raise StorageValidationError.of_field(place, f"must match ^{pattern.pattern}$", item)
 
 
 def _copied(value: Any) -> Any:

@@ -32,12 +32,19 @@ class Revision:
     Attributes:
         id: its identifier, as ``r0002``.
         schema_version: the schema version of findings after it.
-        changes_documents: whether it has the functions `upgrade_document` and `downgrade_document`.
+        before: the schema version before it. The first one's is that of the documents which no database held.
+        work: what it does to the tables, in words; "" for what takes no time.
     """
 
     id: str
     schema_version: str
-    changes_documents: bool
+    before: str
+    work: str = ""
+
+    @property
+    def changes_documents(self) -> bool:
+        """Whether it has the functions `upgrade_document` and `downgrade_document`."""
+        return self.before != self.schema_version
 
 
 def alembic_ini() -> pathlib.Path:
@@ -99,9 +106,10 @@ def chain() -> tuple[Revision, ...]:
     found: list[Revision] = []
     last = None
     while last in after:
-        said, known = after[last], found[-1].schema_version if found else ""
-        version = said.get("finding_schema_version", known)
-        found.append(Revision(said["revision"], version, bool(known) and version != known))
+        said = after[last]
+        before = found[-1].schema_version if found else said["legacy_schema_version"]
+        version = said.get("finding_schema_version", before)
+        found.append(Revision(said["revision"], version, before, said.get("work", "")))
         last = found[-1].id
     if len(found) != len(files):
         raise StorageError("the revisions of findings-orm don't form one chain; install it again")

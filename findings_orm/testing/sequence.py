@@ -63,7 +63,7 @@ class _Sequence:
             ),
             "evidence": choose(_EVIDENCE),
             "tags": choose([[], ["x"], ["y", "\u00e9"]]),
-            "cwe": choose([None, 79, 89]),
+            "cwe_ids": choose([[], [79], [89, 79]]),
             "cve_ids": choose([[], ["CVE-2024-1234"]]),
         }
         if not self.random.randrange(10):

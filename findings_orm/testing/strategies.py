@@ -22,6 +22,7 @@ __all__ = [
     "documents",
     "hostile_documents",
     "json_objects",
+    "legacy_documents",
     "project_ids",
     "queries",
     "scans",
@@ -156,12 +157,13 @@ def _optional_fields(version: str) -> dict[str, SearchStrategy[Any]]:
     uris = st.sampled_from(_URIS) | st.text(_URI_CHARACTERS, min_size=1, max_size=30).map(
         lambda t: f"x-y+z.1:{t}"
     )
-    fields = {
+    numbers = st.integers(1, MAX_NUMBER) | st.sampled_from([1, 79, 89, MAX_NUMBER])
+    category = r"A[0-9]{2}(:[0-9]{4})?" if version == "2.0.0" else r"A[0-9]{2}"
+    categories = st.from_regex(category, fullmatch=True)
+    fields: dict[str, SearchStrategy[Any]] = {
         "resource": texts()
         | st.sampled_from(["", "src/a.py:12", "https://example.org:8443/x?y=%41", "C:\\x\\y.c(3)"]),
         "run_id": st.none() | _uuids(),
-        "cwe": st.none() | st.integers(1, MAX_NUMBER) | st.sampled_from([1, 79, 89, MAX_NUMBER]),
-        "owasp": st.none() | st.from_regex(r"A[0-9]{2}", fullmatch=True),
         "cve_ids": st.lists(cve, max_size=4),
         "cvss": st.none()
         | st.floats(0, 10)
@@ -182,6 +184,10 @@ def _optional_fields(version: str) -> dict[str, SearchStrategy[Any]]:
         | st.sampled_from([-0.0, 50.0, 1e-9]),
         "tags": st.lists(texts(1, 64), max_size=4),
     }
+    if version == "2.0.0":
+        fields |= {"cwe_ids": st.lists(numbers, max_size=4), "owasp": st.lists(categories, max_size=3)}
+    else:
+        fields |= {"cwe": st.none() | numbers, "owasp": st.none() | categories}
     return fields if version == "1.0.0" else {**fields, **later}
 
 
@@ -196,7 +202,7 @@ def documents(
 
     Args:
         draw: hypothesis' own.
-        version: ``"1.0.0"`` or the current one.
+        version: from ``"1.0.0"`` on; `legacy_documents` are those of 0.3.0.
         project_id: the project, or a strategy for it; any when None.
         sparse: only required fields (True), every field (False), or any mix (None).
     """
@@ -214,6 +220,64 @@ def documents(
             document[name] = draw(values)
     if version != SCHEMA_VERSION or draw(st.booleans()):
         document["finding_schema_version"] = version
+    return dict(draw(st.permutations(list(document.items()))))
+
+
+def _legacy_fields() -> dict[str, SearchStrategy[Any]]:
+    anything = st.none() | st.booleans() | st.integers() | texts() | st.lists(texts(), max_size=2)
+    objects = st.dictionaries(st.text(_WITH_NUL, max_size=4), anything, max_size=3)
+    moments = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1))
+    return {
+        "id": _uuids() | st.integers(1, 99) | st.just("scan-1"),
+        "pid": project_ids(),
+        "ts": moments.map(lambda moment: moment.isoformat(" "))
+        | moments.map(lambda moment: f"{moment.isoformat()}+02:00")
+        | st.integers(0, 2**41)
+        | st.floats(0, 2e9)
+        | times()
+        | anything,
+        "url": texts() | st.none() | st.just("https://shop.example/?q=1"),
+        "method": st.sampled_from(["GET", "POST", None]),
+        "cwe": st.sampled_from(
+            ["CWE-79", "CWE-079: XSS", "cwe_89", "79", 79, 0, -1, "N/A", "", None, True, 79.0]
+        ),
+        "cve_id": st.sampled_from(
+            ["CVE-2021-44228", "cve-2021-44228", "CVE-0000-0000", "CVE-XXXX-XXXX", "N/A", "", None, 5]
+        )
+        | st.sampled_from(["CVE-2021-1111, CVE-2021-2222", "CVE-2021-1111;N/A", ["CVE-2021-1111"], []]),
+        "owasp": st.sampled_from(
+            ["A05:2021-Security Misconfiguration", "A05", "A5:2017", "A00", "LLM01", "", None, ["A05"]]
+        ),
+        "req": texts() | st.text(_WITH_NUL),
+        "res": texts() | objects,
+        "match": texts(),
+        "confidence": st.sampled_from(["high", 0.9, 90, None, "firm"]),
+        "subcategory": texts(),
+        "status": st.sampled_from([200, 404, 0, None]),
+        "cvss": st.sampled_from([7.5, 7, 0, 11, "7.5", None, -0.0]),
+        "mitre_attack": st.sampled_from([["T1059"], ["T1059.001"], [], "T1059"]),
+        "evidence": objects | anything,
+        "provenance": objects | anything,
+        "finding_schema_version": st.just("0.3.0"),
+        "project_id": anything,
+        "resource": anything,
+        "cwe_ids": st.just([79]),
+        "findings": texts(),
+        "Zz": anything,
+    }
+
+
+@st.composite
+def legacy_documents(draw: st.DrawFn) -> Document:
+    """Documents of schema 0.3.0: flat, with values that have no place in later versions, and with other fields."""
+    document: Document = {
+        "detector_id": draw(st.from_regex(r"[A-Za-z0-9_.\-:]{1,20}", fullmatch=True)),
+        "title": draw(texts(1)),
+        "severity": draw(st.sampled_from(["High", "low", "INFO", "informational", " critical"])),
+    }
+    for name, values in _legacy_fields().items():
+        if draw(st.booleans()):
+            document[name] = draw(values)
     return dict(draw(st.permutations(list(document.items()))))
 
 
@@ -257,7 +321,7 @@ def queries(draw: st.DrawFn, project_id: str, found: Sequence[Document] = ()) ->
         "status": st.lists(st.sampled_from([status.value for status in Status]), min_size=1, max_size=3),
         "detector_id": st.lists(st.sampled_from(detectors + prefixes), min_size=1, max_size=2),
         "rule_id": _values(found, "rule_id", ["R1"]),
-        "cwe": _values(found, "cwe", [79]),
+        "cwe": _values(found, "cwe_ids", [79]),
         "cve_id": _values(found, "cve_ids", ["CVE-2024-1234"]),
         "run_id": _values(found, "run_id", [str(uuid.UUID(int=7))]),
         "tag": _values(found, "tags", ["x"]),

@@ -12,6 +12,9 @@ from findings_orm.testing import strategies
 Document = dict[str, Any]
 
 CORNER = "findings_orm"
+VERSIONS = ("0.3.0", "1.0.0", "1.1.0", "2.0.0")
+STEPS = {"r0001": ("0.3.0", "1.0.0"), "r0002": ("1.0.0", "1.1.0"), "r0004": ("1.1.0", "2.0.0")}
+"""The revisions that change documents: from which version to which."""
 ADDED = ("status", "rule_id", "fingerprint", "location", "confidence", "tags")
 REQUIRED = ("id", "project_id", "detector_id", "title", "severity", "created_at")
 
@@ -38,7 +41,11 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "mitre_attack": st.sampled_from(
         [[], ["T1059"], ["T1059.001"], ["T1059.001", "T1059.002"], ["T1059.01"], "T1059.001"]
     ),
-    "severity": st.just("low"),
+    "cwe_ids": st.sampled_from([[], [79], [79, 89], [89, 79], [79, 79], [0], [True], [79, 1.0], 79, None]),
+    "owasp": st.sampled_from([[], ["A03"], ["A03:2021"], ["A03:2021", "A01"], ["A3"], [None], "A03", None]),
+    "severity": st.sampled_from(["low", "High"]),
+    "ts": st.sampled_from([1672912800, "2023-01-05T10:00:00Z"]),
+    "cwe": st.sampled_from(["CWE-079", "CWE-79", 79, None]),
     "unknown": st.just(1),
 }
 
@@ -48,16 +55,21 @@ def _looks_like(original: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     fields = st.lists(st.sampled_from(sorted(_VALUES)), unique=True, max_size=4).flatmap(
         lambda names: st.fixed_dictionaries({name: _VALUES[name] for name in names})
     )
-    absent = st.lists(st.sampled_from([*ADDED, "provenance", "x", 1]), max_size=7) | st.just(list(ADDED))
+    absent = st.lists(st.sampled_from([*ADDED, "provenance", "pid", "x", 1]), max_size=7) | st.just(
+        list(ADDED)
+    )
     members = st.fixed_dictionaries(
-        {"version": st.sampled_from(["1.1.0", "1.1.0", "1.1.0", "1.0.0", 1]), "fields": fields},
+        {"version": st.sampled_from([*VERSIONS, 1]), "fields": fields},
         optional={"absent": absent | st.none(), "original": original, "more": st.just(1)},
     )
     return members | members.flatmap(lambda corner: st.permutations(list(corner.items())).map(dict))
 
 
 corners = st.recursive(
-    st.sampled_from([None, {}, "ours", [], 1, {"version": "1.1.0"}, {"version": "1.1.0", "fields": {}}]),
+    st.sampled_from(
+        [None, {}, "ours", [], 1, {"version": "1.1.0"}]
+        + [{"version": version, "fields": {}} for version in VERSIONS]
+    ),
     _looks_like,
 )
 """Values under the reserved key: nested, half right, wrong."""
@@ -66,17 +78,19 @@ corners = st.recursive(
 @st.composite
 def documents(draw: st.DrawFn, version: str) -> Document:
     """Valid documents of a version, complete or partial, most with something under the reserved key."""
-    document = draw(strategies.documents(version=version))
-    document["finding_schema_version"] = version
+    legacy = version == "0.3.0"
+    document = draw(strategies.legacy_documents() if legacy else strategies.documents(version=version))
+    if not legacy:
+        document["finding_schema_version"] = version
     provenance = document.get("provenance", {})
-    if draw(st.integers(0, 3)):
+    if draw(st.integers(0, 3)) and isinstance(provenance, dict):
         items = list(provenance.items())
         items.insert(draw(st.sampled_from([0, len(items)])), (CORNER, draw(corners)))
         document["provenance"] = dict(items)
     if draw(st.booleans()):
-        techniques = ["T1059", "T1059.001"] if version != "1.0.0" else ["T1059"]
+        techniques = ["T1059", "T1059.001"] if version in ("1.1.0", "2.0.0") else ["T1059"]
         document["mitre_attack"] = draw(st.lists(st.sampled_from(techniques), max_size=3))
-    for name in draw(st.lists(st.sampled_from(REQUIRED), max_size=2)):
+    for name in draw(st.lists(st.sampled_from(["id", "project_id", "created_at"]), max_size=2)):
         document.pop(name, None)
     if draw(st.integers(0, 3)) == 0:
         for name in ADDED:
@@ -84,13 +98,26 @@ def documents(draw: st.DrawFn, version: str) -> Document:
     return document
 
 
+def relabelled(document: Document, revision: str) -> Document:
+    """Return a document of the version below a revision as if it were one of the version above."""
+    changed = {**document, "finding_schema_version": STEPS[revision][1]}
+    if revision == "r0004":
+        lists = {name: changed.pop(name) for name in ("cwe", "owasp") if name in changed}
+        for name, value in lists.items():
+            changed["cwe_ids" if name == "cwe" else name] = [] if value is None else [value]
+    return changed
+
+
 @st.composite
-def downgraded_documents(draw: st.DrawFn) -> Document:
-    """Documents of 1.0.0 with a real corner, down from 1.1.0 once or more; most with one thing changed afterwards."""
-    document = draw(documents("1.1.0"))
-    down = document_changes("r0002")[1]
-    for _ in range(draw(st.integers(1, 3))):
-        document = down({**document, "finding_schema_version": "1.1.0"})
+def downgraded_documents(draw: st.DrawFn, revision: str) -> Document:
+    """Documents with a real corner, down by a revision once or more; most with one thing changed afterwards."""
+    document = draw(documents(STEPS[revision][1]))
+    down = document_changes(revision)[1]
+    document = down(
+        document if revision == "r0001" else {**document, "finding_schema_version": STEPS[revision][1]}
+    )
+    for _ in range(draw(st.integers(0, 2)) if revision != "r0001" else 0):
+        document = down(relabelled(document, revision))
     provenance = document.get("provenance")
     corner = provenance.get(CORNER) if provenance else None
     if not isinstance(corner, dict) or not isinstance(corner.get("fields"), dict):

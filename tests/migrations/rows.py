@@ -6,20 +6,44 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Table, event, insert, select, text
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Table,
+    TableClause,
+    Text,
+    column,
+    event,
+    insert,
+    select,
+    table,
+    text,
+)
 
 from findings_orm import validate_finding
 from findings_orm.adapters.sql.models import Base
-from findings_orm.finding import FIELDS
+from findings_orm.finding import FIELDS, SCHEMA_VERSION
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.migrations.connecting import engine_of
 from findings_orm.testing.samples import finding, run_of, uuid_of
 
 Document = dict[str, Any]
 
-ADDED = ("status", "rule_id", "fingerprint", "location", "confidence", "tags")
-OLD_FIELDS = tuple(name for name in FIELDS if name not in ADDED)
 TABLES = Base.metadata.tables
+_FIELDS_1_1_0 = tuple("cwe" if name == "cwe_ids" else name for name in FIELDS)
+FIELDS_OF = {
+    "1.0.0": tuple(
+        name
+        for name in _FIELDS_1_1_0
+        if name not in ("status", "rule_id", "fingerprint", "location", "confidence", "tags")
+    ),
+    "1.1.0": _FIELDS_1_1_0,
+    "2.0.0": FIELDS,
+}
+"""The columns of the table of findings, by schema version."""
+REVISION_OF = {"1.0.0": "r0001", "1.1.0": "r0003", "2.0.0": "r0004"}
+"""The newest revision of each schema version."""
+_OLD_TYPES: dict[str, Any] = {"cwe": Integer(), "owasp": Text()}
 AT = "2024-05-01T00:00:00Z"
 
 
@@ -34,8 +58,19 @@ def connection_to(url: str) -> Iterator[Connection]:
     engine.dispose()
 
 
-def canonical_documents(many: int = 3) -> list[Document]:
-    """Return documents that reach every corner of what a migration touches, and `many` plain ones."""
+def findings_of(version: str) -> TableClause:
+    """Return the table of findings as a schema version has it."""
+    current = TABLES["findings"].c
+    old = {} if version == SCHEMA_VERSION else _OLD_TYPES
+    types = {name: old[name] if name in old else current[name].type for name in FIELDS_OF[version]}
+    return table("findings", *(column(name, kind) for name, kind in types.items()))
+
+
+def canonical_documents(many: int = 3, since: str = SCHEMA_VERSION) -> list[Document]:
+    """Return documents that reach every corner of what a migration touches, and `many` plain ones.
+
+    Those that a schema version brought are at the end, so that a frozen database, which is older, has the first ones.
+    """
     carried = {
         "status": "false_positive",
         "rule_id": "B608 \U0001f600",
@@ -73,11 +108,32 @@ def canonical_documents(many: int = 3) -> list[Document]:
         {"project_id": "ä \U0001f600", "rule_id": "y"},
     ]
     changes = special + [{"rule_id": f"R{n % 7}" if n % 9 else None} for n in range(many)]
+    if since == "2.0.0":
+        changes += _of_2_0_0()
     return [validate_finding(finding(number + 1, **change)) for number, change in enumerate(changes)]
 
 
-def fill(url: str, documents: Sequence[Document], fields: Sequence[str] = FIELDS) -> None:
-    """Write documents, and rows of every other table that refer to them."""
+def _of_2_0_0() -> list[Document]:
+    corner = {"version": "2.0.0", "fields": {"cwe_ids": [79, 89]}}
+    several = {"cwe_ids": [79, 89, 79], "owasp": ["A03:2021", "A01"]}
+    return [
+        {"cwe_ids": [79], "owasp": ["A03"]},
+        {"cwe_ids": [2**31 - 1, 1]},
+        {"owasp": ["A03:2021"]},
+        {"owasp": ["A03", "A01"]},
+        several,
+        {**several, "provenance": {"tool": "x}", "n": {"m": {}}}},
+        {**several, "provenance": {"tool": "\x00 ü"}},
+        {**several, "provenance": {"findings_orm": corner, "tool": "x"}, "tags": ["a"]},
+        {"provenance": {"findings_orm": corner}},
+        {"provenance": {"tool": "x", "findings_orm": corner}, "cwe_ids": [79]},
+        {"cwe_ids": [5, 6], "rule_id": "R", "tags": ["a"], "project_id": "acme-web"},
+        *({"cwe_ids": [n % 5 + 1, n % 3 + 1], "owasp": [f"A0{n % 9}:2021"]} for n in range(20)),
+    ]
+
+
+def fill(url: str, documents: Sequence[Document], version: str = SCHEMA_VERSION) -> None:
+    """Write documents of a schema version, and rows of every other table that refer to them."""
     projects = sorted({document["project_id"] for document in documents})
     with connection_to(url) as connection:
         _insert(
@@ -85,9 +141,9 @@ def fill(url: str, documents: Sequence[Document], fields: Sequence[str] = FIELDS
             "finding_projects",
             [{"project_id": each, "created_at": AT, "revision": 1} for each in projects],
         )
-        rows = [{name: document[name] for name in fields} for document in documents]
-        _insert(connection, "findings", rows)
-        if connection.dialect.name == "postgresql" and "location" in fields:
+        rows = [{name: document[name] for name in FIELDS_OF[version]} for document in documents]
+        connection.execute(insert(findings_of(version)), rows)
+        if connection.dialect.name == "postgresql" and version != "1.0.0":
             # As the store writes it: SQLAlchemy makes a JSON null of None.
             connection.execute(
                 text("UPDATE findings SET location = NULL WHERE CAST(location AS text) = 'null'")
@@ -152,16 +208,12 @@ _CHILD_ROWS: dict[str, Any] = {
 }
 
 
-def documents_in(url: str, fields: Sequence[str] = FIELDS) -> list[Document]:
-    """Return the documents of the table of findings, in the order of `canonical_documents`."""
-    table = TABLES["findings"]
+def documents_in(url: str, version: str = SCHEMA_VERSION) -> list[Document]:
+    """Return the documents of the table of findings of a schema version, in the order of `canonical_documents`."""
+    findings = findings_of(version)
     with connection_to(url) as connection:
-        found = (
-            connection.execute(select(*(table.c[name] for name in fields)).order_by(table.c.id))
-            .mappings()
-            .all()
-        )
-    return [{name: _plain(name, row[name]) for name in fields} for row in found]
+        found = connection.execute(select(findings).order_by(findings.c.id)).mappings().all()
+    return [{name: _plain(name, row[name]) for name in FIELDS_OF[version]} for row in found]
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -190,9 +242,9 @@ def tables_in(url: str) -> set[str]:
         return set(connection.execute(text(query)).scalars())
 
 
-def downgraded(documents: Sequence[Document]) -> list[Document]:
-    """Return documents as 1.0.0 has them."""
-    return [SchemaMigrator().migrate("1.1.0", "1.0.0", document) for document in documents]
+def downgraded(documents: Sequence[Document], version: str) -> list[Document]:
+    """Return documents of the current version as an older one has them."""
+    return [SchemaMigrator().migrate(SCHEMA_VERSION, version, document) for document in documents]
 
 
 def tables_of(dialect: str) -> list[Table]:

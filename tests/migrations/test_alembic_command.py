@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sqlite3
 import subprocess
@@ -14,7 +15,7 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.util import CommandError
-from rows import canonical_documents, documents_in, fill
+from rows import canonical_documents, documents_in, downgraded, fill
 
 from findings_orm import migrations
 from findings_orm.migrations.scripts import chain, new_config
@@ -104,49 +105,84 @@ def test_sql_for_administrators_makes_the_same_schema_on_postgresql(
     assert migrations.status(postgresql).current is None
 
 
+STEPS = [("r0001", "1.0.0", "r0002", "1.1.0"), ("r0003", "1.1.0", "r0004", "2.0.0")]
+
+
+@pytest.mark.parametrize(("below", "old", "above", "new"), STEPS)
 def test_sql_refuses_what_only_python_can_move_on_postgresql(
-    postgresql: str, monkeypatch: pytest.MonkeyPatch
+    postgresql: str, monkeypatch: pytest.MonkeyPatch, below: str, old: str, above: str, new: str
 ) -> None:
-    migrations.upgrade(postgresql, "r0002")
-    documents = canonical_documents()
-    fill(postgresql, documents)
-    down = sql(command.downgrade, "r0002:r0001", "postgresql://", monkeypatch)
+    migrations.upgrade(postgresql, above)
+    documents = downgraded(canonical_documents(), new)
+    fill(postgresql, documents, new)
+    down = sql(command.downgrade, f"{above}:{below}", "postgresql://", monkeypatch)
     with pytest.raises(psycopg.errors.RaiseException, match="only an online run"):
         run_on_postgresql(postgresql, down)
-    assert documents_in(postgresql) == documents
-    migrations.downgrade(postgresql, "r0001")
-    up = sql(command.upgrade, "r0001:r0002", "postgresql://", monkeypatch)
+    before = documents_in(postgresql, new)
+    migrations.downgrade(postgresql, below)
+    up = sql(command.upgrade, f"{below}:{above}", "postgresql://", monkeypatch)
     with pytest.raises(psycopg.errors.RaiseException, match="only an online run"):
         run_on_postgresql(postgresql, up)
-    migrations.upgrade(postgresql)
-    assert documents_in(postgresql) == documents
+    assert documents_in(postgresql, old) == downgraded(canonical_documents(), old)
+    migrations.upgrade(postgresql, above)
+    assert documents_in(postgresql, new) == before
 
 
+@pytest.mark.parametrize(("below", "old", "above", "new"), STEPS)
 def test_sql_refuses_what_only_python_can_move_on_sqlite(
-    sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str, old: str, above: str, new: str
 ) -> None:
-    with pytest.raises(CommandError, match="without --sql"):
-        sql(command.downgrade, "r0002:r0001", "sqlite://", monkeypatch)
-    migrations.upgrade(sqlite, "r0002")
-    documents = canonical_documents()
-    fill(sqlite, documents)
-    migrations.downgrade(sqlite, "r0001")
+    migrations.upgrade(sqlite, above)
+    documents = downgraded(canonical_documents(), new)
+    fill(sqlite, documents, new)
+    before = documents_in(sqlite, new)
+    if above == "r0002":
+        with pytest.raises(CommandError, match="without --sql"):
+            sql(command.downgrade, f"{above}:{below}", "sqlite://", monkeypatch)
+    else:
+        with pytest.raises(sqlite3.IntegrityError, match="only an online run"):
+            run_on_sqlite(tmp_path, sql(command.downgrade, f"{above}:{below}", "sqlite://", monkeypatch))
+    migrations.downgrade(sqlite, below)
     with pytest.raises(sqlite3.IntegrityError, match="only an online run"):
-        run_on_sqlite(tmp_path, sql(command.upgrade, "r0001:r0002", "sqlite://", monkeypatch))
-    migrations.upgrade(sqlite)
-    assert documents_in(sqlite) == documents
+        run_on_sqlite(tmp_path, sql(command.upgrade, f"{below}:{above}", "sqlite://", monkeypatch))
+    assert documents_in(sqlite, old) == downgraded(canonical_documents(), old)
+    migrations.upgrade(sqlite, above)
+    assert documents_in(sqlite, new) == before
 
 
 def test_sql_moves_plain_findings(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
     migrations.upgrade(postgresql, "r0002")
-    documents = [each for each in canonical_documents() if each == {**each, **PLAIN}]
+    documents = [each for each in downgraded(canonical_documents(), "1.1.0") if each == {**each, **PLAIN}]
     assert documents
-    fill(postgresql, documents)
+    fill(postgresql, documents, "1.1.0")
     run_on_postgresql(postgresql, sql(command.downgrade, "r0002:r0001", "postgresql://", monkeypatch))
     run_on_postgresql(postgresql, sql(command.upgrade, "r0001:r0002", "postgresql://", monkeypatch))
-    assert documents_in(postgresql) == documents
+    assert documents_in(postgresql, "1.1.0") == documents
     migrations.upgrade(postgresql)
     assert migrations.check(postgresql) == []
+
+
+def test_sql_moves_lists_of_cwes_and_categories(
+    postgresql: str, sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down, corners and all; up again needs Python, which opens the corners."""
+    plain = [each for each in canonical_documents() if "findings_orm" not in str(each)]
+    documents = [each for each in plain if "\\u00" not in json.dumps(each["provenance"], ensure_ascii=False)]
+    assert any(len(each["cwe_ids"]) > 1 for each in documents)
+    down = [
+        sql(command.downgrade, "r0004:r0003", f"{kind}://", monkeypatch) for kind in ("postgresql", "sqlite")
+    ]
+    for url, run in (
+        (postgresql, run_on_postgresql),
+        (sqlite, lambda _, script: run_on_sqlite(tmp_path, script)),
+    ):
+        migrations.upgrade(url)
+        fill(url, documents)
+        run(url, down.pop(0))
+        assert documents_in(url, "1.1.0") == downgraded(documents, "1.1.0")
+        migrations.upgrade(url)
+        assert documents_in(url) == documents
+        assert migrations.check(url) == []
 
 
 PLAIN = {

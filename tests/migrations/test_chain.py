@@ -13,11 +13,12 @@ def test_the_chain_is_the_one_that_alembic_sees() -> None:
     scripts = list(script_directory().walk_revisions())[::-1]
     assert [revision.id for revision in chain()] == [script.revision for script in scripts]
     assert len(script_directory().get_heads()) == 1
-    version = ""
+    version = chain()[0].before
+    assert version == "0.3.0"
     for revision, script in zip(chain(), scripts, strict=True):
         before, version = version, getattr(script.module, "finding_schema_version", version)
         assert revision.schema_version == version
-        assert revision.changes_documents == (before not in ("", version))
+        assert revision.changes_documents == (before != version)
         assert hasattr(script.module, "upgrade_document") == revision.changes_documents
         if revision.changes_documents:
             assert document_changes(revision.id) == (

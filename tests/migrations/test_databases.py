@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 from rows import (
-    FIELDS,
-    OLD_FIELDS,
+    FIELDS_OF,
+    REVISION_OF,
     canonical_documents,
     children_in,
     connection_to,
@@ -18,7 +18,7 @@ from rows import (
 )
 from sqlalchemy import event, inspect, text
 
-from findings_orm import SchemaVersionError, StorageError, migrations
+from findings_orm import SchemaVersionError, StorageError, migrations, validate_finding
 from findings_orm.migrations import DatabaseStatus
 from findings_orm.migrations.scripts import chain
 from findings_orm.testing.samples import assert_all_same, difference
@@ -27,9 +27,12 @@ REVISIONS = [revision.id for revision in chain()]
 HEAD, HEAD_SCHEMA = chain()[-1].id, chain()[-1].schema_version
 
 
-def assert_documents(url: str, expected: list[dict[str, Any]], fields: Any = FIELDS) -> None:
-    found = documents_in(url, fields)
-    assert_all_same(found, [{name: document[name] for name in fields} for document in expected])
+OLDER = [version for version in FIELDS_OF if version != HEAD_SCHEMA]
+
+
+def assert_documents(url: str, expected: list[dict[str, Any]], version: str = HEAD_SCHEMA) -> None:
+    found = documents_in(url, version)
+    assert_all_same(found, [{name: document[name] for name in FIELDS_OF[version]} for document in expected])
 
 
 # -- the schema -------------------------------------------------------------------------------------------------------
@@ -87,7 +90,7 @@ def catalog(connection: Any) -> Any:
             name: (
                 connection.execute(text(f"PRAGMA table_xinfo('{name}')")).fetchall(),
                 sorted(map(str, connection.execute(text(f"PRAGMA foreign_key_list('{name}')")).fetchall())),
-                inspector.get_check_constraints(name),
+                sorted(inspector.get_check_constraints(name), key=str),
                 inspector.get_pk_constraint(name),
                 sorted(inspector.get_foreign_keys(name), key=str),
                 sorted(
@@ -106,13 +109,14 @@ def catalog(connection: Any) -> Any:
 # -- the data ---------------------------------------------------------------------------------------------------------
 
 
-def test_documents_survive_down_and_up(url: str) -> None:
+@pytest.mark.parametrize("version", OLDER)
+def test_documents_survive_down_and_up(url: str, version: str) -> None:
     documents = canonical_documents(many=1_100)
     migrations.upgrade(url)
     fill(url, documents)
     children = children_in(url)
-    migrations.downgrade(url, "r0001")
-    assert_documents(url, downgraded(documents), OLD_FIELDS)
+    migrations.downgrade(url, REVISION_OF[version])
+    assert_documents(url, downgraded(documents, version), version)
     assert children_in(url) == children
     migrations.upgrade(url)
     assert_documents(url, documents)
@@ -120,32 +124,40 @@ def test_documents_survive_down_and_up(url: str) -> None:
     assert migrations.check(url) == []
 
 
-def test_documents_survive_up_and_down(url: str) -> None:
+@pytest.mark.parametrize("version", OLDER)
+def test_documents_survive_up_and_down(url: str, version: str) -> None:
     """Documents of an old release: with what looks like corners, and with real ones that came from a newer store."""
-    documents = downgraded(canonical_documents(many=1_100))
-    documents += [
-        {**document, "id": document["id"].replace("00000000-", "10000000-")}
-        for document in downgraded([{**each, "finding_schema_version": "1.1.0"} for each in documents[:30]])
+    migrate = migrations.SchemaMigrator().migrate
+    documents = downgraded(canonical_documents(many=1_100), version)
+    again = [
+        migrate(HEAD_SCHEMA, version, {**_current(each), "provenance": each["provenance"]})
+        for each in documents
     ]
-    migrations.upgrade(url, "r0001")
-    fill(url, documents, OLD_FIELDS)
+    documents += [
+        {**each, "id": each["id"].replace("00000000-", "10000000-")} for each in again[:30] + again[-30:]
+    ]
+    migrations.upgrade(url, REVISION_OF[version])
+    fill(url, documents, version)
     children = children_in(url)
     migrations.upgrade(url)
-    migrate = migrations.SchemaMigrator().migrate
-    assert_documents(url, [_with_defaults(migrate("1.0.0", "1.1.0", document)) for document in documents])
+    assert_documents(url, [_current(migrate(version, HEAD_SCHEMA, document)) for document in documents])
     assert children_in(url) == children
-    migrations.downgrade(url, "r0001")
-    stored = documents_in(url, OLD_FIELDS)
-    for found, expected in zip(stored, documents, strict=True):
+    migrations.downgrade(url, REVISION_OF[version])
+    for found, expected in zip(documents_in(url, version), documents, strict=True):
         # A column can't be absent: what a partial document lacked is its default from now on.
-        again = migrate("1.0.0", "1.1.0", found), migrate("1.0.0", "1.1.0", expected)
-        assert difference(_with_defaults(again[0]), _with_defaults(again[1])) is None
+        ends = (_current(migrate(version, HEAD_SCHEMA, each)) for each in (found, expected))
+        assert difference(*ends) is None
     assert children_in(url) == children
 
 
-def _with_defaults(document: dict[str, Any]) -> dict[str, Any]:
-    defaults = {"status": "open", "tags": [], "provenance": {}}
-    return {name: document.get(name, defaults.get(name)) for name in FIELDS}
+def _current(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document that may be of an older version, and partial, as the current table has it."""
+    given = {
+        name: value for name, value in document.items() if name in FIELDS_OF[HEAD_SCHEMA] and name != "owasp"
+    }
+    if isinstance(document.get("owasp"), list):
+        given["owasp"] = document["owasp"]
+    return validate_finding({**given, "finding_schema_version": HEAD_SCHEMA})
 
 
 # -- where a database stands ------------------------------------------------------------------------------------------

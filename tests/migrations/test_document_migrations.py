@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
-import time
 from typing import Any
 
 import pytest
-from corners import ADDED, CORNER, REQUIRED, documents, downgraded_documents
+from corners import CORNER, REQUIRED, STEPS, VERSIONS, documents, downgraded_documents, relabelled
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from findings_orm import SchemaVersionError, StorageValidationError, validate_finding
-from findings_orm.finding import FIELDS, KNOWN_VERSIONS, MAX_DEPTH, SCHEMA_VERSION
+from findings_orm.finding import KNOWN_VERSIONS, MAX_DEPTH, SCHEMA_VERSION
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.migrations.scripts import chain, document_changes
 from findings_orm.testing import strategies
@@ -20,7 +20,8 @@ from findings_orm.testing.samples import assert_same, finding
 
 OLD, NEW = "1.0.0", "1.1.0"
 migrate = SchemaMigrator().migrate
-up, down = document_changes("r0002")
+steps = pytest.mark.parametrize("revision", STEPS)
+pairs = pytest.mark.parametrize(("one", "other"), [*itertools.permutations(VERSIONS, 2)])
 
 
 def old(**changes: Any) -> dict[str, Any]:
@@ -31,72 +32,289 @@ def new(**changes: Any) -> dict[str, Any]:
     return {**finding(), "finding_schema_version": NEW, **changes}
 
 
-def canonical(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document with its fields in one order; the order inside of them stays."""
-    return {name: document[name] for name in FIELDS if name in document}
-
-
 def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert found.keys() == expected.keys()
-    assert_same(canonical(found), canonical(expected))
+    """Compare documents, the order inside of their fields included."""
+    assert_same(
+        {name: found[name] for name in sorted(found)}, {name: expected[name] for name in sorted(expected)}
+    )
+
+
+def check_valid(version: str, document: dict[str, Any]) -> None:
+    """Check a document by the rules of its version; but a corner may take it deeper than a document may nest."""
+    try:
+        migrate(version, SCHEMA_VERSION, document)
+    except StorageValidationError as error:
+        assert "must not nest deeper" in str(error)  # noqa: PT017  # most documents raise nothing
+
+
+def labelled(document: dict[str, Any], version: str) -> dict[str, Any]:
+    """Return a document that says its version, which one of 0.3.0 need not."""
+    return document if version == "0.3.0" else {**document, "finding_schema_version": version}
 
 
 # -- the two functions undo each other --------------------------------------------------------------------------------
 
 
-@given(documents(OLD) | downgraded_documents())
-def test_down_undoes_up(document: dict[str, Any]) -> None:
+@steps
+@given(data=st.data())
+def test_down_undoes_up(revision: str, data: st.DataObject) -> None:
+    below, above = STEPS[revision]
+    up, down = document_changes(revision)
+    document = data.draw(documents(below) | downgraded_documents(revision))
     before = copy.deepcopy(document)
     upgraded = up(document)
     assert_same(document, before)
-    assert upgraded["finding_schema_version"] == NEW
-    validate_finding({**finding(), **upgraded})
+    assert upgraded["finding_schema_version"] == above
+    check_valid(above, upgraded)
     assert_equal(down(upgraded), document)
 
 
-@given(
-    documents(NEW) | downgraded_documents().map(lambda document: {**document, "finding_schema_version": NEW})
-)
-def test_up_undoes_down(document: dict[str, Any]) -> None:
+@steps
+@given(data=st.data())
+def test_up_undoes_down(revision: str, data: st.DataObject) -> None:
+    below, above = STEPS[revision]
+    up, down = document_changes(revision)
+    document = data.draw(documents(above) | downgraded_documents(revision))
+    if document.get("finding_schema_version") != above:
+        document = up(document)
     before = copy.deepcopy(document)
     downgraded = down(document)
     assert_same(document, before)
-    assert downgraded["finding_schema_version"] == OLD
-    assert not set(ADDED) & downgraded.keys()
-    assert not any("." in technique for technique in downgraded.get("mitre_attack", []))
+    assert downgraded.get("finding_schema_version", "0.3.0") == below
+    check_valid(below, downgraded)
     assert_equal(up(downgraded), document)
 
 
-@given(documents(OLD), st.integers(2, 5))
+@pytest.mark.parametrize("revision", ["r0002", "r0004"])
+@given(data=st.data(), times=st.integers(2, 5))
 def test_what_down_makes_can_be_taken_for_a_document_of_the_new_version(
-    document: dict[str, Any], times: int
+    revision: str, data: st.DataObject, times: int
 ) -> None:
-    stages = [document]
+    up, down = document_changes(revision)
+    stages = [data.draw(documents(STEPS[revision][0]))]
     for _ in range(times):
-        stages.append(down({**stages[-1], "finding_schema_version": NEW}))
+        stages.append(down(relabelled(stages[-1], revision)))
     for deeper, stage in zip(stages[:0:-1], stages[-2::-1], strict=True):
-        assert_equal(up(deeper), {**stage, "finding_schema_version": NEW})
+        assert_equal(up(deeper), relabelled(stage, revision))
 
 
-@given(strategies.documents(version=NEW, sparse=False))
-def test_a_canonical_document_stays_canonical(document: dict[str, Any]) -> None:
+@pairs
+@given(data=st.data())
+def test_there_and_back_between_any_two_versions(one: str, other: str, data: st.DataObject) -> None:
+    document = data.draw(documents(one))
+    there = migrate(one, other, document)
+    assert_equal(migrate(other, one, there), document)
+
+
+@pairs
+@given(data=st.data())
+def test_the_path_does_not_matter(one: str, other: str, data: st.DataObject) -> None:
+    document = data.draw(documents(one))
+    direct = migrate(one, other, document)
+    way = data.draw(st.lists(st.sampled_from(VERSIONS), max_size=4))
+    here, current = one, document
+    for version in (*way, other):
+        here, current = version, migrate(here, version, current)
+    assert_equal(current, direct)
+
+
+@pytest.mark.parametrize("version", VERSIONS[:-1])
+@given(document=strategies.documents(sparse=False))
+def test_a_canonical_document_stays_canonical(version: str, document: dict[str, Any]) -> None:
     stored = validate_finding(document)
-    back = migrate(OLD, NEW, migrate(NEW, OLD, stored))
+    back = migrate(version, SCHEMA_VERSION, migrate(SCHEMA_VERSION, version, stored))
     assert_same(validate_finding(back), stored)
 
 
-def test_a_document_that_1_0_0_has_room_for_carries_nothing() -> None:
-    plain = validate_finding(new(provenance={"tool": "x"}))
-    assert migrate(NEW, OLD, plain) == {
-        **{name: value for name, value in plain.items() if name not in ADDED},
-        "finding_schema_version": OLD,
+# -- 0.3.0 ------------------------------------------------------------------------------------------------------------
+
+LEGACY = {
+    "pid": "acme",
+    "ts": "2023-01-05T10:00:00+02:00",
+    "url": "https://shop.example/?q=1",
+    "method": "GET",
+    "cwe": "CWE-079",
+    "cve_id": "CVE-2021-44228, CVE-XXXX-XXXX",
+    "owasp": "A05:2021-Security Misconfiguration",
+    "detector_id": "scan:nuclei:http",
+    "title": "An old finding",
+    "severity": "High",
+    "req": "GET /",
+    "res": "200 OK",
+    "match": "x",
+    "confidence": "firm",
+    "subcategory": "headers",
+    "status": 200,
+}
+
+
+def test_every_legacy_field_has_its_place() -> None:
+    found = migrate("0.3.0", "2.0.0", LEGACY)
+    assert {name: value for name, value in found.items() if value not in (None, [], "")} == {
+        "finding_schema_version": "2.0.0",
+        "project_id": "acme",
+        "created_at": "2023-01-05T08:00:00Z",
+        "resource": "https://shop.example/?q=1",
+        "cwe_ids": [79],
+        "cve_ids": ["CVE-2021-44228"],
+        "owasp": ["A05"],
+        "detector_id": "scan.nuclei.http",
+        "title": "An old finding",
+        "severity": "high",
+        "status": "open",
+        "evidence": {
+            "confidence": "firm",
+            "match": "x",
+            "method": "GET",
+            "req": "GET /",
+            "res": "200 OK",
+            "status": 200,
+            "subcategory": "headers",
+        },
+        "provenance": {
+            CORNER: {
+                "version": "0.3.0",
+                "fields": {name: LEGACY[name] for name in ("cve_id", "cwe", "owasp", "severity", "ts")},
+            }
+        },
     }
+    assert migrate("2.0.0", "0.3.0", found) == LEGACY
+
+
+@pytest.mark.parametrize(
+    ("ts", "created_at"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1672912800, "2023-01-05T10:00:00Z"),
+        (1672912800.25, "2023-01-05T10:00:00.250000Z"),
+        ("2023-01-05T10:00:00Z", "2023-01-05T10:00:00Z"),
+        ("2023-01-05 10:00:00.5-03:30", "2023-01-05T13:30:00.500000Z"),
+        ("2023-01-05 10:00:00.123456789+00:00", "2023-01-05T10:00:00.123456Z"),
+        ("2023-01-05T10:00:00", None),
+        ("2023-01-05", None),
+        ("2023-02-30T10:00:00Z", None),
+        ("1672912800", None),
+        (1672912800000, None),
+        (-(10**12), None),
+        (True, None),
+        (None, None),
+        ({}, None),
+    ],
+)
+def test_a_legacy_time_is_placed_if_it_is_a_moment(ts: Any, created_at: str | None) -> None:
+    found = migrate("0.3.0", "1.0.0", {**LEGACY, "ts": ts})
+    assert found.get("created_at") == created_at
+    assert ("ts" in found["evidence"]) == (created_at is None)
+    assert_equal(migrate("1.0.0", "0.3.0", found), {**LEGACY, "ts": ts})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "new", "placed"),
+    [
+        ("cwe", 79, "cwe", 79),
+        ("cwe", "89", "cwe", 89),
+        ("cwe", "cwe_89 SQL injection", "cwe", 89),
+        ("cwe", "CWE-0", "cwe", None),
+        ("cwe", "CWE-99999999999", "cwe", None),
+        ("cwe", "NVD-CWE-noinfo", "cwe", None),
+        ("cwe", 79.0, "cwe", None),
+        ("cwe", True, "cwe", None),
+        ("cve_id", "cve-2021-44228", "cve_ids", ["CVE-2021-44228"]),
+        ("cve_id", ["CVE-2021-1111", "CVE-2021-1111"], "cve_ids", ["CVE-2021-1111"]),
+        ("cve_id", "CVE-0000-0000", "cve_ids", []),
+        ("cve_id", "CVE-2021-0000", "cve_ids", []),
+        ("cve_id", "N/A", "cve_ids", []),
+        ("owasp", "A5:2017-Broken Access Control", "owasp", "A05"),
+        ("owasp", "A10", "owasp", "A10"),
+        ("owasp", "A00", "owasp", None),
+        ("owasp", "API1:2023", "owasp", None),
+        ("owasp", "A100", "owasp", None),
+        ("severity", "informational", "severity", "info"),
+        ("severity", " CRITICAL ", "severity", "critical"),
+        ("title", "", "title", "headers"),
+        ("title", None, "title", "headers"),
+        ("cvss", 7, "cvss", 7.0),
+        ("cvss", "7.5", "cvss", None),
+        ("cvss", 10.5, "cvss", None),
+        ("mitre_attack", ["T1059"], "mitre_attack", ["T1059"]),
+        ("mitre_attack", ["T1059.001"], "mitre_attack", []),
+        ("poc_links", ["https://a.example/x"], "poc_links", ["https://a.example/x"]),
+        ("poc_links", ["not a link"], "poc_links", []),
+        ("url", None, "resource", ""),
+        ("provenance", "a tool", "provenance", {}),
+    ],
+)
+def test_a_legacy_value_is_placed_or_kept(name: str, value: Any, new: str, placed: Any) -> None:
+    document = {**LEGACY, name: value}
+    found = migrate("0.3.0", "1.0.0", document)
+    shown = (
+        {key: inner for key, inner in found[new].items() if key != CORNER}
+        if new == "provenance"
+        else found[new]
+    )
+    assert_same(shown, placed)
+    if placed in (None, [], "", {}):
+        assert found["evidence"][name] == value
+    assert_equal(migrate("1.0.0", "0.3.0", found), document)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"severity": "awful"}, "severity"),
+        ({"severity": 3}, "severity"),
+        ({"detector_id": "a b"}, "detector_id"),
+        ({"url": "a\x00"}, "url"),
+        ({"pid": "a\nb"}, "pid"),
+        ({"title": "a\x00"}, "title"),
+        ({"req": {1, 2}}, "evidence.req"),
+        ({"finding_schema_version": "1.0.0"}, None),
+    ],
+)
+def test_a_legacy_document_that_breaks_a_rule_is_refused(changes: dict[str, Any], field: str | None) -> None:
+    error = StorageValidationError if field else SchemaVersionError
+    with pytest.raises(error) as refused:
+        migrate("0.3.0", "2.0.0", {**LEGACY, **changes})
+    assert getattr(refused.value, "field", None) == field
+
+
+def test_what_a_legacy_document_must_have() -> None:
+    for name in ("severity", "detector_id"):
+        with pytest.raises(StorageValidationError, match=f"{name}: is required"):
+            migrate("0.3.0", "2.0.0", {key: value for key, value in LEGACY.items() if key != name})
+
+
+# -- corners ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_document_that_an_older_version_has_room_for_carries_nothing() -> None:
+    plain = validate_finding(finding(provenance={"tool": "x"}, cwe_ids=[79], owasp=["A03"]))
+    expected = {name: value for name, value in plain.items() if name != "cwe_ids"} | {
+        "cwe": 79,
+        "owasp": "A03",
+    }
+    assert migrate("2.0.0", NEW, plain) == {**expected, "finding_schema_version": NEW}
+    for name in ("status", "rule_id", "fingerprint", "location", "confidence", "tags"):
+        del expected[name]
+    assert migrate("2.0.0", OLD, plain) == {**expected, "finding_schema_version": OLD}
+
+
+def test_lists_that_1_1_0_has_no_room_for() -> None:
+    stored = validate_finding(finding(cwe_ids=[79, 89], owasp=["A03:2021", "A01"], provenance={"tool": "x"}))
+    downgraded = migrate("2.0.0", NEW, stored)
+    assert (downgraded["cwe"], downgraded["owasp"]) == (79, "A03")
+    corner = {"version": "2.0.0", "fields": {"cwe_ids": [79, 89], "owasp": ["A03:2021", "A01"]}}
+    assert downgraded["provenance"] == {"tool": "x", CORNER: corner}
+    downgraded["cwe"] = 5
+    upgraded = migrate(NEW, "2.0.0", downgraded)
+    assert upgraded["cwe_ids"] == [5]
+    assert upgraded["provenance"] == downgraded["provenance"]
 
 
 def test_the_corner_holds_what_the_old_version_has_no_room_for() -> None:
-    stored = validate_finding(
-        new(rule_id="B608", mitre_attack=["T1059.001", "T1059.002", "T1001"], provenance={"tool": "x"})
-    )
+    techniques = ["T1059.001", "T1059.002", "T1001"]
+    given_one = finding(rule_id="B608", mitre_attack=techniques, provenance={"tool": "x"})
+    stored = migrate(SCHEMA_VERSION, NEW, validate_finding(given_one))
     downgraded = migrate(NEW, OLD, stored)
     assert downgraded["mitre_attack"] == ["T1059", "T1001"]
     assert downgraded["provenance"] == {
@@ -109,7 +327,7 @@ def test_the_corner_holds_what_the_old_version_has_no_room_for() -> None:
 
 
 def test_a_value_of_the_user_under_the_reserved_key_keeps_its_place() -> None:
-    stored = validate_finding(new(rule_id="B608", provenance={CORNER: "mine", "tool": "x"}))
+    stored = new(rule_id="B608", provenance={CORNER: "mine", "tool": "x"})
     downgraded = migrate(NEW, OLD, stored)
     assert list(downgraded["provenance"]) == [CORNER, "tool"]
     assert downgraded["provenance"][CORNER]["original"] == "mine"
@@ -117,19 +335,12 @@ def test_a_value_of_the_user_under_the_reserved_key_keeps_its_place() -> None:
 
 
 def test_what_others_changed_is_left_alone() -> None:
-    downgraded = migrate(NEW, OLD, validate_finding(new(rule_id="B608", mitre_attack=["T1059.001"])))
+    downgraded = migrate(NEW, OLD, new(rule_id="B608", mitre_attack=["T1059.001"]))
     downgraded["mitre_attack"] = ["T1001"]
     upgraded = migrate(OLD, NEW, downgraded)
     assert upgraded["rule_id"] is None
     assert upgraded["provenance"] == downgraded["provenance"]
     assert_equal(migrate(NEW, OLD, upgraded), downgraded)
-
-
-@given(strategies.documents(version=OLD))
-def test_a_document_of_the_old_version_is_accepted_everywhere(document: dict[str, Any]) -> None:
-    stored = validate_finding(migrate(OLD, NEW, document))
-    for name, value in validate_finding({**document, "finding_schema_version": NEW}).items():
-        assert_same(stored[name], value)
 
 
 @example({"start_line": 5})
@@ -139,7 +350,7 @@ def test_nothing_is_shared_with_the_input(location: Any) -> None:
     before = copy.deepcopy(document)
     for version in KNOWN_VERSIONS:
         found = migrate(NEW, version, document)
-        found["evidence"]["a"][0]["b"] = 2
+        found.get("evidence", found)["a"][0]["b"] = 2
         found["provenance"].setdefault(CORNER, {})["fields"] = None
         found["provenance"]["x"]["y"] = 1
         found.get("tags", []).append("b")
@@ -177,13 +388,13 @@ def test_an_unknown_version_is_refused_with_the_known_ones(version: Any) -> None
         lambda: migrate(NEW, OLD, new(finding_schema_version=version)),
         lambda: migrate(NEW, OLD, {"finding_schema_version": version, "findings": []}),
     ):
-        with pytest.raises(SchemaVersionError, match=r"1\.0\.0, 1\.1\.0") as refused:
+        with pytest.raises(SchemaVersionError, match=r"0\.3\.0, 1\.0\.0, 1\.1\.0, 2\.0\.0") as refused:
             call()
         assert len(str(refused.value)) < 300
 
 
 @pytest.mark.parametrize(
-    "version", ["2.0.0", "1.2.0", "1.1.1", "99999999999999999999.0.0", "1.99999999999999999999.0"]
+    "version", ["3.0.0", "2.1.0", "2.0.1", "99999999999999999999.0.0", "2.99999999999999999999.0"]
 )
 def test_a_newer_version_is_called_newer(version: str) -> None:
     with pytest.raises(SchemaVersionError, match="newer than this release knows"):
@@ -255,9 +466,9 @@ def test_what_is_no_object_is_refused(data: Any) -> None:
 # -- bad documents ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", KNOWN_VERSIONS)
+@pytest.mark.parametrize("version", KNOWN_VERSIONS[1:])
 def test_every_broken_rule_is_refused_with_its_field(version: str) -> None:
-    target = NEW if version == OLD else OLD
+    target = OLD if version != OLD else SCHEMA_VERSION
     for rule in BREAKS:
         if version not in rule.versions:
             continue
@@ -292,7 +503,7 @@ def test_a_document_may_be_nested_as_deep_as_ever_and_go_down() -> None:
     value: Any = 1
     for _ in range(MAX_DEPTH - 2):
         value = [value]
-    stored = validate_finding(new(rule_id="x", provenance={CORNER: value}))
+    stored = new(rule_id="x", provenance={CORNER: value})
     downgraded = migrate(NEW, OLD, stored)
     assert_equal(migrate(OLD, OLD, downgraded), downgraded)
     assert_equal(migrate(OLD, NEW, downgraded), stored)
@@ -300,7 +511,7 @@ def test_a_document_may_be_nested_as_deep_as_ever_and_go_down() -> None:
 
 @pytest.mark.parametrize("version", KNOWN_VERSIONS)
 def test_partial_documents_pass(version: str) -> None:
-    document = {**finding(), "finding_schema_version": version}
+    document = labelled(finding(), version)
     for name in ("id", "project_id", "created_at"):
         del document[name]
     for target in KNOWN_VERSIONS:
@@ -317,19 +528,6 @@ def test_the_same_version_is_a_checked_copy() -> None:
         assert_same(migrate(version, version, document), document)
         with pytest.raises(StorageValidationError, match="severity"):
             migrate(version, version, {**document, "severity": "bad"})
-
-
-def test_a_document_costs_tens_of_microseconds() -> None:
-    document = old(evidence={"request": "x" * 500, "lines": list(range(20))})
-    best = min(_seconds(document) for _ in range(5))
-    assert best < 500e-6, f"{best * 1e6:.0f} microseconds"
-
-
-def _seconds(document: dict[str, Any]) -> float:
-    start = time.perf_counter()
-    for _ in range(100):
-        migrate(OLD, NEW, document)
-    return (time.perf_counter() - start) / 100
 
 
 def test_the_corner_is_plain_json() -> None:

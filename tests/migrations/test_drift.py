@@ -18,12 +18,15 @@ DRIFTS = [
     ("DROP TABLE finding_rejected", "table finding_rejected is missing"),
 ]
 POSTGRESQL_DRIFTS = [
-    ("ALTER TABLE findings DROP CONSTRAINT ck_findings_cwe", "check ck_findings_cwe is missing"),
-    ("ALTER TABLE findings ADD CONSTRAINT mine CHECK (cwe < 9)", "check mine is not in the models"),
+    ("ALTER TABLE findings DROP CONSTRAINT ck_findings_cvss", "check ck_findings_cvss is missing"),
+    ("ALTER TABLE findings ADD CONSTRAINT mine CHECK (cvss < 9)", "check mine is not in the models"),
     ("ALTER TABLE findings ALTER title DROP NOT NULL", "column title: null is allowed, should be refused"),
     ("ALTER TABLE findings ALTER status DROP DEFAULT", "column status: default is none, should be 'open'"),
     ("ALTER TABLE findings ALTER status SET DEFAULT 'x'", "column status: default is 'x', should be 'open'"),
-    ("ALTER TABLE findings ALTER cwe TYPE BIGINT", "column cwe: type is BIGINT, should be INTEGER"),
+    (
+        "ALTER TABLE finding_identities ALTER line TYPE BIGINT",
+        "column line: type is BIGINT, should be INTEGER",
+    ),
     ("ALTER TABLE findings ALTER evidence TYPE JSONB", "column evidence: type is JSONB, should be JSON"),
     (
         'ALTER TABLE findings ALTER resource TYPE TEXT COLLATE "default"',
@@ -50,8 +53,11 @@ POSTGRESQL_DRIFTS = [
         "check ck_findings_cvss: rule is cvss >= 0 and cvss <= 11, should be cvss >= 0 and cvss <= 10",
     ),
     (
-        "ALTER TABLE findings DROP CONSTRAINT ck_findings_cwe, ADD CONSTRAINT ck_findings_cwe CHECK (cwe > 1)",
-        "check ck_findings_cwe: rule is cwe > 1, should be cwe >= 1",
+        (
+            "ALTER TABLE findings DROP CONSTRAINT ck_findings_title, "
+            "ADD CONSTRAINT ck_findings_title CHECK (length(title) > 1)"
+        ),
+        "check ck_findings_title: rule is length(title) > 1, should be length(title) >= 1",
     ),
     (
         (

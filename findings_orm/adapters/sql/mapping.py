@@ -17,6 +17,9 @@ from findings_orm.records import Identity
 Row = Sequence[Any]
 
 FINDING_COLUMNS = FIELDS
+LISTS = ("cwe_ids", "owasp", "cve_ids", "mitre_attack", "tags", "poc_links")
+"""The fields that are lists."""
+
 IDENTITY_COLUMNS = (
     "finding_id",
     "fingerprint",
@@ -51,10 +54,8 @@ def finding_row(document: Document) -> tuple[Any, ...]:
     location = values["location"]
     values["created_at"] = time_key(values["created_at"])
     values["location"] = None if location is None else to_json(location).decode()
-    values["cve_ids"] = _encoded(values["cve_ids"], _EMPTY_LIST)
-    values["mitre_attack"] = _encoded(values["mitre_attack"], _EMPTY_LIST)
-    values["tags"] = _encoded(values["tags"], _EMPTY_LIST)
-    values["poc_links"] = _encoded(values["poc_links"], _EMPTY_LIST)
+    for name in LISTS:
+        values[name] = _encoded(values[name], _EMPTY_LIST)
     values["evidence"] = _encoded(values["evidence"], _EMPTY_OBJECT)
     values["provenance"] = _encoded(values["provenance"], _EMPTY_OBJECT)
     return tuple(values.values())
@@ -64,7 +65,7 @@ def document_of(row: Row) -> Document:
     """Return the document of a row in the order of `FINDING_COLUMNS`."""
     document = dict(zip(FINDING_COLUMNS, row, strict=True))
     document["created_at"] = stored_time(document["created_at"])
-    for name in ("cve_ids", "mitre_attack", "tags", "poc_links"):
+    for name in LISTS:
         text = document[name]
         document[name] = [] if text == _EMPTY_LIST else from_json(text)
     for name in ("evidence", "provenance"):

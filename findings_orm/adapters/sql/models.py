@@ -77,7 +77,6 @@ class Finding(Base):
             name="status",
         ),
         CheckConstraint("confidence BETWEEN 0 AND 100", name="confidence"),
-        CheckConstraint("cwe >= 1", name="cwe"),
         CheckConstraint("cvss BETWEEN 0 AND 10", name="cvss"),
         Index(None, "project_id", "created_at", "id"),
         Index(None, "project_id", "severity", "status"),
@@ -92,8 +91,8 @@ class Finding(Base):
     resource: Mapped[str] = mapped_column(SortedText)
     created_at: Mapped[str] = mapped_column(Timestamp)
     run_id: Mapped[str | None] = mapped_column(Uuid)
-    cwe: Mapped[int | None] = mapped_column(Integer)
-    owasp: Mapped[str | None] = mapped_column(Text)
+    cwe_ids: Mapped[list[int]] = mapped_column(JsonList)
+    owasp: Mapped[list[str]] = mapped_column(JsonList)
     cve_ids: Mapped[list[str]] = mapped_column(JsonList)
     cvss: Mapped[float | None] = mapped_column(Double)
     mitre_attack: Mapped[list[str]] = mapped_column(JsonList)

@@ -57,9 +57,14 @@ class PostgreSQLDialect(queries.Dialect):
         kind = postgresql.ARRAY(column.type)
         return column == any_(literal(list(values), kind))
 
-    def holds_any(self, column: ColumnElement[Any], values: tuple[str, ...]) -> ColumnElement[bool]:
-        """Return whether a JSON list has one of the values."""
-        return column.op("?|", is_comparison=True)(literal(list(values), postgresql.ARRAY(postgresql.TEXT)))
+    def holds_any(self, column: ColumnElement[Any], values: tuple[Any, ...]) -> ColumnElement[bool]:
+        """Return whether a JSON list has one of the values: what an index by member can serve, if they are few."""
+        if len(values) <= queries.FEW:
+            lists = (literal([value], postgresql.JSONB()) for value in values)
+            return or_(*(column.op("@>", is_comparison=True)(one) for one in lists))
+        members = func.jsonb_array_elements_text(column).table_valued("value")
+        texts = literal([str(value) for value in values], postgresql.ARRAY(postgresql.TEXT))
+        return select(1).select_from(members).where(members.c.value == any_(texts)).exists()
 
     def holds_words(self, words: tuple[str, ...]) -> ColumnElement[bool]:
         """Return whether the searched text may have all words.
@@ -107,6 +112,10 @@ class PostgreSQLRecords(SqlRecords):
     """The records inside one transaction, or, for reading, outside of any."""
 
     dialect: ClassVar[queries.Dialect] = PostgreSQLDialect()
+    _by_cwe: ClassVar[str] = (
+        "SELECT m.value::integer, count(DISTINCT f.id) FROM findings f, jsonb_array_elements_text(f.cwe_ids) m (value) "
+        "WHERE f.project_id = ? AND f.cwe_ids <> '[]' GROUP BY m.value"
+    )
 
     # -- statements -----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic_core import to_json
 from sqlalchemy.dialects import postgresql
 
-from findings_orm.adapters.sql.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, Row
+from findings_orm.adapters.sql.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, LISTS, Row
 from findings_orm.adapters.sql.models import Base
 from findings_orm.port import Document
 
@@ -114,15 +114,14 @@ def binary_finding(document: Document) -> Row:
     """Return what `FINDING_ROWS` makes of the row of a canonical document, by the shortest way."""
     values = document.copy()
     run_id, location = values["run_id"], values["location"]
-    cwe, cvss, confidence = values["cwe"], values["cvss"], values["confidence"]
+    cvss, confidence = values["cvss"], values["confidence"]
     values["id"] = _binary_uuid(values["id"])
     values["created_at"] = binary_time(values["created_at"])
     values["run_id"] = None if run_id is None else _run_id(run_id)
     values["location"] = None if location is None else to_json(location)
-    values["cwe"] = None if cwe is None else _INTEGER(cwe)
     values["cvss"] = None if cvss is None else _DOUBLE(cvss)
     values["confidence"] = None if confidence is None else _DOUBLE(confidence)
-    for name in _LISTS:
+    for name in LISTS:
         items = values[name]
         values[name] = b"\x01" + to_json(items) if items else b"\x01[]"
     for name in ("evidence", "provenance"):
@@ -131,7 +130,5 @@ def binary_finding(document: Document) -> Row:
     return tuple(values.values())
 
 
-_LISTS = ("cve_ids", "mitre_attack", "tags", "poc_links")
-_INTEGER = struct.Struct("!i").pack
 _DOUBLE = struct.Struct("!d").pack
 _run_id = lru_cache(64)(_binary_uuid)

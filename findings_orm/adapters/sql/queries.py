@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -55,8 +55,9 @@ class Dialect:
             return column.in_(values)
         return column.in_(select(func.json_each(json_text(values)).table_valued("value").c.value))
 
-    def holds_any(self, column: ColumnElement[Any], values: tuple[str, ...]) -> ColumnElement[bool]:
-        """Return whether a JSON list has one of the values."""
+    def holds_any(self, column: ColumnElement[Any], values: tuple[Any, ...]) -> ColumnElement[bool]:
+        """Return whether a JSON list has one of the values; a number that no column can hold is in none."""
+        values = tuple(value for value in values if isinstance(value, str) or 0 < value <= MAX_NUMBER)
         members = func.json_each(column).table_valued("value")
         return select(1).select_from(members).where(self.is_any(members.c.value, values)).exists()
 
@@ -92,17 +93,18 @@ def conditions(query: FindingQuery, dialect: Dialect) -> list[ColumnElement[bool
         (C.severity, query.severities),
         (C.status, query.status),
         (C.rule_id, query.rule_id),
-        (C.cwe, [number for number in query.cwe if 1 <= number <= MAX_NUMBER] or (query.cwe and [0])),
         (C.run_id, query.run_id),
     ):
         if values:
             found.append(dialect.is_any(column, tuple(values)))
     if query.detector_id:
         found.append(or_(false(), *(_detector(wanted) for wanted in query.detector_id)))
-    if query.cve_id:
-        found.append(dialect.holds_any(C.cve_ids, tuple(query.cve_id)))
-    if query.tag:
-        found.append(dialect.holds_any(C.tags, tuple(query.tag)))
+    lists: tuple[tuple[Any, Collection[Any]], ...] = (
+        (C.cwe_ids, query.cwe),
+        (C.cve_ids, query.cve_id),
+        (C.tags, query.tag),
+    )
+    found += [dialect.holds_any(column, tuple(wanted)) for column, wanted in lists if wanted]
     if query.resource_prefix:
         found.append(_starts_with(C.resource, query.resource_prefix))
     if query.created_from is not None:

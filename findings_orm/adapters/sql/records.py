@@ -62,6 +62,10 @@ class SqlRecords(Records):
     """The records inside one transaction. This is SQLite's way; what PostgreSQL does otherwise, it overrides."""
 
     dialect: ClassVar[queries.Dialect] = queries.Dialect()
+    _by_cwe: ClassVar[str] = (
+        "SELECT m.value, count(DISTINCT f.id) FROM findings f, json_each(f.cwe_ids) m "
+        "WHERE f.project_id = ? AND f.cwe_ids <> '[]' GROUP BY m.value"
+    )
 
     def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
         self.connection = connection
@@ -346,7 +350,7 @@ class SqlRecords(Records):
 
     def summarize(self, project_id: str) -> Summary:
         """See `Records.summarize`."""
-        by = "SELECT {0}, count(*) FROM findings WHERE project_id = ? AND {0} IS NOT NULL GROUP BY {0}"
+        by = "SELECT {0}, count(*) FROM findings WHERE project_id = ? GROUP BY {0}"
         top = by + " ORDER BY 2 DESC, 1 LIMIT 10"
         pairs = self._run(
             "SELECT severity, status, count(*) FROM findings WHERE project_id = ? GROUP BY severity, status",
@@ -358,8 +362,8 @@ class SqlRecords(Records):
             severities[severity] += count
             statuses[status] += count
         detector, cwe, resource = (
-            {row[0]: row[1] for row in self._run(sql.format(name), (project_id,))}
-            for sql, name in ((by, "detector_id"), (by, "cwe"), (top, "resource"))
+            {row[0]: row[1] for row in self._run(sql, (project_id,))}
+            for sql in (by.format("detector_id"), self._by_cwe, top.format("resource"))
         )
         return Summary.of_counts(project_id, severities, statuses, detector, cwe, resource)
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from findings_orm.errors import FindingNotFoundError, SchemaVersionError, StorageValidationError
-from findings_orm.finding import SCHEMA_VERSION, STORE_FIELDS, Severity, validate_finding
+from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION, STORE_FIELDS, Severity, validate_finding
+from findings_orm.migrations import SchemaMigrator
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
 from findings_orm.testing.contract.base import Capabilities, everything, refusal, relaxed
@@ -23,6 +25,18 @@ from findings_orm.testing.strategies import documents
 
 def _older(**changes: Any) -> dict[str, Any]:
     return finding(finding_schema_version="1.0.0", **changes)
+
+
+LEGACY: dict[str, Any] = {
+    "finding_schema_version": "0.3.0",
+    "pid": PROJECT,
+    "ts": 1672912800,
+    "detector_id": "scan:old",
+    "title": "An old finding",
+    "severity": "High",
+    "cwe": "CWE-79",
+    "status": 200,
+}
 
 
 class DocumentContract(Capabilities):
@@ -54,21 +68,31 @@ class DocumentContract(Capabilities):
         assert store.ingest(PROJECT, [document]).unchanged == 1, "the same document again is a change"
 
     @relaxed
-    @given(document=documents(version="1.0.0", project_id=PROJECT))
+    @given(
+        document=st.sampled_from(KNOWN_VERSIONS[1:-1]).flatmap(
+            lambda version: documents(version=version, project_id=PROJECT)
+        )
+    )
     def test_older_document_is_migrated_first(self, store: FindingStore, document: dict[str, Any]) -> None:
         store.delete_project(PROJECT)
         given_one = copy.deepcopy(document)
         store.save_finding(document)
         assert_same(document, given_one, "the caller's document")
-        expected = validate_finding({**document, "finding_schema_version": SCHEMA_VERSION})
-        assert_all_same(store.list_findings(PROJECT), [expected])
+        version = document["finding_schema_version"]
+        expected = SchemaMigrator().migrate(version, SCHEMA_VERSION, document)
+        assert_all_same(store.list_findings(PROJECT), [validate_finding(expected)])
 
     def test_older_document_is_migrated_by_ingest_too(self, store: FindingStore) -> None:
         document = _older()
         for member in ("id", "project_id", "created_at"):
             del document[member]
         store.ingest(PROJECT, [document])
-        assert [d["finding_schema_version"] for d in store.list_findings(PROJECT)] == [SCHEMA_VERSION]
+        store.ingest(PROJECT, [LEGACY])
+        found = store.list_findings(PROJECT)
+        assert [d["finding_schema_version"] for d in found] == [SCHEMA_VERSION] * 2
+        assert ("scan.old", "2023-01-05T10:00:00Z", [79]) in [
+            (d["detector_id"], d["created_at"], d["cwe_ids"]) for d in found
+        ]
 
     def test_large_document_comes_back_equal(self, store: FindingStore) -> None:
         request = "\u00e9\x00\U0001f600<>&'\"\\" * 200_000
@@ -132,7 +156,7 @@ class DocumentContract(Capabilities):
 
     def test_save_replaces_every_field(self, store: FindingStore) -> None:
         full = finding(
-            cwe=79, owasp="A03", cvss=5.5, tags=["a"], cve_ids=["CVE-2024-1234"], status="triaged",
+            cwe_ids=[79, 89], owasp=["A03:2021", "A01"], cvss=5.5, tags=["a"], cve_ids=["CVE-2024-1234"], status="triaged",
             evidence={"a": 1}, location={"path": "x"}, confidence=50, rule_id="R", fingerprint="f",
             run_id=uuid_of(9), mitre_attack=["T1059.001"], poc_links=["x:y"], provenance={"b": 2},
         )  # fmt: skip

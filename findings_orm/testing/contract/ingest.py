@@ -115,10 +115,10 @@ class IngestContract(Capabilities):
 
     def test_changed_fields_are_in_the_history(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [scanned("R1")], run=run_of(1))
-        store.ingest(PROJECT, [scanned("R1", severity="high", cwe=79)], run=run_of(2))
+        store.ingest(PROJECT, [scanned("R1", severity="high", cwe_ids=[79])], run=run_of(2))
         finding_id = store.list_findings(PROJECT)[0]["id"]
         events = store.history(PROJECT, finding_id)
-        changes = {"severity": ["medium", "high"], "cwe": [None, 79]}
+        changes = {"severity": ["medium", "high"], "cwe_ids": [[], [79]]}
         assert brief(events) == [("change", "ingest", changes, "")]
         assert (events[0].run_id, events[0].finding_id) == (run_of(2), finding_id)
 

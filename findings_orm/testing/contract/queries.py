@@ -23,18 +23,18 @@ from findings_orm.testing.strategies import documents, queries
 
 Document = dict[str, Any]
 CORPUS: list[Document] = [
-    finding(1, severity="critical", detector_id="scan.nuclei", rule_id="tech-detect", cwe=79, resource="https://a.example/x"),
-    finding(2, severity="high", detector_id="scan.nuclei", rule_id="tech", cwe=89, resource="https://a.example/X_"),
+    finding(1, severity="critical", detector_id="scan.nuclei", rule_id="tech-detect", cwe_ids=[79], resource="https://a.example/x"),
+    finding(2, severity="high", detector_id="scan.nuclei", rule_id="tech", cwe_ids=[89, 20], resource="https://a.example/X_"),
     finding(3, severity="high", detector_id="scan.nuclei2", cve_ids=["CVE-2024-1234", "CVE-2024-12345"], tags=["a"]),
     finding(4, severity="low", detector_id="scan_x", cve_ids=["CVE-2024-12345"], tags=["a", "b"], status="triaged"),
     finding(5, severity="info", detector_id="scan.", rule_id="TECH", tags=["A", "a%", "\u00e9"], status="resolved"),
-    finding(6, title="Straße ﬁle Ⅳ", resource="100%_sure\\x", cwe=1, run_id=uuid_of(77), status="archived"),
+    finding(6, title="Straße ﬁle Ⅳ", resource="100%_sure\\x", cwe_ids=[1], run_id=uuid_of(77), status="archived"),
     finding(7, title="CAFÉ", resource="100%Xsure", location={"snippet": "eval(ÜBER)\nexec"}, run_id=uuid_of(78)),
     finding(8, title="cafe\u0301", resource="100", detector_id="a-b.c", rule_id="naïve", status="false_positive"),
     finding(9, title="\U0001f600", resource="\U0001f600", created_at="2024-05-01T00:00:09.5Z", tags=["\U0001f600"]),
     finding(10, title="\uffff", resource="\uffff", created_at="2024-05-01T00:00:09.500001Z", status="risk_accepted"),
-    finding(11, title="Z", resource="Z", created_at="2024-05-01T00:00:09Z", cwe=79, status="in_progress"),
-    finding(12, title="a", resource="", created_at="2024-05-01T00:00:09Z", cwe=79, location={"path": "x"}),
+    finding(11, title="Z", resource="Z", created_at="2024-05-01T00:00:09Z", cwe_ids=[79, 1], status="in_progress"),
+    finding(12, title="a", resource="", created_at="2024-05-01T00:00:09Z", cwe_ids=[79, 79], location={"path": "x"}),
 ]  # fmt: skip
 CASES: list[tuple[dict[str, Any], list[int]]] = [
     ({}, list(range(1, 13))),
@@ -60,6 +60,8 @@ CASES: list[tuple[dict[str, Any], list[int]]] = [
     ({"rule_id": "naïve"}, [8]),
     ({"cwe": 79}, [1, 11, 12]),
     ({"cwe": [79, 1]}, [1, 6, 11, 12]),
+    ({"cwe": 20}, [2]),
+    ({"cwe": 1}, [6, 11]),
     ({"cve_id": "CVE-2024-1234"}, [3]),
     ({"cve_id": ["CVE-2024-12345", "CVE-2024-1234"]}, [3, 4]),
     ({"cve_id": "CVE-2024"}, []),
@@ -307,7 +309,7 @@ class QueryContract(Capabilities):
 
     def test_summary_top_resources_are_ten_by_count_then_name(self, store: FindingStore) -> None:
         resources = [f"r{n % 13:02}" for n in range(30)] + ["\U0001f600", "\uffff", "Z", ""]
-        many = [finding(n, resource=resource, cwe=n % 5 + 1) for n, resource in enumerate(resources)]
+        many = [finding(n, resource=resource, cwe_ids=[n % 5 + 1]) for n, resource in enumerate(resources)]
         store.save_findings(many)
         summary = store.summarize(PROJECT)
         expected = [*(f"r{n:02}" for n in range(4)), *(f"r{n:02}" for n in range(4, 10))]
@@ -324,11 +326,12 @@ class QueryContract(Capabilities):
 
     def _assert_summary(self, store: FindingStore, expected: list[Document]) -> None:
         summary = store.summarize(PROJECT)
-        wanted = Summary.of_counts(
-            PROJECT,
-            *(_tally([document[name] for document in expected])
-              for name in ("severity", "status", "detector_id", "cwe", "resource")),
-        )  # fmt: skip
+        severity, status, detector, resource = (
+            _tally([document[name] for document in expected])
+            for name in ("severity", "status", "detector_id", "resource")
+        )
+        cwe = _tally([number for document in expected for number in set(document["cwe_ids"])])
+        wanted = Summary.of_counts(PROJECT, severity, status, detector, cwe, resource)
         assert summary == wanted
         for name in ("by_severity", "by_status", "by_detector", "by_cwe", "top_resources"):
             assert list(getattr(summary, name)) == list(getattr(wanted, name)), f"order of {name}"

@@ -42,7 +42,7 @@ KEPT_SOMEHOW: list[Any] = [
     {**scanned(), "evidence": {"a": b"bytes"}},
     {**scanned(), "evidence": {1: "a", None: "b"}},
     {**scanned(), "evidence": _LOOP},
-    {**scanned(), "cwe": 10**5000},
+    {**scanned(), "cwe_ids": [10**5000]},
     {(1, 2): 3},
     object(),
     b"bytes",
@@ -182,7 +182,7 @@ class RunContract(Capabilities):
         for number, status in enumerate(decisions):
             store.set_status(PROJECT, uuid_of(number), status, actor="ann")
         assert_counts(store.ingest(PROJECT, [finding(n) for n in range(4)], close_missing=True), unchanged=4)
-        assert_counts(store.ingest(PROJECT, [finding(n, cwe=5) for n in range(3)]), updated=3)
+        assert_counts(store.ingest(PROJECT, [finding(n, cwe_ids=[5]) for n in range(3)]), updated=3)
         assert statuses(store) == [*decisions, "open"]
 
     def test_status_that_a_report_newly_says_is_taken_over(self, store: FindingStore) -> None:
@@ -195,7 +195,7 @@ class RunContract(Capabilities):
         store.ingest(PROJECT, [finding(1, status="risk_accepted")])
         store.set_status(PROJECT, uuid_of(1), "open", actor="ann", comment="not acceptable")
         assert_counts(store.ingest(PROJECT, [finding(1, status="risk_accepted")]), unchanged=1)
-        assert_counts(store.ingest(PROJECT, [finding(1, status="risk_accepted", cwe=5)]), updated=1)
+        assert_counts(store.ingest(PROJECT, [finding(1, status="risk_accepted", cwe_ids=[5])]), updated=1)
         assert statuses(store) == ["open"]
 
     # -- diff and sightings --------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[2])]
 
-from rows import FIELDS, OLD_FIELDS, canonical_documents, downgraded, fill  # noqa: E402  # after the path is set
+from rows import canonical_documents, downgraded, fill  # noqa: E402  # after the path is set
 
 from findings_orm import migrations  # noqa: E402  # as above
+from findings_orm.migrations.scripts import chain  # noqa: E402  # as above
 
 
 def make(revision: str) -> None:
@@ -25,11 +26,8 @@ def make(revision: str) -> None:
         sys.exit(f"{path} exists; frozen databases are not made again")
     url = f"sqlite:///{path}"
     migrations.upgrade(url, revision)
-    documents = canonical_documents()
-    if revision == "r0001":
-        fill(url, downgraded(documents), OLD_FIELDS)
-    else:
-        fill(url, documents, FIELDS)
+    version = next(each.schema_version for each in chain() if each.id == revision)
+    fill(url, downgraded(canonical_documents(), version), version)
     with sqlite3.connect(path, isolation_level=None) as connection:
         connection.execute("PRAGMA page_size = 1024")
         connection.execute("VACUUM")
