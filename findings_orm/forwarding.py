@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
+from findings_orm.diagnosis import Diagnosable, Problem
 from findings_orm.errors import StorageError
 from findings_orm.observing import Figures, Observable, Observer, Pool
 from findings_orm.port import (
@@ -177,6 +178,9 @@ class ForwardingStore(FindingStore):
     def pool(self) -> Pool | None:
         return self._observable().pool()
 
+    def diagnose(self) -> list[Problem]:
+        return diagnosable(self.inner).diagnose()
+
     def _observable(self) -> Observable:
         inner = observable(self.inner)
         if inner is None:
@@ -202,3 +206,14 @@ def observable(store: FindingStore) -> Observable | None:
     """Return a store as one that can be observed; None where the one below its decorators can't."""
     innermost = store.innermost() if isinstance(store, ForwardingStore) else store
     return cast(Observable, store) if isinstance(innermost, Observable) else None
+
+
+def diagnosable(store: FindingStore) -> Diagnosable:
+    """Return a store as one that can be examined.
+
+    Raises:
+        StorageError: it can't.
+    """
+    if isinstance(store, Diagnosable):
+        return store
+    raise StorageError(f"{type(store).__name__} can't be examined")

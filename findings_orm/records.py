@@ -10,6 +10,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
+from findings_orm.diagnosis import Survey
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary
 
@@ -175,6 +176,9 @@ class Records(Protocol):
 
     def summarize(self, project_id: str) -> Summary:
         """Return the counts of a project."""
+
+    def survey(self) -> Survey:
+        """Return what is in the store and should not be, in all projects together."""
 
     def census(self) -> dict[tuple[str, str], int]:
         """Return how many findings there are by (severity, status), in all projects together."""

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
 from findings_orm import layout
+from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of
 from findings_orm.errors import (
     FindingNotFoundError,
     StorageError,
@@ -364,6 +365,18 @@ class Store(FindingStore):
             return Figures(
                 unit.census(), len(unit.projects()), self._size(unit), self._revision_of_schema(unit)
             )
+
+    def diagnose(self) -> list[Problem]:
+        """See `Diagnosable.diagnose`."""
+        with self.snapshot() as unit:
+            found = list(self._examine(unit))
+            if not any(problem.check in UNREADABLE for problem in found):
+                found += problems_of(unit.survey())
+            return by_level(found)
+
+    def _examine(self, unit: Records) -> Iterator[Problem]:
+        """Yield the problems that only this kind of store has."""
+        return iter(())
 
     def pool(self) -> Pool | None:
         """See `Observable.pool`."""

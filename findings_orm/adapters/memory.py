@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
+from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError, StorageValidationError
+from findings_orm.finding import ACTIVE_STATUSES
 from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import SORTS, FindingQuery, Summary, matches, time_key
@@ -300,6 +302,20 @@ class MemoryRecords(Records):
         )
         cwe = Counter(number for document in documents for number in set(document["cwe_ids"]))
         return Summary.of_counts(project_id, severity, status, detector, cwe, resource)
+
+    def survey(self) -> Survey:
+        """See `Records.survey`."""
+        projects = self.state.values()
+        kept = [one for project in projects for one in project.findings.values()]
+        unequal = (
+            one for one in kept
+            if (one.document["status"] not in ACTIVE_STATUSES) != (one.identity.closed_at is not None)
+        )  # fmt: skip
+        return Survey(
+            Counter(one.identity.version for one in kept),
+            {CLOSED_UNEQUALLY: sum(1 for _ in unequal)},
+            sum(len(project.rejected) for project in projects),
+        )
 
     def census(self) -> dict[tuple[str, str], int]:
         """See `Records.census`."""

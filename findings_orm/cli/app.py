@@ -14,6 +14,7 @@ from findings_orm.cli import (  # noqa: F401, I001  # imported for their command
     backups,
     copying,
     cache,
+    operating,
 )
 from findings_orm.cli.root import app
 

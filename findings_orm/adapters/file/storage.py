@@ -18,6 +18,7 @@ from findings_orm.adapters.file.disk import Disk, translated
 from findings_orm.adapters.file.locking import StoreLock
 from findings_orm.adapters.file.records import FileRecords, Operation
 from findings_orm.adapters.memory import MemoryRecords
+from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
 from findings_orm.port import Document
 from findings_orm.records import Records
@@ -299,6 +300,18 @@ class FileStorageAdapter(Store):
     def validate_store_layout(self, path: Path) -> bool:
         """See `StoragePort.validate_store_layout`; a store's folder will do as well."""
         return not checking.check(Path(path))
+
+    def _examine(self, unit: Records) -> Iterator[Problem]:
+        with translated(self.path):
+            found = checking.check(self.path) if checking.is_store(self.path) else []
+        for line in found:
+            passing = "next write" in line
+            yield Problem(
+                "note" if passing else "error",
+                "files",
+                line,
+                "Nothing: the next write puts it right." if passing else "Run 'findings file repair'.",
+            )
 
     def _size(self, unit: Records) -> int:
         size = 0

@@ -24,6 +24,7 @@ from findings_orm.adapters.sql.postgresql_engine import (
 )
 from findings_orm.adapters.sql.postgresql_records import PostgreSQLRecords
 from findings_orm.adapters.sql.storage import SqlStore, connection_of
+from findings_orm.diagnosis import Problem
 from findings_orm.errors import (
     SchemaVersionError,
     StorageError,
@@ -328,6 +329,12 @@ class PostgreSQLStorageAdapter(SqlStore):
         """See `Observable.figures`."""
         with self._one_instant():
             return super().figures()
+
+    def _examine(self, unit: Records) -> Iterator[Problem]:
+        from findings_orm.adapters.sql.postgresql_examining import problems
+
+        pool = self.pool()
+        return problems(connection_of(unit), pool.limit if pool else None)
 
     def _size(self, unit: Records) -> int:
         tables = Base.metadata.tables.values()

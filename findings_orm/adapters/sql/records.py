@@ -22,7 +22,9 @@ from findings_orm.adapters.sql.mapping import (
 )
 from findings_orm.adapters.sql.types import stored_time
 from findings_orm.adapters.sql.watching import Watch
+from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError
+from findings_orm.finding import ACTIVE_STATUSES
 from findings_orm.ids import first_revision, now, revision_step
 from findings_orm.importing import original_text
 from findings_orm.port import Document, Event, RejectedOriginal, Run
@@ -40,6 +42,29 @@ from findings_orm.records import (
 
 READ_BATCH = 1_000
 LOOKUP_BATCH = 5_000
+
+
+def _without(table: str, of: str, condition: str) -> str:
+    return (
+        f"{table} t WHERE NOT EXISTS (SELECT 1 FROM {of} o WHERE o.project_id = t.project_id AND {condition})"  # noqa: S608
+    )
+
+
+_ACTIVE = ", ".join(f"'{status.value}'" for status in ACTIVE_STATUSES)
+ORPHANS = {
+    "findings without a project": _without("findings", "finding_projects", "true"),
+    "findings without an identity": _without("findings", "finding_identities", "o.finding_id = t.id"),
+    "identities without a finding": _without("finding_identities", "findings", "o.id = t.finding_id"),
+    "sightings without a finding": _without("finding_sightings", "findings", "o.id = t.finding_id"),
+    "runs without a project": _without("finding_runs", "finding_projects", "true"),
+    "events without a project": _without("finding_events", "finding_projects", "true"),
+    "refused originals without a project": _without("finding_rejected", "finding_projects", "true"),
+    CLOSED_UNEQUALLY: (
+        "findings f JOIN finding_identities i ON i.project_id = f.project_id AND i.finding_id = f.id "
+        f"WHERE (f.status IN ({_ACTIVE})) = (i.closed_at IS NOT NULL)"
+    ),
+}
+"""What must not be there, in words, to the rest of a ``SELECT`` that finds it."""
 
 
 def _insert(table: str, columns: Sequence[str]) -> str:
@@ -366,6 +391,15 @@ class SqlRecords(Records):
             for sql in (by.format("detector_id"), self._by_cwe, top.format("resource"))
         )
         return Summary.of_counts(project_id, severities, statuses, detector, cwe, resource)
+
+    def survey(self) -> Survey:
+        """See `Records.survey`."""
+        versions = self._run(
+            "SELECT fingerprint_version, count(*) FROM finding_identities GROUP BY fingerprint_version"
+        )
+        orphans = {what: self._run(f"SELECT count(*) FROM {rows}")[0][0] for what, rows in ORPHANS.items()}  # noqa: S608
+        rejected = self._run("SELECT count(*) FROM finding_rejected")[0][0]
+        return Survey({row[0]: row[1] for row in versions}, orphans, rejected)
 
     def census(self) -> dict[tuple[str, str], int]:
         """See `Records.census`."""

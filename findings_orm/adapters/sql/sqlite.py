@@ -16,7 +16,8 @@ from sqlalchemy.exc import ArgumentError
 
 from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
-from findings_orm.adapters.sql.storage import SqlStore
+from findings_orm.adapters.sql.storage import SqlStore, connection_of
+from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.port import Document
 from findings_orm.query import holds_all, search_text
@@ -182,6 +183,12 @@ class SQLiteStorageAdapter(SqlStore):
         """
         at_once = self._in_memory or self._current is not None
         yield from self.list_findings(project_id) if at_once else super().iter_findings(project_id)
+
+    def _examine(self, unit: Records) -> Iterator[Problem]:
+        from findings_orm.adapters.sql.sqlite_examining import problems
+
+        file = None if self._in_memory else pathlib.Path(str(self.engine.url.database))
+        return problems(connection_of(unit), file)
 
     def _size(self, unit: Records) -> int | None:
         if self._in_memory:
