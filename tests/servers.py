@@ -24,6 +24,9 @@ from typing import Any
 
 import psycopg
 
+from findings_orm import migrations
+from findings_orm.migrations.scripts import chain
+
 LOWEST = 15
 TEMPLATE = "findings_template"
 """The migrated database of a server that tests clone."""
@@ -240,3 +243,10 @@ def die_with_parent() -> None:
     """Let the process that is about to start end when this one does; for ``preexec_fn``."""
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def down_and_up(url: str, how_far: int) -> None:
+    """Bring a database some revisions down, at most to the first one, and up again."""
+    older = [revision.id for revision in chain()[:-1]]
+    migrations.downgrade(url, older[-1 - how_far % len(older)])
+    migrations.upgrade(url)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from servers import down_and_up
 
 from findings_orm import FindingStore, open_storage
 from findings_orm.testing.machine import digest, run_sequence, store_machine
@@ -54,6 +55,12 @@ def _reopen_file(store: FindingStore) -> FindingStore:
     return _open_file(_PATHS[store])
 
 
+def _migrate_file(store: FindingStore, how_far: int) -> FindingStore:
+    store.close()
+    down_and_up(f"sqlite:///{_PATHS[store]}", how_far)
+    return _open_file(_PATHS[store])
+
+
 def _open_files(path: pathlib.Path) -> FindingStore:
     store = open_storage(path.as_uri())
     _PATHS[store] = path
@@ -69,7 +76,7 @@ TestMemory = store_machine(lambda: open_storage("memory:")).TestCase
 TestMemory.settings = SCALE
 TestSQLiteInMemory = store_machine(lambda: open_storage("sqlite://")).TestCase
 TestSQLiteInMemory.settings = SCALE
-TestSQLiteFile = store_machine(_new_file, _reopen_file).TestCase
+TestSQLiteFile = store_machine(_new_file, _reopen_file, _migrate_file).TestCase
 TestSQLiteFile.settings = SCALE
 TestFiles = store_machine(lambda: _open_files(_FOLDER / f"{next(_NUMBERS)}"), _reopen_files).TestCase
 TestFiles.settings = SCALE

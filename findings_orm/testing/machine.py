@@ -94,6 +94,7 @@ class _Source(NamedTuple):
 
     make: Callable[[], FindingStore]
     reopen: Callable[[FindingStore], FindingStore] | None
+    migrate: Callable[[FindingStore, int], FindingStore] | None
 
 
 class _StoreMachine(RuleBasedStateMachine):
@@ -147,6 +148,13 @@ class _StoreMachine(RuleBasedStateMachine):
         self.checked.store = self.source.reopen(self.checked.store)
         self._assert_revisions_stayed()
 
+    @precondition(lambda self: self.source.migrate is not None)
+    @rule(how_far=st.integers(0, 9))
+    def migrate_down_and_up(self, how_far: int) -> None:
+        assert self.source.migrate is not None
+        self.checked.store = self.source.migrate(self.checked.store, how_far)
+        self._assert_revisions_stayed()
+
     @invariant()
     def store_is_as_the_model_says(self) -> None:
         self.checked.check()
@@ -176,11 +184,14 @@ class _StoreMachine(RuleBasedStateMachine):
 def store_machine(
     make_store: Callable[[], FindingStore],
     reopen: Callable[[FindingStore], FindingStore] | None = None,
+    migrate: Callable[[FindingStore, int], FindingStore] | None = None,
 ) -> type[RuleBasedStateMachine]:
     """Return a state machine that compares the stores of `make_store` with a model.
 
     Args:
         make_store: returns a new, empty store.
         reopen: closes a store and returns another one on the same data, for stores that are persistent.
+        migrate: closes a store, brings its data some versions down (the number says how far, modulo what there is) and up
+            again, and returns another store on them.
     """
-    return type("StoreMachine", (_StoreMachine,), {"source": _Source(make_store, reopen)})
+    return type("StoreMachine", (_StoreMachine,), {"source": _Source(make_store, reopen, migrate)})

@@ -8,7 +8,7 @@ import weakref
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from servers import TEMPLATE, PostgresServer, lowest_binaries
+from servers import TEMPLATE, PostgresServer, down_and_up, lowest_binaries
 
 from findings_orm import FindingStore, open_storage
 from findings_orm.testing.machine import digest, run_sequence, store_machine
@@ -41,7 +41,12 @@ def test_any_sequence_leaves_the_store_as_the_model_says(server: PostgresServer)
         store.close()
         return opened(urls[store])
 
-    machine = store_machine(lambda: opened(server.url(server.create_database(TEMPLATE))), reopened)
+    def migrated(store: FindingStore, how_far: int) -> FindingStore:
+        store.close()
+        down_and_up(urls[store], how_far)
+        return opened(urls[store])
+
+    machine = store_machine(lambda: opened(server.url(server.create_database(TEMPLATE))), reopened, migrated)
     run_state_machine_as_test(machine, settings=SCALE)
 
 
