@@ -26,7 +26,7 @@ FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KILLS = 30 if FULL else 3
 PROJECTS = 6
-COUNT = 3_000 if FULL else 400
+COUNT = 1_500 if FULL else 400
 
 
 def whole(store: FindingStore) -> dict[str, Any]:
