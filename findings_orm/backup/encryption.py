@@ -93,12 +93,36 @@ def encrypting(stream: BinaryIO, key: Key) -> Iterator[BinaryIO]:
     recipients = [age.x25519.Recipient.from_str(one) for one in key.public]
     reading, writing = os.pipe()
 
+    watched = _Watched(stream)
+
     def work() -> None:
         with os.fdopen(reading, "rb", buffering=_PIPE) as source:
-            age.encrypt_io(source, stream, recipients)
+            try:
+                age.encrypt_io(source, watched, recipients)
+            finally:
+                if watched.failure is not None:
+                    raise watched.failure
 
     with _beside(work), os.fdopen(writing, "wb", buffering=_PIPE) as target:
         yield target
+
+
+class _Watched:
+    """A stream that remembers that writing failed: pyrage says nothing of a failure of its last bytes."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 @contextmanager

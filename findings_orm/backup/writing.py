@@ -48,7 +48,7 @@ class BackupReport:
         bytes: size of the file.
         text_bytes: size of the text in it.
         seconds: how long it took.
-        verified: it was read back and compared. Without a secret key only the bytes of an encrypted one are.
+        verified: it was read back and checked; never so for an encrypted one without a secret key.
         since: for an incremental backup, the id of the one that it continues.
     """
 
@@ -118,8 +118,9 @@ def write_backup(
                 write_changes(writer, unit, chain, newest, progress)
             _, sha256 = writer.seal()
         file.flush()
-        if verify:
-            read_back(beside, key, sha256, progress)
+        verified = verify and (key is None or bool(key.secret))
+        if verified:
+            verify_backup(beside, key=key, progress=progress, expected=sha256)
         size = beside.stat().st_size
     return BackupReport(
         target,
@@ -131,7 +132,7 @@ def write_backup(
         size,
         writer.text_bytes,
         time.monotonic() - start,
-        verify,
+        verified,
         manifest.since.id if manifest.since else None,
     )
 
@@ -225,9 +226,3 @@ def write_projects(writer: Writer, unit: Records, progress: Progress) -> None:
                 if section == "findings":
                     progress.add(len(lines))
             writer.end_section()
-
-
-def read_back(path: pathlib.Path, key: Key | None, sha256: str, progress: Progress) -> None:
-    """Verify what was written."""
-    if key is None or key.secret:
-        verify_backup(path, key=key, progress=progress, expected=sha256)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from findings_orm.cli.backup_reports import as_json, say_backup, say_restored, say_salvaged, say_verified
 from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import CommandError, UsageError
 from findings_orm.cli.options import AsJson, Yes, one_of, split
@@ -17,8 +18,7 @@ from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import app, command, session_of
 
 if TYPE_CHECKING:
-    from findings_orm.backup import BackupReport, Key, RestoreReport, SalvageReport, VerifyReport
-    from findings_orm.cli.output import Output
+    from findings_orm.backup import Key
 
 KEY_VARIABLE = "FINDINGS_BACKUP_KEY"
 
@@ -111,7 +111,7 @@ def create(
         session.out.json(as_json(report))
         return
     with session.out.report():
-        _say_backup(session.out, report)
+        say_backup(session.out, report)
 
 
 @command(
@@ -226,7 +226,7 @@ def restore(
         session.out.json(as_json(report))
         return
     with session.out.report():
-        _say_restored(session.out, report)
+        say_restored(session.out, report)
 
 
 @command(
@@ -256,7 +256,7 @@ def verify_file(
         with Tracker(session.out, f"salvage {path.name}") as tracker:
             saved = backup.salvage_backup(path, salvage, key=key_of(key), progress=tracker)
         with session.out.report():
-            _say_salvaged(session.out, saved)
+            say_salvaged(session.out, saved)
         if saved.damages:
             raise CommandError(f"{path} is damaged", hint=f"What is intact is in {salvage}.")
         return
@@ -266,7 +266,7 @@ def verify_file(
         session.out.json(as_json(report))
         return
     with session.out.report():
-        _say_verified(session.out, path, report)
+        say_verified(session.out, path, report)
 
 
 def _named(path: Path, *, encrypted: bool) -> Path:
@@ -291,49 +291,3 @@ def key_of(path: Path | None) -> Key | None:
         return library().Key.of_file(path)  # type: ignore[no-any-return]  # of the module that loads late
     text = os.environ.get(KEY_VARIABLE, "")
     return library().Key.of_text(text, KEY_VARIABLE) if text.strip() else None
-
-
-def as_json(report: Any) -> Any:
-    """Return a report as plain JSON values."""
-    from pydantic_core import to_jsonable_python
-
-    return to_jsonable_python(report)
-
-
-def counted(records: dict[str, int]) -> str:
-    """Return how many records of each section there are, in words."""
-    return ", ".join(f"{count:,} {name}" for name, count in records.items())
-
-
-def _say_backup(out: Output, report: BackupReport) -> None:
-    speed = report.text_bytes / 1e6 / report.seconds
-    out.line(f"{report.path}: {report.projects:,} projects, {counted(report.records)}")
-    out.line(
-        f"{report.bytes / 1e6:,.1f} MB ({report.text_bytes / 1e6:,.1f} MB of text) in {report.seconds:,.1f} s, "
-        f"{speed:,.0f} MB/s, {'verified' if report.verified else 'not verified'}"
-    )
-
-
-def _say_restored(out: Output, report: RestoreReport) -> None:
-    done = "would be restored" if report.dry_run else "restored"
-    out.line(f"{len(report.projects):,} projects {done}: {counted(report.records)}")
-    for one in report.conflicts:
-        out.line(f"{one.project_id} {one.finding_id}: {one.reason}; kept that of the {one.kept}")
-    if report.migrated_from:
-        out.line(f"documents were brought here from schema {report.migrated_from}")
-
-
-def _say_salvaged(out: Output, report: SalvageReport) -> None:
-    for damage in report.damages:
-        out.line(damage)
-    for project_id, sections in report.lost.items():
-        out.line(f"lost of {project_id}: {counted(sections)}")
-    out.line(f"{report.path}: {counted(report.records)} saved")
-
-
-def _say_verified(out: Output, path: Path, report: VerifyReport) -> None:
-    manifest = report.manifest
-    out.line(f"{path} is intact: {len(manifest.projects):,} projects, {counted(report.records)}")
-    out.line(
-        f"made {manifest.created_at} of a {manifest.source} store, schema {manifest.schema_version}, id {manifest.id}"
-    )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from findings_orm.cli.backups import Projects, as_json, counted, library
+from findings_orm.cli.backup_reports import as_json, counted
+from findings_orm.cli.backups import Projects, library
 from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import UsageError
 from findings_orm.cli.options import AsJson, Yes, one_of, split

@@ -6,11 +6,18 @@ import json
 import pathlib
 import random
 import subprocess
+import sys
 
 import pytest
 from stores import FULL, Open
 
-from findings_orm import FindingStore, SchemaVersionError, StorageError, StorageIntegrityError
+from findings_orm import (
+    FindingStore,
+    SchemaVersionError,
+    StorageError,
+    StorageIntegrityError,
+    open_storage,
+)
 from findings_orm.backup import Key, restore_backup, verify_backup, write_backup
 from findings_orm.backup.frames import FRAME_TEXT, FrameWriter
 from findings_orm.backup.lines import HEAD, is_intact, line_of, pack
@@ -127,6 +134,40 @@ def test_a_backup_that_fails_leaves_the_old_one(new_store: Open, target: pathlib
         write_backup(store, target)
     assert target.read_bytes() == before
     assert [path.name for path in target.parent.iterdir() if path.name.startswith(".backup")] == []
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("count", [1, 300])
+def test_a_full_disk(count: int, encrypted: bool, new_store: Open, tmp_path: pathlib.Path) -> None:
+    """Wherever writing fails, also at the last bytes, the backup before is as it was and nothing else is left."""
+    store, path = new_store("memory"), tmp_path / "backup"
+    store.save_findings(
+        finding(number, evidence={"t": random.randbytes(300).hex()}) for number in range(count)
+    )
+    key = Key.generate() if encrypted else None
+    size = write_backup(store, path, key=key).bytes
+    before = path.read_bytes()
+    script = (
+        "import resource, signal, sys; from findings_orm.backup import *; from findings_orm import *; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); store = open_storage(sys.argv[1]); "
+        "limit = int(sys.argv[3]); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); "
+        "key = Key.of_text(sys.argv[4]) if sys.argv[4] else None\n"
+        "try: write_backup(store, sys.argv[2], key=key, verify=False)\n"
+        "except StorageUnavailableError as error: sys.exit(3)"
+    )
+    url = (tmp_path / "store").as_uri()
+    with open_storage(url) as files:
+        restore_backup(files, path, key=key)
+    limit = size - 300 if count == 1 else size // 2
+    done = subprocess.run(
+        [sys.executable, "-c", script, url, path, str(limit), key.public[0] if key else ""],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+    assert path.read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["backup", "store"]
 
 
 def test_newer_versions_are_refused(new_store: Open, target: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import lowest_binaries
 from stores import FULL, KINDS, Open, assert_equal
 
 from findings_orm import FindingStore, StorageError, open_storage
@@ -81,6 +82,21 @@ def test_worst_documents(kind: str, new_store: Open, target: pathlib.Path) -> No
             assert_equal(store, third)
 
     check()
+
+
+if lowest_binaries():
+
+    def test_the_lowest_postgresql(
+        postgresql_15_url: str, lived: FindingStore, new_store: Open, target: pathlib.Path
+    ) -> None:
+        write_backup(lived, target)
+        with open_storage(postgresql_15_url) as store:
+            restore_backup(store, target)
+            assert_equal(store, lived)
+            write_backup(store, target)
+        other = new_store("sqlite")
+        restore_backup(other, target)
+        assert_equal(other, lived)
 
 
 def test_originals_that_json_lacks(new_store: Open, target: pathlib.Path) -> None:
