@@ -96,8 +96,13 @@ def changed_fields(
     old: Mapping[str, Any], new: Mapping[str, Any], fields: Iterable[str] = CONTENT_FIELDS
 ) -> dict[str, list[Any]]:
     """Return ``{field: [old, new]}`` for the fields that differ, exactly: ``1`` is not ``1.0`` or True."""
-    return {
-        name: [old[name], new[name]]
-        for name in fields
-        if old[name] is not new[name] and to_json(old[name]) != to_json(new[name])
-    }
+    return {name: [old[name], new[name]] for name in fields if not _same(old[name], new[name])}
+
+
+def _same(a: object, b: object) -> bool:
+    if a is b:
+        return True
+    kind = type(a)
+    if kind is type(b) and (kind is str or kind is int or (kind is not float and not a and not b)):
+        return a == b
+    return to_json(a) == to_json(b)

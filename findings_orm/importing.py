@@ -10,7 +10,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 from findings_orm.errors import (
     SchemaVersionError,
@@ -46,12 +46,15 @@ from findings_orm.ingest import (
     recognise,
 )
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
-from findings_orm.records import Identity, Records, StatusChange, batches
+from findings_orm.records import Identity, Records, StatusChange, batches, nothing
+
+_T = TypeVar("_T")
 
 BATCH = 2_000
 """How many documents are looked up, planned and written together."""
 
 _IN_MEMORY = 20_000
+_STEP = 200
 _PARTS = 32
 
 
@@ -139,12 +142,21 @@ class Import:
             "run_id": self.run.id,
             "created_at": self.run.started_at,
         }
+        self._changes = Changes()
+        self._planned: set[bytes] = set()
+        self._under_way = nothing()
         self._originals: list[RejectedOriginal] = []
         self._copies: Counter[bytes] = Counter()
 
     def execute(self, unit: Records, documents: Iterable[Mapping[str, Any]]) -> IngestReport:
         """Import `documents` and return the report."""
         self.unit = unit
+        try:
+            return self._execute(unit, documents)
+        finally:
+            self._under_way.close()
+
+    def _execute(self, unit: Records, documents: Iterable[Mapping[str, Any]]) -> IngestReport:
         if repeated := self._earlier(unit.runs(self.project_id)):
             return repeated
         self.revision = unit.advance(self.project_id, self.at)
@@ -160,9 +172,11 @@ class Import:
         for batch in batches(enumerate(documents), BATCH):
             with no_collection():
                 self._take(batch, deferred)
+        self._apply()
         for waiting in deferred.groups():
             known = self._known({one.fingerprint for one in waiting})
-            self._write(waiting, known, Changes(), deferred, last=True)
+            self._plan(waiting, known, Changes(), deferred, last=True)
+            self._apply()
         if self.close_missing:
             self._close_missing()
         self._record()
@@ -179,19 +193,33 @@ class Import:
 
     def _take(self, batch: list[tuple[int, Mapping[str, Any]]], deferred: _Deferred) -> None:
         """Recognise what is known to the last bit, validate the rest, and write."""
-        probes = [self._probe(index, given) for index, given in batch]
-        known = self._known({probe.fingerprint for probe in probes})
+        probes = [self._probe(index, given) for index, given in self._between(batch)]
+        fingerprints = {probe.fingerprint for probe in probes}
+        if not fingerprints.isdisjoint(self._planned):
+            self._apply()
+        known = self._known(fingerprints)
+        self._apply()
         changes = Changes()
         incoming = []
         first = batch[0][0]
-        for probe in recognise(probes, known, self.context, changes):
+        for probe in self._between(recognise(probes, known, self.context, changes)):
             given = batch[probe.position - first][1]
             try:
                 incoming.append(self._incoming(probe, given))
             except (StorageValidationError, SchemaVersionError) as error:
                 self._refuse(probe.position, given, error)
         self.detectors |= changes.detectors
-        self._write(incoming, known, changes, deferred, last=False)
+        if strange := {one.fingerprint for one in incoming} - fingerprints:
+            known.update(self._known(strange))
+        self._plan(incoming, known, changes, deferred, last=False)
+        self._planned = fingerprints | strange
+
+    def _between(self, items: Iterable[_T]) -> Iterator[_T]:
+        """Yield items, and let the unit go on with what it was asked for every now and then."""
+        for number, item in enumerate(items):
+            if number % _STEP == 0:
+                next(self._under_way, None)
+            yield item
 
     def _probe(self, index: int, given: Mapping[str, Any]) -> Probe:
         """Return what a document is where nothing speaks against it; it is not known to be valid."""
@@ -274,14 +302,14 @@ class Import:
             known[identity.fingerprint].append(identity)
         return dict(known)
 
-    def _write(
+    def _plan(
         self, batch: list[Incoming], known: Known, changes: Changes, deferred: _Deferred, *, last: bool
     ) -> None:
         if batch or changes.unchanged:
             plan(batch, known, self._load, self.context, changes, last=last)
             self._refuse_taken_ids(changes, {one.document["id"]: one for one in batch if one.has_id})
             deferred.add(changes.deferred)
-            self._apply(changes)
+            self._changes = changes
         if self._originals:
             self.unit.put_rejected(self.project_id, self._originals)
             self._originals = []
@@ -312,10 +340,10 @@ class Import:
         fault = StorageValidationError.of_field("id", rule, one.document["id"])
         self._refuse(one.position, one.document, fault)
 
-    def _apply(self, changes: Changes) -> None:
-        unit, project_id = self.unit, self.project_id
-        if changes.insert:
-            unit.insert(project_id, changes.insert)
+    def _apply(self) -> None:
+        """Begin to write what was planned last. It may go on while the next batch is validated."""
+        unit, project_id, changes = self.unit, self.project_id, self._changes
+        self._changes, self._planned = Changes(), set()
         if changes.replace:
             unit.replace(project_id, changes.replace)
         if changes.streaks:
@@ -326,6 +354,9 @@ class Import:
             unit.seen(project_id, changes.seen, self.at, self.context.number)
         if changes.events:
             unit.add_events(project_id, self.revision, changes.events)
+        if changes.insert:
+            self._under_way = unit.inserting(project_id, changes.insert)
+            next(self._under_way, None)
         self.report.created += len(changes.insert)
         self.report.updated += changes.updated
         self.report.unchanged += changes.unchanged

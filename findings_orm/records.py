@@ -77,6 +77,11 @@ class StatusChange(NamedTuple):
     closed_at: str | None
 
 
+Steps = Generator[None, bool | None, int]
+"""Work in steps: each `next` goes on without waiting for anybody, `send(True)` waits where there is need to. Its end is
+the end of the work; its value is the number of rows."""
+
+
 class Records(Protocol):
     """The records of a store inside one unit of work. Every call names the project that it is about."""
 
@@ -99,6 +104,12 @@ class Records(Protocol):
         Raises:
             StorageConflictError: one is not new.
         """
+
+    def inserting(self, project_id: str, rows: Sequence[Stored]) -> Steps:
+        """Do what `insert` does, in steps. Any other call waits for their end; closed before, they leave it to the unit
+        to fail."""
+        self.insert(project_id, rows)
+        return nothing()
 
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """Replace known findings and their identities."""
@@ -220,3 +231,19 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
             batch = []
     if batch:
         yield batch
+
+
+def nothing() -> Steps:
+    """Return steps without anything to do."""
+    yield from ()
+    return 0
+
+
+def complete(steps: Steps) -> int:
+    """Wait until work in steps is done; return the number of rows, or 0 if it was done before."""
+    try:
+        next(steps)
+        while True:
+            steps.send(True)
+    except StopIteration as end:
+        return end.value or 0

@@ -20,9 +20,12 @@ def save(unit: Records, project_id: str, documents: list[Document]) -> None:
     for group in _distinct(documents):
         known = unit.stored(project_id, [document["id"] for document in group])
         identified = [(document, fingerprint(document)) for document in group]
-        ordinals.load({digest for _, (digest, _) in identified})
+        ordinals.load(
+            {digest for document, (digest, _) in identified if _moves(known.get(document["id"]), digest)}
+        )
         insert: list[Stored] = []
         replace: list[Stored] = []
+        reidentify: list[Identity] = []
         events: list[Event] = []
         for document, (digest, line) in identified:
             old = known.get(document["id"])
@@ -30,15 +33,25 @@ def save(unit: Records, project_id: str, documents: list[Document]) -> None:
             if old is None:
                 insert.append(Stored(document, identity))
                 continue
-            replace.append(Stored(document, identity))
             changed = changed_fields(old.document, document, FIELDS)
+            if changed or _moves(old, identity.fingerprint):
+                replace.append(Stored(document, identity))
+            else:
+                reidentify.append(identity)
             events += events_of(document["id"], changed, at, "save")
         if insert:
             unit.insert(project_id, insert)
         if replace:
             unit.replace(project_id, replace)
+        if reidentify:
+            unit.reidentify(project_id, reidentify)
         if events:
             unit.add_events(project_id, revision, events)
+
+
+def _moves(old: Stored | None, fingerprint: bytes) -> bool:
+    """Return whether a document gets a fingerprint that its finding, if it is known, does not have."""
+    return old is None or old.identity.fingerprint != fingerprint
 
 
 class _Ordinals:
@@ -77,7 +90,7 @@ def _saved_identity(
         )
         return with_status(fresh, status, at)
     kept = old.identity
-    if kept.fingerprint != digest:
+    if _moves(old, digest):
         kept = kept._replace(fingerprint=digest, ordinal=ordinals.take(digest), version=VERSION)
     if old.document["status"] != status:
         kept = with_status(kept, status, at)

@@ -70,6 +70,10 @@ class Store(FindingStore):
         """Return a unit of work: committed when the block ends well, rolled back when it raises."""
         raise NotImplementedError
 
+    def _open_reading(self) -> AbstractContextManager[Records]:
+        """Return a unit for one read."""
+        return self._open_unit(write=False)
+
     def _ping(self) -> dict[str, Any]:
         """Return figures of a store that works; raise a `StorageError` if it does not."""
         raise NotImplementedError
@@ -91,15 +95,15 @@ class Store(FindingStore):
         return self._current is not None
 
     @contextmanager
-    def _unit(self, *, write: bool = False) -> Iterator[Records]:
-        """Join the calling thread's unit of work, or open one for this call."""
+    def _unit(self, *, write: bool = False, single: bool = False) -> Iterator[Records]:
+        """Join the calling thread's unit of work, or open one for this call, or for one (`single`) read of it."""
         if self._closed:
             raise StorageUnavailableError(f"this {self.adapter} store is closed; open it again")
         current = self._current
         if current is not None:
             yield current
             return
-        with self._open_unit(write=write) as unit:
+        with self._open_reading() if single else self._open_unit(write=write) as unit:
             yield unit
 
     @contextmanager
@@ -189,7 +193,7 @@ class Store(FindingStore):
     # -- reading --------------------------------------------------------------------------------------------
 
     def get_finding(self, project_id: str, finding_id: str) -> Document:
-        with self._unit() as unit:
+        with self._unit(single=True) as unit:
             return _document(unit, project_id, finding_id)
 
     def iter_findings(self, project_id: str) -> Iterator[Document]:
@@ -197,11 +201,11 @@ class Store(FindingStore):
             yield from documents
 
     def find(self, query: FindingQuery) -> Page:
-        with self._unit() as unit:
+        with self._unit(single=True) as unit:
             return query.page_of(unit.select(query, query.limit + 1))
 
     def count(self, query: FindingQuery) -> int:
-        with self._unit() as unit:
+        with self._unit(single=True) as unit:
             return unit.count(query)
 
     def summarize(self, project_id: str) -> Summary:
@@ -209,11 +213,11 @@ class Store(FindingStore):
             return unit.summarize(_key(project_id))
 
     def list_projects(self) -> list[str]:
-        with self._unit() as unit:
+        with self._unit(single=True) as unit:
             return unit.projects()
 
     def revision(self, project_id: str) -> int:
-        with self._unit() as unit:
+        with self._unit(single=True) as unit:
             return unit.revision(_key(project_id))
 
     def history(self, project_id: str, finding_id: str) -> list[Event]:

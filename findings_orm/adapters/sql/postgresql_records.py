@@ -7,11 +7,12 @@ from contextlib import nullcontext
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, and_, any_, func, literal, literal_column, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, any_, func, literal, literal_column, not_, or_, select
 from sqlalchemy.dialects import postgresql
 
 from findings_orm.adapters.sql import mapping, queries
 from findings_orm.adapters.sql.mapping import EVENT_COLUMNS, FINDING_COLUMNS, IDENTITY_COLUMNS, Row
+from findings_orm.adapters.sql.postgresql_copy import copying
 from findings_orm.adapters.sql.postgresql_types import (
     FINDING_ROWS,
     IDENTITY_ROWS,
@@ -23,10 +24,11 @@ from findings_orm.adapters.sql.postgresql_types import (
 )
 from findings_orm.adapters.sql.queries import TABLE
 from findings_orm.adapters.sql.records import _BESIDE_KEY, _RESEEN, LOOKUP_BATCH, READ_BATCH, SqlRecords
+from findings_orm.adapters.sql.watching import Watch
 from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event
 from findings_orm.query import FindingQuery, fold, holds_all, search_text, time_key
-from findings_orm.records import Identity, StatusChange, Stored, Streak, batches
+from findings_orm.records import Identity, StatusChange, Steps, Stored, Streak, batches, complete, nothing
 
 COPY_FROM = 50
 """From how many new rows on ``COPY`` is faster than statements."""
@@ -108,6 +110,20 @@ def _array_type(kind: str) -> str:
     return "text" if kind.startswith("JSON") else kind
 
 
+def _inserted(project_id: str, rows: Sequence[Stored]) -> Iterator[tuple[BinaryRows, Iterable[Row]]]:
+    """Yield what has to be copied for new findings, and where to."""
+    yield FINDING_ROWS, map(binary_finding, (document for document, _ in rows))
+    identities = sorted((one.identity for one in rows), key=lambda one: (one.fingerprint, one.ordinal))
+    yield IDENTITY_ROWS, IDENTITY_ROWS.encode((project_id, *mapping.identity_row(one)) for one in identities)
+
+
+def _copying(driver: Any, copies: Iterable[tuple[BinaryRows, Iterable[Row]]]) -> Steps:
+    count = 0
+    for rows, values in copies:
+        count = yield from copying(driver, rows.copy_into(rows.table), values)
+    return count
+
+
 class PostgreSQLRecords(SqlRecords):
     """The records inside one transaction, or, for reading, outside of any."""
 
@@ -116,6 +132,20 @@ class PostgreSQLRecords(SqlRecords):
         "SELECT m.value::integer, count(DISTINCT f.id) FROM findings f, jsonb_array_elements_text(f.cwe_ids) m (value) "
         "WHERE f.project_id = ? AND f.cwe_ids <> '[]' GROUP BY m.value"
     )
+
+    def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
+        self._under_way = nothing()
+        super().__init__(connection, watch)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, once it has done what it was asked for."""
+        complete(self._under_way)
+        return self._connection
+
+    @connection.setter
+    def connection(self, connection: Connection) -> None:
+        self._connection = connection
 
     # -- statements -----------------------------------------------------------------------------------------
 
@@ -163,22 +193,17 @@ class PostgreSQLRecords(SqlRecords):
 
     def _copy(self, rows: BinaryRows, values: Iterable[Row]) -> None:
         """Add rows by binary ``COPY``, through a temporary table where row-level security forbids the direct way."""
-        columns = mapping.names(rows.columns)
-        target = f"new_{rows.table}" if self._secured else rows.table
+        columns, target = mapping.names(rows.columns), f"new_{rows.table}" if self._secured else rows.table
         if self._secured:
             self._run(
                 f"CREATE TEMPORARY TABLE IF NOT EXISTS {target} (LIKE {rows.table}) ON COMMIT DROP; "
                 f"TRUNCATE pg_temp.{target}"
             )
-        sql = f"COPY {target} ({columns}) FROM STDIN (FORMAT BINARY)"
-        watched = self.watch.block(sql) if self.watch else nullcontext(None)
-        with watched as tell, self._driver.cursor() as cursor:
-            with cursor.copy(sql) as copy:
-                write = copy.write_row
-                for row in values:
-                    write(row)
+        sql = rows.copy_into(target)
+        with self.watch.block(sql) if self.watch else nullcontext(None) as tell:
+            count = complete(copying(self._driver, sql, values))
             if tell is not None:
-                tell(cursor.rowcount)
+                tell(count)
         if self._secured:
             sql = f"INSERT INTO {rows.table} ({columns}) SELECT {columns} FROM pg_temp.{target}"  # noqa: S608
             self._run(sql)
@@ -202,10 +227,16 @@ class PostgreSQLRecords(SqlRecords):
         if len(rows) < COPY_FROM:
             super().insert(project_id, rows)
             return
-        self._copy(FINDING_ROWS, map(binary_finding, (document for document, _ in rows)))
-        identities = sorted((one.identity for one in rows), key=lambda one: (one.fingerprint, one.ordinal))
-        values = ((project_id, *mapping.identity_row(one)) for one in identities)
-        self._copy(IDENTITY_ROWS, IDENTITY_ROWS.encode(values))
+        for table, values in _inserted(project_id, rows):
+            self._copy(table, values)
+
+    def inserting(self, project_id: str, rows: Sequence[Stored]) -> Steps:
+        """See `Records.inserting`."""
+        if len(rows) < COPY_FROM or self.watch or self._secured:
+            self.insert(project_id, rows)
+            return nothing()
+        self._under_way = _copying(self._driver, _inserted(project_id, rows))
+        return self._under_way
 
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.replace`."""

@@ -94,6 +94,10 @@ class BinaryRows:
             if (encoder := _ENCODERS[TYPES[table][column]]) is not None
         ]
 
+    def copy_into(self, table: str) -> str:
+        """Return the statement that takes the rows."""
+        return f"COPY {table} ({', '.join(self.columns)}) FROM STDIN (FORMAT BINARY)"
+
     def encode(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Yield rows as `mapping` makes them as rows for the driver."""
         encoders = self._encoders

@@ -100,9 +100,26 @@ class SqlRecords(Records):
     # -- statements -----------------------------------------------------------------------------------------
 
     def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement of driver SQL and return its rows, if it has any."""
-        result = self.connection.exec_driver_sql(sql, tuple(parameters))
-        return list(result.cursor.fetchall()) if result.returns_rows else []
+        """Run one statement of driver SQL and return its rows, if it has any.
+
+        Where somebody watches the statements, by SQLAlchemy's events, they go through SQLAlchemy. It describes every
+        column of every result anew, which takes longer than most of these statements.
+        """
+        connection = self.connection
+        if connection.dispatch.before_cursor_execute or connection.dispatch.after_cursor_execute:
+            result = connection.exec_driver_sql(sql, tuple(parameters))
+            return list(result.cursor.fetchall()) if result.returns_rows else []
+        driver: Any = connection.connection.driver_connection
+        cursor = driver.cursor()
+        try:
+            cursor.execute(sql, tuple(parameters))
+            return cursor.fetchall() if cursor.description else []
+        except Exception as error:
+            if connection.dialect.is_disconnect(error, driver, cursor):  # type: ignore[arg-type]  # any driver's
+                connection.invalidate(error)
+            raise
+        finally:
+            cursor.close()
 
     def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run one statement of driver SQL for each row."""

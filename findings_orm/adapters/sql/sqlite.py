@@ -175,6 +175,12 @@ class SQLiteStorageAdapter(SqlStore):
             with translated(self._where), engine.connect() as connection:
                 yield self.records(connection)
 
+    @contextmanager
+    def _open_reading(self) -> Iterator[Records]:
+        """One statement sees one instant, without a transaction around it."""
+        with self._one_at_a_time, translated(self._where), self._connect(self.engine) as connection:
+            yield self._records(connection)
+
     def iter_findings(self, project_id: str) -> Iterator[Document]:
         """See `FindingStore.iter_findings`.
 

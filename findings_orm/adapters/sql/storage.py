@@ -79,6 +79,8 @@ class SqlStore(Store):
                 connection = bind.connection()
             else:
                 connection = bind
+            if not connection.in_transaction():
+                connection.begin()
             self._prepare(connection)
             with self._bound(self._records(connection)):
                 yield self

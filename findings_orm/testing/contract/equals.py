@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from findings_orm.errors import StorageConflictError, StorageValidationError
 from findings_orm.port import FindingStore
+from findings_orm.query import FindingQuery
 from findings_orm.testing.contract.base import Capabilities, relaxed, statuses
 from findings_orm.testing.contract.ingest import assert_counts
 from findings_orm.testing.samples import PROJECT, assert_all_same, finding, scanned, uuid_of, without
@@ -125,6 +128,39 @@ class EqualContract(Capabilities):
         moved = [scanned("R1", document["location"]["start_line"] + 1) for document in report]
         report2 = store.ingest(PROJECT, iter(moved), close_missing=True)
         assert (report2.created, report2.resolved, report2.updated + report2.unchanged) == (0, 0, 6_000)
+
+    # -- more than one batch -------------------------------------------------------------------------------
+
+    def test_report_may_be_read_from_the_store_that_takes_it(self, store: FindingStore) -> None:
+        def reading() -> Iterator[Document]:
+            for number in range(5_000):
+                if number % 700 == 699:
+                    assert store.count(FindingQuery(project_id=PROJECT)) <= number
+                yield scanned(f"R{number}")
+
+        assert_counts(store.ingest(PROJECT, reading()), created=5_000)
+        assert store.count(FindingQuery(project_id=PROJECT)) == 5_000
+
+    def test_report_that_breaks_off_leaves_nothing(self, store: FindingStore) -> None:
+        def broken() -> Iterator[Document]:
+            yield from (scanned(f"R{number}") for number in range(4_500))
+            raise LookupError("the report ends here")
+
+        bad = [*(scanned(f"R{number}") for number in range(4_500)), scanned(severity="bad")]
+        with pytest.raises(LookupError):
+            store.ingest(PROJECT, broken())
+        with pytest.raises(StorageValidationError):
+            store.ingest(PROJECT, bad)
+        assert (store.list_projects(), store.count(FindingQuery(project_id=PROJECT))) == ([], 0)
+        assert_counts(store.ingest(PROJECT, bad[:-1]), created=4_500)
+
+    def test_id_given_twice_in_different_batches_is_a_conflict(self, store: FindingStore) -> None:
+        twice = [scanned(f"R{number}", id=uuid_of(number % 2_500)) for number in range(2_600)]
+        with pytest.raises(StorageConflictError):
+            store.ingest(PROJECT, twice)
+        assert store.list_projects() == []
+        report = store.ingest(PROJECT, twice, on_invalid="quarantine")
+        assert (report.created, len(report.rejected)) == (2_500, 100)
 
 
 def _at(line: int | None) -> Document | None:
