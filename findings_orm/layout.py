@@ -7,13 +7,24 @@ import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import KNOWN_VERSIONS
 
+LEGACY_VERSION = "0.3.0"
+"""The version of the flat documents, which don't say a version."""
+
 _SEMANTIC = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
+
+
+def version_of(document: Mapping[str, Any]) -> Any:
+    """Return the version of a document in a file that says none itself: what it says, 0.3.0 where it names its project
+    as 0.3.0 does, else None."""
+    legacy = "pid" in document and "project_id" not in document
+    return document.get("finding_schema_version", LEGACY_VERSION if legacy else None)
 
 
 def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:

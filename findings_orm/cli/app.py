@@ -2,6 +2,7 @@
 
 from findings_orm.cli import (  # noqa: F401, I001  # imported for their commands; the order is that of --help
     imports,
+    legacy,
     listing,
     reading,
     changing,

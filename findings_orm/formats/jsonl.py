@@ -13,6 +13,7 @@ from findings_orm.errors import StorageValidationError
 from findings_orm.formats.jsonstream import JsonReader
 from findings_orm.formats.survey import Survey
 from findings_orm.formats.writing import Stream, TextSink
+from findings_orm.layout import version_of
 
 VERSION_KEYS = ("finding_schema_version", "store_schema_version")
 
@@ -49,12 +50,14 @@ def survey(reader: JsonReader, *, layout: bool = False) -> Survey:
 def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
     """Yield each document as it is, of whatever schema version.
 
-    Those of a store layout that name no version of their own get the layout's.
+    Those of a store layout that name no version of their own get the layout's. Those of 0.3.0, which had none, are
+    known by their `pid`.
     """
     context: _Context = found.context
     for document in _all(reader, {}, context.is_layout):
-        if context.version is not None:
-            document.setdefault("finding_schema_version", context.version)
+        version = context.version or version_of(document)
+        if version is not None:
+            document.setdefault("finding_schema_version", version)
         yield document
 
 

@@ -173,7 +173,7 @@ def _look_at_object(reader: JsonReader, *, top: bool) -> _Seen:
         keys.append(name)
         format = _format_of(name, keys, top)
         if format:
-            return _Seen(format, "", layout="findings" in keys)
+            return _Seen(format, "", layout=top and "findings" in keys)
         value = reader.value()
         if top and name == "$schema" and "sarif" in str(value).lower():
             return _Seen("sarif", "")

@@ -20,6 +20,7 @@ from findings_orm.errors import (
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.ids import now
 from findings_orm.importing import current_document
+from findings_orm.layout import version_of
 from findings_orm.port import Document, Event
 from findings_orm.saving import save
 
@@ -94,8 +95,7 @@ def read_layout(path: Path, data: bytes, project_id: str | None = None) -> tuple
 
 
 def _version_of(given: dict[str, Any], version: str | None) -> Any:
-    legacy = "0.3.0" if "pid" in given and "project_id" not in given else SCHEMA_VERSION
-    return given.get("finding_schema_version", version or legacy)
+    return given.get("finding_schema_version", version or version_of(given) or SCHEMA_VERSION)
 
 
 def _read_document(path: Path, place: str, given: Any, version: str | None) -> Document:

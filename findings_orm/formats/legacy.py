@@ -1,0 +1,413 @@
+"""Stores of 0.3.0, a folder of ``<project>.findings.json`` with bare arrays of flat documents, into a store of today.
+
+A row becomes a document by the migration from 0.3.0, which is where every field finds its place. What that says and a
+newer version can hold is placed as well: the year of an OWASP category, ATT&CK sub-techniques, a confidence above 1 and
+up to 100 (0 to 1 may be a share as well as a percentage). Values that have no place stay in `evidence` under their old name.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from findings_orm.errors import (
+    StorageConflictError,
+    StorageError,
+    StorageUnavailableError,
+    StorageValidationError,
+)
+from findings_orm.finding import SCHEMA_VERSION, Severity, check_project_id, format_time
+from findings_orm.formats.report import open_report
+from findings_orm.layout import LEGACY_VERSION
+from findings_orm.migrations import SchemaMigrator
+from findings_orm.port import FindingStore, IngestReport, Run
+
+ENDING = ".findings.json"
+"""How the name of a file of 0.3.0 ends; what is before it is the name of the project."""
+
+Document = dict[str, Any]
+
+_LOCAL_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,6})?", re.ASCII)
+_CATEGORY = re.compile(r"A(\d{1,2}):(\d{4})(?![A-Za-z0-9]).*", re.ASCII | re.DOTALL)
+_TECHNIQUE = re.compile(r"T\d{4}(\.\d{3})?", re.ASCII)
+_PLACED = {
+    "url": "resource",
+    "run_id": "run_id",
+    "cwe": "cwe_ids",
+    "owasp": "owasp",
+    "cve_id": "cve_ids",
+    "cvss": "cvss",
+    "mitre_attack": "mitre_attack",
+    "poc_links": "poc_links",
+}
+"""Fields of 0.3.0 that have a place, with its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyNote:
+    """What was decided about a value that could not be placed without a guess.
+
+    Attributes:
+        file: the name of the file.
+        index: the position of the row in it, from 0.
+        field: the field of 0.3.0.
+        note: what was done, in words.
+        value: the value as it was.
+    """
+
+    file: str
+    index: int
+    field: str
+    note: str
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyRejected:
+    """A row that broke a rule, and went to the quarantine.
+
+    Attributes:
+        file: the name of the file.
+        index: the position of the row in it, from 0.
+        field, reason, rejected_id: as in `findings_orm.port.Rejected`.
+    """
+
+    file: str
+    index: int
+    field: str
+    reason: str
+    rejected_id: str | None
+
+
+@dataclass(slots=True)
+class LegacyReport:
+    """What an import of files of 0.3.0 did.
+
+    Attributes:
+        files: the names of the files.
+        projects: what was done for each project.
+        notes: what was decided row by row.
+        rejected: rows that went to the quarantine.
+        dry_run: nothing was written.
+    """
+
+    files: list[str] = field(default_factory=list)
+    projects: dict[str, IngestReport] = field(default_factory=dict)
+    notes: list[LegacyNote] = field(default_factory=list)
+    rejected: list[LegacyRejected] = field(default_factory=list)
+    dry_run: bool = False
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts of all projects together."""
+        total: Counter[str] = Counter()
+        for report in self.projects.values():
+            total.update(report.counts())
+        return dict(total)
+
+
+def import_legacy(
+    store: FindingStore,
+    source: str | Path,
+    *,
+    timezone: str | None = None,
+    severity: str | None = None,
+    on_invalid: Literal["raise", "quarantine"] = "raise",
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> LegacyReport:
+    """Import a folder of ``<project>.findings.json`` (or one such file) in one transaction: whole or not at all.
+
+    A row is of the project that its `pid` names, else of that of the file's name. Importing a folder again changes nothing.
+    An id that an earlier row of the project has, or that is no UUID, stays in `evidence`; the finding gets a new one.
+    Memory: the ids of one project, and the notes.
+
+    Args:
+        store: where to.
+        source: the folder, or one file.
+        timezone: the IANA name of the zone that times without an offset are in. Without it, and where the clock showed
+            such a time twice or never, `created_at` is the time of the import.
+        severity: the severity of rows without a known one; else they break a rule.
+        on_invalid: what to do with a row that breaks a rule, as with `FindingStore.ingest`.
+        dry_run: report what the import would do, and write nothing.
+        progress: called with the number of rows that are done since the last call.
+
+    Raises:
+        StorageValidationError: no such time zone or severity, a file is no JSON array of objects, or a row breaks a
+            rule; names file, row and field.
+        StorageConflictError: a row has the id of another finding of the project.
+        StorageUnavailableError: there are no such files, or one can't be read.
+    """
+    task = _Import(source, _zone(timezone), _severity(severity), progress or (lambda _: None))
+    task.report.dry_run = dry_run
+    task.survey()
+    with nullcontext() if dry_run else store.transaction():
+        for project_id in sorted(task.projects):
+            task.ingest(store, project_id, on_invalid)
+    return task.report
+
+
+def _zone(name: str | None) -> ZoneInfo | None:
+    try:
+        return ZoneInfo(name) if name is not None else None
+    except (ValueError, OSError, KeyError) as error:  # ZoneInfoNotFoundError is a KeyError
+        raise StorageValidationError.of_field(
+            "timezone", "must be the IANA name of a time zone that this system knows, as Europe/Berlin", name
+        ) from error
+
+
+def _severity(name: str | None) -> str | None:
+    if name is not None and name not in tuple(Severity):
+        raise StorageValidationError.of_field("severity", f"must be one of {', '.join(Severity)}", name)
+    return name
+
+
+def legacy_files(source: str | Path) -> list[Path]:
+    """Return the files of 0.3.0 in a folder, sorted; of a file, itself.
+
+    Raises:
+        StorageUnavailableError: there are none.
+    """
+    path = Path(source)
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.name.endswith(ENDING) and file.name != ENDING)
+    if not found:
+        raise StorageUnavailableError(f"{path}: has no file <project>{ENDING}")
+    return found
+
+
+class _Import:
+    """One import: the files, which project is in which of them, and the report."""
+
+    def __init__(
+        self,
+        source: str | Path,
+        zone: ZoneInfo | None,
+        severity: str | None,
+        progress: Callable[[int], None],
+    ) -> None:
+        self.files = legacy_files(source)
+        self.zone = zone
+        self.severity = severity
+        self.progress = progress
+        self.report = LegacyReport([file.name for file in self.files])
+        self.projects: dict[str, list[Path]] = {}
+
+    def survey(self) -> None:
+        """Read all files once: they are whole, and it is known which projects are in them."""
+        for file in self.files:
+            found = dict.fromkeys(_project_of(row, file)[0] for row in _rows(file))
+            for project_id in found or [_named(file)]:
+                self.projects.setdefault(project_id, []).append(file)
+
+    def ingest(
+        self, store: FindingStore, project_id: str, on_invalid: Literal["raise", "quarantine"]
+    ) -> None:
+        """Import all rows of one project."""
+        files = self.projects[project_id]
+        rows = _Rows(self, project_id, files)
+        run = Run(
+            tool={"format": "legacy", "version": LEGACY_VERSION, "files": [file.name for file in files]}
+        )
+        try:
+            report = store.ingest(
+                project_id, rows, run=run, dry_run=self.report.dry_run, on_invalid=on_invalid
+            )
+        except (StorageValidationError, StorageConflictError) as error:
+            raise rows.explained(error) from error
+        self.report.projects[project_id] = report
+        for one in report.rejected:
+            self.report.rejected.append(
+                LegacyRejected(*rows.origin(one.index), one.field, one.reason, one.rejected_id)
+            )
+
+
+def _rows(file: Path) -> Iterator[Document]:
+    with open_report(file, "jsonl") as report:
+        yield from report
+
+
+def _named(file: Path) -> str:
+    return file.name.removesuffix(ENDING) if file.name.endswith(ENDING) else file.stem
+
+
+def _project_of(row: Mapping[str, Any], file: Path) -> tuple[str, bool]:
+    """Return the project of a row, and whether the row says it. Ingest refuses one that can't be a project."""
+    said: Any = row.get("pid", row.get("project_id"))
+    try:
+        check_project_id(said)
+    except StorageValidationError:
+        return _named(file), False
+    return str(said), True
+
+
+class _Rows(Iterable[Document]):
+    """The documents of one project, made of the rows of its files one by one."""
+
+    def __init__(self, task: _Import, project_id: str, files: list[Path]) -> None:
+        self.task = task
+        self.project_id = project_id
+        self.files = files
+        self.migrator = SchemaMigrator()
+        self.ids: set[str] = set()
+        self.starts: list[tuple[int, str, int]] = []
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        for file in self.files:
+            follows = False
+            for index, row in enumerate(_rows(file)):
+                project_id, said = _project_of(row, file)
+                if project_id != self.project_id:
+                    follows = False
+                    continue
+                if not follows:
+                    self.starts.append((self.count, file.name, index))
+                    follows = True
+                self.count += 1
+                self.notes: dict[str, tuple[str, Any]] = {}
+                document = self._document(row, said)
+                self.task.report.notes += [
+                    LegacyNote(file.name, index, name, *note) for name, note in self.notes.items()
+                ]
+                self.task.progress(1)
+                yield document
+
+    def origin(self, position: int) -> tuple[str, int]:
+        """Return file and index of the document at a position of the import."""
+        start, file, index = self.starts[bisect_right(self.starts, position, key=lambda one: one[0]) - 1]
+        return file, index + position - start
+
+    def explained(self, error: StorageError) -> StorageError:
+        """Return the refusal of a document as that of a row of a file."""
+        position = getattr(error, "index", None)
+        text = str(error)
+        if position is None and not text.startswith("document "):
+            return error
+        if position is None:
+            position = int(text.partition(":")[0].removeprefix("document "))
+        file, index = self.origin(position)
+        message = f"{file}: document {index}: {text.partition(': ')[2]}"
+        if not isinstance(error, StorageValidationError):
+            return type(error)(message)
+        return StorageValidationError(
+            message, field=error.field, rule=error.rule, value=error.value, index=index
+        )
+
+    def _document(self, row: Document, said: bool) -> Document:
+        """Return the document for a row, or the row itself, to be refused, where it breaks a rule."""
+        if row.get("finding_schema_version", LEGACY_VERSION) != LEGACY_VERSION:
+            return row
+        try:
+            document = self._migrated(row)
+        except StorageError:
+            self.notes.clear()
+            return {**row, "finding_schema_version": LEGACY_VERSION}
+        if not said:
+            document.pop("project_id", None)
+            self._note("pid", row, "is missing or no text: the project is that of the file's name")
+        self._place_time(row, document)
+        self._place_id(row, document)
+        _place_category(row, document)
+        _place_techniques(row, document)
+        self._place_confidence(row, document)
+        for old, new in _PLACED.items():
+            stays = row.get(old) not in (None, "", [], {}) and document["evidence"].get(old) == row[old]
+            if stays and not document[new]:
+                self._note(old, row, f"can't be {new}: it stays in evidence")
+        return document
+
+    def _note(self, name: str, row: Document, note: str) -> None:
+        self.notes[name] = (note, row.get(name))
+
+    def _migrated(self, row: Document) -> Document:
+        try:
+            return self.migrator.migrate(LEGACY_VERSION, SCHEMA_VERSION, row)
+        except StorageValidationError as error:
+            if error.field != "severity" or self.task.severity is None:
+                raise
+        with_severity = {**row, "severity": self.task.severity}
+        document = self.migrator.migrate(LEGACY_VERSION, SCHEMA_VERSION, with_severity)
+        if row.get("severity") is not None:
+            _keep(document, "severity", row["severity"])
+        self._note("severity", row, f"is missing or unknown: taken as {self.task.severity}")
+        return document
+
+    def _place_time(self, row: Document, document: Document) -> None:
+        if "created_at" in document:
+            return
+        zone = self.task.zone
+        moment = _moment(row.get("ts"), zone) if zone is not None else None
+        if moment is not None:
+            document["created_at"] = moment
+            self._note("ts", row, f"has no offset: read as {zone}")
+            return
+        self._note("ts", row, "names no instant: created_at is the time of the import")
+
+    def _place_id(self, row: Document, document: Document) -> None:
+        """Keep the id, unless an earlier row has it: of two findings with one id the later would replace the other."""
+        found = document.get("id")
+        if found is None:
+            if row.get("id") not in (None, ""):
+                self._note("id", row, "is no UUID: the finding gets a new one, this stays in evidence")
+        elif found in self.ids:
+            del document["id"]
+            _keep(document, "id", row["id"])
+            self._note("id", row, "an earlier row has it: the finding gets a new one, this stays in evidence")
+        else:
+            self.ids.add(found)
+
+    def _place_confidence(self, row: Document, document: Document) -> None:
+        value = row.get("confidence")
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return
+        if value == 0 or 1 < value <= 100:
+            document["confidence"] = value
+        elif 0 < value <= 1:
+            self._note(
+                "confidence",
+                row,
+                "may be a share or a percentage: it stays in evidence, confidence is not set",
+            )
+
+
+def _moment(value: object, zone: ZoneInfo) -> str | None:
+    """Return a local time as a canonical one; None for what is no such time, or none or two instants in that zone."""
+    match = _LOCAL_TIME.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return None
+    try:
+        local = datetime.fromisoformat(f"{match[1]}T{match[2]}{(match[3] or '.').ljust(7, '0')}")
+        first, second = (local.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+        return format_time(first) if first.utcoffset() == second.utcoffset() else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _place_category(row: Document, document: Document) -> None:
+    """Give the OWASP category its year, where the tool said it."""
+    value = row.get("owasp")
+    match = _CATEGORY.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is not None and document["owasp"] == [f"A{match[1]:0>2}"]:
+        document["owasp"] = [f"A{match[1]:0>2}:{match[2]}"]
+
+
+def _place_techniques(row: Document, document: Document) -> None:
+    value = row.get("mitre_attack")
+    if isinstance(value, list) and all(isinstance(one, str) and _TECHNIQUE.fullmatch(one) for one in value):
+        document["mitre_attack"] = list(value)
+
+
+def _keep(document: Document, name: str, value: object) -> None:
+    """Put a value into the evidence, under another name where its own is taken."""
+    while name in document["evidence"]:
+        name = f"legacy_{name}"
+    document["evidence"][name] = value
