@@ -45,6 +45,7 @@ from findings_orm.ingest import (
     plan,
     recognise,
 )
+from findings_orm.layout import LEGACY_VERSION
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
 from findings_orm.records import Identity, Records, StatusChange, batches, nothing
 
@@ -70,7 +71,10 @@ def current_document(document: Mapping[str, Any]) -> Mapping[str, Any]:
         return document
     from findings_orm.migrations import SchemaMigrator
 
-    migrated: dict[str, Any] = SchemaMigrator().migrate(version, SCHEMA_VERSION, dict(document))
+    given = dict(document)
+    if version == LEGACY_VERSION:
+        del given["finding_schema_version"]  # 0.3.0 had none; it would be kept aside
+    migrated: dict[str, Any] = SchemaMigrator().migrate(version, SCHEMA_VERSION, given)
     return migrated
 
 

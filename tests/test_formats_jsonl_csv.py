@@ -48,7 +48,7 @@ def rows(*documents: Any) -> list[dict[str, str]]:
 
 def test_the_formats() -> None:
     assert FORMATS == ("sarif", "nuclei", "jsonl")
-    assert EXPORT_FORMATS == ("sarif", "jsonl", "csv")
+    assert EXPORT_FORMATS == ("sarif", "jsonl", "json", "csv")
 
 
 def test_a_document_comes_back_equal() -> None:

@@ -177,7 +177,8 @@ def migrated(given: dict[str, Any]) -> dict[str, Any]:
     """What the migration alone makes of a row; its losing nothing is shown with the migrations."""
     known = ("info", "low", "medium", "high", "critical", "informational")
     severity = given["severity"] if given["severity"].strip().lower() in known else "info"
-    document = SchemaMigrator().migrate("0.3.0", SCHEMA_VERSION, {**given, "severity": severity})
+    flat = {name: value for name, value in given.items() if name != "finding_schema_version"}
+    document = SchemaMigrator().migrate("0.3.0", SCHEMA_VERSION, {**flat, "severity": severity})
     filled = {
         "id": "0" * 8 + "-0000-4000-8000-" + "0" * 12,
         "project_id": "p",

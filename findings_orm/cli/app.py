@@ -9,6 +9,7 @@ from findings_orm.cli import (  # noqa: F401, I001  # imported for their command
     runs,
     exporting,
     quarantine,
+    migrating,
     database,
     access,
     files,

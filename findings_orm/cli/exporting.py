@@ -20,14 +20,16 @@ from findings_orm.errors import StorageUnavailableError
 if TYPE_CHECKING:
     from findings_orm.port import Document
 
-FORMATS = ("sarif", "jsonl", "csv")
-_ENDINGS = {".sarif": "sarif", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+FORMATS = ("sarif", "jsonl", "json", "csv")
+VERSIONED = ("jsonl", "json")
+_ENDINGS = {".sarif": "sarif", ".jsonl": "jsonl", ".json": "json", ".ndjson": "jsonl", ".csv": "csv"}
 
 
 @command(
     "export",
     "findings export --project acme-api --output acme.sarif",
     "findings export --project acme-api --format csv > acme.csv",
+    "findings export --project acme-api --schema-version 1.0.0 --output old.json",
 )
 def export(
     ctx: typer.Context,
@@ -37,12 +39,20 @@ def export(
             "--format",
             "-f",
             metavar="FORMAT",
-            help="sarif, jsonl or csv; else by the ending of FILE, else jsonl.",
+            help="sarif, jsonl, json (a store layout) or csv; else by the ending of FILE, else jsonl.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Where to; replaced only once all is written."),
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(
+            "--schema-version",
+            metavar="VERSION",
+            help="The version of the finding schema, for old readers of jsonl and json; else the newest.",
+        ),
     ] = None,
     project: Project = None,
 ) -> None:
@@ -55,6 +65,7 @@ def export(
 
     by_ending = _ENDINGS.get(output.suffix.lower(), "jsonl") if output is not None else "jsonl"
     chosen = one_of("--format", form, FORMATS) if form is not None else by_ending
+    schema_version = _checked_version(version, chosen)
     if output is not None:
         _check_target(output)
     session = session_of(ctx)
@@ -66,9 +77,23 @@ def export(
             Tracker(session.out, f"export {project_id}") as tracker,
             replaced(output) if output is not None else session.out.file() as stream,
         ):
-            written = write_report(tracker.over(documents, total), stream, chosen)
+            written = write_report(
+                tracker.over(documents, total), stream, chosen, schema_version=schema_version
+            )
     if output is not None:
         session.out.note(f"wrote {written:,} findings of {project_id} to {output} ({chosen})")
+
+
+def _checked_version(version: str | None, form: str) -> str:
+    from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION
+
+    chosen = one_of("--schema-version", version or SCHEMA_VERSION, KNOWN_VERSIONS)
+    if chosen != SCHEMA_VERSION and form not in VERSIONED:
+        raise UsageError(
+            f"--schema-version: {form} has a schema of its own, which is the same for every version",
+            hint=f"Use --format {' or '.join(VERSIONED)}.",
+        )
+    return chosen
 
 
 @contextmanager

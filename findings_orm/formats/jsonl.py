@@ -6,15 +6,18 @@ JSON Lines is the lossless format: a line a document, every field as it is store
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from findings_orm.errors import StorageValidationError
+from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.formats.jsonstream import JsonReader
 from findings_orm.formats.survey import Survey
 from findings_orm.formats.writing import Stream, TextSink
-from findings_orm.layout import version_of
+from findings_orm.layout import LEGACY_VERSION, version_of
 
+_DETECTOR = re.compile(r"[A-Za-z0-9_.-]+")
 VERSION_KEYS = ("finding_schema_version", "store_schema_version")
 
 
@@ -34,17 +37,24 @@ def survey(reader: JsonReader, *, layout: bool = False) -> Survey:
         StorageValidationError: not JSON, or something in it is no object.
     """
     beside: dict[str, Any] = {}
-    detectors: dict[str, None] = {}
+    named: dict[tuple[str, Any], None] = {}
     found = Survey()
     for document in _all(reader, beside, layout):
         found.total += 1
         detector = document.get("detector_id")
         if isinstance(detector, str):
-            detectors[detector] = None
-    found.context = _Context(layout, next((beside[key] for key in VERSION_KEYS if key in beside), None))
-    found.detectors = list(detectors)
-    found.tool = [{"name": name, "detector_id": name, "version": None} for name in detectors]
+            named[detector, str(version_of(document) or "")] = None
+    version = next((beside[key] for key in VERSION_KEYS if key in beside), None)
+    found.context = _Context(layout, version)
+    found.detectors = _detectors(named, version)
+    found.tool = [{"name": name, "detector_id": name, "version": None} for name in found.detectors]
     return found
+
+
+def _detectors(named: Iterable[tuple[str, str]], version: Any) -> list[str]:
+    """Return the detectors that documents of some version name, as they are called today; a wrong one speaks for none."""
+    names = (name.replace(":", ".") if (said or version) == LEGACY_VERSION else name for name, said in named)
+    return [name for name in dict.fromkeys(names) if _DETECTOR.fullmatch(name)]
 
 
 def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
@@ -74,17 +84,46 @@ def write_jsonl(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
     """
     sink = TextSink(stream)
     count = 0
-    for document in documents:
+    for line in _lines(documents):
+        sink.write(line + "\n")
+        count += 1
+    return count
+
+
+def write_layout(
+    documents: Iterable[Mapping[str, Any]], stream: Stream, schema_version: str = SCHEMA_VERSION
+) -> int:
+    """Write a store layout, in 0.3.0 a bare array, and return how many documents there were.
+
+    Args:
+        documents: of `schema_version`; consumed one by one, each written before the next is taken.
+        stream: of bytes (gets UTF-8) or of text.
+        schema_version: what the layout says.
+
+    Raises:
+        StorageValidationError, StorageUnavailableError: as `write_jsonl`.
+    """
+    sink = TextSink(stream)
+    is_bare = schema_version == LEGACY_VERSION
+    sink.write("[" if is_bare else f'{{"finding_schema_version": "{schema_version}", "findings": [')
+    count = 0
+    for line in _lines(documents):
+        sink.write((",\n" if count else "\n") + line)
+        count += 1
+    sink.write("\n]\n" if is_bare else "\n]}\n")
+    return count
+
+
+def _lines(documents: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for index, document in enumerate(documents):
         try:
             line = json.dumps(document, ensure_ascii=False, allow_nan=False)
             line.encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise StorageValidationError(
-                f"document {count}: JSON can't hold it: {error}", index=count
+                f"document {index}: JSON can't hold it: {error}", index=index
             ) from error
-        sink.write(line + "\n")
-        count += 1
-    return count
+        yield line
 
 
 def _all(reader: JsonReader, layout: dict[str, Any], is_layout: bool) -> Iterator[dict[str, Any]]:

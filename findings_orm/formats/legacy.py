@@ -306,6 +306,7 @@ class _Rows(Iterable[Document]):
         """Return the document for a row, or the row itself, to be refused, where it breaks a rule."""
         if row.get("finding_schema_version", LEGACY_VERSION) != LEGACY_VERSION:
             return row
+        row.pop("finding_schema_version", None)  # 0.3.0 had none; it would be kept aside
         try:
             document = self._migrated(row)
         except StorageError:

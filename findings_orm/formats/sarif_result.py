@@ -29,6 +29,7 @@ from findings_orm.formats.sarif_values import (
     index_in,
     items,
     mapping,
+    of_today,
     property_cwes,
     rule_id,
 )
@@ -284,6 +285,7 @@ def _evidence(run: Run, result: dict[str, Any], rule: Rule | None) -> dict[str, 
 
 def _with_own(found: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document with the fields that an export of this package wrote, if they are valid."""
+    own = of_today(own)
     changed = {**found, **{key: texts.copied(own[key]) for key in OWN_FIELDS if key in own}}
     missing = {
         "id": "00000000-0000-0000-0000-000000000000",

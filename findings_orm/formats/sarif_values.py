@@ -139,3 +139,13 @@ def rule_id(result: Mapping[str, Any]) -> str:
 def component_texts(component: Mapping[str, Any]) -> dict[str, str]:
     """Return the properties of a tool component that are texts: name, version, guid, URIs."""
     return {key: value for key, value in component.items() if isinstance(value, str)}
+
+
+def of_today(own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what an older release wrote, with one CWE number and one OWASP category, as the lists of today."""
+    changed = dict(own)
+    if "cwe" in own and "cwe_ids" not in own:
+        changed["cwe_ids"] = [] if own["cwe"] is None else [own["cwe"]]
+    if "owasp" in own and not isinstance(own["owasp"], list):
+        changed["owasp"] = [] if own["owasp"] is None else [own["owasp"]]
+    return changed

@@ -9,10 +9,12 @@ from findings_orm.migrations.connecting import Target
 from findings_orm.migrations.database import DatabaseStatus, downgrade, require_current, status, upgrade
 from findings_orm.migrations.documents import SchemaMigrator, Step
 from findings_orm.migrations.drift import check
+from findings_orm.migrations.files import FileMigration
 from findings_orm.migrations.scripts import alembic_ini
 
 __all__ = [
     "DatabaseStatus",
+    "FileMigration",
     "SchemaMigrator",
     "Step",
     "Target",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import FIELDS, MAX_DEPTH, SCHEMA_VERSION, validate_finding
+from findings_orm.layout import LEGACY_VERSION as LEGACY
+from findings_orm.migrations.files import FileMigration, Progress, migrate_file, migrate_many
 from findings_orm.migrations.scripts import DocumentChange, chain, document_changes
 
 Document = dict[str, Any]
-
-LEGACY = "0.3.0"
-"""The version of the flat documents, which don't say a version."""
 
 _SEMANTIC = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 _VERSION_KEYS = ("finding_schema_version", "store_schema_version")
@@ -120,6 +120,47 @@ class SchemaMigrator:
             return _migrate_layout(data, from_version, to_version)
         _check_own_version(data, "finding_schema_version", from_version)
         return _migrate_document(data, from_version, to_version)
+
+    def migrate_many(
+        self, from_version: str, to_version: str, documents: Iterable[Mapping[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield each of many documents as `migrate` returns it, with memory for one at a time.
+
+        Raises:
+            SchemaVersionError, StorageValidationError: as `migrate`, when that document's turn comes; names its index.
+        """
+        return migrate_many(self.migrate, from_version, to_version, documents)
+
+    def migrate_file(
+        self,
+        path: str | Path,
+        to_version: str,
+        *,
+        output: str | Path | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> FileMigration:
+        """Migrate a file that holds a store layout, or an array of findings; replace it whole, or not at all.
+
+        The version is the one that the file says; an array of 0.3.0 says none. An array becomes a layout, except in 0.3.0,
+        where a layout of nothing but findings becomes an array. The old file stays beside the new one, as
+        ``<name>.orig-<version>``, unless `output` names another. The whole file is in memory.
+
+        Args:
+            path: the file.
+            to_version: the version to bring it to.
+            output: where to write; the file itself if None.
+            dry_run: report what the migration would do, and write nothing.
+            progress: called after each finding with how many are done, of how many.
+
+        Raises:
+            SchemaVersionError: a version is missing, malformed, unknown or newer.
+            StorageValidationError: the file is no layout, or a finding breaks a rule of its version (names its index), or
+                writing failed: the old file is as it was.
+            StorageUnavailableError: the file can't be read or written.
+        """
+        _check_version(to_version, "to_version")
+        return migrate_file(self.migrate, path, to_version, output=output, dry_run=dry_run, progress=progress)
 
 
 @lru_cache(1)
