@@ -54,8 +54,8 @@ def given(name: str) -> str | None:
 
 
 def url() -> str:
-    """Return the URL that the command line or the environment names."""
-    found = given("url") or os.environ.get(URL_VARIABLE)
+    """Return the URL that the caller, the command line or the environment names."""
+    found = config.attributes.get("url") or given("url") or os.environ.get(URL_VARIABLE)
     if not found:
         raise CommandError(
             f"no database was named: say alembic -x url=sqlite:///findings.db ..., or set {URL_VARIABLE}"

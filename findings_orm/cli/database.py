@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from findings_orm.cli.failures import CommandError, ExitCode, UsageError
+from findings_orm.cli.foreseeing import foresee
 from findings_orm.cli.options import AsJson, one_of
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import app, command, session_of
@@ -26,35 +27,72 @@ db = typer.Typer(
 app.add_typer(db)
 
 
-@command("upgrade", "findings db upgrade", "findings --url sqlite:///other.db db upgrade r0001", group=db)
+Plan = Annotated[
+    bool,
+    typer.Option("--plan", help="Say what it would do: rows, space, locks, waiting. Changes nothing."),
+]
+AsSql = Annotated[bool, typer.Option("--sql", help="Write the SQL to standard output instead of running it.")]
+
+
+@command(
+    "upgrade",
+    "findings db upgrade",
+    "findings db upgrade --plan",
+    "findings db upgrade --sql > upgrade.sql",
+    "findings --url sqlite:///other.db db upgrade r0001",
+    group=db,
+)
 def upgrade(
     ctx: typer.Context,
     revision: Annotated[
         str, typer.Argument(metavar="REVISION", help="A revision; head is the newest.")
     ] = "head",
+    *,
+    plan: Plan = False,
+    sql: AsSql = False,
+    form: AsJson = "text",
 ) -> None:
-    """Bring the schema up to a revision, findings included. A SQLite database that does not exist is made."""
+    """Bring the schema up to a revision, findings included. A SQLite database that does not exist is made.
+
+    --format is that of --plan.
+    """
     from findings_orm import migrations
 
     session = sql_session(ctx)
+    if plan or sql:
+        foresee(session, revision, form, sql=sql)
+        return
     before = None if session.missing_file() else migrations.status(session.url).current
     with Tracker(session.out, f"upgrade to {revision}"):
         migrations.upgrade(session.url, revision)
     _say_moved(session, before)
 
 
-@command("downgrade", "findings db downgrade r0001", "findings db downgrade base", group=db)
+@command(
+    "downgrade",
+    "findings db downgrade r0001",
+    "findings db downgrade r0001 --plan",
+    "findings db downgrade base",
+    group=db,
+)
 def downgrade(
     ctx: typer.Context,
     revision: Annotated[str, typer.Argument(metavar="REVISION", help="A revision; base removes everything.")],
+    *,
+    plan: Plan = False,
+    sql: AsSql = False,
+    form: AsJson = "text",
 ) -> None:
     """Bring the schema down to a revision, findings included; what it has no room for is kept aside.
 
-    The revision base drops the tables with everything in them.
+    The revision base drops the tables with everything in them. --format is that of --plan.
     """
     from findings_orm import migrations
 
     session = sql_session(ctx)
+    if plan or sql:
+        foresee(session, revision, form, sql=sql)
+        return
     session.require_file()
     before = migrations.status(session.url).current
     with Tracker(session.out, f"downgrade to {revision}"):

@@ -10,18 +10,23 @@ from findings_orm.migrations.database import DatabaseStatus, downgrade, require_
 from findings_orm.migrations.documents import SchemaMigrator, Step
 from findings_orm.migrations.drift import check
 from findings_orm.migrations.files import FileMigration
+from findings_orm.migrations.planning import MigrationPlan, PlannedStep, plan, script
 from findings_orm.migrations.scripts import alembic_ini
 
 __all__ = [
     "DatabaseStatus",
     "FileMigration",
+    "MigrationPlan",
+    "PlannedStep",
     "SchemaMigrator",
     "Step",
     "Target",
     "alembic_ini",
     "check",
     "downgrade",
+    "plan",
     "require_current",
+    "script",
     "status",
     "upgrade",
 ]

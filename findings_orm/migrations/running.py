@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,23 @@ def run(
     move: Callable[..., None] = getattr(command, direction)
     with _alone(where):
         move(config, revision)
+
+
+def written(
+    where: str, dialect: str, direction: Literal["upgrade", "downgrade"], start: str, end: str
+) -> str:
+    """Return the SQL of the revisions between two, for a dialect.
+
+    Raises:
+        SchemaVersionError: a revision can't be written as SQL.
+    """
+    config = new_config()
+    config.attributes["url"] = f"{dialect}://"
+    config.output_buffer = io.StringIO()
+    move: Callable[..., None] = getattr(command, direction)
+    with _alone(where):
+        move(config, f"{start}:{end}", sql=True)
+    return config.output_buffer.getvalue()
 
 
 def target_metadata(connection: Connection, where: str) -> MetaData:

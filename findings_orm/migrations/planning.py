@@ -1,0 +1,243 @@
+"""What an upgrade or a downgrade would do to a database, said before it is done."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy import Connection, text
+
+from findings_orm.errors import SchemaVersionError, StorageError, readable
+from findings_orm.migrations.connecting import Target, connected, described
+from findings_orm.migrations.database import status
+from findings_orm.migrations.scripts import Revision, chain
+
+Direction = Literal["upgrade", "downgrade"]
+
+ROWS_A_SECOND = {"postgresql": 20_000, "sqlite": 40_000}
+"""How many findings a revision that rewrites them does at least, measured on two cores of a small server."""
+
+_TOUCHED = (
+    r"^(?:ALTER TABLE|DROP TABLE|UPDATE|DELETE FROM|INSERT INTO|CREATE POLICY \w+ ON|DROP POLICY \w+ ON|"
+    r"CREATE (?:UNIQUE )?INDEX \w+ ON) (\w+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One revision that would run.
+
+    Attributes:
+        revision: its identifier.
+        schema_version: the schema version of findings afterwards; None below the first revision.
+        work: what it does to the rows, in words; "" where that takes no time.
+        rows: how many findings it has to write anew.
+        space: bytes that it needs meanwhile, besides those in use.
+        locks: the tables that nobody else can use from then on until the end (PostgreSQL); ``database`` on SQLite, where
+            nobody else can write.
+    """
+
+    revision: str
+    schema_version: str | None
+    work: str
+    rows: int
+    space: int
+    locks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationPlan:
+    """What a migration would do. All steps are one transaction, which can be killed at any time.
+
+    Attributes:
+        database: which one, without its password.
+        direction: ``upgrade`` or ``downgrade``.
+        current: the revision of the database now; None without tables.
+        target: the revision afterwards; None for no tables.
+        findings: how many findings there are.
+        size: bytes of the table of findings with its indexes on PostgreSQL, of the whole file on SQLite.
+        steps: the revisions, in order; none where there is nothing to do.
+        space: bytes that are needed meanwhile, besides those in use.
+        free: bytes that are free where a SQLite file is; None where that is not known.
+        seconds: about how long it takes at most, and others have to wait; see `ROWS_A_SECOND`.
+        readers, writers: what others meet meanwhile, in words.
+        backup: why a backup is advised before, in words; "" where it is not.
+    """
+
+    database: str
+    direction: Direction
+    current: str | None
+    target: str | None
+    findings: int
+    size: int
+    steps: list[PlannedStep]
+    space: int
+    free: int | None
+    seconds: int
+    readers: str
+    writers: str
+    backup: str
+
+
+def plan(target: Target, revision: str = "head") -> MigrationPlan:
+    """Say what `upgrade` (or `downgrade`, for a revision below the database's) to a revision would do. Changes nothing.
+
+    Args:
+        target: as in `upgrade`.
+        revision: a revision, ``head``, ``base``, or relative as ``+1`` and ``-1``.
+
+    Raises:
+        SchemaVersionError: the revision is unknown, or the database was made by a newer release.
+        StorageUnavailableError: the database can't be reached, or does not exist.
+    """
+    where = described(target)
+    with connected(target) as connection:
+        current = status(connection).current
+        here, there = _position(current, where), _goal(current, revision, where)
+        direction: Direction = "upgrade" if there >= here else "downgrade"
+        pending = chain()[here:there] if direction == "upgrade" else chain()[there:here][::-1]
+        findings, size = _amount(connection) if current is not None else (0, 0)
+        steps = [_step(connection, one, direction, findings, size) for one in pending]
+        locked = sorted({name for step in steps for name in step.locks})
+        readers, writers = _waiting(connection, locked)
+        return MigrationPlan(
+            database=where,
+            direction=direction,
+            current=current,
+            target=chain()[there - 1].id if there else None,
+            findings=findings,
+            size=size,
+            steps=steps,
+            space=sum(step.space for step in steps),
+            free=_free(connection),
+            seconds=-(-sum(step.rows for step in steps) // ROWS_A_SECOND[connection.dialect.name]),
+            readers=readers,
+            writers=writers,
+            backup=_advice(direction, there, steps, findings),
+        )
+
+
+def script(target: Target, revision: str = "head") -> str:
+    """Return the SQL that brings a database to a revision, for administrators (Alembic's offline mode). Changes nothing.
+
+    What only Python can move is guarded: the script fails where rows hold such values.
+
+    Raises:
+        SchemaVersionError: as `plan`, or the way can't be written as SQL.
+    """
+    from findings_orm.migrations.running import written
+
+    where = described(target)
+    with connected(target) as connection:
+        current = status(connection).current
+        dialect = connection.dialect.name
+    here, there = _position(current, where), _goal(current, revision, where)
+    ids = ["base", *(one.id for one in chain())]
+    direction: Direction = "upgrade" if there >= here else "downgrade"
+    return written(where, dialect, direction, ids[here], ids[there]) if here != there else ""
+
+
+def _position(current: str | None, where: str) -> int:
+    ids = [one.id for one in chain()]
+    if current is None:
+        return 0
+    if current not in ids:
+        raise SchemaVersionError(
+            f"{where} is at revision {current}, which was made by a newer release; this one knows "
+            f"{', '.join(ids)}: update findings-orm"
+        )
+    return ids.index(current) + 1
+
+
+def _goal(current: str | None, revision: str, where: str) -> int:
+    """Return how many revisions there are up to the one that is named."""
+    ids = [one.id for one in chain()]
+    if revision in ("base", "head"):
+        return 0 if revision == "base" else len(ids)
+    if revision in ids:
+        return ids.index(revision) + 1
+    goal = _position(current, where) + int(revision) if re.fullmatch(r"[+-][0-9]{1,4}", revision) else -1
+    if not 0 <= goal <= len(ids):
+        raise SchemaVersionError(
+            f"there is no revision {readable(revision)}; known are {', '.join(ids)}, base and head"
+        )
+    return goal
+
+
+def _amount(connection: Connection) -> tuple[int, int]:
+    """Return how many findings there are, and their size in bytes."""
+    rows = connection.execute(text("SELECT count(*) FROM findings")).scalar_one()
+    if connection.dialect.name == "postgresql":
+        return rows, connection.execute(text("SELECT pg_total_relation_size('findings')")).scalar_one()
+    pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    return rows, pages * connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+
+
+def _step(
+    connection: Connection, revision: Revision, direction: Direction, findings: int, size: int
+) -> PlannedStep:
+    position = chain().index(revision)
+    drops = direction == "downgrade" and position == 0
+    after = revision if direction == "upgrade" else chain()[position - 1]
+    work = "drops the tables with everything in them" if drops else revision.work
+    rewrites = bool(revision.work) and findings > 0 and not drops
+    return PlannedStep(
+        revision=revision.id,
+        schema_version=None if drops else after.schema_version,
+        work=work,
+        rows=findings if rewrites else 0,
+        # The rows and indexes again, and as much for the log (PostgreSQL's WAL, SQLite's journal or WAL).
+        space=2 * size if rewrites else 0,
+        locks=_locks(connection, revision, direction),
+    )
+
+
+def _locks(connection: Connection, revision: Revision, direction: Direction) -> list[str]:
+    """Return what a revision locks against everybody else: the tables that its statements name."""
+    if connection.dialect.name == "sqlite":
+        return ["database"]
+    from findings_orm.migrations.running import written
+
+    ids = ["base", *(one.id for one in chain())]
+    position = ids.index(revision.id)
+    ends = (
+        (ids[position - 1], ids[position]) if direction == "upgrade" else (ids[position], ids[position - 1])
+    )
+    statements = written(described(connection), "postgresql", direction, *ends)
+    touched = set(re.findall(_TOUCHED, statements, re.MULTILINE))
+    there = {name for name in touched if connection.dialect.has_table(connection, name)}
+    return sorted(there - {"findings_orm_version"})
+
+
+def _waiting(connection: Connection, locked: list[str]) -> tuple[str, str]:
+    """Return what readers and writers meet while a migration runs."""
+    if not locked:
+        return "go on", "go on"
+    if connection.dialect.name == "postgresql":
+        return ("wait until it ends, as do all who come after them",) * 2
+    mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+    readers = "go on, and see the state before" if mode == "wal" else "wait while it writes to the file"
+    return readers, "wait until it ends, or get an error after their busy_timeout"
+
+
+def _free(connection: Connection) -> int | None:
+    name = connection.engine.url.database
+    if connection.dialect.name != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
+        return None
+    try:
+        return shutil.disk_usage(Path(name).absolute().parent).free
+    except OSError as error:
+        raise StorageError(f"{name}: the free space can't be told: {error.strerror or error}") from error
+
+
+def _advice(direction: Direction, there: int, steps: list[PlannedStep], findings: int) -> str:
+    if not steps or not findings:
+        return ""
+    if there == 0:
+        return "everything is dropped"
+    if direction == "downgrade":
+        return "older releases don't know what is put aside"
+    return "findings are rewritten" if any(step.rows for step in steps) else ""
