@@ -60,7 +60,7 @@ def upgrade(
 
     session = sql_session(ctx)
     if plan or sql:
-        foresee(session, revision, form, sql=sql)
+        foresee(session, "upgrade", revision, form, sql=sql)
         return
     before = None if session.missing_file() else migrations.status(session.url).current
     with Tracker(session.out, f"upgrade to {revision}"):
@@ -91,7 +91,7 @@ def downgrade(
 
     session = sql_session(ctx)
     if plan or sql:
-        foresee(session, revision, form, sql=sql)
+        foresee(session, "downgrade", revision, form, sql=sql)
         return
     session.require_file()
     before = migrations.status(session.url).current

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from findings_orm.cli.failures import UsageError
 from findings_orm.cli.options import one_of
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from findings_orm.migrations import MigrationPlan
 
 
-def foresee(session: Session, revision: str, form: str, *, sql: bool) -> None:
+def foresee(
+    session: Session, direction: Literal["upgrade", "downgrade"], revision: str, form: str, *, sql: bool
+) -> None:
     """Write the plan of a migration, or its SQL."""
     from findings_orm import migrations
     from findings_orm.cli.render import as_json
@@ -23,9 +25,10 @@ def foresee(session: Session, revision: str, form: str, *, sql: bool) -> None:
     if sql:
         if form != "text":
             raise UsageError("--format: --sql has no other format")
-        session.out.line(migrations.script(session.url, revision).rstrip())
+        with session.out.file() as stream:
+            stream.write(migrations.script(session.url, revision, direction=direction))
         return
-    found = migrations.plan(session.url, revision)
+    found = migrations.plan(session.url, revision, direction=direction)
     if form == "json":
         session.out.json(as_json(found))
     else:

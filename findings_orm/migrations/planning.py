@@ -82,12 +82,14 @@ class MigrationPlan:
     backup: str
 
 
-def plan(target: Target, revision: str = "head") -> MigrationPlan:
-    """Say what `upgrade` (or `downgrade`, for a revision below the database's) to a revision would do. Changes nothing.
+def plan(target: Target, revision: str = "head", *, direction: Direction | None = None) -> MigrationPlan:
+    """Say what `upgrade` or `downgrade` to a revision would do. Changes nothing.
 
     Args:
         target: as in `upgrade`.
         revision: a revision, ``head``, ``base``, or relative as ``+1`` and ``-1``.
+        direction: ``upgrade`` or ``downgrade``; the one that leads to the revision if None. Upgrading to a revision that the
+            database has passed is nothing to do.
 
     Raises:
         SchemaVersionError: the revision is unknown, or the database was made by a newer release.
@@ -96,8 +98,7 @@ def plan(target: Target, revision: str = "head") -> MigrationPlan:
     where = described(target)
     with connected(target) as connection:
         current = status(connection).current
-        here, there = _position(current, where), _goal(current, revision, where)
-        direction: Direction = "upgrade" if there >= here else "downgrade"
+        here, there, direction = _way(current, revision, where, direction)
         pending = chain()[here:there] if direction == "upgrade" else chain()[there:here][::-1]
         findings, size = _amount(connection) if current is not None else (0, 0)
         steps = [_step(connection, one, direction, findings, size) for one in pending]
@@ -120,7 +121,7 @@ def plan(target: Target, revision: str = "head") -> MigrationPlan:
         )
 
 
-def script(target: Target, revision: str = "head") -> str:
+def script(target: Target, revision: str = "head", *, direction: Direction | None = None) -> str:
     """Return the SQL that brings a database to a revision, for administrators (Alembic's offline mode). Changes nothing.
 
     What only Python can move is guarded: the script fails where rows hold such values.
@@ -134,10 +135,21 @@ def script(target: Target, revision: str = "head") -> str:
     with connected(target) as connection:
         current = status(connection).current
         dialect = connection.dialect.name
-    here, there = _position(current, where), _goal(current, revision, where)
+    here, there, direction = _way(current, revision, where, direction)
     ids = ["base", *(one.id for one in chain())]
-    direction: Direction = "upgrade" if there >= here else "downgrade"
     return written(where, dialect, direction, ids[here], ids[there]) if here != there else ""
+
+
+def _way(
+    current: str | None, revision: str, where: str, direction: Direction | None
+) -> tuple[int, int, Direction]:
+    """Return how many revisions the database has, how many it will have, and the direction."""
+    here, there = _position(current, where), _goal(current, revision, where)
+    if direction == "upgrade":
+        there = max(here, there)
+    if direction == "downgrade" and there > here:
+        raise SchemaVersionError(f"{where} is at revision {current or 'base'}, which is below {revision}")
+    return here, there, direction or ("upgrade" if there >= here else "downgrade")
 
 
 def _position(current: str | None, where: str) -> int:
