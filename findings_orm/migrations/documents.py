@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,21 @@ _OLDER = {
     "1.0.0": _Older(_FIELDS_1_0_0, {"owasp": _CATEGORY, "mitre_attack": re.compile(r"T[0-9]{4}")}, _ONE_CWE),
     "1.1.0": _Older(_FIELDS_1_1_0, {"owasp": _CATEGORY}, _ONE_CWE),
 }
-"""What older versions refuse and the current one does not; the rules of the current one are in `Finding`."""
+"""What older versions refuse and the current one does not; the rules of the current one are in `Finding`.
+
+A version that lacks nothing but fields which later revisions name as ``FIELD`` needs no entry.
+"""
+
+
+@lru_cache(64)
+def _older(version: str) -> _Older | None:
+    """Return the rules that a version has beside those of the current one; None for the current one."""
+    if version == SCHEMA_VERSION:
+        return None
+    rules = _OLDER.get(version, _Older(frozenset(FIELDS), {}, {}))
+    newer = _versions()[_versions().index(version) + 1 :]
+    added = {revision.adds for revision in chain() if revision.schema_version in newer}
+    return replace(rules, fields=rules.fields - added) if rules.fields is not None else rules
 
 
 class SchemaMigrator:
@@ -236,7 +250,7 @@ def _migrate_layout(layout: Document, from_version: str, to_version: str) -> Doc
 
 def _migrate_document(document: Document, from_version: str, to_version: str) -> Document:
     """Check a document by the rules of its version, and return it as one of another version."""
-    older = _OLDER.get(from_version)
+    older = _older(from_version)
     if older is not None:
         _check_older(document, from_version, older)
     by_version = {from_version: document}

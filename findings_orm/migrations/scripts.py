@@ -34,12 +34,14 @@ class Revision:
         schema_version: the schema version of findings after it.
         before: the schema version before it. The first one's is that of the documents which no database held.
         work: what it does to the tables, in words; "" for what takes no time.
+        adds: the field that it brings, where it says that as ``FIELD``.
     """
 
     id: str
     schema_version: str
     before: str
     work: str = ""
+    adds: str = ""
 
     @property
     def changes_documents(self) -> bool:
@@ -109,7 +111,7 @@ def chain() -> tuple[Revision, ...]:
         said = after[last]
         before = found[-1].schema_version if found else said["legacy_schema_version"]
         version = said.get("finding_schema_version", before)
-        found.append(Revision(said["revision"], version, before, said.get("work", "")))
+        found.append(Revision(said["revision"], version, before, said.get("work", ""), said.get("FIELD", "")))
         last = found[-1].id
     if len(found) != len(files):
         raise StorageError("the revisions of findings-orm don't form one chain; install it again")

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from findings_orm.finding import MAX_DEPTH, MAX_DIGITS, MAX_NUMBER
+from findings_orm.finding import KNOWN_VERSIONS, MAX_DEPTH, MAX_DIGITS, MAX_NUMBER
 
 VERSION_FIELD = "finding_schema_version"
 """The field whose breaks raise `SchemaVersionError`; all others raise `StorageValidationError`."""
 
-ALL = ("1.0.0", "1.1.0", "2.0.0")
-NEW = ("1.1.0", "2.0.0")
+ALL = KNOWN_VERSIONS[1:]
+NEW = KNOWN_VERSIONS[2:]
 ONE_CWE = ("1.0.0", "1.1.0")
+SEVERAL_CWES = KNOWN_VERSIONS[3:]
 MISSING: Any = object()
 LONE = "\ud800"
 ENDLESS_NUMBER = 10 ** (MAX_DIGITS + 700)
@@ -136,13 +137,13 @@ _VALUES: tuple[tuple[str, tuple[Any, ...], tuple[str, ...]], ...] = (
     ("severity", (MISSING, None, "", "High", "HIGH", "unknown", "high\n", " high", 3, ["high"]), ALL),
     ("resource", (None, 1, "a\x00", f"{LONE}a", ["a"], {}), ALL),
     ("cwe", (0, -1, MAX_NUMBER + 1, 10**30, ENDLESS_NUMBER, True, 79.0, "79", "CWE-79", [79], _NAN), ONE_CWE),
-    ("cwe_ids", (None, 79, "79", (79,), {79}, {}), ("2.0.0",)),
+    ("cwe_ids", (None, 79, "79", (79,), {79}, {}), SEVERAL_CWES),
     (
         "owasp",
         ("", "A1", "A001", "a01", "A01\n", "A٠١", "A05:2021", "A05:2021-Security Misconfiguration", 5),
         ONE_CWE,
     ),
-    ("owasp", (None, "A05", "A05:2021", ("A05",), {"A05"}, {}, 5), ("2.0.0",)),
+    ("owasp", (None, "A05", "A05:2021", ("A05",), {"A05"}, {}, 5), SEVERAL_CWES),
     ("cvss", (-0.1, 10.1, _NAN, _INFINITY, -_INFINITY, True, "5.0", decimal.Decimal(5), [5.0], 10**400), ALL),
     ("evidence", (None, [], "", "{}", 0, [["a", 1]], ()), ALL),
     ("provenance", (None, [], "", "{}", 0, [["a", 1]], ()), ALL),
@@ -197,11 +198,11 @@ _ITEMS: tuple[tuple[str, tuple[Any, ...], tuple[str, ...]], ...] = (
         ALL,
     ),
     ("tags", ("", "t" * 65, 1, None, "a\x00", LONE, ["a"]), NEW),
-    ("cwe_ids", (0, -1, MAX_NUMBER + 1, ENDLESS_NUMBER, True, 79.0, "79", None, [79], _NAN), ("2.0.0",)),
+    ("cwe_ids", (0, -1, MAX_NUMBER + 1, ENDLESS_NUMBER, True, 79.0, "79", None, [79], _NAN), SEVERAL_CWES),
     (
         "owasp",
         ("", "A1", "a01", "A01\n", "A05:21", "A05:20211", "A05:2021-Injection", ":2021", "A05:٢٠٢١", 5, None),
-        ("2.0.0",),
+        SEVERAL_CWES,
     ),
 )
 _LOCATION: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -276,7 +277,7 @@ def _bad_fields() -> Iterator[Break]:
         yield _fixed(f"{name} is no field of 1.0.0", name, name, "open", ("1.0.0",))
     yield _fixed("tags is no field of 1.0.0", "tags", "tags", ["a"], ("1.0.0",))
     yield _fixed("cwe_ids is no field before 2.0.0", "cwe_ids", "cwe_ids", [79], ONE_CWE)
-    yield _fixed("cwe is no field of 2.0.0", "cwe", "cwe", 79, ("2.0.0",))
+    yield _fixed("cwe is no field of 2.0.0", "cwe", "cwe", 79, SEVERAL_CWES)
     for version in (*_VERSIONS, *_UNKNOWN_VERSIONS):
         yield _fixed(f"version must not be {_shown(version)}", VERSION_FIELD, VERSION_FIELD, version)
 

@@ -158,7 +158,8 @@ def _optional_fields(version: str) -> dict[str, SearchStrategy[Any]]:
         lambda t: f"x-y+z.1:{t}"
     )
     numbers = st.integers(1, MAX_NUMBER) | st.sampled_from([1, 79, 89, MAX_NUMBER])
-    category = r"A[0-9]{2}(:[0-9]{4})?" if version == "2.0.0" else r"A[0-9]{2}"
+    single = version in ("1.0.0", "1.1.0")
+    category = r"A[0-9]{2}" if single else r"A[0-9]{2}(:[0-9]{4})?"
     categories = st.from_regex(category, fullmatch=True)
     fields: dict[str, SearchStrategy[Any]] = {
         "resource": texts()
@@ -184,10 +185,10 @@ def _optional_fields(version: str) -> dict[str, SearchStrategy[Any]]:
         | st.sampled_from([-0.0, 50.0, 1e-9]),
         "tags": st.lists(texts(1, 64), max_size=4),
     }
-    if version == "2.0.0":
-        fields |= {"cwe_ids": st.lists(numbers, max_size=4), "owasp": st.lists(categories, max_size=3)}
-    else:
+    if single:
         fields |= {"cwe": st.none() | numbers, "owasp": st.none() | categories}
+    else:
+        fields |= {"cwe_ids": st.lists(numbers, max_size=4), "owasp": st.lists(categories, max_size=3)}
     return fields if version == "1.0.0" else {**fields, **later}
 
 
