@@ -110,7 +110,10 @@ def _check_files(files: list[str]) -> None:
         if file == "-":
             continue
         if Path(file).is_dir():
-            raise UsageError(f"{file}: is a folder", hint="Name the reports in it, as in nightly/*.sarif")
+            raise UsageError(
+                f"{file}: is a folder",
+                hint="Name the reports in it, as in nightly/*.sarif. Files of 0.3.0: findings import-legacy FOLDER",
+            )
         if not Path(file).exists():
             raise UsageError(f"{file}: no such file", hint="Nothing was imported.")
         if not os.access(file, os.R_OK):
