@@ -30,6 +30,7 @@ branch_labels = None
 depends_on = None
 
 finding_schema_version = "1.1.0"
+work = "writes each row of the table findings once"
 
 BEFORE = "1.0.0"
 CORNER = "findings_orm"
