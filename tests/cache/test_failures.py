@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -269,6 +271,10 @@ def _bomb(client: Any, key: bytes) -> None:
     client.set(key, Codec(CacheOptions()).pack(key.decode(), b"[" + b" " * 70 * 2**20 + b"]"))
 
 
+def _older_summary(client: Any, key: bytes) -> None:
+    client.set(key, Codec(CacheOptions()).pack(key.decode(), b'{"project_id": "p", "total": 3}'))
+
+
 def _deep(client: Any, key: bytes) -> None:
     client.set(key, Codec(CacheOptions()).pack(key.decode(), b"[" * 100_000))
 
@@ -303,6 +309,15 @@ def test_damaged_entry_is_a_miss_and_deleted(
         assert client.get(key) == whole
         assert store.list_findings(PROJECT) == expected
         assert store.statistics()["list_findings"]["hits"] == 1
+
+
+def test_summary_of_another_release_is_a_miss(inner: FindingStore, redis: RedisServer) -> None:
+    with RedisCacheAdapter(inner, redis.url, near_bytes=0) as store, redis.client() as client:
+        expected = store.summarize(PROJECT)
+        (key,) = client.scan_iter("*:summarize:*")
+        _older_summary(client, key)
+        assert store.summarize(PROJECT) == expected
+        assert store.statistics()["summarize"]["damaged"] == 1
 
 
 def test_entries_without_the_secret_are_not_believed(inner: FindingStore, redis: RedisServer) -> None:
@@ -469,6 +484,21 @@ def test_password_is_not_shown() -> None:
     with RedisCacheAdapter(open_storage("memory:"), "redis://:pa55@127.0.0.1:1") as store:
         store.save_finding(finding(1))
         assert "pa55" not in str(store.health())
+
+
+@pytest.mark.parametrize(
+    "library", ["redis", "backports.zstd" if sys.version_info < (3, 14) else "compression"]
+)
+def test_missing_library_is_named_with_the_extra(library: str) -> None:
+    code = (
+        "import sys; sys.modules[sys.argv[1]] = None; import findings_orm\n"
+        "try: findings_orm.open_storage('memory:', cache='redis://h')\n"
+        "except findings_orm.StorageUnavailableError as error: print(error)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, library], capture_output=True, text=True, check=True
+    ).stdout
+    assert "pip install 'findings-orm[redis]'" in said
 
 
 def test_clients_of_all_kinds_are_told_not_to_wait() -> None:

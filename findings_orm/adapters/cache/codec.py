@@ -6,19 +6,25 @@ import hashlib
 import hmac
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from pydantic_core import from_json, to_json
 
 from findings_orm.adapters.cache.options import CacheOptions
+from findings_orm.errors import StorageUnavailableError
 from findings_orm.importing import no_collection
 from findings_orm.query import Page, Summary
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+try:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+except ImportError as missing:
+    raise StorageUnavailableError(
+        f"the cache needs zstandard ({missing}): pip install 'findings-orm[redis]'"
+    ) from missing
 
 T = TypeVar("T")
 
@@ -171,6 +177,8 @@ def _write_summary(summary: Summary) -> Any:
 
 
 def _read_summary(value: Any) -> Summary:
+    if set(value) != {one.name for one in fields(Summary)}:
+        raise ValueError("must be a summary of this release")
     values: dict[str, Any] = {name: dict(one) if type(one) is list else one for name, one in value.items()}
     return Summary(**values)
 
