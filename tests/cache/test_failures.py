@@ -349,6 +349,28 @@ def test_nonsense_on_the_channel_is_taken_for_a_write(redis: RedisServer, inner:
                 pass
 
 
+def test_instance_that_missed_messages_forgets_revisions(inner: FindingStore, own: RedisServer) -> None:
+    options = {"consistency": "bounded", "max_staleness": LONG, "breaker_seconds": LONG}
+
+    def listening() -> bool:
+        return bool(store.health().details["cache"]["listening"])
+
+    with RedisCacheAdapter(inner, own.url, **options) as store:
+        store.list_findings("unknown")
+        while not listening():
+            pass
+        assert store.summarize(PROJECT).total == 5
+        own.kill()
+        while listening():
+            pass
+        inner.save_finding(finding(10))
+        assert store.summarize(PROJECT).total == 5, "nobody could say that there was a write"
+        own.start()
+        while not listening():
+            pass
+        assert store.summarize(PROJECT).total == 6
+
+
 # -- one loader at a time -----------------------------------------------------------------------------------
 
 

@@ -13,7 +13,14 @@ from prometheus_client import CollectorRegistry
 from redis_servers import RedisServer
 from sqlalchemy import event
 
-from findings_orm import FindingNotFoundError, FindingQuery, FindingStore, RedisCacheAdapter, open_storage
+from findings_orm import (
+    FindingNotFoundError,
+    FindingQuery,
+    FindingStore,
+    RedisCacheAdapter,
+    StorageUnavailableError,
+    open_storage,
+)
 from findings_orm.adapters.cache import EVENTS
 from findings_orm.adapters.cache.keys import Keys
 from findings_orm.forwarding import ForwardingStore
@@ -314,6 +321,39 @@ def test_result_loaded_across_a_write_is_not_kept(
         for _ in range(3):
             assert len(store.list_findings(PROJECT)) == 7
         assert counted(store, "list_findings", "loads") == 2
+
+
+def test_bounded_reader_takes_what_others_loaded_for_the_new_revision(opened: Callable[..., Any]) -> None:
+    reader, other = opened(consistency="bounded", max_staleness=3600.0), opened()
+    fill(other)
+    listen(reader)
+    assert reader.count(HIGH) == 6
+    other.inner.save_finding(finding(9))
+    assert reader.count(HIGH) == 6, "the revision was not remembered"
+    assert other.summarize(PROJECT).total == 7
+    assert reader.summarize(PROJECT).total == 7
+    assert reader.statistics()["summarize"] == {"hits": 1, "misses": 1}
+
+
+class Lossy(ForwardingStore):
+    """Commits, and then loses the answer."""
+
+    def set_status(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        super().set_status(*arguments, **options)
+        raise StorageUnavailableError("the connection broke", retryable=True)
+
+
+def test_write_of_which_the_answer_was_lost_is_seen(
+    redis: RedisServer, open_sqlite: Callable[[], FindingStore]
+) -> None:
+    options = {"consistency": "bounded", "max_staleness": 3600.0}
+    with RedisCacheAdapter(Lossy(open_sqlite()), redis.url, **options) as store:
+        fill(store)
+        listen(store)
+        assert store.get_finding(PROJECT, uuid_of(1))["status"] == "open"
+        with pytest.raises(StorageUnavailableError):
+            store.set_status(PROJECT, uuid_of(1), "triaged", actor="ann")
+        assert store.get_finding(PROJECT, uuid_of(1))["status"] == "triaged"
 
 
 def test_project_that_is_deleted_and_made_again_is_another_one(opened: Callable[..., Any]) -> None:

@@ -1,0 +1,198 @@
+"""The parts of the cache, where a whole one would show their faults by chance only."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from redis_servers import RedisServer
+
+from findings_orm.adapters.cache.breaker import Breaker
+from findings_orm.adapters.cache.codec import COUNT, Codec, DamagedError, TooLargeError, decode
+from findings_orm.adapters.cache.flights import Flights
+from findings_orm.adapters.cache.near import NearCache
+from findings_orm.adapters.cache.options import CacheOptions
+from findings_orm.adapters.cache.remote import Remote
+from findings_orm.adapters.cache.statistics import Statistics
+from findings_orm.adapters.cache.tokens import Tokens
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return a callable that lets time pass for the modules that remember."""
+    now = [1_000.0]
+    for module in ("tokens", "near"):
+        fake = SimpleNamespace(monotonic=lambda: now[0])
+        monkeypatch.setattr(f"findings_orm.adapters.cache.{module}.time", fake)
+
+    def advance(seconds: float) -> None:
+        now[0] += seconds
+
+    return advance
+
+
+# -- revisions ----------------------------------------------------------------------------------------------
+
+
+def test_answer_that_was_on_its_way_during_a_write_is_not_remembered() -> None:
+    answers = iter([1, 2, 2])
+
+    def ask(project_id: str) -> int:
+        answer = next(answers)
+        if answer == 1:
+            tokens.forget(project_id)
+        return answer
+
+    tokens = Tokens(ask, 3600.0)
+    assert tokens.current("p") == (1, True)
+    assert tokens.current("p") == (2, True)
+    assert tokens.current("p") == (2, False)
+
+
+def test_age_of_an_answer_counts_from_the_question(clock: Callable[[float], None]) -> None:
+    def ask(_: str) -> int:
+        clock(4)
+        return 7
+
+    tokens = Tokens(ask, 10.0)
+    tokens.current("p")
+    clock(6)
+    assert tokens.current("p") == (7, False)
+    clock(0.1)
+    assert tokens.current("p") == (7, True)
+
+
+def test_strict_asks_each_time_and_remembers_nothing() -> None:
+    answers = iter(range(1, 5))
+    tokens = Tokens(lambda _: next(answers), 0)
+    assert [tokens.current("p") for _ in range(3)] == [(1, True), (2, True), (3, True)]
+
+
+# -- the memory of the process ------------------------------------------------------------------------------
+
+
+def test_near_entries_end(clock: Callable[[float], None]) -> None:
+    near = NearCache(100, 60)
+    near.put("short", "p", 1, b"1", 10)
+    near.put("long", "p", 1, b"2", 1_000)
+    clock(9.9)
+    assert (near.get("short"), near.get("long")) == (b"1", b"2")
+    clock(0.2)
+    assert (near.get("short"), near.get("long")) == (None, b"2")
+    clock(50)
+    assert near.get("long") is None
+    assert near.figures() == {"entries": 0, "bytes": 0}
+
+
+def test_near_entries_that_were_not_used_leave_first() -> None:
+    near = NearCache(30, 60)
+    for name in "abc":
+        near.put(name, f"project {name}", 1, bytes(10), 60)
+    near.get("a")
+    near.put("d", "project d", 1, bytes(10), 60)
+    assert [near.get(name) is not None for name in "abcd"] == [True, False, True, True]
+    near.put("e", "project a", 2, bytes(5), 60)
+    assert [near.get(name) is not None for name in "acde"] == [False, True, True, True]
+    near.put("huge", "project h", 1, bytes(31), 60)
+    assert near.figures() == {"entries": 3, "bytes": 25}
+    near.drop("project c")
+    assert near.figures() == {"entries": 2, "bytes": 15}
+    near.drop(None)
+    assert near.figures() == {"entries": 0, "bytes": 0}
+
+
+# -- entries ------------------------------------------------------------------------------------------------
+
+
+def test_entry_belongs_to_its_key() -> None:
+    codec = Codec(CacheOptions())
+    for data in (b"1", b"[" + b"1," * 5_000 + b"1]"):
+        entry = codec.pack("findings:a", data)
+        assert codec.unpack("findings:a", entry) == data
+        with pytest.raises(DamagedError, match="checksum"):
+            codec.unpack("findings:b", entry)
+    with pytest.raises(TooLargeError):
+        codec.unpack("findings:a", codec.too_large("findings:a"))
+    with pytest.raises(DamagedError):
+        codec.unpack("findings:b", codec.too_large("findings:a"))
+
+
+def test_entry_does_not_unpack_to_more_than_allowed() -> None:
+    entry = Codec(CacheOptions()).pack("k", b" " * 100_000)
+    assert len(entry) < 200
+    with pytest.raises(DamagedError, match="larger"):
+        Codec(CacheOptions(max_plain_bytes=99_999)).unpack("k", entry)
+
+
+@pytest.mark.parametrize("data", [b"-1", b"1.0", b"true", b"null", b'"1"', b"[1]", b"", b"1 2", b"NaN"])
+def test_only_a_count_is_a_count(data: bytes) -> None:
+    assert decode(b"1", COUNT) == 1
+    with pytest.raises(DamagedError):
+        decode(data, COUNT)
+
+
+# -- waiting ------------------------------------------------------------------------------------------------
+
+
+def test_waiting_for_another_thread_ends() -> None:
+    flights: Flights[int] = Flights()
+    entered, go = threading.Event(), threading.Event()
+
+    def work() -> int:
+        entered.set()
+        go.wait(60)
+        return 5
+
+    leader = threading.Thread(target=lambda: flights.join("k", work, 60))
+    leader.start()
+    entered.wait(60)
+    assert flights.join("k", work, 0.01) == (None, False)
+    assert flights.join("other", lambda: 6, 60) == (6, True)
+    go.set()
+    leader.join()
+    assert flights.join("k", lambda: 7, 60) == (7, True)
+
+
+# -- Redis --------------------------------------------------------------------------------------------------
+
+
+def _remote(redis: RedisServer, statistics: Statistics, timeout: float = 5.0) -> Remote:
+    return Remote(redis.client, Breaker(3600.0), timeout, statistics)
+
+
+def test_lock_that_somebody_else_has_by_now_is_left_to_them(redis: RedisServer) -> None:
+    statistics = Statistics()
+    mine, theirs = _remote(redis, statistics), _remote(redis, statistics)
+    first = mine.lock("find", "lock", 0.01)
+    assert first
+    while redis.do("EXISTS", "lock"):
+        time.sleep(0.005)
+    second = theirs.lock("find", "lock", 60)
+    assert second
+    assert mine.lock("find", "lock", 60) is None
+    mine.unlock("find", "lock", first)
+    assert redis.do("GET", "lock") == second.encode()
+    theirs.unlock("find", "lock", second)
+    assert not redis.do("EXISTS", "lock")
+    for remote in (mine, theirs):
+        remote.close()
+    assert statistics.counts() == {}
+
+
+def test_call_that_took_too_long_opens_the_breaker(redis: RedisServer) -> None:
+    statistics = Statistics()
+    remote = _remote(redis, statistics, 0.01)
+
+    def slow(_: Any) -> str:
+        time.sleep(0.03)
+        return "late"
+
+    assert remote._call("find", slow, "") == "late"
+    assert not remote.reachable
+    assert remote._call("find", slow, "passed over") == "passed over"
+    assert statistics.counts() == {"find": {"errors": 1}}
+    remote.close()
