@@ -23,6 +23,7 @@ from findings_orm import (
 )
 from findings_orm.adapters.cache import EVENTS
 from findings_orm.adapters.cache.keys import Keys
+from findings_orm.adapters.cache.remote import Remote
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.metrics import MetricsAdapter
 from findings_orm.testing.samples import OTHER, PROJECT, finding, ids, scanned, uuid_of
@@ -333,6 +334,24 @@ def test_bounded_reader_takes_what_others_loaded_for_the_new_revision(opened: Ca
     assert other.summarize(PROJECT).total == 7
     assert reader.summarize(PROJECT).total == 7
     assert reader.statistics()["summarize"] == {"hits": 1, "misses": 1}
+
+
+def test_result_that_another_one_loaded_just_before_the_lock_is_taken(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, other = opened(), opened()
+    fill(other)
+    lock = Remote.lock
+
+    def lock_after_the_other_one(self: Remote, *arguments: Any) -> str | None:
+        monkeypatch.setattr(Remote, "lock", lock)
+        other.summarize(PROJECT)
+        return lock(self, *arguments)
+
+    monkeypatch.setattr(Remote, "lock", lock_after_the_other_one)
+    assert late.summarize(PROJECT).total == 6
+    assert counted(other, "summarize", "loads") == 1
+    assert counted(late, "summarize", "loads") == 0
 
 
 class Lossy(ForwardingStore):
