@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from findings_orm.errors import StorageError
 from findings_orm.forwarding import observable
-from findings_orm.metrics.instruments import IMPORTED, Instruments, instruments_of
+from findings_orm.metrics.instruments import IMPORTED, RETRIED, Instruments, instruments_of
 from findings_orm.metrics.observed import ObservedStore, Operation, outcome_of
 from findings_orm.observing import Ended, Figures, Observer, Statement
 from findings_orm.port import FindingStore, Health, IngestReport
@@ -53,6 +53,13 @@ class MetricsAdapter(ObservedStore):
         )
         for each in IMPORTED:
             instruments.counters["imported_findings_total"].labels(*self.labels, each)
+        watched = observable(inner)
+        if (
+            watched is not None and watched.pool() is not None
+        ):  # begin at 0, for a series that begins at 1 has no increase
+            instruments.counters["pool_timeouts_total"].labels(*self.labels)
+            for reason in RETRIED:
+                instruments.counters["retries_total"].labels(*self.labels, reason)
         self._figures_every = figures_every
         self._figures_lock = threading.Lock()
         self._figures: tuple[float, Figures | None] | None = None

@@ -20,6 +20,8 @@ STORE = ("adapter", "store")
 
 IMPORTED = ("created", "updated", "unchanged", "reopened", "resolved", "rejected")
 """What an import does with a finding, as in `findings_orm.port.IngestReport`."""
+RETRIED = ("conflict", "connection")
+"""Why a unit of work is tried again."""
 
 
 class Definition(NamedTuple):
