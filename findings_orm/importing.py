@@ -56,6 +56,7 @@ BATCH = 2_000
 
 _IN_MEMORY = 20_000
 _STEP = 200
+_ROUNDS = 10
 _PARTS = 32
 
 
@@ -173,9 +174,11 @@ class Import:
         number = 1 + max((earlier.number for earlier in runs), default=0)
         self.context = RunContext(self.run.id, number, previous, self.at)
         deferred = _Deferred()
-        for batch in batches(enumerate(documents), BATCH):
-            with no_collection():
+        with no_collection() as collects:
+            for number, batch in enumerate(batches(enumerate(documents), BATCH)):
                 self._take(batch, deferred)
+                if collects and number % _ROUNDS == 0:
+                    gc.collect(1)
         self._apply()
         for waiting in deferred.groups():
             known = self._known({one.fingerprint for one in waiting})
@@ -396,15 +399,15 @@ class Import:
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
-    """Pause the search for reference cycles while a batch is worked on: its many small dicts and lists have none,
-    and walking them again and again costs a third of an import, and two thirds of reading a long list from JSON."""
+def no_collection() -> Iterator[bool]:
+    """Pause the search for reference cycles, and say whether there was one: the many small dicts and lists of documents
+    have none, and walking them again and again costs a third of an import, and two thirds of reading a long list."""
     if not gc.isenabled():
-        yield
+        yield False
         return
     gc.disable()
     try:
-        yield
+        yield True
     finally:
         gc.enable()
 
