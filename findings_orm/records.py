@@ -98,6 +98,10 @@ class Records(Protocol):
             StorageConflictError: it exists.
         """
 
+    def move_to(self, project_id: str, revision: int) -> int:
+        """Keep other writers of a project that exists out until the unit ends, give it the revision of what it is about
+        to hold, and return the one that it had."""
+
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """Add findings whose ids and (fingerprint, ordinal) are new.
 

@@ -116,6 +116,12 @@ class MemoryRecords(Records):
         self._remember(project_id)
         self.state[project_id] = Project(state.revision)
 
+    def move_to(self, project_id: str, revision: int) -> int:
+        """See `Records.move_to`."""
+        before = self.revision(project_id)
+        self.advance_to(project_id, revision)
+        return before
+
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""
         project = self.state[project_id]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
-from findings_orm.backup.manifest import State
+from findings_orm.backup.catching_up import DoesNotFitError, catch_up
 from findings_orm.backup.progress import SILENT, Progress
-from findings_orm.backup.sections import SECTIONS, Encoder, Tally, load, section_lines, section_values
+from findings_orm.backup.sections import SECTIONS, Encoder, States, Tally, load, section_lines, section_values
 from findings_orm.backup.writing import chosen_projects, records_of
 from findings_orm.errors import StorageConflictError, StorageIntegrityError
 from findings_orm.port import FindingStore
@@ -16,8 +18,7 @@ from findings_orm.query import FindingQuery
 from findings_orm.records import ProjectState, Records
 from findings_orm.store import Store
 
-States = dict[str, State]
-"""Section to the number and the SHA-256 of its lines: what `copy_store` compares."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -135,9 +136,7 @@ class _Copy:
         if project_id not in self._revisions and self._target.revision(project_id) == state.revision:
             self._compare(unit, project_id)
         else:
-            with self._target.writing() as out:
-                self._make_room(out, project_id)
-                self.report.states[project_id] = self._write(unit, out, project_id, state)
+            self.report.states[project_id] = self._copied(unit, project_id, state)
             self.report.copied.append(project_id)
         self._revisions[project_id] = state.revision
 
@@ -152,22 +151,48 @@ class _Copy:
         self.report.states[project_id] = here
         self.report.same.append(project_id)
 
-    def _make_room(self, out: Records, project_id: str) -> None:
-        found = out.revision(project_id)
-        if not found:
-            return
+    def _copied(self, unit: Records, project_id: str, state: ProjectState) -> States:
+        """Write a project: what changed of it where that is possible, else all of it."""
         known = self._revisions.get(project_id)
-        if known is not None and known != found:
+        with ExitStack() as stack:
+            there = None if known is None else stack.enter_context(self._target.snapshot())
+            out = stack.enter_context(self._target.writing())
+            found = out.move_to(project_id, state.revision) if out.revision(project_id) else 0
+            self._check_free(project_id, found)
+            written = None
+            if there is not None and found:
+                with suppress(DoesNotFitError):
+                    written = catch_up(unit, there, out, project_id, state)
+                    self._progress.add(written["findings"].count)
+            if written is None:
+                if there is not None and found:
+                    _log.debug(
+                        "project %s changed in a way that is not caught up with: copying all of it",
+                        project_id,
+                    )
+                out.delete_project(project_id)
+                written = self._written(unit, out, project_id, state)
+            arrived = states_of(out, project_id)
+            if arrived != written:
+                raise StorageIntegrityError(
+                    f"project {project_id!r} did not arrive as it was: {_difference(written, arrived)}; "
+                    "nothing was committed"
+                )
+        return written
+
+    def _check_free(self, project_id: str, found: int) -> None:
+        """Check that a project of the target may be written over; `found` is its revision."""
+        known = self._revisions.get(project_id)
+        if known is not None and found not in (0, known):
             raise StorageConflictError(
                 f"somebody wrote to project {project_id!r} of the target while it was followed"
             )
-        if known is None and not self._replace:
+        if known is None and found and not self._replace:
             raise StorageConflictError(
                 f"the target has a project {project_id!r} that differs; copy into an empty store, or replace it"
             )
-        out.delete_project(project_id)
 
-    def _write(self, unit: Records, out: Records, project_id: str, state: ProjectState) -> States:
+    def _written(self, unit: Records, out: Records, project_id: str, state: ProjectState) -> States:
         out.put_project(project_id, state)
         written: States = {}
         for section in SECTIONS:
@@ -178,11 +203,6 @@ class _Copy:
                 if section == "findings":
                     self._progress.add(len(values))
             written[section] = tally.state
-        arrived = states_of(out, project_id)
-        if arrived != written:
-            raise StorageIntegrityError(
-                f"project {project_id!r} did not arrive as it was: {_difference(written, arrived)}; nothing was committed"
-            )
         return written
 
     def _remove(self, project_id: str) -> None:

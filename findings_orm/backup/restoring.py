@@ -155,13 +155,13 @@ def _merge(target: Store, chain: Chain, report: RestoreReport, progress: Progres
         cursor = Cursor(chain.rows(plans))
         with target.writing() as out:
             for project_id, plan in plans.items():
-                if out.revision(project_id) != (plan.revision if plan else 0):
-                    raise StorageConflictError(
-                        f"project {project_id!r} changed while it was merged; try again"
-                    )
                 if plan is None:
                     _load_project(out, cursor, project_id, report, decoder)
                 else:
+                    if out.move_to(project_id, plan.revision) != plan.revision:
+                        raise StorageConflictError(
+                            f"project {project_id!r} changed while it was merged; try again"
+                        )
                     state = unit.project_state(project_id)
                     merger = Merger(unit, project_id, decoder, plan)
                     counts = merger.write(out, cursor, state.created_at if state else None)

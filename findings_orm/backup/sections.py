@@ -96,6 +96,10 @@ def finding_line(row: Kept) -> bytes:
     return pack(record)
 
 
+States = dict[str, State]
+"""Section to the number and the SHA-256 of its lines: equal ones mean equal projects."""
+
+
 class Tally:
     """Counts the lines of a section and takes their digest."""
 

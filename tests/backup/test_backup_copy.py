@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sqlite3
 import subprocess
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from stores import KINDS, Open, assert_equal, whole
+from stores import FULL, KINDS, Open, assert_equal, whole
 
 from findings_orm import FindingStore, StorageConflictError, StorageIntegrityError, open_storage
 from findings_orm.backup import CopyReport, copy_store
@@ -103,6 +104,58 @@ def test_following(kind: str, new_store: Open) -> None:
     assert report.removed == ["doomed"]
     assert report.passes == 5
     assert sorted(report.states) == [PROJECT, "calm", "new"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_catching_up_writes_only_what_changed(
+    kind: str, new_store: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Findings seen again, changed, new, purged; runs, events, originals kept and discarded: nothing is copied whole."""
+    source, target = new_store("memory"), new_store(kind)
+    source.ingest(
+        PROJECT, [scanned("A", 1), scanned("A", 2), scanned("B"), {"broken": 1}], on_invalid="quarantine"
+    )
+    with source.snapshot() as unit:  # type: ignore[attr-defined]
+        rejected = [one.rejected_id for some in unit.all_rejected(PROJECT) for one in some]
+    first = source.list_findings(PROJECT)
+    steps: list[Callable[[], object]] = [
+        lambda: source.ingest(PROJECT, [scanned("A", 1), scanned("A", 2), scanned("B")]),
+        lambda: source.ingest(PROJECT, [scanned("A", 2), scanned("A", 1)], close_missing=True),
+        lambda: source.set_status(PROJECT, first[0]["id"], "false_positive", actor="ana"),
+        lambda: source.ingest(
+            PROJECT, [scanned("A", 7), scanned("A", 1), scanned("C"), {"x": 2}], on_invalid="quarantine"
+        ),
+        lambda: source.discard_rejected(PROJECT, rejected),
+        lambda: source.purge(PROJECT, closed_before="9999-01-01T00:00:00Z"),
+        lambda: source.ingest(PROJECT, [scanned("B"), scanned("A", 2)]),
+    ]
+
+    def follow(_report: CopyReport) -> bool:
+        assert_equal(target, source)
+        steps.pop(0)()
+        return bool(steps)
+
+    caplog.set_level(logging.DEBUG, "findings_orm.backup")
+    report = copy_store(source, target, follow=follow)
+    assert_equal(target, source)
+    assert report.copied == [PROJECT] * 8
+    assert "copying all of it" not in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(20 if FULL else 3))
+def test_following_a_lively_store(seed: int, new_store: Open) -> None:
+    source, target = new_store("memory"), new_store("sqlite")
+    run_sequence(source, seed, 20)
+    numbers = iter(range(6))
+
+    def follow(_report: CopyReport) -> bool:
+        assert_equal(target, source)
+        number = next(numbers)
+        run_sequence(source, seed * 100 + number, 10)
+        return number < 5
+
+    copy_store(source, target, follow=follow)
+    assert_equal(target, source)
 
 
 def test_following_stops_where_somebody_writes_to_the_target(new_store: Open) -> None:

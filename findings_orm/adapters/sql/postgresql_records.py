@@ -225,6 +225,9 @@ class PostgreSQLRecords(SqlRecords):
         row = (project_id, time_key(at), first_revision(), project_id, LOCK_SEED, revision_step())
         return int(self._run(sql, row)[0][0])
 
+    def _lock(self, project_id: str) -> None:
+        self._run("SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))", (project_id, LOCK_SEED))
+
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""
         if len(rows) < COPY_FROM:
@@ -318,8 +321,7 @@ class PostgreSQLRecords(SqlRecords):
 
     def delete_project(self, project_id: str) -> None:
         """See `Records.delete_project`. Table by table: a cascade would run one statement for each finding."""
-        lock = "SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))"
-        self._run(lock, (project_id, LOCK_SEED))
+        self._lock(project_id)
         for table in _CHILDREN_FIRST:
             self._run(f"DELETE FROM {table} WHERE project_id = ?", (project_id,))  # noqa: S608  # constants
 

@@ -169,6 +169,16 @@ class SqlRecords(Records):
         if not self._run(sql, (project_id, time_key(state.created_at or now()), state.revision)):
             raise StorageConflictError(f"there is a project {project_id!r} already")
 
+    def move_to(self, project_id: str, revision: int) -> int:
+        """See `Records.move_to`."""
+        self._lock(project_id)
+        before = self.revision(project_id)
+        self._run("UPDATE finding_projects SET revision = ? WHERE project_id = ?", (revision, project_id))
+        return before
+
+    def _lock(self, project_id: str) -> None:
+        """Keep other writers of a project out; on SQLite the transaction does."""
+
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""
         findings = [mapping.finding_row(document) for document, _ in rows]
