@@ -1,19 +1,16 @@
 """Stores of 0.3.0, a folder of ``<project>.findings.json`` with bare arrays of flat documents, into a store of today.
 
-A row becomes a document by the migration from 0.3.0, which is where every field finds its place. What that says and a
-newer version can hold is placed as well: the year of an OWASP category, ATT&CK sub-techniques, a confidence above 1 and
-up to 100 (0 to 1 may be a share as well as a percentage). Values that have no place stay in `evidence` under their old name.
+A row becomes a document by the migration from 0.3.0, which is where every field finds its place. Values that have no
+place stay in `evidence` under their old name.
 """
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
@@ -24,31 +21,16 @@ from findings_orm.errors import (
     StorageUnavailableError,
     StorageValidationError,
 )
-from findings_orm.finding import SCHEMA_VERSION, Severity, check_project_id, format_time
+from findings_orm.finding import Severity, check_project_id
+from findings_orm.formats.legacy_rows import Placer
 from findings_orm.formats.report import open_report
 from findings_orm.layout import LEGACY_VERSION
-from findings_orm.migrations import SchemaMigrator
 from findings_orm.port import FindingStore, IngestReport, Run
 
 ENDING = ".findings.json"
 """How the name of a file of 0.3.0 ends; what is before it is the name of the project."""
 
 Document = dict[str, Any]
-
-_LOCAL_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,6})?", re.ASCII)
-_CATEGORY = re.compile(r"A(\d{1,2}):(\d{4})(?![A-Za-z0-9]).*", re.ASCII | re.DOTALL)
-_TECHNIQUE = re.compile(r"T\d{4}(\.\d{3})?", re.ASCII)
-_PLACED = {
-    "url": "resource",
-    "run_id": "run_id",
-    "cwe": "cwe_ids",
-    "owasp": "owasp",
-    "cve_id": "cve_ids",
-    "cvss": "cvss",
-    "mitre_attack": "mitre_attack",
-    "poc_links": "poc_links",
-}
-"""Fields of 0.3.0 that have a place, with its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +238,7 @@ class _Rows(Iterable[Document]):
         self.task = task
         self.project_id = project_id
         self.files = files
-        self.migrator = SchemaMigrator()
-        self.ids: set[str] = set()
+        self.placer = Placer(task.zone, task.severity)
         self.starts: list[tuple[int, str, int]] = []
         self.count = 0
 
@@ -273,10 +254,9 @@ class _Rows(Iterable[Document]):
                     self.starts.append((self.count, file.name, index))
                     follows = True
                 self.count += 1
-                self.notes: dict[str, tuple[str, Any]] = {}
-                document = self._document(row, said)
+                document = self.placer.document(row, names_project=said)
                 self.task.report.notes += [
-                    LegacyNote(file.name, index, name, *note) for name, note in self.notes.items()
+                    LegacyNote(file.name, index, name, *note) for name, note in self.placer.notes.items()
                 ]
                 self.task.progress(1)
                 yield document
@@ -301,114 +281,3 @@ class _Rows(Iterable[Document]):
         return StorageValidationError(
             message, field=error.field, rule=error.rule, value=error.value, index=index
         )
-
-    def _document(self, row: Document, said: bool) -> Document:
-        """Return the document for a row, or the row itself, to be refused, where it breaks a rule."""
-        if row.get("finding_schema_version", LEGACY_VERSION) != LEGACY_VERSION:
-            return row
-        row.pop("finding_schema_version", None)  # 0.3.0 had none; it would be kept aside
-        try:
-            document = self._migrated(row)
-        except StorageError:
-            self.notes.clear()
-            return {**row, "finding_schema_version": LEGACY_VERSION}
-        if not said:
-            document.pop("project_id", None)
-            self._note("pid", row, "is missing or no text: the project is that of the file's name")
-        self._place_time(row, document)
-        self._place_id(row, document)
-        _place_category(row, document)
-        _place_techniques(row, document)
-        self._place_confidence(row, document)
-        for old, new in _PLACED.items():
-            stays = row.get(old) not in (None, "", [], {}) and document["evidence"].get(old) == row[old]
-            if stays and not document[new]:
-                self._note(old, row, f"can't be {new}: it stays in evidence")
-        return document
-
-    def _note(self, name: str, row: Document, note: str) -> None:
-        self.notes[name] = (note, row.get(name))
-
-    def _migrated(self, row: Document) -> Document:
-        try:
-            return self.migrator.migrate(LEGACY_VERSION, SCHEMA_VERSION, row)
-        except StorageValidationError as error:
-            if error.field != "severity" or self.task.severity is None:
-                raise
-        with_severity = {**row, "severity": self.task.severity}
-        document = self.migrator.migrate(LEGACY_VERSION, SCHEMA_VERSION, with_severity)
-        if row.get("severity") is not None:
-            _keep(document, "severity", row["severity"])
-        self._note("severity", row, f"is missing or unknown: taken as {self.task.severity}")
-        return document
-
-    def _place_time(self, row: Document, document: Document) -> None:
-        if "created_at" in document:
-            return
-        zone = self.task.zone
-        moment = _moment(row.get("ts"), zone) if zone is not None else None
-        if moment is not None:
-            document["created_at"] = moment
-            self._note("ts", row, f"has no offset: read as {zone}")
-            return
-        self._note("ts", row, "names no instant: created_at is the time of the import")
-
-    def _place_id(self, row: Document, document: Document) -> None:
-        """Keep the id, unless an earlier row has it: of two findings with one id the later would replace the other."""
-        found = document.get("id")
-        if found is None:
-            if row.get("id") not in (None, ""):
-                self._note("id", row, "is no UUID: the finding gets a new one, this stays in evidence")
-        elif found in self.ids:
-            del document["id"]
-            _keep(document, "id", row["id"])
-            self._note("id", row, "an earlier row has it: the finding gets a new one, this stays in evidence")
-        else:
-            self.ids.add(found)
-
-    def _place_confidence(self, row: Document, document: Document) -> None:
-        value = row.get("confidence")
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            return
-        if value == 0 or 1 < value <= 100:
-            document["confidence"] = value
-        elif 0 < value <= 1:
-            self._note(
-                "confidence",
-                row,
-                "may be a share or a percentage: it stays in evidence, confidence is not set",
-            )
-
-
-def _moment(value: object, zone: ZoneInfo) -> str | None:
-    """Return a local time as a canonical one; None for what is no such time, or none or two instants in that zone."""
-    match = _LOCAL_TIME.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        return None
-    try:
-        local = datetime.fromisoformat(f"{match[1]}T{match[2]}{(match[3] or '.').ljust(7, '0')}")
-        first, second = (local.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
-        return format_time(first) if first.utcoffset() == second.utcoffset() else None
-    except (ValueError, OverflowError):
-        return None
-
-
-def _place_category(row: Document, document: Document) -> None:
-    """Give the OWASP category its year, where the tool said it."""
-    value = row.get("owasp")
-    match = _CATEGORY.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is not None and document["owasp"] == [f"A{match[1]:0>2}"]:
-        document["owasp"] = [f"A{match[1]:0>2}:{match[2]}"]
-
-
-def _place_techniques(row: Document, document: Document) -> None:
-    value = row.get("mitre_attack")
-    if isinstance(value, list) and all(isinstance(one, str) and _TECHNIQUE.fullmatch(one) for one in value):
-        document["mitre_attack"] = list(value)
-
-
-def _keep(document: Document, name: str, value: object) -> None:
-    """Put a value into the evidence, under another name where its own is taken."""
-    while name in document["evidence"]:
-        name = f"legacy_{name}"
-    document["evidence"][name] = value

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 import pytest
@@ -14,11 +17,12 @@ from rows import canonical_documents, children_in, documents_in, downgraded, fil
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
-from findings_orm import SchemaVersionError, StorageUnavailableError, migrations
+from findings_orm import SchemaVersionError, StorageUnavailableError, migrations, validate_finding
 from findings_orm.cli.app import app
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.migrations.connecting import engine_of
 from findings_orm.migrations.scripts import chain
+from findings_orm.testing.samples import finding
 
 IDS = [revision.id for revision in chain()]
 HEAD = IDS[-1]
@@ -108,6 +112,59 @@ def test_the_locks_are_those_of_the_migration(postgresql: str) -> None:
             transaction.rollback()
         engine.dispose()
         getattr(migrations, move)(postgresql, revision)
+
+
+class Watch:
+    """The most bytes that something takes while the block runs, looked at all the time."""
+
+    def __init__(self, size: Callable[[], int]) -> None:
+        self.size = size
+        self.most = 0
+        self.running = True
+        self.thread = threading.Thread(target=self.look)
+
+    def look(self) -> None:
+        while self.running:
+            self.most = max(self.most, self.size() - self.before)
+            time.sleep(0.002)
+
+    def __enter__(self) -> Self:
+        self.before = self.size()
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.running = False
+        self.thread.join()
+
+
+def test_the_space_is_enough(url: str) -> None:
+    migrations.upgrade(url)
+    rows = [finding(n, tags=["a"], cwe_ids=[1, 2], evidence={"message": "m" * 500}) for n in range(3000)]
+    fill(url, [validate_finding(row) for row in rows])
+    for revision in (IDS[0], HEAD):
+        said = migrations.plan(url, revision)
+        with closing(sizes(url)) as size, Watch(lambda size=size: next(size)) as watch:
+            (migrations.upgrade if revision == HEAD else migrations.downgrade)(url, revision)
+        assert 0 < watch.most <= said.space
+
+
+def sizes(url: str) -> Iterator[int]:
+    """Yield the bytes that a database takes on disk now, with its log, as often as asked."""
+    if url.startswith("sqlite"):
+        path = Path(url.removeprefix("sqlite:///"))
+        while True:
+            total = 0
+            for each in path.parent.glob(f"{path.name}*"):
+                with suppress(FileNotFoundError):
+                    total += each.stat().st_size
+            yield total
+    with psycopg.connect(url, autocommit=True) as connection:
+        query = "SELECT pg_database_size(current_database()) + pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"
+        while True:
+            row = connection.execute(query).fetchone()
+            assert row is not None
+            yield int(row[0])
 
 
 def test_readers_of_sqlite(sqlite: str) -> None:
