@@ -18,7 +18,7 @@ from rows import (
 )
 from sqlalchemy import event, inspect, text
 
-from findings_orm import SchemaVersionError, StorageError, migrations, validate_finding
+from findings_orm import SchemaVersionError, StorageError, migrations, open_storage, validate_finding
 from findings_orm.migrations import DatabaseStatus
 from findings_orm.migrations.scripts import chain
 from findings_orm.testing.samples import assert_all_same, difference
@@ -182,6 +182,18 @@ def test_status_and_require_current(url: str) -> None:
     assert migrations.status(url) == DatabaseStatus(None, HEAD, None, HEAD_SCHEMA, REVISIONS)
     with connection_to(url) as connection:
         assert migrations.require_current(connection) is False
+
+
+@pytest.mark.parametrize("position", range(len(REVISIONS) - 1))
+def test_every_revision_but_the_head_is_refused_on_opening(url: str, position: int) -> None:
+    migrations.upgrade(url, REVISIONS[position])
+    command = f"is at revision {REVISIONS[position]}, this release needs {HEAD} .*findings db upgrade --url"
+    with pytest.raises(SchemaVersionError, match=command):
+        open_storage(url)
+    assert migrations.status(url).current == REVISIONS[position]
+    with open_storage(url, migrate=True) as store:
+        assert store.list_projects() == []
+    assert migrations.status(url).current == HEAD
 
 
 def test_opening_costs_two_statements(url: str) -> None:
