@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from servers import TEMPLATE, PostgresServer
 from typer.testing import CliRunner
 
 from findings_orm import (
@@ -31,7 +32,8 @@ from findings_orm.formats.legacy import LegacyReport, import_legacy
 from findings_orm.testing.strategies import legacy_documents
 
 SAMPLES = Path(__file__).parent / "samples" / "legacy"
-KINDS = ("memory", "file", "sqlite")
+EMBEDDED = ("memory", "file", "sqlite")
+KINDS = (*EMBEDDED, "postgresql")
 FILLED_IN = {"id", "project_id", "created_at", "run_id"}
 PLACED_HERE = {"owasp", "confidence", "mitre_attack", "severity", "evidence"}
 
@@ -57,7 +59,9 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def opener(tmp_path: Path, empty_sqlite: Path) -> Iterator[Callable[[str], FindingStore]]:
+def opener(
+    request: pytest.FixtureRequest, tmp_path: Path, empty_sqlite: Path
+) -> Iterator[Callable[[str], FindingStore]]:
     """A callable that opens a new, empty store of a kind."""
     opened: list[FindingStore] = []
 
@@ -65,7 +69,11 @@ def opener(tmp_path: Path, empty_sqlite: Path) -> Iterator[Callable[[str], Findi
         place = tmp_path / f"store-{len(opened)}"
         if kind == "sqlite":
             shutil.copy(empty_sqlite, place)
-        url = {"memory": "memory:", "file": place.as_uri(), "sqlite": f"sqlite:///{place}"}[kind]
+        if kind == "postgresql":
+            server: PostgresServer = request.getfixturevalue("postgresql_18")
+            url = server.url(server.create_database(TEMPLATE))
+        else:
+            url = {"memory": "memory:", "file": place.as_uri(), "sqlite": f"sqlite:///{place}"}[kind]
         opened.append(open_storage(url))
         return opened[-1]
 
@@ -134,7 +142,7 @@ def test_importing_again_changes_nothing(kind: str, opener: Callable[[str], Find
 @given(
     rows=st.lists(legacy_documents(), max_size=4),
     copies=st.integers(0, 2),
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from(EMBEDDED),
 )
 @example(rows=[row(findings="x", finding_schema_version="0.3.0")], copies=0, kind="memory")
 def test_no_row_is_lost(

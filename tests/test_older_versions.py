@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from findings_orm.cli.app import app
 from findings_orm.errors import SchemaVersionError
 from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION, validate_finding
 from findings_orm.formats import open_report, write_report
-from findings_orm.testing.samples import finding, uuid_of
+from findings_orm.testing.samples import finding, scanned, uuid_of
 
 P = "acme-api"
 NOW = [
@@ -167,3 +168,50 @@ def test_an_empty_export() -> None:
     stream = io.BytesIO()
     write_report([], stream, "json", schema_version="0.3.0")
     assert json.loads(stream.getvalue()) == []
+
+
+# -- what a release of schema 1.1.0 wrote -------------------------------------------------------------------------------
+
+SAMPLES = Path(__file__).parent / "samples" / "schema-1.1.0"
+REPORT = [scanned("R1", 3, cwe_ids=[22]), scanned("R2", 9, owasp=["A01"])]
+
+
+def written_then() -> list[dict[str, Any]]:
+    """The findings of the samples, in the current version."""
+    lines = (SAMPLES / "export.jsonl").read_text("utf-8").splitlines()
+    documents = SchemaMigrator().migrate_many("1.1.0", SCHEMA_VERSION, map(json.loads, lines))
+    return list(map(validate_finding, documents))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "sarif"])
+def test_an_export_of_then(form: str, tmp_path: Path) -> None:
+    run(tmp_path, "import", str(SAMPLES / f"export.{form}"), "--project", P)
+    found = stored(f"sqlite:///{tmp_path / 'findings.db'}")
+    own = {"id", "created_at", "run_id", "evidence", "provenance"} if form == "sarif" else {"run_id"}
+
+    def said(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        kept = [{k: v for k, v in one.items() if k not in own} for one in documents]
+        return sorted(kept, key=lambda one: str(one["title"]))
+
+    assert said(found) == said(written_then())
+
+
+@pytest.mark.parametrize("kind", ["folded", "unfolded"])
+def test_a_file_store_of_then(kind: str, tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / kind, tmp_path / "store")
+    url = (tmp_path / "store").as_uri()
+    expected = {one["id"]: one for one in written_then()}
+    if kind == "unfolded":
+        expected[min(expected)]["status"] = "triaged"
+    for _ in range(2):
+        with open_storage(url) as store:
+            found = {one["id"]: one for one in store.list_findings(P)}
+            assert {name: found[name] for name in expected} == expected
+            assert len(found) == len(expected) + len(REPORT)
+            assert sorted((one["cwe_ids"], one["owasp"]) for n, one in found.items() if n not in expected) == [
+                ([], ["A01"]), ([22], [])
+            ]  # fmt: skip
+            assert len(store.runs(P)) >= 1
+            again = store.ingest(P, REPORT)
+            assert (again.created, again.updated, again.unchanged) == (0, 0, 2)
+    assert not open_storage("memory:").check_store_layout(tmp_path / "store" / P / "findings.json")

@@ -163,7 +163,7 @@ def redo(state: State, operations: Iterable[Operation]) -> None:
     records = MemoryRecords(state)
     for name, project_id, *arguments in operations:
         if name == "advance":
-            records.advance_to(project_id, *arguments)
+            records.advance_to(project_id, _revision(state.get(project_id), *arguments))
         elif name == "seen":
             see(state[project_id].findings, *arguments)
         elif name == "add_events":
@@ -172,6 +172,13 @@ def redo(state: State, operations: Iterable[Operation]) -> None:
             records.put_project(project_id, ProjectState(*arguments[0]))
         else:
             getattr(records, name)(project_id, *arguments)
+
+
+def _revision(project: Project | None, given: int | str) -> int:
+    """Return the revision that an operation leads to; a journal of schema 1.1.0 gives the time, and counts by one."""
+    if isinstance(given, int):
+        return given
+    return 1 + (project.revision if project else 0)
 
 
 def fitted(state: State, operation: Operation) -> list[Operation]:
