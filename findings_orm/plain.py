@@ -20,11 +20,10 @@ MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 def put_identity(identity: Identity) -> dict[str, Any]:
     """Return an identity as JSON."""
-    return {
-        **identity._asdict(),
-        "fingerprint": identity.fingerprint.hex(),
-        "content": identity.content.hex(),
-    }
+    row = dict(zip(Identity._fields, identity, strict=True))
+    row["fingerprint"] = identity.fingerprint.hex()
+    row["content"] = identity.content.hex()
+    return row
 
 
 def get_identity(row: Mapping[str, Any]) -> Identity:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from findings_orm.backup.chains import Cursor
-from findings_orm.backup.lines import unpack
 from findings_orm.backup.sections import BATCH, SECTIONS, Decoder
 from findings_orm.finding import FIELDS
 from findings_orm.fingerprint import changed_fields
@@ -201,7 +200,7 @@ def _changed_at(identity: Identity) -> str:
 def values_of(cursor: Cursor, project_id: str, section: str, decoder: Decoder) -> Iterator[Any]:
     """Yield runs, `Kept` findings, events or refused originals of a project of a backup."""
     for lines in batches(cursor.section(project_id, SECTIONS.index(section)), BATCH):
-        yield from decoder.values(section, [unpack(line) for _, line in lines])
+        yield from decoder.values(section, (line for _, line in lines))
 
 
 def united_runs(store: list[Run], backup: list[Run]) -> tuple[list[Run], dict[int, int], dict[int, int]]:

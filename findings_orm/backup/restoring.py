@@ -10,7 +10,6 @@ from typing import Literal
 
 from findings_orm.backup.chains import Chain, Cursor, Rows, chain_of
 from findings_orm.backup.encryption import Key
-from findings_orm.backup.lines import unpack
 from findings_orm.backup.manifest import ProjectHead
 from findings_orm.backup.merging import Merger
 from findings_orm.backup.planning import Conflict, Plan, Planner, values_of
@@ -128,7 +127,7 @@ def _load_all(
         if project.id != made:
             made, revision = project.id, _revision(project, decoder)
             unit.put_project(project.id, ProjectState(revision, project.created_at))
-        values = decoder.values(section, [unpack(line) for line in lines])
+        values = decoder.values(section, lines)
         if values:
             load(unit, project.id, revision, section, values)
         report.records[section] += len(lines)

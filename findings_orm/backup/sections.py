@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from findings_orm.backup.lines import pack, pack_ascii
+from findings_orm.backup.lines import pack, pack_ascii, unpack
 from findings_orm.backup.manifest import ProjectHead, State
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
-from findings_orm.importing import current_document
+from findings_orm.importing import current_document, no_collection
 from findings_orm.plain import (
     get_event,
     get_identity,
@@ -73,6 +73,10 @@ class Encoder:
 
     def lines(self, values: list[Any]) -> list[tuple[Key, bytes]]:
         """Return the lines of the values that come next, with their keys."""
+        with no_collection():
+            return self._lines(values)
+
+    def _lines(self, values: list[Any]) -> list[tuple[Key, bytes]]:
         if self._section == "findings":
             return [((row.identity.finding_id,), finding_line(row)) for row in values]
         if self._section == "events":
@@ -141,15 +145,17 @@ class Decoder(NamedTuple):
 
     version: str = SCHEMA_VERSION
 
-    def values(self, section: str, records: list[Record]) -> list[Any]:
-        """Return runs, `Kept` findings, events or refused originals."""
+    def values(self, section: str, lines: Iterable[bytes]) -> list[Any]:
+        """Return what lines hold: runs, `Kept` findings, events or refused originals."""
+        with no_collection():
+            return [self._value(section, unpack(line)) for line in lines]
+
+    def _value(self, section: str, record: Record) -> Any:
         if section == "findings":
-            return [self.finding(record) for record in records]
+            return self.finding(record)
         if section == "events":
-            return [get_event(record["event"]) for record in records]
-        if section == "runs":
-            return [get_run(record["run"]) for record in records]
-        return [get_original(record["rejected"]) for record in records]
+            return get_event(record["event"])
+        return get_run(record["run"]) if section == "runs" else get_original(record["rejected"])
 
     def finding(self, record: Record) -> Kept:
         """Return a finding in the current version."""

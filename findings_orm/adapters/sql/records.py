@@ -26,7 +26,7 @@ from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError
 from findings_orm.finding import ACTIVE_STATUSES
 from findings_orm.ids import first_revision, now, revision_step
-from findings_orm.importing import original_text
+from findings_orm.importing import no_collection, original_text
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, time_key
 from findings_orm.records import (
@@ -470,7 +470,10 @@ class SqlRecords(Records):
             "WHERE project_id = ? AND finding_id BETWEEN ? AND ? ORDER BY finding_sightings.finding_id, first_run"
         )
         for rows in self._pages(f"{self._joined()} WHERE f.project_id = ? ORDER BY f.id", project_id):
-            found = [(mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:])) for row in rows]
+            with no_collection():
+                found = [
+                    (mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:])) for row in rows
+                ]
             first, last = found[0][0]["id"], found[-1][0]["id"]
             of_finding: defaultdict[str, list[Streak]] = defaultdict(list)
             for row in self._run(streaks, (project_id, first, last)):
