@@ -74,7 +74,7 @@ class Observer:
         """Take notice that a unit of work is tried again: ``conflict`` or ``connection``."""
 
     def cached(self, operation: str, event: str) -> None:
-        """Take notice of what a cache did: an operation of the port (or ``writes``, ``redis``), and what happened
+        """Take notice of what a cache did: an operation of the port (or ``writes``, ``locks``, ``redis``), and what happened
         (``hits``, ``misses``, ... as in `findings_orm.adapters.cache.EVENTS`)."""
 
 

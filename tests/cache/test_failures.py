@@ -375,7 +375,7 @@ def test_instance_that_missed_messages_forgets_revisions(inner: FindingStore, ow
 
 
 def test_lock_of_a_loader_that_died_ends(inner: FindingStore, redis: RedisServer) -> None:
-    with RedisCacheAdapter(inner, redis.url, lock_seconds=0.3) as store, redis.client() as client:
+    with RedisCacheAdapter(inner, redis.url, wait_seconds=0.3) as store, redis.client() as client:
         store.list_findings(PROJECT)
         (key,) = client.scan_iter("*")
         client.flushall()

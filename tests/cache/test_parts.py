@@ -14,6 +14,7 @@ from redis_servers import RedisServer
 from findings_orm.adapters.cache.breaker import Breaker
 from findings_orm.adapters.cache.codec import COUNT, Codec, DamagedError, TooLargeError, decode
 from findings_orm.adapters.cache.flights import Flights
+from findings_orm.adapters.cache.keeping import Keeper
 from findings_orm.adapters.cache.near import NearCache
 from findings_orm.adapters.cache.options import CacheOptions
 from findings_orm.adapters.cache.remote import Remote
@@ -174,12 +175,34 @@ def test_lock_that_somebody_else_has_by_now_is_left_to_them(redis: RedisServer) 
     second = theirs.lock("find", "lock", 60)
     assert second
     assert mine.lock("find", "lock", 60) is None
-    mine.unlock("find", "lock", first)
+    mine.unlock("lock", first)
+    mine.extend("lock", first, 1)
+    assert redis.do("PTTL", "lock") > 1_000
     assert redis.do("GET", "lock") == second.encode()
-    theirs.unlock("find", "lock", second)
+    theirs.unlock("lock", second)
     assert not redis.do("EXISTS", "lock")
     for remote in (mine, theirs):
         remote.close()
+    assert statistics.counts() == {}
+
+
+def test_lock_is_kept_while_its_load_lasts(redis: RedisServer) -> None:
+    statistics = Statistics()
+    remote = _remote(redis, statistics)
+    keeper = Keeper(remote, 60, 0.01)
+    for _ in range(2):
+        names = {key: remote.lock("find", key, 60) for key in ("a", "b")}
+        with keeper.holding("a", names["a"] or ""), keeper.holding("b", names["b"] or ""):
+            for key in names:
+                redis.do("PEXPIRE", key, 30_000)
+                while redis.do("PTTL", key) <= 30_000:
+                    time.sleep(0.005)
+        assert redis.do("DBSIZE") == 0
+        with keeper.holding("c", ""):
+            assert redis.do("DBSIZE") == 0
+    while any(thread.name == "findings-cache-locks" for thread in threading.enumerate()):
+        time.sleep(0.005)
+    remote.close()
     assert statistics.counts() == {}
 
 

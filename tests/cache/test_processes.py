@@ -32,7 +32,13 @@ from findings_orm.testing.samples import PROJECT, finding
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 OPERATIONS = 2_000 if FULL else 300
 BOUND = 0.5
-QUICK = {"breaker_seconds": 0.05, "timeout": 0.1, "lock_seconds": 1.0, "ttls": {"get_finding": 60.0}}
+QUICK = {
+    "breaker_seconds": 0.05,
+    "timeout": 0.1,
+    "wait_seconds": 2.0,
+    "lock_seconds": 0.5,
+    "ttls": {"get_finding": 60.0},
+}
 
 
 class Operation(NamedTuple):

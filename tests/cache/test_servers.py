@@ -55,7 +55,9 @@ def test_unix_socket(redis: RedisServer, open_sqlite: Callable[[], FindingStore]
 def test_user_with_no_more_rights_than_documented(
     redis: RedisServer, open_sqlite: Callable[[], FindingStore]
 ) -> None:
-    rights = "~findings:* &findings:* +get +set +del +unlink +eval +publish +subscribe +scan +ping +info"
+    rights = (
+        "~findings:* &findings:* +get +set +del +unlink +eval +pexpire +publish +subscribe +scan +ping +info"
+    )
     redis.do("ACL", "SETUSER", "cache", "on", ">pa55", *rights.split())
     check(redis.url.replace("//", "//cache:pa55@"), open_sqlite)
 

@@ -33,7 +33,8 @@ class CacheOptions:
         near_seconds: how long it keeps an entry at most.
         timeout: how long one answer of Redis may take.
         breaker_seconds: how long Redis is left alone after it failed, or answered too slowly.
-        lock_seconds: how long others wait for the one that loads a missing entry, at most; then they load it themselves.
+        wait_seconds: how long others wait for the one that loads a missing entry, at most; then they load it themselves.
+        lock_seconds: how long its lock outlives it, if its process dies.
         compress_from: entries of this size or more are compressed.
         max_bytes: entries that are larger (as stored in Redis) are not cached.
         max_plain_bytes: the same for their size before compression.
@@ -49,6 +50,7 @@ class CacheOptions:
     near_seconds: float = 60.0
     timeout: float = 0.1
     breaker_seconds: float = 5.0
+    wait_seconds: float = 30.0
     lock_seconds: float = 5.0
     compress_from: int = 1024
     max_bytes: int = 8 * _MEGABYTE
@@ -60,7 +62,7 @@ class CacheOptions:
             raise StorageValidationError.of_field(
                 "consistency", "must be strict or bounded", self.consistency
             )
-        for name in ("max_staleness", "ttl", "timeout", "breaker_seconds", "lock_seconds"):
+        for name in ("max_staleness", "ttl", "timeout", "breaker_seconds", "wait_seconds", "lock_seconds"):
             _check(name, getattr(self, name), above_zero=True)
         for name in ("near_bytes", "near_seconds", "compress_from", "max_bytes", "max_plain_bytes"):
             _check(name, getattr(self, name), above_zero=False)

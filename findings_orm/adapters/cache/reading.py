@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError
 
 from findings_orm.adapters.cache.codec import Codec, DamagedError, Form, TooLargeError, decode, encode
 from findings_orm.adapters.cache.flights import Flights
+from findings_orm.adapters.cache.keeping import Keeper
 from findings_orm.adapters.cache.keys import Keys
 from findings_orm.adapters.cache.near import NearCache
 from findings_orm.adapters.cache.options import CacheOptions
@@ -84,10 +85,7 @@ class Reader:
         self._statistics = statistics
         self._codec = Codec(options)
         self._flights: Flights[_Outcome] = Flights()
-
-    def reset(self) -> None:
-        """Begin anew in a forked process."""
-        self._flights = Flights()
+        self._keeper = Keeper(remote, options.lock_seconds, options.lock_seconds / 3)
 
     def read(self, wanted: Wanted[T]) -> T:
         """Return the result, new and the caller's own."""
@@ -104,7 +102,7 @@ class Reader:
             found, mine = self._flights.join(
                 key,
                 lambda: self._fetch(wanted, key, revision, fresh=fresh),  # noqa: B023  # called before the next round
-                self._options.lock_seconds,
+                self._options.wait_seconds,
             )
             if mine and found is not None and found.values:
                 return found.values[0]  # type: ignore[no-any-return]
@@ -148,7 +146,7 @@ class Reader:
     def _load_alone(self, wanted: Wanted[Any], key: str, revision: int) -> _Outcome:
         """Load while no other process does; or take what another one loaded. Raises TooLargeError."""
         lock = self._keys.lock(key)
-        deadline = time.monotonic() + self._options.lock_seconds
+        deadline = time.monotonic() + self._options.wait_seconds
         pause = _FIRST_PAUSE
         while (name := self._remote.lock(wanted.operation, lock, self._options.lock_seconds)) is None:
             if pause == _FIRST_PAUSE:
@@ -161,13 +159,10 @@ class Reader:
             if time.monotonic() > deadline:
                 name = ""
                 break
-        try:
+        with self._keeper.holding(lock, name):
             # Somebody may have loaded it between the first look and the lock.
-            return (self._stored(wanted, key, revision) if name else None) or self._load(
-                wanted, key, revision
-            )
-        finally:
-            self._remote.unlock(wanted.operation, lock, name)
+            found = self._stored(wanted, key, revision) if name else None
+            return found or self._load(wanted, key, revision)
 
     def _load(self, wanted: Wanted[Any], key: str, revision: int) -> _Outcome:
         """Ask the store, and keep the answer if the project was not written to meanwhile."""

@@ -20,7 +20,9 @@ T = TypeVar("T")
 _SLOW = 2
 """A call that took this many timeouts was too slow: Redis is left alone for a while."""
 
-_UNLOCK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_IF_MINE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call({}) end return 0"
+_UNLOCK = _IF_MINE.format("'DEL', KEYS[1]")
+_EXTEND = _IF_MINE.format("'PEXPIRE', KEYS[1], ARGV[2]")
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class Remote:
         """Take a lock that ends by itself after `seconds`.
 
         Returns:
-            What `unlock` wants, or ``""`` where Redis can't be asked; None: somebody else has it.
+            What `unlock` and `extend` want, or ``""`` where Redis can't be asked; None: somebody else has it.
         """
         name = uuid4().hex
 
@@ -88,10 +90,13 @@ class Remote:
         unlocked: str | None = ""
         return self._call(operation, work, unlocked)
 
-    def unlock(self, operation: str, key: str, name: str) -> None:
+    def extend(self, key: str, name: str, seconds: float) -> None:
+        """Let a lock live for `seconds` from now on, if it is still the one that `lock` gave."""
+        self._call("locks", lambda client: client.eval(_EXTEND, 1, key, name, _milliseconds(seconds)), None)
+
+    def unlock(self, key: str, name: str) -> None:
         """Release a lock, if it is still the one that `lock` gave."""
-        if name:
-            self._call(operation, lambda client: client.eval(_UNLOCK, 1, key, name), None)
+        self._call("locks", lambda client: client.eval(_UNLOCK, 1, key, name), None)
 
     def publish(self, channel: str, message: str) -> None:
         """Tell all listeners."""

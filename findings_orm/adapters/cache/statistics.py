@@ -26,7 +26,8 @@ EVENTS = {
 
 
 class Statistics:
-    """Counts of events by operation. Writes and connections are counted under ``writes`` and ``redis``."""
+    """Counts of events by operation. What is not about one is counted under ``writes``, ``locks`` and
+    ``redis``."""
 
     def __init__(self) -> None:
         self._observers: tuple[Observer, ...] = ()
