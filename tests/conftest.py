@@ -6,15 +6,16 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
+import psycopg
 import pytest
 from hypothesis import settings
+from pytest_postgresql import factories
 
 pytest.register_assert_rewrite("findings_orm.testing")
 
 from redis_servers import RedisServer, redis_server  # noqa: E402
-from servers import TEMPLATE, PostgresServer, embedded_binaries, lowest_binaries, postgresql_server  # noqa: E402
+from servers import DATABASE, PostgresServer, embedded_binaries, lowest_binaries, postgresql_server  # noqa: E402
 
 from findings_orm import FindingStore, open_storage  # noqa: E402  # after the rewrite is registered
 
@@ -46,43 +47,58 @@ def open_sqlite(tmp_path: pathlib.Path, empty_sqlite: pathlib.Path) -> Callable[
 
 
 @pytest.fixture(scope="session")
-def postgresql_18() -> Iterator[PostgresServer]:
-    """Return a running PostgreSQL 18, with a migrated database to clone."""
-    with _with_template(embedded_binaries()) as server:
+def server_18() -> Iterator[PostgresServer]:
+    """Return a running PostgreSQL 18."""
+    with postgresql_server(embedded_binaries()) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def postgresql_15() -> Iterator[PostgresServer]:
-    """Return a running PostgreSQL 15, the lowest supported, with a migrated database to clone."""
+def server_15() -> Iterator[PostgresServer]:
+    """Return a running PostgreSQL 15, the lowest supported."""
     binaries = lowest_binaries()
     assert binaries is not None, "PostgreSQL 15 is not on this machine"
-    with _with_template(binaries) as server:
-        yield server
-
-
-@contextmanager
-def _with_template(binaries: pathlib.Path) -> Iterator[PostgresServer]:
     with postgresql_server(binaries) as server:
-        server.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'")
-        open_storage(server.url(TEMPLATE), migrate=True).close()
         yield server
 
 
+def migrated(*, user: str, host: str, port: int, dbname: str, **_: object) -> None:
+    """Fill the database that the others are cloned from."""
+    open_storage(f"postgresql://{user}@{host}:{port}/{dbname}", migrate=True).close()
+
+
+loaded_18 = factories.postgresql_noproc(dbname=DATABASE, depends_on="server_18", load=[migrated])
+loaded_15 = factories.postgresql_noproc(dbname=DATABASE, depends_on="server_15", load=[migrated])
+connected_18 = factories.postgresql("loaded_18")
+connected_15 = factories.postgresql("loaded_15")
+
+
+@pytest.fixture(scope="session")
+def postgresql_18(server_18: PostgresServer, request: pytest.FixtureRequest) -> PostgresServer:
+    """Return a running PostgreSQL 18, with a migrated database to clone."""
+    request.getfixturevalue("loaded_18")
+    return server_18
+
+
+@pytest.fixture(scope="session")
+def postgresql_15(server_15: PostgresServer, request: pytest.FixtureRequest) -> PostgresServer:
+    """Return a running PostgreSQL 15, the lowest supported, with a migrated database to clone."""
+    request.getfixturevalue("loaded_15")
+    return server_15
+
+
 @pytest.fixture
-def postgresql_url(postgresql_18: PostgresServer) -> Iterator[str]:
+def postgresql_url(postgresql_18: PostgresServer, connected_18: psycopg.Connection) -> str:
     """Return the URL of an empty, migrated database on PostgreSQL 18."""
-    name = postgresql_18.create_database(TEMPLATE)
-    yield postgresql_18.url(name)
-    postgresql_18.drop_database(name)
+    connected_18.close()
+    return postgresql_18.url(DATABASE)
 
 
 @pytest.fixture
-def postgresql_15_url(postgresql_15: PostgresServer) -> Iterator[str]:
+def postgresql_15_url(postgresql_15: PostgresServer, connected_15: psycopg.Connection) -> str:
     """Return the URL of an empty, migrated database on PostgreSQL 15."""
-    name = postgresql_15.create_database(TEMPLATE)
-    yield postgresql_15.url(name)
-    postgresql_15.drop_database(name)
+    connected_15.close()
+    return postgresql_15.url(DATABASE)
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,10 @@ from findings_orm import migrations
 from findings_orm.migrations.scripts import chain
 
 LOWEST = 15
-TEMPLATE = "findings_template"
-"""The migrated database of a server that tests clone."""
+DATABASE = "findings"
+"""The database that pytest-postgresql makes for a test."""
+TEMPLATE = f"{DATABASE}_tmpl"
+"""The migrated database that it is cloned from."""
 _SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "off",
@@ -45,7 +47,17 @@ _START_SECONDS = 60
 
 
 class PostgresServer:
-    """A running server; `create_database` gives each test its own database."""
+    """A running server; `create_database` gives each test its own database.
+
+    The class attributes are what pytest-postgresql asks a server for.
+    """
+
+    host = "127.0.0.1"
+    user = "postgres"
+    password = ""
+    options = ""
+    maintenance_dbname = "postgres"
+    template_dbname = "template0"
 
     def __init__(self, version: str, port: int, started: _Started) -> None:
         self.version = version
@@ -102,6 +114,10 @@ def lowest_binaries() -> pathlib.Path | None:
         if (pathlib.Path(folder) / "postgres").exists():
             return pathlib.Path(folder)
     return None
+
+
+POSTGRESQL = ["postgresql", "postgresql_15"] if lowest_binaries() else ["postgresql"]
+"""The versions of PostgreSQL that are on this machine, by the names of their fixtures (``NAME_url``)."""
 
 
 @contextmanager

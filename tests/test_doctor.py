@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from servers import POSTGRESQL
 
 from findings_orm import FindingStore, StorageError, open_storage
 from findings_orm.adapters.sql import postgresql_examining, sqlite_examining
@@ -63,7 +64,7 @@ def sql_of(problem: Problem) -> str:
     )
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "postgresql_15"])
+@pytest.fixture(params=["sqlite", *POSTGRESQL])
 def sql(request: pytest.FixtureRequest, open_sqlite: Callable[[], FindingStore]) -> Iterator[FindingStore]:
     kind = request.param
     opened = open_sqlite() if kind == "sqlite" else open_storage(request.getfixturevalue(f"{kind}_url"))
@@ -82,9 +83,7 @@ def sqlite(open_sqlite: Callable[[], FindingStore]) -> Iterator[FindingStore]:
 # -- every kind of store ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "kind", ["memory", "memory_sqlite", "files", "sqlite", "postgresql", "postgresql_15"]
-)
+@pytest.mark.parametrize("kind", ["memory", "memory_sqlite", "files", "sqlite", *POSTGRESQL])
 def test_a_store_that_is_well_has_no_problems(kind: str, request: pytest.FixtureRequest) -> None:
     if kind.startswith("memory"):
         store = open_storage("memory:" if kind == "memory" else "sqlite://")
@@ -246,7 +245,7 @@ def test_sqlite_write_ahead_log(sqlite: FindingStore, monkeypatch: pytest.Monkey
 # -- PostgreSQL ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["postgresql", "postgresql_15"])
+@pytest.fixture(params=POSTGRESQL)
 def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(postgresql_examining, "MANY_ROWS", 100)
     return str(request.getfixturevalue(f"{request.param}_url"))

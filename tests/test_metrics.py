@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from servers import POSTGRESQL
 
 from findings_orm import FindingQuery, FindingStore, StorageError, StorageUnavailableError, open_storage
 from findings_orm.metrics import MetricsAdapter, SlowQueries, TracingAdapter
@@ -84,7 +85,7 @@ class TestDecoratedPostgreSQL(FindingStoreContract):
             yield store
 
 
-STORES = ["memory", "files", "sqlite", "postgresql", "postgresql_15"]
+STORES = ["memory", "files", "sqlite", *POSTGRESQL]
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_an_iterator_that_is_left_early_ends_its_operation(
 # -- statements ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("opened", ["sqlite", "postgresql", "postgresql_15"], indirect=True)
+@pytest.mark.parametrize("opened", ["sqlite", *POSTGRESQL], indirect=True)
 def test_statements_and_their_rows_are_counted(opened: FindingStore, registry: CollectorRegistry) -> None:
     def rows(statement: str) -> float:
         return value(registry, "findings_orm_statement_rows_total", statement=statement, table="findings")

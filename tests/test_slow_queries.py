@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from servers import POSTGRESQL
 
 from findings_orm import FindingQuery, FindingStore, StorageValidationError, open_storage
 from findings_orm.metrics import SlowQueries
@@ -20,7 +21,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[Any]:
     return records
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "postgresql_15"])
+@pytest.fixture(params=["sqlite", *POSTGRESQL])
 def inner(request: pytest.FixtureRequest, open_sqlite: Callable[[], FindingStore]) -> FindingStore:
     if request.param == "sqlite":
         return open_sqlite()

@@ -12,6 +12,7 @@ from findings_orm.migrations.drift import check
 from findings_orm.migrations.files import FileMigration
 from findings_orm.migrations.planning import MigrationPlan, PlannedStep, plan, script
 from findings_orm.migrations.scripts import alembic_ini
+from findings_orm.migrations.transaction import make_schema
 
 __all__ = [
     "DatabaseStatus",
@@ -24,6 +25,7 @@ __all__ = [
     "alembic_ini",
     "check",
     "downgrade",
+    "make_schema",
     "plan",
     "require_current",
     "script",

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, exc, make_url
 
 from findings_orm.errors import StorageError, StorageIntegrityError, StorageUnavailableError
+from findings_orm.migrations.transaction import make_schema
 
 Target = str | Engine | Connection
 """What a migration works on: the URL of a database, a SQLAlchemy `Engine` or a `Connection`."""
@@ -119,9 +120,8 @@ def _in_schema(engine: Engine, schema: str, *, create: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        known = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
-        if create and not connection.exec_driver_sql(known, (schema,)).first():
-            connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+        if create:
+            make_schema(connection, schema)
         connection.exec_driver_sql(f"SET LOCAL search_path = {name}")
 
     return engine

@@ -14,6 +14,18 @@ LOCK = int.from_bytes(b"findings", "big")
 """The key of the advisory lock on PostgreSQL."""
 
 
+def make_schema(connection: Connection, name: str) -> None:
+    """Make a schema on PostgreSQL if it is not there, in the transaction that has begun; of several at once, one does."""
+    known = text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
+    if connection.execute(known, {"name": name}).first():
+        return
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    if not connection.execute(known, {"name": name}).first():
+        connection.exec_driver_sql(
+            f"CREATE SCHEMA {connection.dialect.identifier_preparer.quote_identifier(name)}"
+        )
+
+
 @contextmanager
 def migration_transaction(
     connection: Connection, tables: frozenset[str], *, lock_timeout: str | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from servers import POSTGRESQL
 from typer.testing import CliRunner
 
 from findings_orm import FindingStore, StorageUnavailableError, StorageValidationError, open_storage
@@ -21,10 +22,10 @@ ROLE = "tester_a"
 TABLES = [name for name in Base.metadata.tables if name != "finding_access"]
 
 
-@pytest.fixture(params=["18", "15"])
+@pytest.fixture(params=POSTGRESQL)
 def owner_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A database with two projects, one of them granted to a role."""
-    url: str = request.getfixturevalue("postgresql_url" if request.param == "18" else "postgresql_15_url")
+    url: str = request.getfixturevalue(f"{request.param}_url")
     with psycopg.connect(url, autocommit=True) as connection:
         _drop_role(connection)
         connection.execute(f"CREATE ROLE {ROLE} LOGIN")

@@ -169,6 +169,37 @@ def test_store_works_in_another_schema(empty_url: str) -> None:
     assert migrations.status(url).current == migrations.status(url).head
 
 
+@pytest.mark.parametrize("through", ["store", "migrations"])
+def test_schema_is_made_once_by_many_at_once(empty_url: str, through: str) -> None:
+    ready = threading.Barrier(6)
+
+    def make(number: int) -> None:
+        url = f"{empty_url}?schema=shared{number // 6}"
+        ready.wait(60)
+        if through == "store":
+            open_storage(url, migrate=True).close()
+        else:
+            migrations.upgrade(url)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(make, range(18))) == [None] * 18
+    for number in range(3):
+        assert migrations.check(f"{empty_url}?schema=shared{number}") == []
+
+
+def test_location_that_is_none_is_null(postgresql_url: str) -> None:
+    with open_storage(postgresql_url) as store:
+        store.save_finding(finding())
+        with store.transaction(), store.session() as session:  # type: ignore[attr-defined]
+            row = session.get(Finding, (PROJECT, uuid_of(1)))
+            values = {column.name: getattr(row, column.name) for column in Finding.__table__.columns}
+            session.add(Finding(**{**values, "id": uuid_of(2), "location": None}))
+            session.commit()
+        with psycopg.connect(postgresql_url) as connection:
+            found = connection.execute("SELECT count(*) FROM findings WHERE location IS NULL").fetchone()
+        assert found == (2,)
+
+
 def test_application_joins_with_its_own_engine(store: PostgreSQLStorageAdapter, postgresql_url: str) -> None:
     """Its connections have the driver's own types, another time zone and another date style."""
     document = finding(

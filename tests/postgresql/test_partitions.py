@@ -7,6 +7,7 @@ import re
 
 import psycopg
 import pytest
+from servers import POSTGRESQL
 
 from findings_orm import migrations, open_storage
 from findings_orm.testing.machine import digest, run_sequence
@@ -15,9 +16,9 @@ from findings_orm.testing.samples import scanned
 GUIDE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
 
 
-@pytest.mark.parametrize("version", ["18", "15"])
+@pytest.mark.parametrize("version", POSTGRESQL)
 def test_store_is_the_same_on_hash_partitions(request: pytest.FixtureRequest, version: str) -> None:
-    url: str = request.getfixturevalue("postgresql_url" if version == "18" else "postgresql_15_url")
+    url: str = request.getfixturevalue(f"{version}_url")
     found = re.search(r"```sql\n(DO .*?)\n```", GUIDE.read_text(), re.DOTALL)
     assert found is not None
     with open_storage(url) as store, open_storage("memory:") as memory:

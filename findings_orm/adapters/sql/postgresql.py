@@ -139,10 +139,7 @@ class PostgreSQLStorageAdapter(SqlStore):
                 )
             with connection.begin():
                 if self.options.schema is not None:
-                    name = self.engine.dialect.identifier_preparer.quote_identifier(self.options.schema)
-                    known = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
-                    if not connection.exec_driver_sql(known, (self.options.schema,)).first():
-                        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+                    migrations.make_schema(connection, self.options.schema)
                 migrations.upgrade(connection)
 
     def _check_server(self, connection: Connection) -> None:

@@ -55,7 +55,9 @@ class Json(types.TypeDecorator[Any]):
 
     def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
         """Return the database's own type."""
-        return dialect.type_descriptor(postgresql.JSON() if dialect.name == "postgresql" else Text())
+        return dialect.type_descriptor(
+            postgresql.JSON(none_as_null=True) if dialect.name == "postgresql" else Text()
+        )
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """A JSON value to what is stored."""
@@ -75,7 +77,9 @@ class JsonList(Json):
 
     def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
         """Return the database's own type."""
-        return dialect.type_descriptor(postgresql.JSONB() if dialect.name == "postgresql" else Text())
+        return dialect.type_descriptor(
+            postgresql.JSONB(none_as_null=True) if dialect.name == "postgresql" else Text()
+        )
 
 
 def stored_time(text: str) -> str:
