@@ -4,15 +4,39 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from findings_orm.errors import SchemaVersionError, StorageIntegrityError
-from findings_orm.finding import KNOWN_VERSIONS
+from findings_orm.errors import SchemaVersionError, StorageIntegrityError, StorageValidationError
+from findings_orm.finding import KNOWN_VERSIONS, canonical_time, check_project_id
 
 FORMAT: Literal[1] = 1
 """The version of the format that this release writes (docs/backup-format.md)."""
 
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _check_time(text: str) -> str:
+    if canonical_time(text) != text:
+        raise ValueError("must be in its canonical form")
+    return text
+
+
+Time = Annotated[str, AfterValidator(_check_time)]
+"""A time in its canonical form."""
+
+
+def _check_project(text: str) -> str:
+    try:
+        check_project_id(text)
+    except StorageValidationError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+def _check_sorted(projects: list[str]) -> list[str]:
+    if projects != sorted(set(projects)):
+        raise ValueError("must be sorted, each once")
+    return projects
 
 
 class _Strict(BaseModel):
@@ -49,11 +73,11 @@ class Manifest(_Strict):
 
     format: Literal[1]
     id: str
-    created_at: str
+    created_at: Time
     schema_version: str
     release: str
     source: str
-    projects: list[str]
+    projects: Annotated[list[str], AfterValidator(_check_sorted)]
     findings: int
     since: Since | None = None
     salvaged: bool = False
@@ -62,9 +86,9 @@ class Manifest(_Strict):
 class ProjectHead(_Strict):
     """The line that begins a project; a `revision` of None gives it a new one when it is restored."""
 
-    id: str
-    revision: int | None
-    created_at: str | None
+    id: Annotated[str, AfterValidator(_check_project)]
+    revision: Annotated[int, Field(ge=1, lt=2**63)] | None
+    created_at: Time | None
 
 
 class State(_Strict):

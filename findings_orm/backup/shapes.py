@@ -7,13 +7,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from findings_orm.finding import Status, canonical_time
-
-
-def _check_time(text: str) -> str:
-    if canonical_time(text) != text:
-        raise ValueError("must be in its canonical form")
-    return text
+from findings_orm.backup.manifest import Time
+from findings_orm.finding import Status
 
 
 def _check_status(text: str) -> str:
@@ -23,9 +18,9 @@ def _check_status(text: str) -> str:
 _Uuid = Annotated[
     str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
 ]
-_Time = Annotated[str, AfterValidator(_check_time)]
 _Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]*$")]
-_Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Small = Annotated[int, Field(ge=0, lt=2**31)]
 _Status = Annotated[str, AfterValidator(_check_status)]
 _strict = with_config(ConfigDict(extra="forbid", strict=True))
 
@@ -34,17 +29,17 @@ _strict = with_config(ConfigDict(extra="forbid", strict=True))
 class _Identity(TypedDict):
     finding_id: _Uuid
     fingerprint: Annotated[_Hex, StringConstraints(min_length=64, max_length=64)]
-    ordinal: _Count
-    version: _Count
+    ordinal: _Small
+    version: Annotated[int, Field(ge=0, lt=2**15)]
     content: _Hex
     reported: _Status
-    line: int | None
-    first_seen: _Time
-    last_seen: _Time
+    line: _Small | None
+    first_seen: Time
+    last_seen: Time
     first_run: _Count
     last_run: _Count
     closed_as: _Status | None
-    closed_at: _Time | None
+    closed_at: Time | None
 
 
 @_strict
@@ -57,7 +52,7 @@ class _Finding(TypedDict):
 @_strict
 class _EventMembers(TypedDict):
     finding_id: _Uuid
-    at: _Time
+    at: Time
     actor: str
     kind: Literal["status", "change", "comment", "purge"]
     changes: dict[str, Any]
@@ -83,9 +78,9 @@ class _Refusal(TypedDict):
 class _RunMembers(TypedDict):
     id: _Uuid
     detectors: list[str]
-    started_at: _Time
+    started_at: Time
     tool: dict[str, Any]
-    number: Annotated[int, Field(ge=1)]
+    number: Annotated[int, Field(ge=1, lt=2**63)]
     counts: dict[str, int]
     rejected: list[_Refusal]
 
@@ -100,7 +95,7 @@ class _Original(TypedDict):
     rejected_id: _Uuid
     run_id: _Uuid
     index: _Count
-    at: _Time
+    at: Time
     field: str
     reason: str
     original: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,3 +117,27 @@ def test_prune(url: str, tmp_path: pathlib.Path) -> None:
     assert newest.startswith("findings-20")
     assert newest.endswith("Z.jsonl.zst")
     assert other == "c"
+
+
+def test_the_example_of_the_guide_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (pathlib.Path(__file__).parents[2] / "docs" / "backup.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    with open_storage("sqlite:///findings.db") as store:
+        store.save_finding(finding(1))
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    exec(code, {})  # noqa: S102  # that of the guide
+    with open_storage("sqlite:///restored.db") as store:
+        assert len(store.list_findings(PROJECT)) == 1
+
+
+def test_every_command_of_the_guide_exists() -> None:
+    guide = (pathlib.Path(__file__).parents[2] / "docs" / "backup.md").read_text()
+    for line in re.findall(r"`(findings (?:backup|restore|verify|copy)[^`]*)`", guide):
+        _, command, *words = line.split()
+        if command == "backup" and words and words[0] in ("prune", "key"):
+            command, options = f"backup {words[0]}", words[1:]
+        else:
+            command, options = {"backup": "backup create"}.get(command, command), words
+        said = run(*command.split(), "--help")
+        for option in options:
+            assert not option.startswith("--") or option in said, f"{line}: no {option}"

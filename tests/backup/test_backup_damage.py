@@ -20,7 +20,8 @@ from findings_orm import (
 )
 from findings_orm.backup import Key, restore_backup, verify_backup, write_backup
 from findings_orm.backup.frames import FRAME_TEXT, FrameWriter
-from findings_orm.backup.lines import HEAD, is_intact, line_of, pack
+from findings_orm.backup.lines import HEAD, is_intact, kind_of, line_of, pack
+from findings_orm.backup.sections import RECORD, Tally
 from findings_orm.testing.samples import finding
 
 CHANGES = 5_000 if FULL else 400
@@ -177,6 +178,41 @@ def test_newer_versions_are_refused(new_store: Open, target: pathlib.Path) -> No
     for change in ({"format": 2}, {"schema_version": "99.0.0"}):
         with pytest.raises(SchemaVersionError, match="update findings-orm"):
             verify_backup(rewrite(target, [pack({"manifest": {**manifest, **change}}), *lines[1:]]))
+
+
+def test_records_of_other_writers_are_checked(new_store: Open, target: pathlib.Path) -> None:
+    """Sums that fit, but values that no store could hold."""
+    backup_of(3, new_store("memory"), target)
+    lines = text_of(target).splitlines(keepends=True)
+    manifest, project, found = (json.loads(lines[n]) for n in (0, 1, 3))
+    for each in (manifest, project, found):
+        del each["crc"]
+    names = ["b", "a"], ["a", "a"], []
+    changed = [(0, {"manifest": {**manifest["manifest"], "projects": some}}) for some in names]
+    heads = ({"id": "a\0"}, {"revision": 2**63}, {"revision": 0}, {"created_at": "now"}, {"more": 1})
+    changed += [(1, {"project": {**project["project"], **head}}) for head in heads]
+    parts = ({"ordinal": 2**31}, {"line": -1}, {"last_seen": "2024-01-01T00:00:00.0Z"}, {"closed_as": "gone"})
+    changed += [(3, {**found, "identity": {**found["identity"], **part}}) for part in parts]
+    changed.append((3, {**found, "streaks": [[1]]}))
+    for number, record in changed:
+        written = [*lines[:number], pack(record), *lines[number + 1 :]]
+        message = rewritten(target, resummed(written))
+        assert "SHA-256" not in message, message
+
+
+def resummed(lines: list[bytes]) -> list[bytes]:
+    """Return lines with the sums that fit them."""
+    found: list[bytes] = []
+    tally = Tally()
+    for line in lines:
+        if kind_of(line) in RECORD.values():
+            tally.add([line])
+        if kind_of(line) == "section":
+            state = tally.state.model_dump()
+            line = pack({"section": {**json.loads(line)["section"], **state, "state": state}})  # noqa: PLW2901
+            tally = Tally()
+        found.append(line)
+    return found
 
 
 def test_standard_tools_read_it(lived: FindingStore, target: pathlib.Path) -> None:
