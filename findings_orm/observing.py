@@ -31,7 +31,7 @@ def _named(text: str) -> tuple[str, str]:
     return verb[0].upper() if verb else "", table[1].lower() if table else ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Statement:
     """One statement that a store is about to execute.
 

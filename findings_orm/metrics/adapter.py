@@ -166,6 +166,8 @@ class _Observed(Observer):
         self._histograms = instruments.histograms
         self._counters = instruments.counters
         self._ended = lru_cache(1024)(self._end_of)
+        wait = self._histograms["pool_wait_seconds"]
+        self._waited = lru_cache(1)(lambda labels: wait.labels(*labels).observe)
 
     def statement(self, statement: Statement) -> Ended:
         return self._ended(statement.operation, statement.collection)
@@ -178,14 +180,15 @@ class _Observed(Observer):
 
         def ended(seconds: float, rows: int, error: BaseException | None) -> None:
             observe(seconds)
-            count(rows)
+            if rows:
+                count(rows)
             if error is not None:
                 failed()
 
         return ended
 
     def connected(self, seconds: float, error: BaseException | None, *, timed_out: bool) -> None:
-        self._histograms["pool_wait_seconds"].labels(*self.labels).observe(seconds)
+        self._waited(self.labels)(seconds)
         if timed_out:
             self._counters["pool_timeouts_total"].labels(*self.labels).inc()
 

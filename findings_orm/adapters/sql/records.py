@@ -21,7 +21,7 @@ from findings_orm.adapters.sql.mapping import (
     names,
 )
 from findings_orm.adapters.sql.types import stored_time
-from findings_orm.adapters.sql.watching import Watch
+from findings_orm.adapters.sql.watching import Watch, others_listen
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError
 from findings_orm.finding import ACTIVE_STATUSES
@@ -102,19 +102,26 @@ class SqlRecords(Records):
     def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement of driver SQL and return its rows, if it has any.
 
-        Where somebody watches the statements, by SQLAlchemy's events, they go through SQLAlchemy. It describes every
-        column of every result anew, which takes longer than most of these statements.
+        Where an application listens to SQLAlchemy's events of statements, they go through SQLAlchemy. It describes
+        every column of every result anew, which takes longer than most of these statements.
         """
         connection = self.connection
-        if connection.dispatch.before_cursor_execute or connection.dispatch.after_cursor_execute:
+        watch = self.watch
+        if others_listen(connection, watch):
             result = connection.exec_driver_sql(sql, tuple(parameters))
             return list(result.cursor.fetchall()) if result.returns_rows else []
+        execution = watch.started(connection, sql, parameters) if watch else None
         driver: Any = connection.connection.driver_connection
         cursor = driver.cursor()
         try:
             cursor.execute(sql, tuple(parameters))
-            return cursor.fetchall() if cursor.description else []
+            rows = cursor.fetchall() if cursor.description else []
+            if execution:
+                execution.succeed(len(rows) if cursor.description else cursor.rowcount)
+            return rows
         except Exception as error:
+            if execution:
+                execution.fail(error)
             if connection.dialect.is_disconnect(error, driver, cursor):  # type: ignore[arg-type]  # any driver's
                 connection.invalidate(error)
             raise

@@ -6,7 +6,7 @@ The listeners are there only while somebody observes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any
@@ -23,7 +23,9 @@ _EXECUTION = "_findings_execution"
 class Execution:
     """One execution of a statement: adds up the time in the database and the rows, and ends once."""
 
-    def __init__(self, ends: list[Ended]) -> None:
+    __slots__ = ("_ends", "_rows", "_seconds", "_since")
+
+    def __init__(self, ends: Iterable[Ended]) -> None:
         self._ends = ends
         self._seconds = 0.0
         self._rows = 0
@@ -38,9 +40,19 @@ class Execution:
         self._seconds += perf_counter() - self._since
         self._rows += rows
 
+    def succeed(self, rows: int) -> None:
+        """The database has done all of it, for that many rows (-1: it does not know)."""
+        self.pause(max(rows, 0))
+        self.end()
+
+    def fail(self, error: BaseException) -> None:
+        """The database has refused."""
+        self.pause()
+        self.end(error)
+
     def end(self, error: BaseException | None = None) -> None:
         """There is nothing more to come."""
-        ends, self._ends = self._ends, []
+        ends, self._ends = self._ends, ()
         for end in ends:
             end(self._seconds, self._rows, error)
 
@@ -91,8 +103,7 @@ class WatchedCursor:
         try:
             found = fetch()
         except BaseException as error:
-            self._execution.pause()
-            self._execution.end(error)
+            self._execution.fail(error)
             raise
         self._execution.pause(count(found))
         return found
@@ -134,6 +145,10 @@ class Watch:
 
     # -- statements -----------------------------------------------------------------------------------------
 
+    def started(self, connection: Connection, text: str, parameters: Sequence[Any]) -> Execution:
+        """Tell of a statement that goes to the driver without SQLAlchemy."""
+        return self._started(Statement(text, 1, _explainer(connection, text, parameters)))
+
     def _started(self, statement: Statement) -> Execution:
         ends = [end for one in self._observers if (end := one.statement(statement)) is not None]
         return Execution(ends)
@@ -146,11 +161,9 @@ class Watch:
         try:
             yield rows.append
         except BaseException as error:
-            execution.pause()
-            execution.end(error)
+            execution.fail(error)
             raise
-        execution.pause(sum(rows))
-        execution.end()
+        execution.succeed(sum(rows))
 
     def _before(
         self, connection: Connection, _cursor: Any, text: str, parameters: Any, context: Any, many: bool
@@ -172,14 +185,12 @@ class Watch:
             execution.pause()
             context.cursor = WatchedCursor(cursor, execution)
             return
-        execution.pause(cursor.rowcount if cursor.rowcount >= 0 else len(parameters) if many else 0)
-        execution.end()
+        execution.succeed(len(parameters) if many and cursor.rowcount < 0 else cursor.rowcount)
 
     def _failed(self, failure: Any) -> None:
         execution: Execution | None = getattr(failure.execution_context, _EXECUTION, None)
         if execution is not None:
-            execution.pause()
-            execution.end(failure.original_exception)
+            execution.fail(failure.original_exception)
 
     # -- connections ----------------------------------------------------------------------------------------
 
@@ -206,6 +217,13 @@ class Watch:
         """Tell that a unit of work is tried again."""
         for one in self._observers:
             one.retried(reason)
+
+
+def others_listen(connection: Connection, watch: Watch | None) -> bool:
+    """Return whether somebody beside `watch` listens to the statements of a connection."""
+    mine = 1 if watch else 0
+    dispatch = connection.dispatch
+    return len(dispatch.before_cursor_execute) > mine or len(dispatch.after_cursor_execute) > mine
 
 
 def _explainer(connection: Connection, text: str, parameters: Any) -> Callable[[], list[str]] | None:
