@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from findings_orm.backup.encryption import AGE_HEAD, Key, decrypting
+from findings_orm.backup.frames import MAGIC
 from findings_orm.errors import StorageConflictError, StorageUnavailableError, StorageValidationError
 from findings_orm.layout import fsync_folder
 
@@ -70,6 +71,26 @@ def _is_at(file: BinaryIO, path: pathlib.Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def remove_leftovers(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Remove what killed backups left in a folder; return it. What a running one writes is locked, and stays."""
+    removed = []
+    for path in sorted(folder.glob(".*.tmp")):
+        if fcntl is None or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            head = file.read(len(AGE_HEAD))
+            if head and not head.startswith((MAGIC, AGE_HEAD)):
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if _is_at(file, path):
+                path.unlink()
+                removed.append(path)
+    return removed
 
 
 @contextmanager

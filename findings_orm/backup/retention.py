@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from findings_orm.backup.chains import manifests_in
 from findings_orm.backup.encryption import Key
-from findings_orm.backup.files import is_encrypted
+from findings_orm.backup.files import is_encrypted, remove_leftovers
 from findings_orm.backup.manifest import Manifest
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 
@@ -53,7 +53,7 @@ class PruneReport:
 def prune_backups(
     folder: str | os.PathLike[str], keep: Keep, *, key: Key | None = None, dry_run: bool = False
 ) -> PruneReport:
-    """Remove the backups of a folder that are not to be kept. Files that are no backups are left alone.
+    """Remove the backups of a folder that are not to be kept, and what killed backups left. Other files are left alone.
 
     Args:
         folder: where they are.
@@ -70,8 +70,10 @@ def prune_backups(
         found = manifests_in(place, key)
         _check_all_open(place, {path for path, _ in found.values()})
         report = _chosen(found, keep)
-        for path in [] if dry_run else report.removed:
-            path.unlink()
+        if not dry_run:
+            for path in report.removed:
+                path.unlink()
+            remove_leftovers(place)
     except OSError as error:
         raise StorageUnavailableError(f"{error.filename or place}: {error.strerror or error}") from error
     return report

@@ -75,8 +75,9 @@ def start(what: str, source: object, target: object) -> subprocess.Popen[str]:
 
 def seconds_of(what: str, source: object, target: object) -> float:
     """Return how long it takes when nobody kills it."""
+    process = start(what, source, target)
     begun = time.monotonic()
-    assert start(what, source, target).communicate()[0] == "done\n"
+    assert process.communicate()[0] == "done\n"
     return time.monotonic() - begun
 
 
