@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import BinaryIO
 
-from findings_orm.backup.chains import Chain, Survey, chain_of, survey
+from findings_orm.backup.chains import Chain, Survey, chain_of, manifests_in, survey
 from findings_orm.backup.encryption import Key, encrypting
 from findings_orm.backup.files import replacing
 from findings_orm.backup.incremental import write_changes
@@ -85,7 +85,7 @@ def write_backup(
         path: the file.
         projects: the projects to save; None means all.
         since: an earlier backup: only what differs from it is written. The ones that it needs itself have to lie in its
-            folder, and `key` has to open them.
+            folder, and `key` has to open them. A folder stands for the newest backup in it; without one a full one is made.
         key: encrypt it for these keys.
         level: of compression, 1 to 19.
         verify: read it back and check everything before it takes its place.
@@ -101,15 +101,16 @@ def write_backup(
     start = time.monotonic()
     target = pathlib.Path(path)
     check_level(level)
-    continued = None if since is None else chain_to_continue(pathlib.Path(since), key)
+    before = None if since is None else _backup_of(pathlib.Path(since), key)
+    continued = None if before is None else chain_to_continue(before, key)
     with replacing(target) as (beside, file):
         with records_of(store).snapshot() as unit, encrypted(file, key) as stream:
             chosen = chosen_projects(unit, projects)
             manifest = manifest_of(unit, chosen, records_of(store).adapter)
             if continued is not None:
                 chain, newest = continued
-                before = Since(id=chain.newest.id, sha256=newest.sha256)
-                manifest = manifest.model_copy(update={"since": before})
+                link = Since(id=chain.newest.id, sha256=newest.sha256)
+                manifest = manifest.model_copy(update={"since": link})
             progress.phase("", manifest.findings)
             writer = Writer(stream, manifest, level)
             if continued is None:
@@ -175,6 +176,14 @@ def chosen_projects(unit: Records, projects: Collection[str] | None) -> list[str
     if missing:
         raise FindingNotFoundError(f"no project {missing[0]!r} to back up")
     return known if projects is None else sorted(set(projects))
+
+
+def _backup_of(path: pathlib.Path, key: Key | None) -> pathlib.Path | None:
+    """Return a backup that was named by itself or by its folder, where the newest one is meant."""
+    if not path.is_dir():
+        return path
+    found = manifests_in(path, key).values()
+    return max(found, key=lambda one: (one[1].created_at[:19], one[1].id))[0] if found else None
 
 
 def chain_to_continue(path: pathlib.Path, key: Key | None) -> tuple[Chain, Survey]:

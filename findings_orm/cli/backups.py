@@ -79,7 +79,7 @@ def create(
     since: Annotated[
         Path | None,
         typer.Option(
-            "--since", metavar="FILE", help="Only what changed since this backup (an incremental one)."
+            "--since", metavar="FILE", help="Only what changed since this backup; a folder means its newest."
         ),
     ] = None,
     key: KeyFile = None,

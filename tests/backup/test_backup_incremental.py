@@ -102,3 +102,17 @@ def test_another_schema_needs_a_full_backup(lived: FindingStore, tmp_path: pathl
     old = pathlib.Path(__file__).parent / "assets" / "1.0.0.jsonl.zst"
     with pytest.raises(SchemaVersionError, match="make a full backup"):
         write_backup(lived, tmp_path / "next", since=old)
+
+
+def test_the_newest_of_a_folder(new_store: Open, tmp_path: pathlib.Path) -> None:
+    store = new_store("memory")
+    store.save_finding(finding(1))
+    made = []
+    for name in ("c", "a", "b"):
+        made.append(write_backup(store, tmp_path / name, since=tmp_path))
+        store.save_finding(finding(len(made) + 1))
+    assert [report.since for report in made] == [None, made[0].id, made[1].id]
+    assert [report.records["findings"] for report in made] == [1, 1, 1]
+    other = new_store("sqlite")
+    restore_backup(other, tmp_path / "b")
+    assert len(other.list_findings(PROJECT)) == 3
