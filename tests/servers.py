@@ -41,6 +41,7 @@ _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "log_min_messages": "fatal",
 }
+_PREFIX = "findings-pg-"
 _UNPRIVILEGED = "nobody"
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 60
@@ -128,7 +129,8 @@ def postgresql_server(binaries: pathlib.Path, **settings: str) -> Iterator[Postg
         binaries: the folder with `postgres` and `initdb`.
         settings: settings of the server, in place of those that make tests fast and a crash forgetful.
     """
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="findings-pg-"))
+    remove_orphans()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     try:
         account = _account(folder)
         runnable, environment = _reachable(binaries, folder, account)
@@ -137,6 +139,18 @@ def postgresql_server(binaries: pathlib.Path, **settings: str) -> Iterator[Postg
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_orphans() -> None:
+    """Remove the folders of servers whose test process was killed; the servers died with it."""
+    for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (PermissionError, ValueError):
+            continue
 
 
 def _account(folder: pathlib.Path) -> dict[str, Any]:
