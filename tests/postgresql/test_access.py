@@ -7,10 +7,17 @@ from typing import Any
 
 import psycopg
 import pytest
+from redis_servers import RedisServer
 from servers import POSTGRESQL
 from typer.testing import CliRunner
 
-from findings_orm import FindingStore, StorageUnavailableError, StorageValidationError, open_storage
+from findings_orm import (
+    FindingStore,
+    RedisCacheAdapter,
+    StorageUnavailableError,
+    StorageValidationError,
+    open_storage,
+)
 from findings_orm.adapters.sql.access import Grant, grant_access, list_access, revoke_access
 from findings_orm.adapters.sql.models import Base
 from findings_orm.cli.app import app
@@ -248,6 +255,25 @@ def test_bulk_path_of_a_role_means_the_same(owner_url: str, role_url: str) -> No
             store.save_findings([finding(n, project_id=A) for n in range(100, 200)])
             store.save_findings([finding(n, project_id=A) for n in range(200, 300)])
         assert store.get_finding(A, uuid_of(250))
+
+
+@pytest.mark.parametrize("consistency", ["strict", "bounded"])
+def test_cache_shows_a_role_only_its_project(
+    consistency: str, owner_url: str, role_url: str, redis: RedisServer
+) -> None:
+    options = {"consistency": consistency, "timeout": 5.0}
+    with (
+        RedisCacheAdapter(open_storage(owner_url), redis.url, **options) as owner,
+        RedisCacheAdapter(open_storage(role_url), redis.url, **options) as store,
+    ):
+        for project in (A, B):
+            assert len(owner.list_findings(project)) == owner.summarize(project).total == 4
+        for _ in range(2):
+            assert store.list_findings(A) == owner.list_findings(A)
+            assert store.list_findings(B) == []
+            assert store.summarize(B).total == 0
+            assert store.list_projects() == [A]
+        assert store.statistics()["list_findings"] == {"hits": 1, "near_hits": 1, "bypasses": 2}
 
 
 def test_project_id_of_a_store_narrows_it_further(owner_url: str, role_url: str) -> None:
