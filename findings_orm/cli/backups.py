@@ -16,6 +16,7 @@ from findings_orm.cli.failures import CommandError, UsageError
 from findings_orm.cli.options import AsJson, Yes, one_of, split
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import app, command, session_of
+from findings_orm.cli.session import Session
 
 if TYPE_CHECKING:
     from findings_orm.backup import Key
@@ -212,7 +213,11 @@ def restore(
     if replace and not dry_run:
         what = ", ".join(chosen) if chosen else "all projects of the backup"
         confirm(f"this replaces {what} in the store", yes=yes)
-    with session.store(create=True) as store, Tracker(session.out, f"restore {path.name}") as tracker:
+    if dry_run and session.missing_file():
+        target = Session("memory:", quiet=session.quiet)  # nothing is made
+    else:
+        target = session
+    with target.store(create=True) as store, Tracker(session.out, f"restore {path.name}") as tracker:
         report = backup.restore_backup(
             store,
             path,

@@ -41,6 +41,9 @@ def test_backup_verify_restore(url: str, target: pathlib.Path, new_url: Callable
     other = new_url("file")
     assert "would be restored" in run("--url", other, "restore", target, "--dry-run")
     assert "1 projects restored" in run("--url", other, "restore", target)
+    missing = target.with_name("missing.db")
+    assert "would be restored" in run("--url", f"sqlite:///{missing}", "restore", target, "--dry-run")
+    assert not missing.exists()
     assert "restore into an empty one" in run("--url", other, "restore", target, code=6)
     run("--url", other, "restore", target, "--replace", "--yes")
     with open_storage(other) as store:
