@@ -86,6 +86,9 @@ class ForwardingStore(FindingStore):
     def iter_findings(self, project_id: str) -> Iterator[Document]:
         return self.inner.iter_findings(project_id)
 
+    def iter_findings_json(self, project_id: str) -> Iterator[bytes]:
+        return self.inner.iter_findings_json(project_id)
+
     def find(self, query: FindingQuery) -> Page:
         return self.inner.find(query)
 

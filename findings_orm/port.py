@@ -277,6 +277,10 @@ class FindingStore(StoragePort, Protocol):
         The findings are those of one instant. Close the iterator (or exhaust it) to free its connection.
         """
 
+    def iter_findings_json(self, project_id: str) -> Iterator[bytes]:
+        """Yield the findings of `iter_findings` as JSON objects in UTF-8, without a line break in them: ready for a
+        file of JSON Lines or a response, for less work than making documents of them first."""
+
     def find(self, query: FindingQuery) -> Page:
         """Return one page of the findings that `query` describes, and the cursor of the next one.
 

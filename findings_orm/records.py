@@ -180,8 +180,8 @@ class Records(Protocol):
     def count_closed_before(self, project_id: str, time: str) -> int:
         """Return how many findings were closed before a time."""
 
-    def stream(self, project_id: str) -> Generator[Document, None, None]:
-        """Yield all documents by `created_at`, then `id`."""
+    def stream(self, project_id: str, *, as_json: bool = False) -> Generator[Any, None, None]:
+        """Yield all documents by `created_at`, then `id`; as bytes of JSON if asked for."""
 
     def select(self, query: FindingQuery, limit: int) -> list[Document]:
         """Return the first `limit` documents that match, in the query's order, after its cursor."""

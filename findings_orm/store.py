@@ -197,8 +197,15 @@ class Store(FindingStore):
             return _document(unit, project_id, finding_id)
 
     def iter_findings(self, project_id: str) -> Iterator[Document]:
-        with self._unit() as unit, closing(unit.stream(_key(project_id))) as documents:
-            yield from documents
+        return self._iterate(project_id, as_json=False)
+
+    def iter_findings_json(self, project_id: str) -> Iterator[bytes]:
+        return self._iterate(project_id, as_json=True)
+
+    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+        """Yield all findings of one instant, as documents or as JSON."""
+        with self._unit() as unit, closing(unit.stream(_key(project_id), as_json=as_json)) as found:
+            yield from found
 
     def find(self, query: FindingQuery) -> Page:
         with self._unit(single=True) as unit:

@@ -133,7 +133,8 @@ def test_operations_are_counted_by_name_and_outcome(
 
 def test_every_method_of_the_port_that_works_with_findings_is_an_operation() -> None:
     plain = {
-        "check_store_layout", "close", "get_schema_version", "iter_findings", "transaction", "validate_store_layout",
+        "check_store_layout", "close", "get_schema_version", "iter_findings", "iter_findings_json", "transaction",
+        "validate_store_layout",
     }  # fmt: skip
     methods = {name for name in dir(FindingStore) if not name.startswith("_")}
     for name in methods - plain:

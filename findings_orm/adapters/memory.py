@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
+
+from pydantic_core import to_json
 
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError, StorageValidationError
@@ -274,11 +276,12 @@ class MemoryRecords(Records):
         findings = self._project(project_id).findings
         return len(self.closed_before(project_id, time, len(findings)))
 
-    def stream(self, project_id: str) -> Generator[Document, None, None]:
+    def stream(self, project_id: str, *, as_json: bool = False) -> Generator[Any, None, None]:
         """See `Records.stream`."""
         documents = [one.document for one in self._project(project_id).findings.values()]
         documents.sort(key=lambda document: (time_key(document["created_at"]), document["id"]))
-        return (clone(document) for document in documents)
+        shown: Callable[[Document], Any] = to_json if as_json else clone
+        return (shown(document) for document in documents)
 
     def select(self, query: FindingQuery, limit: int) -> list[Document]:
         """See `Records.select`."""
@@ -418,10 +421,10 @@ class InMemoryStorageAdapter(Store):
             with unit.savepoint():
                 yield unit
 
-    def iter_findings(self, project_id: str) -> Iterator[Document]:
-        """See `FindingStore.iter_findings`; the lock is held only while the order is made."""
+    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+        """See `Store._iterate`; the lock is held only while the order is made."""
         with self._unit() as unit:
-            return unit.stream(project_id)
+            return unit.stream(project_id, as_json=as_json)
 
     @contextmanager
     def snapshot(self) -> Iterator[Records]:

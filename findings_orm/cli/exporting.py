@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -18,7 +18,7 @@ from findings_orm.cli.root import command, session_of
 from findings_orm.errors import StorageUnavailableError
 
 if TYPE_CHECKING:
-    from findings_orm.port import Document
+    pass
 
 FORMATS = ("sarif", "jsonl", "json", "csv")
 VERSIONED = ("jsonl", "json")
@@ -60,6 +60,7 @@ def export(
 
     Without --output, to standard output.
     """
+    from findings_orm.finding import SCHEMA_VERSION
     from findings_orm.formats import write_report
     from findings_orm.query import FindingQuery
 
@@ -72,8 +73,9 @@ def export(
     with session.store() as store:
         project_id = session.project(store, project)
         total = store.count(FindingQuery(project_id=project_id))
+        ready = chosen == "jsonl" and schema_version == SCHEMA_VERSION
         with (
-            closed(store.iter_findings(project_id)) as documents,
+            closed((store.iter_findings_json if ready else store.iter_findings)(project_id)) as documents,
             Tracker(session.out, f"export {project_id}") as tracker,
             replaced(output) if output is not None else session.out.file() as stream,
         ):
@@ -97,7 +99,7 @@ def _checked_version(version: str | None, form: str) -> str:
 
 
 @contextmanager
-def closed(items: Iterator[Document]) -> Iterator[Iterator[Document]]:
+def closed(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
     """Close a stream of findings, and with it its connection, when the block ends."""
     try:
         yield items

@@ -71,11 +71,12 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
         yield document
 
 
-def write_jsonl(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
+def write_jsonl(documents: Iterable[Mapping[str, Any] | bytes], stream: Stream) -> int:
     """Write a line of JSON for each document and return how many there were.
 
     Args:
-        documents: consumed one by one, each written before the next is taken.
+        documents: consumed one by one, each written before the next is taken; or each as JSON already, as
+            `FindingStore.iter_findings_json` yields it.
         stream: of bytes (gets UTF-8) or of text.
 
     Raises:
@@ -114,8 +115,11 @@ def write_layout(
     return count
 
 
-def _lines(documents: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def _lines(documents: Iterable[Mapping[str, Any] | bytes]) -> Iterator[str]:
     for index, document in enumerate(documents):
+        if isinstance(document, bytes):
+            yield document.decode()
+            continue
         try:
             line = json.dumps(document, ensure_ascii=False, allow_nan=False)
             line.encode()

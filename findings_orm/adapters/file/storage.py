@@ -20,7 +20,6 @@ from findings_orm.adapters.file.records import FileRecords, Operation
 from findings_orm.adapters.memory import MemoryRecords
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
-from findings_orm.port import Document
 from findings_orm.records import Records
 from findings_orm.store import Store
 
@@ -281,10 +280,10 @@ class FileStorageAdapter(Store):
 
     # -- the store -----------------------------------------------------------------------------------------
 
-    def iter_findings(self, project_id: str) -> Iterator[Document]:
-        """See `FindingStore.iter_findings`; the lock is held only while the order is made."""
+    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+        """See `Store._iterate`; the lock is held only while the order is made."""
         with self._unit() as unit:
-            return unit.stream(project_id)
+            return unit.stream(project_id, as_json=as_json)
 
     @contextmanager
     def snapshot(self) -> Iterator[Records]:

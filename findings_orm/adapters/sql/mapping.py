@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
+from json.encoder import encode_basestring
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -77,6 +78,34 @@ def document_of(row: Row) -> Document:
     if confidence is not None and confidence == int(confidence):
         document["confidence"] = int(confidence)
     return document
+
+
+def json_of(row: Row) -> bytes:
+    """Return the document of a row in the order of `FINDING_COLUMNS` as JSON; columns of JSON are taken as they are."""
+    values = list(row)
+    for position, encode in _JSON_ENCODERS:
+        values[position] = "null" if values[position] is None else encode(values[position])
+    data: bytes = (_JSON_OBJECT % tuple(values)).encode()
+    return to_json(from_json(data)) if b"\n" in data else data  # somebody wrote JSON of several lines
+
+
+def _json_number(value: float) -> str:
+    return to_json(int(value) if value == int(value) else value).decode()
+
+
+_JSON_COLUMNS = {*LISTS, "evidence", "provenance"}
+_JSON_ENCODER: dict[str, Callable[[Any], str]] = {
+    "created_at": lambda text: f'"{stored_time(text)}"',
+    "location": str,
+    "confidence": _json_number,
+    "cvss": repr,
+}
+_JSON_ENCODERS = [
+    (position, _JSON_ENCODER.get(name, encode_basestring))
+    for position, name in enumerate(FINDING_COLUMNS)
+    if name not in _JSON_COLUMNS
+]
+_JSON_OBJECT = "{" + ",".join(f'"{name}":%s' for name in FINDING_COLUMNS) + "}"
 
 
 def identity_row(identity: Identity) -> tuple[Any, ...]:

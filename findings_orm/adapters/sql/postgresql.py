@@ -33,7 +33,7 @@ from findings_orm.errors import (
 )
 from findings_orm.finding import check_project_id
 from findings_orm.observing import Figures
-from findings_orm.port import Document, IngestReport, Run, RunDiff, Sighting
+from findings_orm.port import IngestReport, Run, RunDiff, Sighting
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records
 
@@ -270,15 +270,15 @@ class PostgreSQLStorageAdapter(SqlStore):
         with self._one_instant():
             return super().diff_runs(project_id, a, b)
 
-    def iter_findings(self, project_id: str) -> Iterator[Document]:
-        """See `FindingStore.iter_findings`. A cursor on the server keeps the memory constant."""
-        documents = super().iter_findings(project_id)
-        with closing(documents):  # type: ignore[type-var]  # a generator
+    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+        """See `Store._iterate`. A cursor on the server keeps the memory constant."""
+        found = super()._iterate(project_id, as_json=as_json)
+        with closing(found):  # type: ignore[type-var]  # a generator
             with self._one_instant():
-                first = next(documents, None)
+                first = next(found, None)
             if first is not None:
                 yield first
-                yield from documents
+                yield from found
 
     # -- writing --------------------------------------------------------------------------------------------
 

@@ -128,6 +128,7 @@ class PostgreSQLRecords(SqlRecords):
     """The records inside one transaction, or, for reading, outside of any."""
 
     dialect: ClassVar[queries.Dialect] = PostgreSQLDialect()
+    _is_json: ClassVar[str] = "true"
     _by_cwe: ClassVar[str] = (
         "SELECT m.value::integer, count(DISTINCT f.id) FROM findings f, jsonb_array_elements_text(f.cwe_ids) m (value) "
         "WHERE f.project_id = ? AND f.cwe_ids <> '[]' GROUP BY m.value"

@@ -8,6 +8,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from pydantic_core import to_json
 from sqlalchemy import Connection
 
 from findings_orm.adapters.sql import mapping, queries
@@ -87,6 +88,11 @@ class SqlRecords(Records):
     """The records inside one transaction. This is SQLite's way; what PostgreSQL does otherwise, it overrides."""
 
     dialect: ClassVar[queries.Dialect] = queries.Dialect()
+    _is_json: ClassVar[str] = " AND ".join(
+        f"json_valid(coalesce(f.{name}, '{{}}'))"
+        for name in (*mapping.LISTS, "evidence", "provenance", "location")
+    )
+    """Whether the columns of JSON can be taken as they are; where not, `mapping` says what is wrong."""
     _by_cwe: ClassVar[str] = (
         "SELECT m.value, count(DISTINCT f.id) FROM findings f, json_each(f.cwe_ids) m "
         "WHERE f.project_id = ? AND f.cwe_ids <> '[]' GROUP BY m.value"
@@ -377,16 +383,20 @@ class SqlRecords(Records):
         sql = "SELECT count(*) FROM finding_identities WHERE project_id = ? AND closed_at < ?"
         return int(self._run(sql, (project_id, time_key(time)))[0][0])
 
-    def _listing(self) -> str:
+    def _listing(self, *more: str) -> str:
         """Return the SELECT of all documents of a project in their order."""
-        columns = self._columns("findings", FINDING_COLUMNS, "f.")
+        columns = ", ".join((self._columns("findings", FINDING_COLUMNS, "f."), *more))
         return f"SELECT {columns} FROM findings f WHERE f.project_id = ? ORDER BY f.created_at, f.id"  # noqa: S608
 
-    def stream(self, project_id: str) -> Generator[Document, None, None]:
+    def stream(self, project_id: str, *, as_json: bool = False) -> Generator[Any, None, None]:
         """See `Records.stream`."""
-        for rows in self._pages(self._listing(), project_id):
-            for row in rows:
-                yield mapping.document_of(row)
+        if not as_json:
+            for rows in self._pages(self._listing(), project_id):
+                yield from map(mapping.document_of, rows)
+            return
+        for rows in self._pages(self._listing(self._is_json), project_id):
+            for *row, is_json in rows:
+                yield mapping.json_of(row) if is_json else to_json(mapping.document_of(row))
 
     def _pages(self, sql: str, project_id: str) -> Iterator[Sequence[Row]]:
         """Run a statement about a project and yield its rows in batches."""

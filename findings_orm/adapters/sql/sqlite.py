@@ -19,7 +19,6 @@ from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.storage import SqlStore, connection_of
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
-from findings_orm.port import Document
 from findings_orm.query import holds_all, search_text
 from findings_orm.records import Records
 
@@ -181,14 +180,15 @@ class SQLiteStorageAdapter(SqlStore):
         with self._one_at_a_time, translated(self._where), self._connect(self.engine) as connection:
             yield self._records(connection)
 
-    def iter_findings(self, project_id: str) -> Iterator[Document]:
-        """See `FindingStore.iter_findings`.
+    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+        """See `Store._iterate`.
 
         A database in memory has one connection, and inside `transaction()` the iterator would see what is written
         after it began: both are read at once.
         """
         at_once = self._in_memory or self._current is not None
-        yield from self.list_findings(project_id) if at_once else super().iter_findings(project_id)
+        found = super()._iterate(project_id, as_json=as_json)
+        yield from list(found) if at_once else found
 
     def _examine(self, unit: Records) -> Iterator[Problem]:
         from findings_orm.adapters.sql.sqlite_examining import problems

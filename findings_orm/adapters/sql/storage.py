@@ -14,7 +14,6 @@ from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.watching import Watch
 from findings_orm.errors import StorageError
 from findings_orm.observing import Observer, Pool
-from findings_orm.port import Document
 from findings_orm.records import Records
 from findings_orm.store import Store
 
@@ -97,11 +96,11 @@ class SqlStore(Store):
             raise StorageError("a session needs a unit of work: open one with transaction()")
         return Session(unit.connection, join_transaction_mode="create_savepoint")
 
-    def iter_findings(self, project_id: str) -> Iterator[Document]:
-        """See `FindingStore.iter_findings`."""
-        documents = super().iter_findings(project_id)
+    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+        """See `Store._iterate`."""
+        found = super()._iterate(project_id, as_json=as_json)
         with translated(self._where):
-            yield from documents
+            yield from found
 
     # -- figures --------------------------------------------------------------------------------------------
 

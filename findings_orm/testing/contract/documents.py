@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import from_json
 
 from findings_orm.errors import FindingNotFoundError, SchemaVersionError, StorageValidationError
 from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION, STORE_FIELDS, Severity, validate_finding
@@ -320,6 +321,26 @@ class DocumentContract(Capabilities):
         seen += reading
         assert [document["title"] for document in seen] == [f"Finding {number}" for number in range(1, 6)]
         assert len(store.list_findings(PROJECT)) == 6
+
+    @relaxed
+    @given(many=st.lists(documents(project_id=PROJECT), max_size=4))
+    def test_iter_findings_json_yields_the_same_as_json(
+        self, store: FindingStore, many: list[dict[str, Any]]
+    ) -> None:
+        store.delete_project(PROJECT)
+        store.save_findings(many)
+        lines = list(store.iter_findings_json(PROJECT))
+        assert all(type(line) is bytes and b"\n" not in line for line in lines)
+        assert_all_same([from_json(line) for line in lines], store.list_findings(PROJECT))
+
+    def test_iter_findings_json_shows_one_instant(self, store: FindingStore) -> None:
+        store.save_findings(finding(number) for number in range(1, 6))
+        with store.transaction():
+            reading = store.iter_findings_json(PROJECT)
+            seen = [next(reading)]
+            store.save_findings([finding(3, title="changed"), finding(9)])
+            seen += reading
+        assert [from_json(line)["title"] for line in seen] == [f"Finding {number}" for number in range(1, 6)]
 
     def test_iter_findings_may_be_left_unfinished(self, store: FindingStore) -> None:
         store.save_findings(finding(number) for number in range(1, 6))
