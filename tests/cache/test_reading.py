@@ -354,6 +354,41 @@ def test_result_that_another_one_loaded_just_before_the_lock_is_taken(
     assert counted(late, "summarize", "loads") == 0
 
 
+class Foreign(ForwardingStore):
+    """Returns what no store of this package would."""
+
+    value: Any = None
+
+    def list_findings(self, project_id: str) -> list[dict[str, Any]]:
+        return [{"value": self.value, "project": project_id}]
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("options", [{}, {"near_bytes": 0}], ids=["near", "redis"])
+@pytest.mark.parametrize(
+    "value",
+    [nested(210), nested(900), 10**5_000, object, float("nan"), "\ud800"],
+    ids=type,
+)
+def test_what_json_cannot_hold_comes_from_the_store(
+    value: Any, options: dict[str, Any], redis: RedisServer
+) -> None:
+    inner = Foreign(open_storage("memory:"))
+    inner.save_finding(finding(1))
+    inner.value = value
+    with RedisCacheAdapter(inner, redis.url, **options) as store:
+        for _ in range(3):
+            (read,) = store.list_findings(PROJECT)
+            assert read["project"] == PROJECT
+            assert read["value"] is value
+
+
 class Lossy(ForwardingStore):
     """Commits, and then loses the answer."""
 

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic_core import PydanticSerializationError
-
 from findings_orm.adapters.cache.codec import Codec, DamagedError, Form, TooLargeError, decode, encode
 from findings_orm.adapters.cache.flights import Flights
 from findings_orm.adapters.cache.keeping import Keeper
@@ -89,6 +87,14 @@ class Reader:
 
     def read(self, wanted: Wanted[T]) -> T:
         """Return the result, new and the caller's own."""
+        try:
+            return self._read(wanted)
+        except DamagedError:
+            # What a store of another package returned became JSON that can't be read, too deep for one.
+            self._statistics.add(wanted.operation, "damaged")
+            return wanted.load()
+
+    def _read(self, wanted: Wanted[T]) -> T:
         for _ in range(_ATTEMPTS):
             revision, fresh = self._tokens.current(wanted.project_id)
             if not revision:
@@ -174,13 +180,13 @@ class Reader:
         return _Outcome((value,), self._keep(wanted, key, revision, value))
 
     def _keep(self, wanted: Wanted[Any], key: str, revision: int, value: Any) -> bytes | None:
-        """Keep a result near and in Redis; return it as JSON, None where it is too large."""
+        """Keep a result near and in Redis; return it as JSON, None where it is too large or can't be JSON."""
         seconds = self._seconds(wanted)
         try:
             data = encode(wanted.form.write(value), self._options.max_plain_bytes)
             self._keep_near(wanted, key, revision, data)
             entry = self._codec.pack(key, data)
-        except (TooLargeError, PydanticSerializationError):
+        except (TooLargeError, ValueError, TypeError, RecursionError):
             self._statistics.add(wanted.operation, "too_large")
             self._remote.put(wanted.operation, key, self._codec.too_large(key), seconds)
             return None
