@@ -21,8 +21,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 ${imports if imports else ""}
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
+revision = "${up_revision}"
+down_revision = "${down_revision}"
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
 
@@ -31,7 +31,7 @@ depends_on = ${repr(depends_on)}
 finding_schema_version = "X.Y.Z"
 BEFORE = "X.Y.Z"
 FIELD = "the_field"
-COLUMN = sa.Column(FIELD, sa.Text(), nullable=True)
+TYPE = sa.Text()
 work = "writes the version of each row"
 
 CORNER = "findings_orm"
@@ -80,7 +80,9 @@ def _opened(document: Document) -> Document | None:
     if not isinstance(provenance, dict) or not isinstance(corner, dict):
         return None
     fields, absent = corner.get("fields"), corner.get("absent", [])
-    if corner.get("version") != finding_schema_version or not isinstance(fields, dict) or not fields.keys() <= {FIELD}:
+    if corner.get("version") != finding_schema_version:
+        return None
+    if not isinstance(fields, dict) or not fields.keys() <= {FIELD}:
         return None
     if absent not in ([], [FIELD], ["provenance"], [FIELD, "provenance"]) or not is_valid(fields.get(FIELD)):
         return None
@@ -105,7 +107,7 @@ FINDINGS = sa.table(
     sa.column("id", UUID),
     sa.column("finding_schema_version", sa.Text()),
     sa.column("provenance", JSON),
-    sa.column(FIELD, COLUMN.type),
+    sa.column(FIELD, TYPE),
 )
 
 # A row may have a corner if its text holds the key, or an escape that could spell it.
@@ -117,8 +119,8 @@ MAY_HAVE_CORNER = sa.text(
 
 def upgrade() -> None:
     """Add the column, and open the corners that a downgrade left."""
-    op.add_column("findings", COLUMN.copy())
-    _convert(MAY_HAVE_CORNER, lambda row: {"provenance": {}, **upgrade_document({"provenance": row["provenance"]})})
+    op.add_column("findings", sa.Column(FIELD, TYPE, nullable=True))
+    _convert(MAY_HAVE_CORNER, _upgraded)
     op.execute(sa.update(FINDINGS).values(finding_schema_version=finding_schema_version))
 
 
@@ -129,8 +131,15 @@ def downgrade() -> None:
     op.execute(sa.update(FINDINGS).values(finding_schema_version=BEFORE))
 
 
+def _upgraded(row: Document) -> Document:
+    return {"provenance": {}, **upgrade_document({"provenance": row["provenance"]})}
+
+
 def _convert(needed: Any, change: Callable[[Document], Document]) -> None:
     """Write what `change` makes of the rows that need Python."""
+    if op.get_context().as_sql:
+        _guard(needed)
+        return
     table = FINDINGS.c
     the_id = sa.cast(sa.bindparam("the_id", type_=sa.Text()), UUID)
     statement = sa.update(FINDINGS).where(table.project_id == sa.bindparam("the_project"), table.id == the_id)
@@ -169,3 +178,20 @@ def _batches(needed: Any) -> Iterator[list[Any]]:
         if len(rows) < BATCH:
             return
         last = {"the_project": rows[-1]["project_id"], "the_id": rows[-1]["id"]}
+
+
+def _guard(needed: Any) -> None:
+    """Write SQL that fails where there are rows that need Python."""
+    context = op.get_context()
+    problem = f"findings hold values that only an online run of revision {revision} can move"
+    context.impl.static_output(f"-- The next statement fails if {problem}. Use the database itself then.")
+    found = sa.select(sa.func.count()).select_from(FINDINGS).where(needed)
+    if context.dialect.name == "postgresql":
+        text = found.compile(dialect=context.dialect, compile_kwargs={"literal_binds": True})
+        op.execute(f"DO $$ BEGIN IF ({text}) > 0 THEN RAISE EXCEPTION '{problem}'; END IF; END $$")
+        return
+    check = f'found INTEGER CONSTRAINT "{problem}" CHECK (found = 0)'
+    op.execute(f"CREATE TEMPORARY TABLE findings_orm_guard ({check})")
+    guard = sa.table("findings_orm_guard", sa.column("found"))
+    op.execute(sa.insert(guard).from_select(["found"], found))
+    op.execute("DROP TABLE findings_orm_guard")

@@ -6,14 +6,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from findings_orm.migrations.scripts import document_changes
+from findings_orm.finding import KNOWN_VERSIONS
+from findings_orm.migrations.scripts import chain, document_changes
 from findings_orm.testing import strategies
 
 Document = dict[str, Any]
 
 CORNER = "findings_orm"
-VERSIONS = ("0.3.0", "1.0.0", "1.1.0", "2.0.0")
-STEPS = {"r0001": ("0.3.0", "1.0.0"), "r0002": ("1.0.0", "1.1.0"), "r0004": ("1.1.0", "2.0.0")}
+VERSIONS = KNOWN_VERSIONS
+STEPS = {one.id: (one.before, one.schema_version) for one in chain() if one.changes_documents}
 """The revisions that change documents: from which version to which."""
 ADDED = ("status", "rule_id", "fingerprint", "location", "confidence", "tags")
 REQUIRED = ("id", "project_id", "detector_id", "title", "severity", "created_at")

@@ -22,26 +22,30 @@ from sqlalchemy import (
 
 from findings_orm import validate_finding
 from findings_orm.adapters.sql.models import Base
-from findings_orm.finding import FIELDS, SCHEMA_VERSION
+from findings_orm.finding import FIELDS, KNOWN_VERSIONS, SCHEMA_VERSION
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.migrations.connecting import engine_of
+from findings_orm.migrations.scripts import chain
 from findings_orm.testing.samples import finding, run_of, uuid_of
 
 Document = dict[str, Any]
 
 TABLES = Base.metadata.tables
-_FIELDS_1_1_0 = tuple("cwe" if name == "cwe_ids" else name for name in FIELDS)
-FIELDS_OF = {
-    "1.0.0": tuple(
-        name
-        for name in _FIELDS_1_1_0
-        if name not in ("status", "rule_id", "fingerprint", "location", "confidence", "tags")
-    ),
-    "1.1.0": _FIELDS_1_1_0,
-    "2.0.0": FIELDS,
-}
+_OF_1_1_0 = ("status", "rule_id", "fingerprint", "location", "confidence", "tags")
+
+
+def _fields_of(version: str) -> tuple[str, ...]:
+    newer = KNOWN_VERSIONS[KNOWN_VERSIONS.index(version) + 1 :]
+    added = {one.adds for one in chain() if one.schema_version in newer}
+    if version in ("1.0.0", "1.1.0"):
+        added |= set(_OF_1_1_0) if version == "1.0.0" else set()
+        return tuple("cwe" if name == "cwe_ids" else name for name in FIELDS if name not in added)
+    return tuple(name for name in FIELDS if name not in added)
+
+
+FIELDS_OF = {version: _fields_of(version) for version in KNOWN_VERSIONS[1:]}
 """The columns of the table of findings, by schema version."""
-REVISION_OF = {"1.0.0": "r0001", "1.1.0": "r0003", "2.0.0": "r0004"}
+REVISION_OF = {one.schema_version: one.id for one in chain()}
 """The newest revision of each schema version."""
 _OLD_TYPES: dict[str, Any] = {"cwe": Integer(), "owasp": Text()}
 AT = "2024-05-01T00:00:00Z"
@@ -61,7 +65,7 @@ def connection_to(url: str) -> Iterator[Connection]:
 def findings_of(version: str) -> TableClause:
     """Return the table of findings as a schema version has it."""
     current = TABLES["findings"].c
-    old = {} if version == SCHEMA_VERSION else _OLD_TYPES
+    old = _OLD_TYPES if version in ("1.0.0", "1.1.0") else {}
     types = {name: old[name] if name in old else current[name].type for name in FIELDS_OF[version]}
     return table("findings", *(column(name, kind) for name, kind in types.items()))
 
@@ -108,7 +112,7 @@ def canonical_documents(many: int = 3, since: str = SCHEMA_VERSION) -> list[Docu
         {"project_id": "ä \U0001f600", "rule_id": "y"},
     ]
     changes = special + [{"rule_id": f"R{n % 7}" if n % 9 else None} for n in range(many)]
-    if since == "2.0.0":
+    if since not in ("1.0.0", "1.1.0"):
         changes += _of_2_0_0()
     return [validate_finding(finding(number + 1, **change)) for number, change in enumerate(changes)]
 

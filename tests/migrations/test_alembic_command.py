@@ -176,8 +176,8 @@ def test_sql_moves_lists_of_cwes_and_categories(
         (postgresql, run_on_postgresql),
         (sqlite, lambda _, script: run_on_sqlite(tmp_path, script)),
     ):
-        migrations.upgrade(url)
-        fill(url, documents)
+        migrations.upgrade(url, "r0004")
+        fill(url, downgraded(documents, "2.0.0"), "2.0.0")
         run(url, down.pop(0))
         assert documents_in(url, "1.1.0") == downgraded(documents, "1.1.0")
         migrations.upgrade(url)

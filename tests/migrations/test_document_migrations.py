@@ -20,6 +20,7 @@ from findings_orm.testing.samples import assert_same, finding
 
 OLD, NEW = "1.0.0", "1.1.0"
 migrate = SchemaMigrator().migrate
+MAJOR, MINOR, PATCH = map(int, SCHEMA_VERSION.split("."))
 steps = pytest.mark.parametrize("revision", STEPS)
 pairs = pytest.mark.parametrize(("one", "other"), [*itertools.permutations(VERSIONS, 2)])
 
@@ -288,7 +289,8 @@ def test_what_a_legacy_document_must_have() -> None:
 
 
 def test_a_document_that_an_older_version_has_room_for_carries_nothing() -> None:
-    plain = validate_finding(finding(provenance={"tool": "x"}, cwe_ids=[79], owasp=["A03"]))
+    now = validate_finding(finding(provenance={"tool": "x"}, cwe_ids=[79], owasp=["A03"]))
+    plain = migrate(SCHEMA_VERSION, "2.0.0", now)
     expected = {name: value for name, value in plain.items() if name != "cwe_ids"} | {
         "cwe": 79,
         "owasp": "A03",
@@ -300,8 +302,8 @@ def test_a_document_that_an_older_version_has_room_for_carries_nothing() -> None
 
 
 def test_lists_that_1_1_0_has_no_room_for() -> None:
-    stored = validate_finding(finding(cwe_ids=[79, 89], owasp=["A03:2021", "A01"], provenance={"tool": "x"}))
-    downgraded = migrate("2.0.0", NEW, stored)
+    now = validate_finding(finding(cwe_ids=[79, 89], owasp=["A03:2021", "A01"], provenance={"tool": "x"}))
+    downgraded = migrate(SCHEMA_VERSION, NEW, now)
     assert (downgraded["cwe"], downgraded["owasp"]) == (79, "A03")
     corner = {"version": "2.0.0", "fields": {"cwe_ids": [79, 89], "owasp": ["A03:2021", "A01"]}}
     assert downgraded["provenance"] == {"tool": "x", CORNER: corner}
@@ -394,7 +396,14 @@ def test_an_unknown_version_is_refused_with_the_known_ones(version: Any) -> None
 
 
 @pytest.mark.parametrize(
-    "version", ["3.0.0", "2.1.0", "2.0.1", "99999999999999999999.0.0", "2.99999999999999999999.0"]
+    "version",
+    [
+        f"{MAJOR + 1}.0.0",
+        f"{MAJOR}.{MINOR + 1}.0",
+        f"{MAJOR}.{MINOR}.{PATCH + 1}",
+        "99999999999999999999.0.0",
+        f"{MAJOR}.99999999999999999999.0",
+    ],
 )
 def test_a_newer_version_is_called_newer(version: str) -> None:
     with pytest.raises(SchemaVersionError, match="newer than this release knows"):
