@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
@@ -25,7 +26,7 @@ from findings_orm.adapters.sql.mapping import FINDING_COLUMNS
 from findings_orm.adapters.sql.models import Finding
 from findings_orm.adapters.sql.types import json_text
 from findings_orm.finding import MAX_NUMBER, Severity
-from findings_orm.query import FindingQuery
+from findings_orm.query import FindingQuery, time_key
 
 TABLE: Table = Finding.__table__  # type: ignore[assignment]  # declarative gives the wider FromClause
 C = TABLE.c
@@ -68,17 +69,30 @@ class Dialect:
 
 
 def selected(query: FindingQuery, dialect: Dialect, limit: int | None) -> Select[Any]:
-    """Return the statement for the first `limit` documents (None: all) in the query's order after its cursor."""
+    """Return the statement for the first `limit` documents (None: all) in the query's order after its cursor.
+
+    The position is one comparison of rows, and no other bound on the column that is sorted by is beside it: SQLite would
+    begin at that, and pass over all findings with the same value before the position.
+    """
     sort = _SORTS[query.sort_field]
-    statement = select(*dialect.columns).select_from(TABLE).where(*conditions(query, dialect))
     after = query.after
+    statement = select(*dialect.columns).select_from(TABLE)
+    statement = statement.where(*conditions(query if after is None else _beyond(query, after[0]), dialect))
     if after is not None:
-        bound = sort <= after[0] if query.descending else sort >= after[0]
         position = tuple_(sort, C.id)
         key = tuple_(literal(after[0], sort.type), literal(after[1], C.id.type))
-        statement = statement.where(bound, position < key if query.descending else position > key)
+        statement = statement.where(position < key if query.descending else position > key)
     order = (sort.desc(), C.id.desc()) if query.descending else (sort, C.id)
     return statement.order_by(*order).limit(limit)
+
+
+def _beyond(query: FindingQuery, value: Any) -> FindingQuery:
+    """Return a query without the bound on the time that a position at `value` in its order implies."""
+    if query.sort == "created_at" and query.created_from and value >= time_key(query.created_from):
+        return replace(query, created_from=None)
+    if query.sort == "-created_at" and query.created_before and value < time_key(query.created_before):
+        return replace(query, created_before=None)
+    return query
 
 
 def counted(query: FindingQuery, dialect: Dialect) -> Select[Any]:

@@ -1,0 +1,247 @@
+"""How much the databases do for each call: statements are counted, and what is read grows with the answer only.
+
+Work is counted by the databases themselves, not timed: instructions of SQLite's virtual machine; rows and blocks that
+PostgreSQL's statistics say were read. Each call is measured in a project of some size and in one four times as large.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+from servers import PostgresServer
+
+from findings_orm import FindingQuery, FindingStore, open_storage
+from findings_orm.ids import uuid7
+from findings_orm.observing import Ended, Observer, Statement
+
+FEW = 25_000 if os.environ.get("FINDINGS_TEST_SCALE") == "full" else 3_000
+MANY = 4 * FEW
+CLOSED = 40
+SEVERITIES = ("info", "low", "medium", "high", "critical")
+DAY = "2024-05-{:02}T12:00:00Z"
+
+
+def document(project: str, n: int) -> dict[str, Any]:
+    """Return a finding; a thirtieth of the project has the same time, so that ids decide in every page."""
+    return {
+        "id": uuid7(),
+        "project_id": project,
+        "detector_id": f"scan.tool{n % 7}",
+        "rule_id": f"R{n % 31}",
+        "title": f"rule {n % 31} was broken {n}",
+        "severity": SEVERITIES[n % 5],
+        "resource": f"src/package{n % 97}/module{n}.py",
+        "created_at": DAY.format(n % 30 + 1),
+        "tags": [f"team{n % 9}"],
+    }
+
+
+@dataclass
+class Filled:
+    """A store with two projects, ``few`` and ``many``, and what to ask for in them."""
+
+    store: FindingStore
+    count_work: Callable[[], Any]
+    ids: dict[str, str] = field(default_factory=dict)
+    deep: dict[str, str] = field(default_factory=dict)
+
+    def work(self, call: Callable[[], object]) -> int:
+        """Return what a call costs, the second time it is made."""
+        call()
+        with self.count_work() as counted:
+            call()
+        return int(counted[0])
+
+
+def fill(store: FindingStore, filled: Filled) -> None:
+    for project, count in (("few", FEW), ("many", MANY)):
+        store.ingest(project, [document(project, n) for n in range(count)])
+        filled.ids[project] = store.find(FindingQuery(project_id=project, limit=1)).items[0]["id"]
+        for finding in store.find(FindingQuery(project_id=project, limit=CLOSED, sort="-created_at")).items:
+            store.set_status(project, finding["id"], "false_positive", actor="ann")
+        deep = FindingQuery(project_id=project, limit=min(count // 2, 10_000))
+        filled.deep[project] = str(store.find(deep).next_cursor)
+
+
+@pytest.fixture(scope="module")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
+    path = tmp_path_factory.mktemp("plans") / "findings.db"
+    with open_storage(f"sqlite:///{path}", synchronous="NORMAL") as store:
+        instructions = [0]
+
+        def stepped() -> None:
+            instructions[0] += 10
+
+        @contextmanager
+        def counted() -> Iterator[list[int]]:
+            instructions[0] = 0
+            found: list[int] = []
+            yield found
+            found.append(instructions[0])
+
+        filled = Filled(store, counted)
+        fill(store, filled)
+        with store.engine.connect() as connection:  # type: ignore[attr-defined]
+            connection.exec_driver_sql("ANALYZE")
+            connection.connection.driver_connection.set_progress_handler(stepped, 10)
+        yield filled
+
+
+@pytest.fixture(scope="module")
+def postgresql(server_18: PostgresServer) -> Iterator[Filled]:
+    name = server_18.create_database()
+    url = server_18.url(name)
+    open_storage(url, migrate=True).close()
+    with (
+        psycopg.connect(url, autocommit=True) as watcher,
+        open_storage(url, pool_size=1, max_overflow=0) as store,
+    ):
+
+        def total() -> int:
+            with store.engine.connect() as connection:  # type: ignore[attr-defined]
+                connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+            row = watcher.execute(
+                "SELECT (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes) + "
+                "(SELECT sum(seq_tup_read) FROM pg_stat_user_tables) + "
+                "(SELECT sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit + idx_blks_read, 0)) "
+                "FROM pg_statio_user_tables)"
+            ).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        @contextmanager
+        def counted() -> Iterator[list[int]]:
+            before = total()
+            found: list[int] = []
+            yield found
+            found.append(total() - before)
+
+        filled = Filled(store, counted)
+        watcher.execute("ALTER TABLE findings SET (autovacuum_enabled = off)")
+        watcher.execute("ALTER TABLE finding_identities SET (autovacuum_enabled = off)")
+        fill(store, filled)
+        watcher.execute("VACUUM ANALYZE")
+        yield filled
+    server_18.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def filled(request: pytest.FixtureRequest) -> Filled:
+    found: Filled = request.getfixturevalue(request.param)
+    return found
+
+
+class Shape(NamedTuple):
+    """A call, and how many statements it makes on SQLite and PostgreSQL, those that begin and end a transaction included."""
+
+    call: Callable[[Filled, str], object]
+    sqlite: int
+    postgresql: int
+
+
+def finding(filled: Filled, project: str, **conditions: Any) -> object:
+    return filled.store.find(FindingQuery(project_id=project, **{"limit": 20, **conditions}))
+
+
+def deeper(filled: Filled, project: str, **conditions: Any) -> object:
+    return finding(filled, project, cursor=filled.deep[project], **conditions)
+
+
+def setting(filled: Filled, project: str) -> None:
+    store, key = filled.store, filled.ids[project]
+    status = "triaged" if store.get_finding(project, key)["status"] == "open" else "open"
+    store.set_status(project, key, status, actor="ann")
+
+
+def saving(filled: Filled, project: str) -> None:
+    known = filled.store.get_finding(project, filled.ids[project])
+    filled.store.save_finding({**known, "title": f"{known['title'][:50]} {uuid7()}"})
+
+
+CONSTANT = {
+    "get": Shape(lambda f, p: f.store.get_finding(p, f.ids[p]), 1, 1),
+    "revision": Shape(lambda f, p: f.store.revision(p), 1, 1),
+    "history": Shape(lambda f, p: f.store.history(p, f.ids[p]), 2, 1),
+    "sighting": Shape(lambda f, p: f.store.sighting(p, f.ids[p]), 3, 3),
+    "runs": Shape(lambda f, p: f.store.runs(p), 2, 1),
+    "list of projects": Shape(lambda f, _: f.store.list_projects(), 1, 1),
+    "first page": Shape(finding, 1, 1),
+    "page in the middle": Shape(deeper, 1, 1),
+    "page in the middle, from a day on": Shape(partial(deeper, created_from=DAY.format(1)), 1, 1),
+    "newest page": Shape(partial(finding, sort="-created_at"), 1, 1),
+    "what a purge would remove": Shape(
+        lambda f, p: f.store.purge(p, closed_before="2100-01-01T00:00:00Z", dry_run=True), 2, 1
+    ),
+    "save": Shape(saving, 8, 8),
+    "set a status": Shape(setting, 10, 10),
+}
+"""Calls whose answer does not grow with the project."""
+
+FILTERED = {
+    "page of a day": Shape(partial(finding, created_from=DAY.format(9), created_before=DAY.format(10)), 1, 1),
+    "page of a severity": Shape(partial(finding, severity="high"), 1, 1),
+    "page of a detector": Shape(partial(finding, detector_id="scan.tool3"), 1, 1),
+    "page of a tag": Shape(partial(finding, tag="team3"), 1, 1),
+}
+"""Pages of conditions without an index of their own: the databases walk the order and leave out, or read a share."""
+
+LINEAR = {
+    "count": Shape(lambda f, p: f.store.count(FindingQuery(project_id=p)), 1, 1),
+    "count of a severity": Shape(
+        lambda f, p: f.store.count(FindingQuery(project_id=p, severity="high")), 1, 1
+    ),
+    "summary": Shape(lambda f, p: f.store.summarize(p), 5, 5),
+    "list": Shape(lambda f, p: f.store.list_findings(p), 2, 1),
+}
+"""Calls that look at all (or a share) of the project, once."""
+
+
+class Counter(Observer):
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+
+    def statement(self, statement: Statement) -> Ended | None:
+        self.statements.append(statement.text)
+        return None
+
+
+@pytest.mark.parametrize("name", [*CONSTANT, *FILTERED, *LINEAR])
+def test_calls_make_as_many_statements_as_they_need(filled: Filled, name: str) -> None:
+    shape = {**CONSTANT, **FILTERED, **LINEAR}[name]
+    shape.call(filled, "few")
+    counter = Counter()
+    stop = filled.store.observe(counter)  # type: ignore[attr-defined]
+    shape.call(filled, "few")
+    stop()
+    assert len(counter.statements) == getattr(shape, filled.store.adapter), counter.statements  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_what_is_read_grows_with_the_answer_only(filled: Filled, name: str) -> None:
+    few, many = (filled.work(partial(CONSTANT[name].call, filled, project)) for project in ("few", "many"))
+    assert few > 0
+    assert many <= few * 1.2 + 30, f"{few} for {FEW} findings, {many} for {MANY}"
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_a_page_with_conditions_reads_no_more_than_its_project_once(filled: Filled, name: str) -> None:
+    many = filled.work(partial(FILTERED[name].call, filled, "many"))
+    assert many < filled.work(partial(LINEAR["list"].call, filled, "many")) * 1.2
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_what_looks_at_everything_does_so_once(filled: Filled, name: str) -> None:
+    few, many = (filled.work(partial(LINEAR[name].call, filled, project)) for project in ("few", "many"))
+    assert few * 3 < many < few * 5, f"{few} for {FEW} findings, {many} for {MANY}"
+
+
+def test_a_page_deep_down_costs_what_the_first_one_does(filled: Filled) -> None:
+    first, deep = (filled.work(partial(call, filled, "many")) for call in (finding, deeper))
+    assert 0.8 * first <= deep <= 1.2 * first + 10
