@@ -14,12 +14,14 @@ from redis_servers import RedisServer
 from sqlalchemy import event
 
 from findings_orm import (
+    STORAGE_REGISTRY,
     FindingNotFoundError,
     FindingQuery,
     FindingStore,
     RedisCacheAdapter,
     StorageUnavailableError,
     open_storage,
+    register_adapter,
 )
 from findings_orm.adapters.cache import EVENTS
 from findings_orm.adapters.cache.keys import Keys
@@ -256,6 +258,30 @@ def test_transaction_reads_past_the_cache(opened: Callable[..., Any]) -> None:
     assert counted(store, "writes", "invalidations") == 3
     assert other.summarize(PROJECT).total == 7
     assert other.count(FindingQuery(project_id=OTHER)) == 1
+
+
+@pytest.mark.parametrize("mode", ["strict", "bounded"])
+def test_application_s_own_transaction_reads_past_the_cache(mode: str, opened: Callable[..., Any]) -> None:
+    store, other = opened(consistency=mode), opened()
+    fill(store)
+    for commit in (False, True):
+        assert store.summarize(PROJECT).total == 6
+        with store.engine.connect() as connection:
+            with store.joined(connection):
+                store.save_finding(finding(9))
+                assert store.summarize(PROJECT).total == store.count(FindingQuery(project_id=PROJECT)) == 7
+            (connection.commit if commit else connection.rollback)()
+    for each in (store, other):
+        assert each.summarize(PROJECT).total == 7
+
+
+def test_cache_can_be_registered_as_an_adapter(redis: RedisServer) -> None:
+    register_adapter("cached", RedisCacheAdapter, {"inner": open_storage("memory:"), "redis_url": redis.url})
+    store = STORAGE_REGISTRY["cached"]
+    store.save_finding(finding(1))
+    assert len(store.list_findings(PROJECT)) == len(store.list_findings(PROJECT)) == 1
+    assert store.statistics()["list_findings"] == {"near_hits": 1, "loads": 1, "misses": 1}
+    store.close()
 
 
 @pytest.mark.parametrize("write", ["ingest", "save_findings", "inner"])

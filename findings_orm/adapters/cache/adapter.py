@@ -38,7 +38,7 @@ class RedisCacheAdapter(NotifyingStore):
     seconds earlier (``"bounded"``), whatever Redis does. Nothing that goes wrong with Redis raises: then the store is asked.
 
     Args:
-        inner: the store that has the findings. Closing the cache closes it.
+        inner: the store that has the findings; one server, not several replicas that take turns. Closing the cache closes it.
         redis_url: ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://`` or ``redis+sentinel://`` (docs/cache.md).
         options: how it behaves, see `CacheOptions`.
 

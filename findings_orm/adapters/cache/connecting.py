@@ -69,7 +69,7 @@ def client_maker(url: str, *, timeout: float, **settings: Any) -> Callable[[], A
     if kind == "cluster":
         return lambda: RedisCluster.from_url(plain, **options)
     connection = bounded(parsed.get("connection_class", redis.Connection))
-    merged = {**options, **parsed, "connection_class": connection}
+    merged = {**options, **parsed, "connection_class": connection, "decode_responses": False}
     return lambda: redis.Redis.from_pool(redis.ConnectionPool(**merged))
 
 
@@ -98,7 +98,7 @@ def _sentinel(url: str, options: dict[str, Any]) -> Callable[[], Any]:
         "ssl": secure
     }
     managed = SentinelManagedSSLConnection if secure else SentinelManagedConnection
-    merged = {**options, **parsed, "connection_class": bounded(managed)}
+    merged = {**options, **parsed, "connection_class": bounded(managed), "decode_responses": False}
 
     def make() -> Any:
         sentinel = Sentinel(pairs, sentinel_kwargs={**of_sentinels, **known})
