@@ -489,3 +489,20 @@ def test_store_leaves_no_prepared_statements(postgresql_url: str) -> None:
                 "SELECT name FROM pg_settings WHERE source = 'session' AND name <> 'transaction_isolation'"
             ).fetchall()
             assert changed == []
+
+
+def test_a_large_import_after_a_small_one_reads_each_finding_once(postgresql_url: str) -> None:
+    """The server keeps the plan of a foreign key's check, which it may have made while the table was tiny."""
+    few, many = 70, 6_000
+    with open_storage(postgresql_url) as store:
+        for project_id, count in (("small", few), ("large", many)):
+            store.ingest(project_id, [scanned("R", resource=f"src/{n}.py") for n in range(count)])
+    sql = "SELECT n_tup_ins, seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'findings'"
+    inserted = read = 0
+    for _ in range(100):
+        ((inserted, read),) = _rows(postgresql_url, sql)
+        if inserted == few + many:
+            break
+        time.sleep(0.1)
+    assert inserted == few + many
+    assert read < 3 * many

@@ -234,6 +234,7 @@ class PostgreSQLRecords(SqlRecords):
         if len(rows) < COPY_FROM:
             super().insert(project_id, rows)
             return
+        self._forget_plans()
         for table, values in _inserted(project_id, rows):
             self._copy(table, values)
 
@@ -242,8 +243,14 @@ class PostgreSQLRecords(SqlRecords):
         if len(rows) < COPY_FROM or self.watch or self._secured:
             self.insert(project_id, rows)
             return nothing()
+        self._forget_plans()
         self._under_way = _copying(self._driver, _inserted(project_id, rows))
         return self._under_way
+
+    def _forget_plans(self) -> None:
+        """Let the server plan the checks of foreign keys anew: it keeps the plan for the session, and one that was made while
+        the table was tiny may read the whole project for each row."""
+        self._run("DISCARD PLANS")
 
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.replace`."""
@@ -295,6 +302,8 @@ class PostgreSQLRecords(SqlRecords):
 
     def remove(self, project_id: str, finding_ids: Sequence[str]) -> None:
         """See `Records.remove`."""
+        if len(finding_ids) >= COPY_FROM:
+            self._forget_plans()
         for table, column in (
             ("finding_sightings", "finding_id"),
             ("finding_identities", "finding_id"),
@@ -323,6 +332,7 @@ class PostgreSQLRecords(SqlRecords):
     def delete_project(self, project_id: str) -> None:
         """See `Records.delete_project`. Table by table: a cascade would run one statement for each finding."""
         self._lock(project_id)
+        self._forget_plans()
         for table in _CHILDREN_FIRST:
             self._run(f"DELETE FROM {table} WHERE project_id = ?", (project_id,))  # noqa: S608  # constants
 
