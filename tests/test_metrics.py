@@ -215,6 +215,22 @@ def test_statements_and_their_rows_are_counted(opened: FindingStore, registry: C
 
 
 @pytest.mark.parametrize("opened", ["sqlite", "postgresql"], indirect=True)
+def test_an_import_is_told_in_batches(opened: FindingStore, registry: CollectorRegistry) -> None:
+    def told() -> float:
+        return value(registry, "findings_orm_statement_duration_seconds_count") - figures
+
+    store = MetricsAdapter(opened, registry=registry)
+    figures = 0.0
+    value(registry, "findings_orm_up")
+    figures = told()
+    store.ingest("p", report(100))
+    few = told()
+    store.ingest("q", report(2_000))
+    many = told() - few
+    assert 5 <= few <= many <= few + 5
+
+
+@pytest.mark.parametrize("opened", ["sqlite", "postgresql"], indirect=True)
 def test_a_statement_that_fails_is_counted(opened: FindingStore, registry: CollectorRegistry) -> None:
     store = MetricsAdapter(opened, registry=registry)
     with store.engine.begin() as connection:
