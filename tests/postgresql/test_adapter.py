@@ -436,7 +436,7 @@ _NOT_OF_A_PROJECT = re.compile(
     r"SELECT project_id FROM finding_projects ORDER BY project_id"
     r"|SELECT row_security_active.*|SELECT current_user.*|BEGIN .*|SAVEPOINT \w+|(ROLLBACK TO|RELEASE) SAVEPOINT \w+"
     r"|SELECT pg_advisory_xact_lock.*|SELECT version_num.*findings_orm_version|SELECT pg_catalog.*"
-    r"|.*pg_catalog\.pg_class.*",
+    r"|.*pg_catalog\.pg_class.*|DISCARD PLANS",
     re.DOTALL,
 )
 
