@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import redis
@@ -71,7 +72,7 @@ class RedisServer:
         mode = ["--sentinel"] if self._sentinel else []
         self._process = subprocess.Popen(
             [binary(), str(config), *mode, *self._settings],
-            preexec_fn=die_with_parent,  # noqa: PLW1509  # nothing else sets it
+            preexec_fn=partial(die_with_parent, signal.SIGKILL),  # noqa: PLW1509  # nothing else sets it
         )
         self._wait()
 

@@ -269,10 +269,10 @@ class _Started:
 _LIBC = ctypes.CDLL(None)
 
 
-def die_with_parent() -> None:
+def die_with_parent(how: signal.Signals = signal.SIGQUIT) -> None:
     """Let the process that is about to start end when this one does; for ``preexec_fn``."""
     if hasattr(_LIBC, "prctl"):
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, how)
 
 
 def down_and_up(url: str, how_far: int) -> None:
