@@ -32,6 +32,7 @@ STORE_OPTIONS = frozenset(
         "pool_size",
         "pool_timeout",
         "pre_ping",
+        "prepare",
         "project_id",
         "schema",
         "statement_timeout",

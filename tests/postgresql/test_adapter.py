@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from servers import PostgresServer
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from findings_orm import (
@@ -35,7 +35,7 @@ from findings_orm.adapters.sql.models import Finding
 from findings_orm.adapters.sql.postgresql_engine import Options
 from findings_orm.migrations.connecting import STORE_OPTIONS
 from findings_orm.testing.contract.transactions import CALLS
-from findings_orm.testing.machine import run_sequence
+from findings_orm.testing.machine import digest, run_sequence
 from findings_orm.testing.samples import PROJECT, finding, ids, scanned, uuid_of
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
@@ -506,3 +506,18 @@ def test_a_large_import_after_a_small_one_reads_each_finding_once(postgresql_url
         time.sleep(0.1)
     assert inserted == few + many
     assert read < 3 * many
+
+
+def test_store_keeps_plans_where_that_is_wanted(postgresql_url: str) -> None:
+    url = f"{postgresql_url}?prepare=true&pool_size=1&max_overflow=0"
+    with open_storage(url) as store, open_storage("memory:") as memory:
+        for each in (store, memory):
+            run_sequence(each, 2, 60)
+        assert digest(store) == digest(memory)
+        for number in range(20):
+            store.save_finding(finding(number))
+        with store.transaction(), store.session() as session:  # type: ignore[attr-defined]
+            kept = session.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar_one()
+        assert kept > 3
+        store.delete_project(PROJECT)
+        assert store.list_findings(PROJECT) == []

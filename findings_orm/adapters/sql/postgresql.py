@@ -82,7 +82,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         migrate: create the tables in an empty database, or bring those of an older release to the current schema,
             instead of refusing it.
         options: the attributes of `findings_orm.adapters.sql.postgresql_engine.Options`, as keyword arguments:
-            pool_size, max_overflow, pool_timeout, pool_recycle, pre_ping, statement_timeout, lock_timeout,
+            pool_size, max_overflow, pool_timeout, pool_recycle, pre_ping, prepare, statement_timeout, lock_timeout,
             connect_timeout, application_name, schema, project_id.
 
     Raises:

@@ -38,6 +38,8 @@ class Options:
         pool_timeout: how long to wait for a free connection.
         pool_recycle: connections older than this are replaced.
         pre_ping: test a connection that was idle (for more than a second) before it is used.
+        prepare: let the server keep the plans of statements that come often, for each connection. Not behind a pooler in
+            transaction mode that does not follow them (PgBouncer before 1.21, or with ``max_prepared_statements = 0``).
         statement_timeout: the longest a statement may take; None leaves that to the server.
         lock_timeout: how long a writer waits for another one of its project; None: for ever.
         connect_timeout: how long to wait for a new connection.
@@ -51,6 +53,7 @@ class Options:
     pool_timeout: float = 30.0
     pool_recycle: float = 1800.0
     pre_ping: bool = True
+    prepare: bool = False
     statement_timeout: float | None = None
     lock_timeout: float | None = 60.0
     connect_timeout: float = 10.0
@@ -148,10 +151,10 @@ def postgresql_engine(url: URL, options: Options) -> Engine:
     """Return an engine for a PostgreSQL server.
 
     Nothing that it does needs the state of a session, so that it works behind a pooler in transaction mode: no
-    prepared statements, no ``SET``.
+    prepared statements (unless `Options.prepare`), no ``SET``.
     """
     arguments: dict[str, Any] = {
-        "prepare_threshold": None,
+        "prepare_threshold": _OFTEN if options.prepare else None,
         "application_name": options.application_name,
         "connect_timeout": max(2, int(options.connect_timeout)),
         **{name: value for name, value in _ALIVE.items() if name not in url.query},
@@ -180,6 +183,7 @@ def postgresql_engine(url: URL, options: Options) -> Engine:
     return engine
 
 
+_OFTEN = 5
 _ALIVE = {
     "keepalives_idle": "30",
     "keepalives_interval": "10",

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from pydantic_core import to_json
@@ -84,6 +85,12 @@ _RESEEN = ("content", "reported", "line", "last_seen", "first_run", "last_run", 
 _WIDTH = len(FINDING_COLUMNS)
 
 
+@lru_cache(256)
+def _returns_rows(sql: str) -> bool:
+    """Return whether a statement of this package has a result; to ask the driver takes longer than to fetch it."""
+    return sql.startswith("SELECT") or " RETURNING " in sql
+
+
 class SqlRecords(Records):
     """The records inside one transaction. This is SQLite's way; what PostgreSQL does otherwise, it overrides."""
 
@@ -121,9 +128,10 @@ class SqlRecords(Records):
         cursor = driver.cursor()
         try:
             cursor.execute(sql, tuple(parameters))
-            rows = cursor.fetchall() if cursor.description else []
+            returns = _returns_rows(sql)
+            rows = cursor.fetchall() if returns else []
             if execution:
-                execution.succeed(len(rows) if cursor.description else cursor.rowcount)
+                execution.succeed(len(rows) if returns else cursor.rowcount)
             return rows
         except Exception as error:
             if execution:
