@@ -15,7 +15,7 @@ from pytest_postgresql import factories
 pytest.register_assert_rewrite("findings_orm.testing")
 
 from redis_servers import RedisServer, redis_server  # noqa: E402
-from servers import DATABASE, PostgresServer, embedded_binaries, lowest_binaries, postgresql_server  # noqa: E402
+from servers import DATABASE, GIVEN, PostgresServer, embedded_binaries, lowest_binaries, postgresql_server  # noqa: E402
 
 from findings_orm import FindingStore, open_storage  # noqa: E402  # after the rewrite is registered
 
@@ -67,8 +67,8 @@ def migrated(*, user: str, host: str, port: int, dbname: str, **_: object) -> No
     open_storage(f"postgresql://{user}@{host}:{port}/{dbname}", migrate=True).close()
 
 
-loaded_18 = factories.postgresql_noproc(dbname=DATABASE, depends_on="server_18", load=[migrated])
-loaded_15 = factories.postgresql_noproc(dbname=DATABASE, depends_on="server_15", load=[migrated])
+loaded_18 = factories.postgresql_noproc(dbname=GIVEN, depends_on="server_18", load=[migrated])
+loaded_15 = factories.postgresql_noproc(dbname=GIVEN, depends_on="server_15", load=[migrated])
 connected_18 = factories.postgresql("loaded_18")
 connected_15 = factories.postgresql("loaded_15")
 

@@ -28,8 +28,9 @@ from findings_orm import migrations
 from findings_orm.migrations.scripts import chain
 
 LOWEST = 15
-DATABASE = "findings"
-"""The database that pytest-postgresql makes for a test."""
+GIVEN = "findings"
+DATABASE = GIVEN + os.environ.get("PYTEST_XDIST_WORKER", "")
+"""The database that pytest-postgresql makes for a test; in a worker it adds the worker's name to what it is given."""
 TEMPLATE = f"{DATABASE}_tmpl"
 """The migrated database that it is cloned from."""
 _SETTINGS = {
