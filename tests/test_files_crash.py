@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -255,8 +256,10 @@ def test_a_read_only_folder_can_be_read_and_refuses_writes(tmp_path: Path) -> No
         store.save_finding(finding(1))
     for path in [root, *root.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    for parent in [tmp_path, tmp_path.parent, tmp_path.parent.parent]:
-        parent.chmod(0o755)
+    temporary = Path(tempfile.gettempdir())
+    for parent in [tmp_path, *tmp_path.parents]:
+        if parent != temporary and parent.is_relative_to(temporary):
+            parent.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-c", READ_ONLY, str(root)], capture_output=True, text=True, check=False
     )

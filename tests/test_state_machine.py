@@ -19,7 +19,7 @@ from findings_orm.testing.machine import digest, run_sequence, store_machine
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 SCALE = settings(
-    max_examples=400 if FULL else 12,
+    max_examples=400 if FULL else 8,
     stateful_step_count=50 if FULL else 20,
     deadline=None,
     suppress_health_check=list(HealthCheck),

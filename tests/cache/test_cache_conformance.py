@@ -25,7 +25,7 @@ STRICT = {"consistency": "strict", "ttls": {"get_finding": 60.0}}
 BOUNDED = {"consistency": "bounded", "max_staleness": 60.0}
 MODES = [pytest.param(STRICT, id="strict"), pytest.param(BOUNDED, id="bounded")]
 SCALE = settings(
-    max_examples=200 if FULL else 8,
+    max_examples=200 if FULL else 4,
     stateful_step_count=50 if FULL else 20,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -16,7 +16,7 @@ from findings_orm.testing.machine import digest, run_sequence, store_machine
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 VERSIONS = ["18", "15"] if lowest_binaries() else ["18"]
 SCALE = settings(
-    max_examples=200 if FULL else 8,
+    max_examples=200 if FULL else 5,
     stateful_step_count=50 if FULL else 20,
     deadline=None,
     suppress_health_check=list(HealthCheck),
