@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from findings_orm.errors import StorageValidationError
 from findings_orm.finding import Severity, Status, canonical_time, check_plain_text, is_uuid
+from findings_orm.freetext import RELEVANCE, WHOLE, holds_all, relevance, search_text, words_of
 
 Sort = str
-"""A name of `SORTS`, with a leading ``-`` for descending order."""
+"""A name of `SORTS` or `RELEVANCE`, with a leading ``-`` for descending order."""
 
 SORTS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "created_at": lambda document: time_key(document["created_at"]),
@@ -22,7 +24,7 @@ SORTS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "resource": lambda document: document["resource"],
     "title": lambda document: document["title"],
 }
-"""What findings can be sorted by, each with the value that decides; ties are broken by `id`."""
+"""What findings can always be sorted by, each with the value that decides; ties are broken by `id`."""
 
 MAX_PAGE = 10_000
 """The largest page that `find` returns."""
@@ -31,24 +33,6 @@ MAX_PAGE = 10_000
 def time_key(text: str) -> str:
     """Return a canonical time with its fraction always written out, so that text order is time order."""
     return text if len(text) > 20 else f"{text[:-1]}.000000Z"
-
-
-def fold(text: str) -> str:
-    """Return `text` as the free text search compares it: compatibility form, accents kept, case folded."""
-    return unicodedata.normalize("NFKC", text).casefold()
-
-
-def search_text(document: Mapping[str, Any]) -> str:
-    """Return the folded text that free text search looks into: title, resource, detector, rule, snippet."""
-    snippet = (document.get("location") or {}).get("snippet") or ""
-    parts = (
-        document["title"],
-        document["resource"],
-        document["detector_id"],
-        document["rule_id"] or "",
-        snippet,
-    )
-    return fold("\n".join(parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +55,8 @@ class FindingQuery:
         created_before: created before this time.
         text: every word (separated by white space) occurs somewhere in title, resource, detector, rule or
             snippet; case does not matter (Unicode case folding after NFKC), accents do.
-        sort: one of `SORTS`, descending with a leading ``-``; ties are broken by id in the same direction.
+        sort: one of `SORTS`, descending with a leading ``-``; ties are broken by id in the same direction. With `text`
+            also ``relevance`` (see `findings_orm.freetext.relevance`); ``-relevance`` is the best first.
         limit: the size of a page, 1 to `MAX_PAGE`.
         cursor: `Page.next_cursor` of the page before; None for the first one.
 
@@ -110,13 +95,23 @@ class FindingQuery:
         _check_names("status", self.status, Status)
         if self.min_severity is not None:
             _check_names("min_severity", (self.min_severity,), Severity)
-        if self.sort.removeprefix("-") not in SORTS:
-            raise StorageValidationError.of_field("sort", f"must be one of {', '.join(SORTS)}", self.sort)
+        self._check_sort()
         if not 1 <= self.limit <= MAX_PAGE:
             raise StorageValidationError.of_field("limit", f"must be 1 to {MAX_PAGE}", self.limit)
         for name in ("created_from", "created_before"):
             self._canonical_time(name)
         self.after  # noqa: B018 - a broken cursor is refused when the query is made, not when it is used
+
+    def _check_sort(self) -> None:
+        if self.sort_field == RELEVANCE:
+            if not self.words:
+                raise StorageValidationError.of_field(
+                    "sort", "by relevance needs a text to search", self.sort
+                )
+        elif self.sort_field not in SORTS:
+            raise StorageValidationError.of_field(
+                "sort", f"must be one of {', '.join(SORTS)}, or {RELEVANCE} with a text", self.sort
+            )
 
     def _canonical_time(self, name: str) -> None:
         given = getattr(self, name)
@@ -137,7 +132,7 @@ class FindingQuery:
 
     @property
     def sort_field(self) -> str:
-        """The name in `SORTS`."""
+        """The name in `SORTS`, or `RELEVANCE`."""
         return self.sort.removeprefix("-")
 
     @property
@@ -145,10 +140,22 @@ class FindingQuery:
         """Whether the order is reversed."""
         return self.sort.startswith("-")
 
-    @property
+    @cached_property
     def words(self) -> tuple[str, ...]:
-        """The folded words of `text`."""
-        return tuple(fold(self.text).split())
+        """The folded words of `text`, each once."""
+        return words_of(self.text)
+
+    def sort_value(self, document: Mapping[str, Any]) -> Any:
+        """Return the value of a document that decides about its place."""
+        if self.sort_field == RELEVANCE:
+            return relevance(self.words, document)
+        return SORTS[self.sort_field](document)
+
+    @property
+    def _order(self) -> str:
+        """What a cursor holds for: the sort, and the words where they decide."""
+        decisive = self.words if self.sort_field == RELEVANCE else ()
+        return f"{self.sort} {zlib.crc32(' '.join(decisive).encode())}" if decisive else self.sort
 
     @property
     def after(self) -> tuple[Any, str] | None:
@@ -157,10 +164,12 @@ class FindingQuery:
             return None
         try:
             sort, value, finding_id = json.loads(base64.urlsafe_b64decode(self.cursor.encode()))
-            if sort != self.sort or not is_uuid(finding_id):
+            if sort != self._order or not is_uuid(finding_id):
                 raise ValueError("made for another order")
             if self.sort_field == "severity":
                 tuple(Severity)[value]
+            elif self.sort_field == RELEVANCE:
+                range(WHOLE * len(self.words) + 1).index(value)
             else:
                 check_plain_text("cursor", value)
             if self.sort_field == "created_at":
@@ -180,7 +189,7 @@ class FindingQuery:
 
     def cursor_after(self, document: Mapping[str, Any]) -> str:
         """Return the cursor of the page that follows `document`."""
-        position = [self.sort, SORTS[self.sort_field](document), document["id"]]
+        position = [self._order, self.sort_value(document), document["id"]]
         return base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
 
     def page_of(self, documents: list[dict[str, Any]]) -> Page:
@@ -235,11 +244,6 @@ def matches(query: FindingQuery, document: Mapping[str, Any]) -> bool:
 
 def _same_or_prefix(wanted: str, detector_id: str) -> bool:
     return detector_id.startswith(wanted[:-1]) if wanted.endswith("*") else detector_id == wanted
-
-
-def holds_all(words: Iterable[str], text: str) -> bool:
-    """Return whether every word occurs in a text; both folded."""
-    return all(word in text for word in words)
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,11 +208,11 @@ class Store(FindingStore):
             yield from found
 
     def find(self, query: FindingQuery) -> Page:
-        with self._unit(single=True) as unit:
+        with self._unit(single=not query.words) as unit:  # text may take several statements
             return query.page_of(unit.select(query, query.limit + 1))
 
     def count(self, query: FindingQuery) -> int:
-        with self._unit(single=True) as unit:
+        with self._unit(single=not query.words) as unit:
             return unit.count(query)
 
     def summarize(self, project_id: str) -> Summary:

@@ -16,7 +16,7 @@ from findings_orm.errors import StorageConflictError, StorageValidationError
 from findings_orm.finding import ACTIVE_STATUSES
 from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event, RejectedOriginal, Run
-from findings_orm.query import SORTS, FindingQuery, Summary, matches, time_key
+from findings_orm.query import FindingQuery, Summary, matches, time_key
 from findings_orm.records import (
     Identity,
     Kept,
@@ -285,9 +285,8 @@ class MemoryRecords(Records):
 
     def select(self, query: FindingQuery, limit: int) -> list[Document]:
         """See `Records.select`."""
-        value = SORTS[query.sort_field]
         found = [
-            (value(document), document["id"], document)
+            (query.sort_value(document), document["id"], document)
             for document, _ in self._project(query.project_id).findings.values()
             if matches(query, document)
         ]

@@ -31,7 +31,7 @@ _OPTIONS = {"detector_id": "--detector", "rule_id": "--rule", "cve_id": "--cve",
     "findings list --project acme-api --min-severity high --status open",
     "findings list --detector 'bandit*' --sort -severity --limit 10",
     "findings list --cwe 79,89 --from 2026-01-01 --all --format csv > cwe.csv",
-    "findings list --text 'sql injection' --format json",
+    "findings list --text 'sql injection' --sort -relevance",
 )
 def list_(
     ctx: typer.Context,
@@ -93,7 +93,7 @@ def list_(
         typer.Option(
             "--sort",
             metavar="FIELD",
-            help="created_at, severity, detector_id, resource or title; -FIELD: descending.",
+            help="created_at, severity, detector_id, resource, title; with --text also relevance. -FIELD: descending.",
         ),
     ] = "created_at",
     limit: Annotated[

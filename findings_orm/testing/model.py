@@ -282,7 +282,7 @@ class CheckedStore:
     def find(self, query: FindingQuery) -> None:
         """Compare all pages of a query."""
         expected = [document for document in self.listed(query.project_id) if matches(query, document)]
-        assert_all_same(pages(self.store, query), expected_order(expected, query.sort))
+        assert_all_same(pages(self.store, query), expected_order(expected, query.sort, query.text))
         assert self.store.count(query) == len(expected)
 
     def diff_runs(self, project_id: str, first: int, second: int) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from findings_orm.finding import MAX_DEPTH, MAX_DIGITS, MAX_NUMBER, SCHEMA_VERSION, Severity, Status
+from findings_orm.freetext import RELEVANCE, words_of
 from findings_orm.query import SORTS, FindingQuery
 from findings_orm.testing.hostile import BREAKS, Break, break_document
 from findings_orm.testing.samples import assert_same
@@ -332,8 +333,9 @@ def queries(draw: st.DrawFn, project_id: str, found: Sequence[Document] = ()) ->
         "text": st.sampled_from([word[:cut] for word in words]) | st.sampled_from([w.upper() for w in words]),
     }
     names = draw(st.lists(st.sampled_from(sorted(conditions)), max_size=3, unique=True))
-    sort = draw(st.sampled_from([*SORTS, *(f"-{name}" for name in SORTS)]))
     chosen = {name: draw(conditions[name]) for name in names}
+    sorts = [*SORTS, RELEVANCE] if words_of(chosen.get("text", "")) else list(SORTS)
+    sort = draw(st.sampled_from([*sorts, *(f"-{name}" for name in sorts)]))
     return FindingQuery(project_id=project_id, sort=sort, limit=draw(st.integers(1, 20)), **chosen)
 
 

@@ -25,9 +25,10 @@ from findings_orm.adapters.sql.postgresql_types import (
 from findings_orm.adapters.sql.queries import TABLE
 from findings_orm.adapters.sql.records import _BESIDE_KEY, _RESEEN, LOOKUP_BATCH, READ_BATCH, SqlRecords
 from findings_orm.adapters.sql.watching import Watch
+from findings_orm.freetext import RELEVANCE, fold, holds_all, search_text
 from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event
-from findings_orm.query import FindingQuery, fold, holds_all, search_text, time_key
+from findings_orm.query import FindingQuery, time_key
 from findings_orm.records import Identity, StatusChange, Steps, Stored, Streak, batches, complete, nothing
 
 COPY_FROM = 50
@@ -356,7 +357,7 @@ class PostgreSQLRecords(SqlRecords):
 
     def select(self, query: FindingQuery, limit: int) -> list[Document]:
         """See `Records.select`."""
-        if not query.words:
+        if not query.words or query.sort_field == RELEVANCE:
             return super().select(query, limit)
         found: list[Document] = []
         statement = queries.selected(query, self.dialect, None).add_columns(_IS_ASCII)

@@ -34,6 +34,9 @@ FEW = 500
 RAW: list[ColumnElement[Any]] = [type_coerce(C[name], NullType()) for name in FINDING_COLUMNS]
 """The columns of a document without result processing; `mapping` does it."""
 
+RANKED = ("id", "title", "resource", "detector_id", "rule_id", "location")
+"""The columns that relevance depends on, in the order of `scored`."""
+
 SEVERITY_RANK = case({severity.value: severity.rank for severity in Severity}, value=C.severity)
 _SORTS: dict[str, ColumnElement[Any]] = {
     "created_at": C.created_at,
@@ -93,6 +96,12 @@ def _beyond(query: FindingQuery, value: Any) -> FindingQuery:
     if query.sort == "-created_at" and query.created_before and value < time_key(query.created_before):
         return replace(query, created_before=None)
     return query
+
+
+def scored(query: FindingQuery, dialect: Dialect) -> Select[Any]:
+    """Return the statement for what decides about the relevance of all that matches: see `ranking`."""
+    columns = (dialect.columns[FINDING_COLUMNS.index(name)] for name in RANKED)
+    return select(*columns).select_from(TABLE).where(*conditions(query, dialect))
 
 
 def counted(query: FindingQuery, dialect: Dialect) -> Select[Any]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic_core import to_json
 from sqlalchemy import Connection
 
-from findings_orm.adapters.sql import mapping, queries
+from findings_orm.adapters.sql import mapping, queries, ranking
 from findings_orm.adapters.sql.mapping import (
     EVENT_COLUMNS,
     FINDING_COLUMNS,
@@ -27,6 +27,7 @@ from findings_orm.adapters.sql.watching import Watch, others_listen
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError
 from findings_orm.finding import ACTIVE_STATUSES
+from findings_orm.freetext import RELEVANCE
 from findings_orm.ids import first_revision, now, revision_step
 from findings_orm.importing import no_collection, original_text
 from findings_orm.port import Document, Event, RejectedOriginal, Run
@@ -418,8 +419,25 @@ class SqlRecords(Records):
 
     def select(self, query: FindingQuery, limit: int) -> list[Document]:
         """See `Records.select`."""
+        if query.sort_field == RELEVANCE:
+            return self._select_best(query, limit)
         statement = queries.selected(query, self.dialect, limit)
         return [mapping.document_of(row) for row in self.connection.execute(statement)]
+
+    def _select_best(self, query: FindingQuery, limit: int) -> list[Document]:
+        """Return documents by relevance, which Python decides: databases fold other letters than it does."""
+        best = ranking.best(query, self._batches(queries.scored(query, self.dialect)), limit)
+        columns = self._columns("findings", FINDING_COLUMNS)
+        sql = f"SELECT {columns} FROM findings WHERE project_id = ?"  # noqa: S608  # constants
+        found = {
+            document["id"]: document
+            for document in map(mapping.document_of, self._run_in(sql, "id", query.project_id, best))
+        }
+        return [found[finding_id] for finding_id in best]
+
+    def _batches(self, statement: Any) -> Iterator[Sequence[Row]]:
+        """Run a statement and yield its rows in batches."""
+        yield from self.connection.execute(statement).partitions(READ_BATCH)
 
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""

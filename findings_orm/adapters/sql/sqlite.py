@@ -19,7 +19,7 @@ from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.storage import SqlStore, connection_of
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
-from findings_orm.query import holds_all, search_text
+from findings_orm.freetext import holds_all, search_text
 from findings_orm.records import Records
 
 Synchronous = Literal["FULL", "NORMAL"]

@@ -26,6 +26,7 @@ are not collected. For readable failures call ``pytest.register_assert_rewrite("
 
 from findings_orm.testing.contract.documents import DocumentContract
 from findings_orm.testing.contract.equals import EqualContract
+from findings_orm.testing.contract.freetext import FreeTextContract
 from findings_orm.testing.contract.history import HistoryContract, PurgeContract
 from findings_orm.testing.contract.ingest import IngestContract
 from findings_orm.testing.contract.port import PortContract
@@ -40,6 +41,7 @@ class FindingStoreContract(
     PortContract,
     DocumentContract,
     QueryContract,
+    FreeTextContract,
     IngestContract,
     EqualContract,
     RunContract,

@@ -1,0 +1,81 @@
+"""Free text, once for every adapter: what a word is, where it is looked for, and what it is worth there."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+RELEVANCE = "relevance"
+"""The sort by how well the words of a query fit."""
+
+WHOLE, BEGINNING, TITLE, NAMES, RESOURCE, SNIPPET = 6, 5, 4, 3, 2, 1
+"""What a word is worth at the best place where it occurs: as a token of the title, at the beginning of one, elsewhere in
+the title; in rule or detector, in the resource, in the snippet."""
+
+
+def fold(text: str) -> str:
+    """Return `text` as the free text search compares it: compatibility form, accents kept, case folded."""
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Return the folded words that white space separates in a text, each once."""
+    return tuple(dict.fromkeys(fold(text).split()))
+
+
+def search_text(document: Mapping[str, Any]) -> str:
+    """Return the folded text that free text search looks into: title, resource, detector, rule, snippet."""
+    parts = (
+        document["title"],
+        document["resource"],
+        document["detector_id"],
+        document["rule_id"] or "",
+        _snippet(document),
+    )
+    return fold("\n".join(parts))
+
+
+def _snippet(document: Mapping[str, Any]) -> str:
+    return (document.get("location") or {}).get("snippet") or ""
+
+
+def holds_all(words: Iterable[str], text: str) -> bool:
+    """Return whether every word occurs in a text; both folded."""
+    return all(word in text for word in words)
+
+
+def relevance(words: Iterable[str], document: Mapping[str, Any]) -> int:
+    """Return how well folded words fit a document: the sum of what each is worth (`WHOLE` ... `SNIPPET`), 0 unless all occur.
+
+    A token is a run of letters, digits and their marks; a word that begins or ends with something else has no token to
+    complete there, so ``eval(`` is whole in ``call of eval(x)``.
+    """
+    title = fold(document["title"])
+    names = fold(f"{document['rule_id'] or ''}\n{document['detector_id']}")
+    elsewhere = ((NAMES, names), (RESOURCE, fold(document["resource"])), (SNIPPET, fold(_snippet(document))))
+    total = 0
+    for word in words:
+        worth = _in_title(word, title) or next((worth for worth, text in elsewhere if word in text), 0)
+        if not worth:
+            return 0
+        total += worth
+    return total
+
+
+def _in_title(word: str, title: str) -> int:
+    found = 0
+    at = title.find(word)
+    while at >= 0:
+        end = at + len(word)
+        if at == 0 or not (_in_token(title[at - 1]) and _in_token(word[0])):
+            if end == len(title) or not (_in_token(title[end]) and _in_token(word[-1])):
+                return WHOLE
+            found = BEGINNING
+        found = found or TITLE
+        at = title.find(word, at + 1)
+    return found
+
+
+def _in_token(character: str) -> bool:
+    return character.isalnum() or unicodedata.category(character).startswith("M")
