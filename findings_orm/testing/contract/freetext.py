@@ -51,7 +51,7 @@ BEST_FIRST: list[tuple[str, list[int]]] = [
 
 HOSTILE = (
     "aAbß\u1e9eſIİıi\u0307e\u0301éﬁＡ²Ⅳ\u0345\u03a3\u03c2\u0939\u093f한\u1112\u1161"
-    + "'\"\\%_*()^-+:.{}~|$\U0001f600 \u00a0\u3000\t\n"
+    "'\"\\%_*()^-+:.{}~|$\U0001f600 \u00a0\u3000\t\n"
 )
 letters = st.text(st.sampled_from(HOSTILE), max_size=12)
 
@@ -214,7 +214,8 @@ class FreeTextContract(Capabilities):
         query = FindingQuery(project_id=PROJECT, sort="-relevance", text="sql", limit=2)
         cursor = store.find(query).next_cursor or ""
         order, _, finding_id = json.loads(base64.urlsafe_b64decode(cursor))
-        for value in (-1, 7, 10**30, "6", None, [], 1.5):
+        wrong: list[Any] = [-1, 7, 10**30, "6", None, [], 1.5]
+        for value in wrong:
             forged = base64.urlsafe_b64encode(json.dumps([order, value, finding_id]).encode()).decode()
             with pytest.raises(StorageValidationError) as caught:
                 found(store, cursor=forged, sort="-relevance", text="sql")
