@@ -261,7 +261,8 @@ _MEMBERS = tuple(Location.__annotations__)
 _MEMBER_ORDERS = frozenset(
     names for count in range(len(_MEMBERS) + 1) for names in combinations(_MEMBERS, count)
 )
-_FORMAT = 2  # of marshal: the last one that writes equal values as equal bytes, whatever else refers to them
+MARSHAL_FORMAT = 2
+"""The last format of `marshal` that writes equal values as equal bytes, whatever else refers to them."""
 
 
 def validate_finding(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,7 +315,7 @@ def _quickly_validated(document: dict[str, Any], content: Content) -> dict[str, 
         canonical["run_id"] = canonical["run_id"].lower()
     canonical["created_at"] = canonical_time(canonical["created_at"])
     objects = _parsed(to_json(canonical["evidence"])), _parsed(to_json(canonical["provenance"]))
-    if marshal.dumps(objects, _FORMAT) != content.objects:
+    if marshal.dumps(objects, MARSHAL_FORMAT) != content.objects:
         raise ValueError("JSON does not say exactly these values")
     canonical["evidence"], canonical["provenance"] = objects
     return canonical
@@ -368,8 +369,8 @@ def content_of(document: Mapping[str, Any]) -> Content:
             cvss += 0.0
         if type(confidence) in _NUMBERS:
             confidence += 0.0
-        plain = marshal.dumps((SCHEMA_VERSION, *_as_they_are(full), cvss, confidence), _FORMAT)
-        return Content(plain, marshal.dumps((full["evidence"], full["provenance"]), _FORMAT))
+        plain = marshal.dumps((SCHEMA_VERSION, *_as_they_are(full), cvss, confidence), MARSHAL_FORMAT)
+        return Content(plain, marshal.dumps((full["evidence"], full["provenance"]), MARSHAL_FORMAT))
     except (ValueError, KeyError, TypeError, OverflowError):
         return UNKNOWN
 

@@ -9,7 +9,7 @@ import tempfile
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import IO, Any, Literal, TypeVar
 
 from findings_orm.errors import (
@@ -47,7 +47,8 @@ from findings_orm.ingest import (
 )
 from findings_orm.layout import LEGACY_VERSION
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
-from findings_orm.records import Identity, Records, StatusChange, batches, nothing
+from findings_orm.receipts import LOOK_BACK, Recognition
+from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, nothing
 
 _T = TypeVar("_T")
 
@@ -164,7 +165,7 @@ class Import:
     def _execute(self, unit: Records, documents: Iterable[Mapping[str, Any]]) -> IngestReport:
         if repeated := self._earlier(unit.runs(self.project_id)):
             return repeated
-        self.revision = unit.advance(self.project_id, self.at)
+        self.advance = unit.advance(self.project_id, self.at)
         runs = unit.runs(self.project_id)
         if repeated := self._earlier(runs):  # it was imported while this one waited for the project
             return repeated
@@ -173,10 +174,22 @@ class Import:
             previous.update(dict.fromkeys(earlier.detectors, earlier.number))
         number = 1 + max((earlier.number for earlier in runs), default=0)
         self.context = RunContext(self.run.id, number, previous, self.at)
+        receipts = unit.receipts(self.project_id, number - LOOK_BACK)
+        with closing(Recognition(runs, receipts, self.advance.before)) as recognition:
+            self._read(documents, recognition)
+            if self.close_missing:
+                self._close_missing()
+            self._record(recognition.digests)
+        return self.report
+
+    def _read(self, documents: Iterable[Mapping[str, Any]], recognition: Recognition) -> None:
+        """Take in the whole report."""
         deferred = _Deferred()
         with no_collection() as collects:
-            for number, batch in enumerate(batches(enumerate(documents), BATCH)):
-                self._take(batch, deferred)
+            first = 0
+            for number, batch in enumerate(self._unrecognised(documents, recognition)):
+                self._take(first, batch, deferred)
+                first += len(batch)
                 if collects and number % _ROUNDS == 0:
                     gc.collect(1)
         self._apply()
@@ -184,10 +197,27 @@ class Import:
             known = self._known({one.fingerprint for one in waiting})
             self._plan(waiting, known, Changes(), deferred, last=True)
             self._apply()
-        if self.close_missing:
-            self._close_missing()
-        self._record()
-        return self.report
+
+    def _unrecognised(
+        self, documents: Iterable[Mapping[str, Any]], recognition: Recognition
+    ) -> Iterator[list[Mapping[str, Any]]]:
+        """Yield the batches of a report; none where the same report came before."""
+        count = 0
+        known = True
+        for batch in batches(documents, BATCH):
+            if recognition.takes(batch):
+                count += len(batch)
+                continue
+            if known:
+                yield from recognition.put_aside()
+                known = False
+            yield batch
+        if known and (run := recognition.recognised()):
+            self.unit.seen_again(self.project_id, run, self.at, self.context.number)
+            self.report.unchanged += count
+            self.detectors |= recognition.detectors
+        elif known:
+            yield from recognition.put_aside()
 
     def _earlier(self, runs: list[Run]) -> IngestReport | None:
         """Return the report of the run if it was imported before."""
@@ -198,9 +228,9 @@ class Import:
 
     # -- validation -----------------------------------------------------------------------------------------
 
-    def _take(self, batch: list[tuple[int, Mapping[str, Any]]], deferred: _Deferred) -> None:
-        """Recognise what is known to the last bit, validate the rest, and write."""
-        probes = [self._probe(index, given) for index, given in self._between(batch)]
+    def _take(self, first: int, batch: list[Mapping[str, Any]], deferred: _Deferred) -> None:
+        """Recognise what is known to the last bit, validate the rest, and write; `first` is the position of the batch."""
+        probes = [self._probe(index, given) for index, given in enumerate(self._between(batch), first)]
         fingerprints = {probe.fingerprint for probe in probes}
         if not fingerprints.isdisjoint(self._planned):
             self._apply()
@@ -208,9 +238,8 @@ class Import:
         self._apply()
         changes = Changes()
         incoming = []
-        first = batch[0][0]
         for probe in self._between(recognise(probes, known, self.context, changes)):
-            given = batch[probe.position - first][1]
+            given = batch[probe.position - first]
             try:
                 incoming.append(self._incoming(probe, given))
             except (StorageValidationError, SchemaVersionError) as error:
@@ -360,7 +389,7 @@ class Import:
         if changes.seen:
             unit.seen(project_id, changes.seen, self.at, self.context.number)
         if changes.events:
-            unit.add_events(project_id, self.revision, changes.events)
+            unit.add_events(project_id, self.advance.now, changes.events)
         if changes.insert:
             self._under_way = unit.inserting(project_id, changes.insert)
             next(self._under_way, None)
@@ -382,10 +411,10 @@ class Import:
                     finding_id, {"status": [status, resolved]}, self.at, ACTOR, run_id=self.run.id
                 )
             ]
-            self.unit.add_events(self.project_id, self.revision, events)
+            self.unit.add_events(self.project_id, self.advance.now, events)
             self.report.resolved += len(batch)
 
-    def _record(self) -> None:
+    def _record(self, digests: bytes) -> None:
         run = Run(
             self.run.id,
             tuple(sorted(self.detectors)),
@@ -395,7 +424,8 @@ class Import:
             self.report.counts(),
             tuple(self.report.rejected),
         )
-        self.unit.put_run(self.project_id, run)
+        receipt = Receipt(run.number, *self.advance, b"" if self.report.rejected else digests)
+        self.unit.put_run(self.project_id, run, receipt)
 
 
 @contextmanager

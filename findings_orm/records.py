@@ -68,6 +68,26 @@ class ProjectState(NamedTuple):
     created_at: str | None
 
 
+class Advance(NamedTuple):
+    """A write to a project: its revision before (0 for a new one) and its revision now."""
+
+    before: int
+    now: int
+
+
+class Receipt(NamedTuple):
+    """What tells whether the report of a run comes again, to a project that did not change since.
+
+    `number` is the run's, `before` and `after` are the revisions of the project around it, `digests` has 32 bytes for each
+    batch of its documents (none where the report may not be taken for the same).
+    """
+
+    number: int
+    before: int
+    after: int
+    digests: bytes
+
+
 class StatusChange(NamedTuple):
     """A new status of a finding; `closed_as` and `closed_at` as in `Identity`."""
 
@@ -87,9 +107,9 @@ class Records(Protocol):
 
     # -- write ---------------------------------------------------------------------------------------------
 
-    def advance(self, project_id: str, at: str) -> int:
-        """Make the project if it is new, keep other writers of it out until the unit ends, and return its
-        next revision (`ids.first_revision`, `ids.revision_step`). Called before any other write to the project."""
+    def advance(self, project_id: str, at: str) -> Advance:
+        """Make the project if it is new, keep other writers of it out until the unit ends, and give it its next
+        revision (`ids.first_revision`, `ids.revision_step`). Called before any other write to the project."""
 
     def put_project(self, project_id: str, state: ProjectState) -> None:
         """Make a project as it was elsewhere, and keep other writers of it out until the unit ends.
@@ -136,8 +156,11 @@ class Records(Protocol):
     def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
         """Append to the history, in the order given."""
 
-    def put_run(self, project_id: str, run: Run) -> None:
-        """Add a run."""
+    def seen_again(self, project_id: str, last_run: int, at: str, run: int) -> None:
+        """Do what `seen` does to all identities of which `last_run` is this."""
+
+    def put_run(self, project_id: str, run: Run, receipt: Receipt | None = None) -> None:
+        """Add a run. A store may keep its receipt."""
 
     def put_rejected(self, project_id: str, originals: Sequence[RejectedOriginal]) -> None:
         """Keep refused originals; one that is kept already (equal `rejected_id`) gets the newer run."""
@@ -203,6 +226,9 @@ class Records(Protocol):
 
     def runs(self, project_id: str) -> list[Run]:
         """Return the runs of a project by number."""
+
+    def receipts(self, project_id: str, since: int) -> list[Receipt]:
+        """Return what is kept of the receipts of runs from number `since` on, newest first."""
 
     def rejected(self, project_id: str) -> list[RejectedOriginal]:
         """Return the refused originals, oldest first."""

@@ -15,7 +15,7 @@ from findings_orm.records import Identity, Records, Stored
 def save(unit: Records, project_id: str, documents: list[Document]) -> None:
     """Store valid documents of one project; of several with one id, each replaces the one before."""
     at = now()
-    revision = unit.advance(project_id, at)
+    revision = unit.advance(project_id, at).now
     ordinals = _Ordinals(unit, project_id)
     for group in _distinct(documents):
         known = unit.stored(project_id, [document["id"] for document in group])

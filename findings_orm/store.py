@@ -334,7 +334,7 @@ class Store(FindingStore):
             if not _status_events(_stored(unit, project_id, finding_id).document, status, "", actor, comment):
                 return _document(unit, project_id, finding_id)
             at = now()
-            revision = unit.advance(project_id, at)
+            revision = unit.advance(project_id, at).now
             found = _stored(unit, project_id, finding_id)
             events = _status_events(found.document, status, at, actor, comment)
             if found.document["status"] != status:
@@ -444,7 +444,7 @@ def _purge_batch(unit: Records, project_id: str, before: str) -> int:
     if not unit.closed_before(project_id, before, 1):
         return 0
     at = now()
-    revision = unit.advance(project_id, at)
+    revision = unit.advance(project_id, at).now
     found = unit.closed_before(project_id, before, PURGE_BATCH)
     kept = ("title", "severity", "status", "detector_id", "rule_id", "resource", "created_at")
     events = [

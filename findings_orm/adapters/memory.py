@@ -6,7 +6,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, cast
 
 from pydantic_core import to_json
@@ -18,9 +19,11 @@ from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, matches, time_key
 from findings_orm.records import (
+    Advance,
     Identity,
     Kept,
     ProjectState,
+    Receipt,
     Records,
     StatusChange,
     Stored,
@@ -52,11 +55,12 @@ class Project:
     events: dict[str, tuple[Event, ...]] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     rejected: dict[str, RejectedOriginal] = field(default_factory=dict)
+    receipts: dict[int, Receipt] = field(default_factory=dict)
 
     def copy(self) -> Project:
         """Return a copy that later changes of this one don't touch."""
-        parts = (self.findings, self.by_fingerprint, self.streaks, self.events, self.runs, self.rejected)
-        return Project(self.revision, *(dict(part) for part in parts))  # type: ignore[arg-type]
+        parts = {each.name: copy(getattr(self, each.name)) for each in fields(self)}
+        return Project(**parts)
 
 
 State = dict[str, Project]
@@ -96,9 +100,10 @@ class MemoryRecords(Records):
 
     # -- write ----------------------------------------------------------------------------------------------
 
-    def advance(self, project_id: str, at: str) -> int:
+    def advance(self, project_id: str, at: str) -> Advance:
         """See `Records.advance`."""
-        return self.advance_to(project_id, self._next_revision(project_id))
+        before = self.revision(project_id)
+        return Advance(before, self.advance_to(project_id, self._next_revision(project_id)))
 
     def _next_revision(self, project_id: str) -> int:
         project = self.state.get(project_id)
@@ -153,6 +158,12 @@ class MemoryRecords(Records):
         """See `Records.seen`."""
         self.reidentify(project_id, [one._replace(last_seen=at, last_run=run) for one in identities])
 
+    def seen_again(self, project_id: str, last_run: int, at: str, run: int) -> None:
+        """See `Records.seen_again`."""
+        findings = self.state[project_id].findings.values()
+        identities = [one.identity for one in findings if one.identity.last_run == last_run]
+        self.seen(project_id, identities, at, run)
+
     def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
         """See `Records.change_status`."""
         findings = self.state[project_id].findings
@@ -181,9 +192,11 @@ class MemoryRecords(Records):
         for event in events:
             kept[event.finding_id] = (*kept.get(event.finding_id, ()), event)
 
-    def put_run(self, project_id: str, run: Run) -> None:
+    def put_run(self, project_id: str, run: Run, receipt: Receipt | None = None) -> None:
         """See `Records.put_run`."""
         self.state[project_id].runs[run.id] = run
+        if receipt:
+            self.state[project_id].receipts[run.number] = receipt
 
     def put_rejected(self, project_id: str, originals: Sequence[RejectedOriginal]) -> None:
         """See `Records.put_rejected`."""
@@ -345,6 +358,11 @@ class MemoryRecords(Records):
             Run(r.id, r.detectors, r.started_at, clone(dict(r.tool)), r.number, dict(r.counts), r.rejected)
             for r in found
         ]
+
+    def receipts(self, project_id: str, since: int) -> list[Receipt]:
+        """See `Records.receipts`."""
+        found = self._project(project_id).receipts
+        return [found[number] for number in sorted(found, reverse=True) if number >= since]
 
     def rejected(self, project_id: str) -> list[RejectedOriginal]:
         """See `Records.rejected`."""

@@ -77,6 +77,7 @@ def _actions() -> SearchStrategy[Action]:
         st.tuples(st.just("save_with_a_bad_one"), st.lists(_saved(), min_size=1, max_size=3)),
         *[st.tuples(st.just("ingest"), _projects, reports, st.booleans(), st.integers(0, 2), st.booleans())]
         * 3,
+        st.tuples(st.just("ingest_again"), _projects, _positions, st.booleans(), st.booleans()),
         st.tuples(st.just("repeat_run"), _projects, _positions, reports, st.booleans()),
         st.tuples(st.just("retry"), _projects, _positions, _scanned()),
         st.tuples(st.just("set_status"), _projects, _positions, statuses, st.sampled_from(["", "because"])),

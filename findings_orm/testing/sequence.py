@@ -36,6 +36,7 @@ class _Sequence:
         self.store = store
         self.random = random.Random(seed)
         self.last = 0
+        self.reports: list[list[Any]] = [[]]
 
     def number(self) -> int:
         self.last += 1
@@ -100,6 +101,9 @@ class _Sequence:
             _seen_again(each) for each in self.random.sample(there, self.random.randint(0, len(there)))
         ]
         self.random.shuffle(documents)
+        if self.random.random() < 0.3:
+            documents = list(self.random.choice(self.reports[-2:]))
+        self.reports.append(documents)
         bad = self.random.randrange(5) == 0
         if bad:
             documents.insert(

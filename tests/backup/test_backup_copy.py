@@ -24,7 +24,7 @@ PAIRS = [(a, b) for a in KINDS for b in KINDS if a != b or a == "sqlite"]
 @pytest.mark.parametrize(("kind", "other"), PAIRS)
 def test_every_pair(kind: str, other: str, new_store: Open) -> None:
     source, target = new_store(kind), new_store(other)
-    run_sequence(source, 11, 60)
+    run_sequence(source, 15, 60)
     report = copy_store(source, target)
     assert report.copied == source.list_projects() != []
     assert min(report.records.values()) > 0

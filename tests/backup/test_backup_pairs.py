@@ -29,7 +29,7 @@ PROJECT = "acme-api"
 @pytest.mark.parametrize(("source", "destination"), PAIRS)
 def test_every_pair(source: str, destination: str, new_store: Open, target: pathlib.Path) -> None:
     store = new_store(source)
-    run_sequence(store, 5, 400 if FULL else 60)
+    run_sequence(store, 15, 400 if FULL else 60)
     assert write_backup(store, target).verified
     other = new_store(destination)
     report = restore_backup(other, target)

@@ -47,7 +47,7 @@ for url in sys.argv[1:]:
         migrations.downgrade(url, revision)
         plan = migrations.plan(url)
         assert plan.steps[-1].rows == len(found) and plan.steps[-1].locks in (["findings"], ["database"])
-        assert "only an online run of revision r0005" in migrations.script(url)
+        assert "only an online run of revision r0042" in migrations.script(url)
         migrations.upgrade(url)
         assert migrations.check(url) == []
         with open_storage(url) as store:

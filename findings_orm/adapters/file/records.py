@@ -9,7 +9,7 @@ from typing import Any
 from findings_orm.adapters.memory import MemoryRecords, Project, State
 from findings_orm.errors import StorageConflictError
 from findings_orm.port import Event, RejectedOriginal, Run
-from findings_orm.records import Identity, ProjectState, StatusChange, Stored, Streak
+from findings_orm.records import Identity, ProjectState, Receipt, StatusChange, Stored, Streak
 
 Operation = tuple[Any, ...]
 _ABSENT: Any = object()
@@ -129,7 +129,8 @@ class FileRecords(MemoryRecords):
         self._log("add_events", project_id, list(events))
         super().add_events(project_id, revision, events)
 
-    def put_run(self, project_id: str, run: Run) -> None:
+    def put_run(self, project_id: str, run: Run, receipt: Receipt | None = None) -> None:
+        """See `Records.put_run`. Receipts are not kept: they save time, which files take to be written."""
         self._keep(self.state[project_id].runs, [run.id])
         self._log("put_run", project_id, run)
         super().put_run(project_id, run)

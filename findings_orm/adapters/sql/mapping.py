@@ -37,6 +37,7 @@ IDENTITY_COLUMNS = (
     "closed_at",
 )
 RUN_COLUMNS = ("run_id", "detectors", "started_at", "tool", "number", "counts")
+RECEIPT_COLUMNS = ("revision_before", "revision_after", "digests")
 EVENT_COLUMNS = ("finding_id", "at", "actor", "kind", "changes", "comment", "run_id")
 REJECTED_COLUMNS = ("rejected_id", "run_id", "position", "at", "field", "reason", "original")
 

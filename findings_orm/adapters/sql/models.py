@@ -153,7 +153,7 @@ class Sighting(Base):
 
 
 class Run(Base):
-    """One import."""
+    """One import, and what tells whether the same report comes again (`findings_orm.records.Receipt`)."""
 
     __tablename__ = "finding_runs"
     __table_args__ = (
@@ -168,6 +168,9 @@ class Run(Base):
     detectors: Mapped[list[str]] = mapped_column(JsonList)
     tool: Mapped[dict[str, Any]] = mapped_column(Json)
     counts: Mapped[dict[str, int]] = mapped_column(Json)
+    revision_before: Mapped[int | None] = mapped_column(BigInteger)
+    revision_after: Mapped[int | None] = mapped_column(BigInteger)
+    digests: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class Event(Base):

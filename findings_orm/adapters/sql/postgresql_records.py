@@ -26,7 +26,6 @@ from findings_orm.adapters.sql.queries import TABLE
 from findings_orm.adapters.sql.records import _BESIDE_KEY, _RESEEN, LOOKUP_BATCH, READ_BATCH, SqlRecords
 from findings_orm.adapters.sql.watching import Watch
 from findings_orm.freetext import RELEVANCE, fold, holds_all, search_text
-from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event
 from findings_orm.query import FindingQuery, time_key
 from findings_orm.records import Identity, StatusChange, Steps, Stored, Streak, batches, complete, nothing
@@ -215,8 +214,8 @@ class PostgreSQLRecords(SqlRecords):
 
     # -- write ----------------------------------------------------------------------------------------------
 
-    def advance(self, project_id: str, at: str) -> int:
-        """See `Records.advance`. Writers of a project queue on an advisory lock until the transaction ends."""
+    def _advancing(self, project_id: str, at: str, first: int, step: int) -> tuple[str, tuple[Any, ...]]:
+        """Writers of a project queue on an advisory lock until the transaction ends."""
         sql = (
             "INSERT INTO finding_projects (project_id, created_at, revision) "
             "SELECT ?::text, ?::timestamptz, ?::bigint "
@@ -224,8 +223,7 @@ class PostgreSQLRecords(SqlRecords):
             "ON CONFLICT (project_id) DO UPDATE SET revision = finding_projects.revision + ?::bigint "
             "RETURNING revision"
         )
-        row = (project_id, time_key(at), first_revision(), project_id, LOCK_SEED, revision_step())
-        return int(self._run(sql, row)[0][0])
+        return sql, (project_id, at, first, project_id, LOCK_SEED, step)
 
     def _lock(self, project_id: str) -> None:
         self._run("SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))", (project_id, LOCK_SEED))

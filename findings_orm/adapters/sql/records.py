@@ -17,6 +17,7 @@ from findings_orm.adapters.sql.mapping import (
     EVENT_COLUMNS,
     FINDING_COLUMNS,
     IDENTITY_COLUMNS,
+    RECEIPT_COLUMNS,
     REJECTED_COLUMNS,
     RUN_COLUMNS,
     Row,
@@ -33,9 +34,11 @@ from findings_orm.importing import no_collection, original_text
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, time_key
 from findings_orm.records import (
+    Advance,
     Identity,
     Kept,
     ProjectState,
+    Receipt,
     Records,
     StatusChange,
     Stored,
@@ -173,14 +176,19 @@ class SqlRecords(Records):
 
     # -- write ----------------------------------------------------------------------------------------------
 
-    def advance(self, project_id: str, at: str) -> int:
+    def advance(self, project_id: str, at: str) -> Advance:
         """See `Records.advance`."""
+        first, step = first_revision(), revision_step()
+        now = self._run(*self._advancing(project_id, time_key(at), first, step))[0][0]
+        return Advance(0 if now == first else now - step, now)
+
+    def _advancing(self, project_id: str, at: str, first: int, step: int) -> tuple[str, tuple[Any, ...]]:
+        """Return the statement that makes a project, or its revision larger, and its parameters."""
         sql = (
             "INSERT INTO finding_projects (project_id, created_at, revision) VALUES (?, ?, ?) "
             "ON CONFLICT (project_id) DO UPDATE SET revision = finding_projects.revision + ? RETURNING revision"
         )
-        row = (project_id, time_key(at), first_revision(), revision_step())
-        return int(self._run(sql, row)[0][0])
+        return sql, (project_id, at, first, step)
 
     def put_project(self, project_id: str, state: ProjectState) -> None:
         """See `Records.put_project`. The new row keeps other writers waiting."""
@@ -241,6 +249,11 @@ class SqlRecords(Records):
         )
         self._run_many(sql, rows)
 
+    def seen_again(self, project_id: str, last_run: int, at: str, run: int) -> None:
+        """See `Records.seen_again`."""
+        sql = _update("finding_identities", ("last_seen", "last_run"), ("project_id", "last_run"))
+        self._run(sql, (time_key(at), run, project_id, last_run))
+
     def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
         """See `Records.change_status`."""
         statuses = [(change.status, project_id, change.finding_id) for change in changes]
@@ -273,10 +286,19 @@ class SqlRecords(Records):
             _insert("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS)), rows
         )
 
-    def put_run(self, project_id: str, run: Run) -> None:
+    def put_run(self, project_id: str, run: Run, receipt: Receipt | None = None) -> None:
         """See `Records.put_run`."""
-        sql = _insert("finding_runs", ("project_id", *RUN_COLUMNS))
-        self._run(sql, (project_id, *mapping.run_row(run)))
+        sql = _insert("finding_runs", ("project_id", *RUN_COLUMNS, *RECEIPT_COLUMNS))
+        self._run(sql, (project_id, *mapping.run_row(run), *(receipt[1:] if receipt else (None,) * 3)))
+
+    def receipts(self, project_id: str, since: int) -> list[Receipt]:
+        """See `Records.receipts`."""
+        columns = self._columns("finding_runs", ("number", *RECEIPT_COLUMNS))
+        sql = (
+            f"SELECT {columns} FROM finding_runs WHERE project_id = ? AND number >= ? "  # noqa: S608  # constants
+            "AND digests IS NOT NULL ORDER BY number DESC"
+        )
+        return [Receipt._make(row) for row in self._run(sql, (project_id, since))]
 
     def put_rejected(self, project_id: str, originals: Sequence[RejectedOriginal]) -> None:
         """See `Records.put_rejected`."""
