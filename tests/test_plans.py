@@ -165,6 +165,14 @@ def saving(filled: Filled, project: str) -> None:
     filled.store.save_finding({**known, "title": f"{known['title'][:50]} {uuid7()}"})
 
 
+def importing(filled: Filled, project: str, *, changed: int) -> None:
+    """Import 200 known findings, some of them changed."""
+    documents = [document(project, n) for n in range(200)]
+    for one in documents[:changed]:
+        one["title"] = f"{one['title']} {uuid7()}"
+    assert filled.store.ingest(project, documents).updated >= changed
+
+
 CONSTANT = {
     "get": Shape(lambda f, p: f.store.get_finding(p, f.ids[p]), 1, 1),
     "revision": Shape(lambda f, p: f.store.revision(p), 1, 1),
@@ -228,6 +236,14 @@ def test_what_is_read_grows_with_the_answer_only(filled: Filled, name: str) -> N
     few, many = (filled.work(partial(CONSTANT[name].call, filled, project)) for project in ("few", "many"))
     assert few > 0
     assert many <= few * 1.2 + 30, f"{few} for {FEW} findings, {many} for {MANY}"
+
+
+@pytest.mark.parametrize("changed", [1, 200])
+def test_a_small_import_reads_no_more_in_a_large_project(filled: Filled, changed: int) -> None:
+    few, many = (
+        filled.work(partial(importing, filled, project, changed=changed)) for project in ("few", "many")
+    )
+    assert many <= few * 2, f"{few} for {FEW} findings, {many} for {MANY}"
 
 
 @pytest.mark.parametrize("name", FILTERED)

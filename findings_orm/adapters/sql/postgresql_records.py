@@ -93,15 +93,20 @@ def _marked(sql: str) -> str:
 
 @lru_cache(32)
 def _update(table: str, columns: tuple[str, ...], keys: tuple[str, ...]) -> str:
-    """Return the UPDATE of many rows by one statement: a parameter for the project, and an array a column."""
+    """Return the UPDATE of many rows by one statement: an array a column, the project, and the array of the first key again.
+
+    That the rows are looked up by this key is said beside the join: for the join alone the planner reads the whole project.
+    It does so too for an array of which it knows the length, so it gets one that a subquery makes.
+    """
     types = TYPES[table]
     sets = ", ".join(f"{column} = new.{column}::{types[column]}" for column in columns)
     where = " AND ".join(f"old.{key} = new.{key}" for key in keys)
     arrays = ", ".join(f"%s::{_array_type(types[column])}[]" for column in (*keys, *columns))
     names = ", ".join((*keys, *columns))
+    found = f"old.{keys[0]} = ANY(ARRAY(SELECT unnest(%s::{types[keys[0]]}[])))"
     return (
         f"UPDATE {table} old SET {sets} FROM unnest({arrays}) AS new ({names}) "  # noqa: S608  # constants
-        f"WHERE old.project_id = %s AND {where}"
+        f"WHERE old.project_id = %s AND {found} AND {where}"
     )
 
 
@@ -168,7 +173,9 @@ class PostgreSQLRecords(SqlRecords):
                 )
             return
         for batch in batches(values, LOOKUP_BATCH):
-            yield from self._run(f"{sql} AND {column} = ANY(?::uuid[])", (project_id, batch))
+            yield from self._run(
+                f"{sql} AND {column} = ANY(ARRAY(SELECT unnest(?::uuid[])))", (project_id, batch)
+            )
 
     def _columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
         return shown_all(table, tuple(columns), alias)
@@ -184,7 +191,7 @@ class PostgreSQLRecords(SqlRecords):
         """Update rows, given as keys and columns, by one statement."""
         if rows:
             arrays = [list(values) for values in zip(*rows, strict=True)]
-            self._run(_update(table, columns, keys), (*arrays, project_id))
+            self._run(_update(table, columns, keys), (*arrays, project_id, arrays[0]))
 
     @property
     def _driver(self) -> Any:
@@ -283,10 +290,11 @@ class PostgreSQLRecords(SqlRecords):
             "UPDATE finding_identities old SET last_seen = ?, last_run = ? FROM (SELECT "
             "substring(?b::bytea, 1 + 32 * (n - 1)::integer, 32) AS fingerprint, ordinal "
             "FROM unnest(?::integer[]) WITH ORDINALITY AS ordinals (ordinal, n)) AS new "
-            "WHERE old.project_id = ? AND old.fingerprint = new.fingerprint AND old.ordinal = new.ordinal"
+            f"WHERE old.project_id = ? AND old.fingerprint = ANY(ARRAY({_SLICED.format(len(keys) - 1)})) "
+            "AND old.fingerprint = new.fingerprint AND old.ordinal = new.ordinal"
         )
         prints, ordinals = b"".join(key[0] for key in keys), [key[1] for key in keys]
-        self._run(sql, (time_key(at), run, prints, ordinals, project_id))
+        self._run(sql, (time_key(at), run, prints, ordinals, project_id, prints))
 
     def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
         """See `Records.change_status`."""
@@ -308,7 +316,7 @@ class PostgreSQLRecords(SqlRecords):
             ("finding_identities", "finding_id"),
             ("findings", "id"),
         ):
-            sql = f"DELETE FROM {table} WHERE project_id = ? AND {column} = ANY(?::uuid[])"  # noqa: S608  # constants
+            sql = f"DELETE FROM {table} WHERE project_id = ? AND {column} = ANY(ARRAY(SELECT unnest(?::uuid[])))"  # noqa: S608
             self._run(sql, (project_id, list(finding_ids)))
 
     def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
