@@ -250,9 +250,8 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """What a document has where it lacks a field. The values are shared: not to be changed."""
 
-_as_they_are = itemgetter(
-    *(name for name in CONTENT_FIELDS if name not in ("cvss", "confidence", "evidence", "provenance"))
-)
+_FREE = ("location", "cvss", "confidence")  # the fields that say the same in several forms
+_as_they_are = itemgetter(*(name for name in CONTENT_FIELDS if name not in _FREE), *_FREE)
 _validate = Finding.__pydantic_validator__.validate_python
 _validate_quickly = _QuickFinding.__pydantic_validator__.validate_python
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
@@ -275,25 +274,23 @@ def validate_finding(document: Mapping[str, Any]) -> dict[str, Any]:
         SchemaVersionError: `finding_schema_version` is not the current one (migrate older ones first).
         StorageValidationError: a rule is broken; names field, rule and value.
     """
-    return validate_content(document)
+    return validate_content(document)[0]
 
 
-class Content(NamedTuple):
-    """What a report decides about a finding, as bytes that tell any two contents apart; see `content_of`.
+class Objects(NamedTuple):
+    """The objects of a document as JSON, which a store may write as it is."""
 
-    `plain` is empty where the values are not all of plain JSON types: that content equals no other.
+    evidence: bytes
+    provenance: bytes
+
+
+def validate_content(
+    document: Mapping[str, Any], content: bytes | None = None
+) -> tuple[dict[str, Any], Objects | None]:
+    """Do what `validate_finding` does; return its objects as JSON too, where that is at hand.
+
+    `content` is `content_of` the document, where that is known already.
     """
-
-    plain: bytes
-    objects: bytes
-
-
-UNKNOWN = Content(b"", b"")
-"""The content of a document that says nothing certain."""
-
-
-def validate_content(document: Mapping[str, Any], content: Content | None = None) -> dict[str, Any]:
-    """Do what `validate_finding` does; `content` is `content_of` the document, where that is known already."""
     if not isinstance(document, dict):
         raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", document)
     version = document.get("finding_schema_version", SCHEMA_VERSION)
@@ -302,36 +299,42 @@ def validate_content(document: Mapping[str, Any], content: Content | None = None
             f"finding_schema_version is {readable(version)}; this release stores {SCHEMA_VERSION}"
         )
     try:
-        return _quickly_validated(document, content or content_of(document))
+        if content or content_of(document):
+            return _quickly_validated(document)
     except (ValueError, RecursionError):
-        return _validated(document)
+        pass
+    return _validated(document), None
 
 
-def _quickly_validated(document: dict[str, Any], content: Content) -> dict[str, Any]:
-    """Validate a document of plain JSON types; raise ValueError for others, and for one that breaks a rule."""
+def _quickly_validated(document: dict[str, Any]) -> tuple[dict[str, Any], Objects]:
+    """Validate a document of exact types, as `content_of` found; raise ValueError for one that breaks a rule."""
     canonical: dict[str, Any] = vars(_validate_quickly(document))
     canonical["id"] = canonical["id"].lower()
     if canonical["run_id"] is not None:
         canonical["run_id"] = canonical["run_id"].lower()
     canonical["created_at"] = canonical_time(canonical["created_at"])
-    objects = _parsed(to_json(canonical["evidence"])), _parsed(to_json(canonical["provenance"]))
-    if marshal.dumps(objects, MARSHAL_FORMAT) != content.objects:
-        raise ValueError("JSON does not say exactly these values")
-    canonical["evidence"], canonical["provenance"] = objects
-    return canonical
+    canonical["evidence"], evidence = _copied(canonical["evidence"])
+    canonical["provenance"], provenance = _copied(canonical["provenance"])
+    return canonical, Objects(evidence, provenance)
 
 
-def _parsed(data: bytes) -> Any:
-    """Return the value of JSON, unless it may break a rule for nested values."""
-    value = from_json(data, allow_inf_nan=False)
-    if type(value) is not dict:
-        raise ValueError("no object")
+def _copied(value: Any) -> tuple[dict[str, Any], bytes]:
+    """Return a copy of an object made through its JSON, and that; raise ValueError if it may break a rule.
+
+    What is of exact types and not of JSON's (a tuple, a key that is no text, NaN) does not equal its copy.
+    """
+    if not value and type(value) is dict:
+        return {}, b"{}"
+    data = to_json(value)
+    copy = from_json(data, allow_inf_nan=False)
+    if type(copy) is not dict or copy != value:
+        raise ValueError("JSON does not say exactly this value")
     suspect = data.count(b"{") + data.count(b"[") >= MAX_DEPTH
     if (suspect or (len(data) > MAX_DIGITS and _LONG_NUMBER.search(data))) and any(
-        _broken_rule(inner, depth) for _, inner, depth in _walk({"evidence": value})
+        _broken_rule(inner, depth) for _, inner, depth in _walk({"evidence": copy})
     ):
         raise ValueError("too deep, or too long a number")
-    return value
+    return copy, data
 
 
 def _validated(document: dict[str, Any]) -> dict[str, Any]:
@@ -350,29 +353,29 @@ def _validated(document: dict[str, Any]) -> dict[str, Any]:
     return canonical
 
 
-def content_of(document: Mapping[str, Any]) -> Content:
-    """Return the content of a document, before or after validation.
+def content_of(document: Mapping[str, Any]) -> bytes:
+    """Return what a report decides about a finding as bytes; no bytes where its values are not of exact, plain types.
 
     It is equal for documents with equal canonical `CONTENT_FIELDS`, and for no others: a document that would be
-    refused for one of these fields never has the content of one that was accepted.
+    refused for one of these fields never has the content of one that was accepted. It is the same before and after validation.
     """
-    full = {**DEFAULTS, **document}
+    full = document if len(document) == len(FIELDS) else {**DEFAULTS, **document}
     if len(full) != len(FIELDS):
-        return UNKNOWN
-    cvss, confidence, location = full["cvss"], full["confidence"], full["location"]
+        return b""
     try:
+        *plain, location, cvss, confidence = _as_they_are(full)
         if location is not None and tuple(location) not in _MEMBER_ORDERS:
-            full["location"] = {name: location[name] for name in _MEMBERS if name in location}
-            if len(full["location"]) != len(location):
-                return UNKNOWN
+            ordered = {name: location[name] for name in _MEMBERS if name in location}
+            if len(ordered) != len(location):
+                return b""
+            location = ordered
         if type(cvss) in _NUMBERS:
             cvss += 0.0
         if type(confidence) in _NUMBERS:
             confidence += 0.0
-        plain = marshal.dumps((SCHEMA_VERSION, *_as_they_are(full), cvss, confidence), MARSHAL_FORMAT)
-        return Content(plain, marshal.dumps((full["evidence"], full["provenance"]), MARSHAL_FORMAT))
+        return marshal.dumps((SCHEMA_VERSION, plain, location, cvss, confidence), MARSHAL_FORMAT)
     except (ValueError, KeyError, TypeError, OverflowError):
-        return UNKNOWN
+        return b""
 
 
 def check_plain_text(name: str, text: str, *, empty: bool = True) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
-from findings_orm.finding import CONTENT_FIELDS, Content
+from findings_orm.finding import CONTENT_FIELDS
 
 VERSION = 1
 """The version of the algorithm, stored with each fingerprint so that it can be computed anew later."""
@@ -24,6 +24,7 @@ _SUFFIX = re.compile(
     r"(?P<path>.*?)(?::(?P<line>\d+)(?:[:.-]\d+)*|\((?P<paren>\d+)(?:,\s*\d+)*\)|#L(?P<hash>\d+)(?:C\d+)?(?:-L?\d+(?:C\d+)?)?)",
     re.ASCII | re.DOTALL,
 )
+_ENDS_OF_LINES = frozenset("0123456789)")
 _SOURCE_FILE = re.compile(
     r"[^/\\]+\.(?:py|pyi|js|jsx|mjs|ts|tsx|java|kt|go|rs|c|cc|cpp|cxx|h|hh|hpp|cs|rb|php|pl|sh|bash|ps1|sql|html?|xml"
     r"|ya?ml|json|toml|ini|cfg|conf|env|tf|swift|scala|vue|lua|m|r|txt|md|gradle|properties|lock)",
@@ -41,15 +42,18 @@ class Fingerprint(NamedTuple):
 def fingerprint(document: Mapping[str, Any]) -> Fingerprint:
     """Return the fingerprint of a document, canonical or not: absent fields are as good as their defaults."""
     get = document.get
-    location = get("location") or _NOWHERE
-    resource, line = without_line(get("resource", ""))
-    line = location.get("start_line") or line
+    resource, line = get("resource", ""), None
+    if resource[-1:] in _ENDS_OF_LINES:
+        resource, line = without_line(resource)
+    words = _EMPTY
+    if location := get("location"):
+        line = location.get("start_line") or line
+        if snippet := location.get("snippet"):
+            words = _sized(" ".join(snippet.split()))
     if tool := get("fingerprint"):
         return Fingerprint(sha256(_prefix("tool", document["detector_id"]) + _sized(tool)).digest(), line)
     rule = get("rule_id")
     kind, name = ("rule", rule) if rule else ("title", document["title"])
-    snippet = location.get("snippet")
-    words = _sized(" ".join(snippet.split())) if snippet else _EMPTY
     prefix = _prefix("content", document["detector_id"], kind, name)
     return Fingerprint(sha256(prefix + _sized(resource) + words).digest(), line)
 
@@ -60,7 +64,7 @@ def without_line(resource: str) -> tuple[str, int | None]:
     A port is no line: ``host:8080`` and ``http://host:8080/`` stay whole. Only what looks like a path (it has a
     separator and no scheme) or like a source file has a ``:`` or ``()`` suffix taken off.
     """
-    found = _SUFFIX.fullmatch(resource) if resource[-1:].isdigit() or resource[-1:] == ")" else None
+    found = _SUFFIX.fullmatch(resource) if resource[-1:] in _ENDS_OF_LINES else None
     if found is None:
         return resource, None
     path = found["path"]
@@ -83,13 +87,12 @@ def _prefix(*fields: str) -> bytes:
     return b"".join(_sized(text) for text in fields)
 
 
-_NOWHERE: Mapping[str, Any] = {}
 _EMPTY = _sized("")
 
 
-def content_digest(content: Content) -> bytes:
+def content_digest(content: bytes) -> bytes:
     """Return 16 bytes for the content of a document."""
-    return sha256(content.plain + content.objects).digest()[:16]
+    return sha256(content).digest()[:16]
 
 
 def changed_fields(

@@ -22,7 +22,6 @@ from findings_orm.errors import (
 from findings_orm.finding import (
     ACTIVE_STATUSES,
     SCHEMA_VERSION,
-    UNKNOWN,
     Status,
     canonical_time,
     check_project_id,
@@ -263,9 +262,9 @@ class Import:
             document, has_id = self._filled(given)
             digest, line = fingerprint(document)
         except (StorageError, AttributeError, KeyError, TypeError, ValueError):
-            return Probe(index, {}, UNKNOWN, b"", None, b"", has_id=False)
+            return Probe(index, {}, b"", b"", None, b"", has_id=False)
         content = content_of(document)
-        known = content.plain and self._may_stay(document, has_id=has_id)
+        known = content and self._may_stay(document, has_id=has_id)
         return Probe(
             index, document, content, digest, line, content_digest(content) if known else b"", has_id
         )
@@ -303,13 +302,13 @@ class Import:
         index, document, content, digest, line, found, has_id = probe
         if not document:
             document, has_id = self._filled(given)
-        valid = validate_content(document, content)
+        valid, objects = validate_content(document, content)
         self.detectors.add(valid["detector_id"])
         if not digest:
             digest, line = fingerprint(valid)
         if not found:
             found = content_digest(content_of(valid))
-        return Incoming(index, valid, digest, line, found, has_id)
+        return Incoming(index, valid, digest, line, found, has_id, objects)
 
     def _refuse(self, index: int, given: object, error: StorageError) -> None:
         """Raise, or take the refused document into the quarantine."""

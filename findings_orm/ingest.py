@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from findings_orm.finding import ACTIVE_STATUSES, STORE_FIELDS, Content, Status
+from findings_orm.finding import ACTIVE_STATUSES, STORE_FIELDS, Objects, Status
 from findings_orm.fingerprint import VERSION, changed_fields
 from findings_orm.ids import uuid7s
 from findings_orm.port import Document, Event
@@ -23,7 +23,7 @@ NO_ID = "00000000-0000-0000-0000-000000000000"
 class Incoming(NamedTuple):
     """A valid document of an import, with its identity and its position in the import.
 
-    Its id is `NO_ID` where the report gave none.
+    Its id is `NO_ID` where the report gave none; its `objects` are as in `Stored`.
     """
 
     position: int
@@ -32,6 +32,7 @@ class Incoming(NamedTuple):
     line: int | None
     content: bytes
     has_id: bool
+    objects: Objects | None = None
 
 
 class Probe(NamedTuple):
@@ -43,7 +44,7 @@ class Probe(NamedTuple):
 
     position: int
     document: dict[str, Any]
-    values: Content
+    values: bytes
     fingerprint: bytes
     line: int | None
     content: bytes
@@ -287,7 +288,7 @@ def _new(one: Incoming, ordinal: int, run: RunContext, ids: Iterator[str]) -> St
         status if closed else None,
         run.at if closed else None,
     )
-    return Stored(one.document, identity)
+    return Stored(one.document, identity, one.objects)
 
 
 def _merge(
@@ -328,7 +329,7 @@ def _resighted(identity: Identity, run: RunContext, detector_id: str, changes: C
 
 
 def _merge_one(one: Incoming, stored: Stored, run: RunContext, changes: Changes) -> None:
-    old, identity = stored
+    old, identity, _ = stored
     status = _next_status(old["status"], one.document["status"], identity.reported)
     document = {**one.document, **{name: old[name] for name in STORE_FIELDS}, "status": status}
     changed = changed_fields(old, document)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from findings_orm.diagnosis import Survey
+from findings_orm.finding import Objects
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary
 
@@ -39,10 +40,11 @@ class Identity(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A finding with its identity. The document is not to be changed."""
+    """A finding with its identity, and its objects as JSON where that is at hand. The document is not to be changed."""
 
     document: Document
     identity: Identity
+    objects: Objects | None = None
 
 
 class Streak(NamedTuple):

@@ -455,9 +455,9 @@ def _purge_batch(unit: Records, project_id: str, before: str) -> int:
             "purge",
             {**{name: document[name] for name in kept}, "fingerprint": identity.fingerprint.hex()},
         )
-        for document, identity in found
+        for document, identity, _ in found
     ]
-    unit.remove(project_id, [identity.finding_id for _, identity in found])
+    unit.remove(project_id, [one.identity.finding_id for one in found])
     unit.add_events(project_id, revision, events)
     return len(found)
 

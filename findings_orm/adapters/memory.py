@@ -132,7 +132,7 @@ class MemoryRecords(Records):
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""
         project = self.state[project_id]
-        for document, identity in rows:
+        for document, identity, _ in rows:
             if identity.finding_id in project.findings:
                 raise StorageConflictError(
                     f"project {project_id!r} has a finding {identity.finding_id} already"
@@ -143,7 +143,7 @@ class MemoryRecords(Records):
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.replace`."""
         project = self.state[project_id]
-        for document, identity in rows:
+        for document, identity, _ in rows:
             _unindex(project, project.findings[identity.finding_id].identity)
             project.findings[identity.finding_id] = Stored(document, identity)
             _index(project, identity)
@@ -168,7 +168,7 @@ class MemoryRecords(Records):
         """See `Records.change_status`."""
         findings = self.state[project_id].findings
         for finding_id, status, closed_as, closed_at in changes:
-            document, identity = findings[finding_id]
+            document, identity, _ = findings[finding_id]
             findings[finding_id] = Stored(
                 {**document, "status": status}, identity._replace(closed_as=closed_as, closed_at=closed_at)
             )
@@ -252,7 +252,7 @@ class MemoryRecords(Records):
         """See `Records.unseen`."""
         found = [
             (identity.finding_id, document["status"])
-            for document, identity in self._project(project_id).findings.values()
+            for document, identity, _ in self._project(project_id).findings.values()
             if identity.last_run < run
             and document["detector_id"] in detectors
             and document["status"] in statuses
@@ -264,7 +264,7 @@ class MemoryRecords(Records):
         project = self._project(project_id)
         return {
             identity.finding_id
-            for document, identity in project.findings.values()
+            for document, identity, _ in project.findings.values()
             if document["detector_id"] in run.detectors
             and (
                 identity.first_run <= run.number <= identity.last_run
@@ -300,7 +300,7 @@ class MemoryRecords(Records):
         """See `Records.select`."""
         found = [
             (query.sort_value(document), document["id"], document)
-            for document, _ in self._project(query.project_id).findings.values()
+            for document, *_ in self._project(query.project_id).findings.values()
             if matches(query, document)
         ]
         after = query.after
@@ -312,7 +312,7 @@ class MemoryRecords(Records):
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""
         findings = self._project(query.project_id).findings
-        return sum(matches(query, document) for document, _ in findings.values())
+        return sum(matches(query, document) for document, *_ in findings.values())
 
     def summarize(self, project_id: str) -> Summary:
         """See `Records.summarize`."""
@@ -385,7 +385,7 @@ class MemoryRecords(Records):
         project = self._project(project_id)
         for finding_ids in batches(sorted(project.findings), _BATCH):
             yield [
-                Kept(*project.findings[one], tuple(sorted(project.streaks.get(one, ()))))
+                Kept(*project.findings[one][:2], tuple(sorted(project.streaks.get(one, ()))))
                 for one in finding_ids
             ]
 

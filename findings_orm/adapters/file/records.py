@@ -155,7 +155,7 @@ class FileRecords(MemoryRecords):
 def see(findings: dict[str, Stored], finding_ids: Sequence[str], at: str, run: int) -> None:
     """Set when and by which run findings were last seen."""
     for finding_id in finding_ids:
-        document, identity = findings[finding_id]
+        document, identity, _ = findings[finding_id]
         findings[finding_id] = Stored(document, identity._replace(last_seen=at, last_run=run))
 
 

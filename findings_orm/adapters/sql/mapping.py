@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from findings_orm.adapters.sql.types import stored_time
-from findings_orm.finding import FIELDS
+from findings_orm.finding import FIELDS, Objects
 from findings_orm.port import Document, Event, Rejected, RejectedOriginal, Run
 from findings_orm.query import time_key
 from findings_orm.records import Identity
@@ -20,6 +20,10 @@ Row = Sequence[Any]
 FINDING_COLUMNS = FIELDS
 LISTS = ("cwe_ids", "owasp", "cve_ids", "mitre_attack", "tags", "poc_links")
 """The fields that are lists."""
+LIST_POSITIONS = tuple(map(FINDING_COLUMNS.index, LISTS))
+OBJECT_POSITIONS = tuple(map(FINDING_COLUMNS.index, Objects._fields))
+_CREATED_AT = FINDING_COLUMNS.index("created_at")
+_LOCATION = FINDING_COLUMNS.index("location")
 
 IDENTITY_COLUMNS = (
     "finding_id",
@@ -50,17 +54,19 @@ def _encoded(value: Any, empty: str) -> str:
     return to_json(value).decode() if value else empty
 
 
-def finding_row(document: Document) -> tuple[Any, ...]:
+def finding_row(document: Document, objects: Objects | None = None) -> tuple[Any, ...]:
     """Return the values of a canonical document in the order of `FINDING_COLUMNS`, as SQLite stores them."""
-    values = document.copy()
-    location = values["location"]
-    values["created_at"] = time_key(values["created_at"])
-    values["location"] = None if location is None else to_json(location).decode()
-    for name in LISTS:
-        values[name] = _encoded(values[name], _EMPTY_LIST)
-    values["evidence"] = _encoded(values["evidence"], _EMPTY_OBJECT)
-    values["provenance"] = _encoded(values["provenance"], _EMPTY_OBJECT)
-    return tuple(values.values())
+    values = list(document.values())
+    values[_CREATED_AT] = time_key(values[_CREATED_AT])
+    location = values[_LOCATION]
+    if location is not None:
+        values[_LOCATION] = to_json(location).decode()
+    for position in LIST_POSITIONS:
+        items = values[position]
+        values[position] = to_json(items).decode() if items else _EMPTY_LIST
+    for position, data in zip(OBJECT_POSITIONS, objects or (None, None), strict=True):
+        values[position] = data.decode() if data else _encoded(values[position], _EMPTY_OBJECT)
+    return tuple(values)
 
 
 def document_of(row: Row) -> Document:

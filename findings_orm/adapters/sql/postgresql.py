@@ -172,13 +172,13 @@ class PostgreSQLStorageAdapter(SqlStore):
             return connection
         begin = self._begin_write if write else self._begin_read
         try:
-            connection.exec_driver_sql(begin)
+            self.records(connection, self._watch).begin(begin)
         except BaseException as error:
             connection.close()
             if not lost(error):
                 raise
             connection = self._connect(self._single)
-            connection.exec_driver_sql(begin)
+            self.records(connection, self._watch).begin(begin)
         return connection
 
     def _prepare(self, connection: Connection) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -117,7 +116,7 @@ def _array_type(kind: str) -> str:
 
 def _inserted(project_id: str, rows: Sequence[Stored]) -> Iterator[tuple[BinaryRows, Iterable[Row]]]:
     """Yield what has to be copied for new findings, and where to."""
-    yield FINDING_ROWS, map(binary_finding, (document for document, _ in rows))
+    yield FINDING_ROWS, (binary_finding(document, objects) for document, _, objects in rows)
     identities = sorted((one.identity for one in rows), key=lambda one: (one.fingerprint, one.ordinal))
     yield IDENTITY_ROWS, IDENTITY_ROWS.encode((project_id, *mapping.identity_row(one)) for one in identities)
 
@@ -154,6 +153,12 @@ class PostgreSQLRecords(SqlRecords):
         self._connection = connection
 
     # -- statements -----------------------------------------------------------------------------------------
+
+    def begin(self, sql: str) -> None:
+        """Begin the transaction of the unit by a statement in psycopg's form."""
+        super()._run(sql)
+        if not self.connection.in_transaction():
+            self.connection.begin()
 
     def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         return super()._run(_marked(sql), parameters)
@@ -211,10 +216,8 @@ class PostgreSQLRecords(SqlRecords):
                 f"TRUNCATE pg_temp.{target}"
             )
         sql = rows.copy_into(target)
-        with self.watch.block(sql) if self.watch else nullcontext(None) as tell:
-            count = complete(copying(self._driver, sql, values))
-            if tell is not None:
-                tell(count)
+        with self._told(sql) as tell:
+            tell(complete(copying(self._driver, sql, values)))
         if self._secured:
             sql = f"INSERT INTO {rows.table} ({columns}) SELECT {columns} FROM pg_temp.{target}"  # noqa: S608
             self._run(sql)
@@ -264,12 +267,12 @@ class PostgreSQLRecords(SqlRecords):
             super().replace(project_id, rows)
             return
         findings = []
-        for document, _ in rows:
-            values = dict(zip(FINDING_COLUMNS, mapping.finding_row(document), strict=True))
+        for document, _, objects in rows:
+            values = dict(zip(FINDING_COLUMNS, mapping.finding_row(document, objects), strict=True))
             values["confidence"] = _as_float(values["confidence"])
             findings.append((document["id"], *(values[name] for name in _BESIDE_KEY)))
         self._update_all("findings", _BESIDE_KEY, ("id",), project_id, findings)
-        identities = [mapping.identity_row(identity) for _, identity in rows]
+        identities = [mapping.identity_row(one.identity) for one in rows]
         self._update_all("finding_identities", IDENTITY_COLUMNS[1:], ("finding_id",), project_id, identities)
 
     def reidentify(self, project_id: str, identities: Sequence[Identity]) -> None:
@@ -287,7 +290,7 @@ class PostgreSQLRecords(SqlRecords):
         """See `Records.seen`."""
         keys = sorted((one.fingerprint, one.ordinal) for one in identities)
         sql = (
-            "UPDATE finding_identities old SET last_seen = ?, last_run = ? FROM (SELECT "
+            "UPDATE finding_identities old SET last_seen = ?, last_run = ? FROM (SELECT "  # noqa: S608  # constants
             "substring(?b::bytea, 1 + 32 * (n - 1)::integer, 32) AS fingerprint, ordinal "
             "FROM unnest(?::integer[]) WITH ORDINALITY AS ordinals (ordinal, n)) AS new "
             f"WHERE old.project_id = ? AND old.fingerprint = ANY(ARRAY({_SLICED.format(len(keys) - 1)})) "

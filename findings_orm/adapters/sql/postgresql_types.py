@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql
 
 from findings_orm.adapters.sql.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, LISTS, Row
 from findings_orm.adapters.sql.models import Base
+from findings_orm.finding import Objects
 from findings_orm.port import Document
 
 Encoder = Callable[[Any], Any]
@@ -114,7 +115,7 @@ FINDING_ROWS = BinaryRows("findings", FINDING_COLUMNS)
 IDENTITY_ROWS = BinaryRows("finding_identities", ("project_id", *IDENTITY_COLUMNS))
 
 
-def binary_finding(document: Document) -> Row:
+def binary_finding(document: Document, objects: Objects | None = None) -> Row:
     """Return what `FINDING_ROWS` makes of the row of a canonical document, by the shortest way."""
     values = document.copy()
     run_id, location = values["run_id"], values["location"]
@@ -128,9 +129,10 @@ def binary_finding(document: Document) -> Row:
     for name in LISTS:
         items = values[name]
         values[name] = b"\x01" + to_json(items) if items else b"\x01[]"
-    for name in ("evidence", "provenance"):
-        content = values[name]
-        values[name] = to_json(content) if content else b"{}"
+    values["evidence"], values["provenance"] = objects or (
+        to_json(values["evidence"]),
+        to_json(values["provenance"]),
+    )
     return tuple(values.values())
 
 
