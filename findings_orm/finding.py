@@ -32,6 +32,7 @@ from pydantic_core import PydanticCustomError, from_json, to_json
 from typing_extensions import TypedDict
 
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
+from findings_orm.refusals import NO_CONTROL, NO_NUL, URI, UUID, refusal
 
 SCHEMA_VERSION: Literal["2.0.0"] = "2.0.0"
 """The schema version of `Finding` and of everything that the adapters of this release store."""
@@ -100,11 +101,7 @@ ACTIVE_STATUSES: tuple[Status, ...] = _ACTIVE
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_UUID = r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$"
-_UUID_FORM = re.compile(_UUID[1:-1])
-_NO_NUL = r"^[^\x00]*$"
-_NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$"
-_URI = r"^[A-Za-z][A-Za-z0-9+.\-]*:(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+$"
+_UUID_FORM = re.compile(UUID[1:-1])
 
 
 def format_time(moment: datetime) -> str:
@@ -158,9 +155,9 @@ def _ends_after_start(location: Location) -> Location:
     return location
 
 
-_Uuid = Annotated[str, StringConstraints(pattern=_UUID), AfterValidator(str.lower)]
-_Text = Annotated[str, StringConstraints(pattern=_NO_NUL)]
-_Name = Annotated[str, StringConstraints(pattern=_NO_NUL, min_length=1)]
+_Uuid = Annotated[str, StringConstraints(pattern=UUID), AfterValidator(str.lower)]
+_Text = Annotated[str, StringConstraints(pattern=NO_NUL)]
+_Name = Annotated[str, StringConstraints(pattern=NO_NUL, min_length=1)]
 _Line = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 _JsonObject = dict[str, JsonValue]
 _Confidence = Annotated[float, Field(ge=0, le=100), BeforeValidator(_number), AfterValidator(_plain_number)]
@@ -191,7 +188,7 @@ class Finding(BaseModel):
 
     finding_schema_version: Literal["2.0.0"] = SCHEMA_VERSION
     id: _Uuid
-    project_id: Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=_NO_CONTROL)]
+    project_id: Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=NO_CONTROL)]
     detector_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
     title: _Name
     severity: Literal["info", "low", "medium", "high", "critical"]
@@ -216,10 +213,10 @@ class Finding(BaseModel):
     mitre_attack: list[Annotated[str, StringConstraints(pattern=r"^T[0-9]{4}(\.[0-9]{3})?$")]] = Field(
         default_factory=list
     )
-    tags: list[Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)]] = Field(
+    tags: list[Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]] = Field(
         default_factory=list
     )
-    poc_links: list[Annotated[str, StringConstraints(pattern=_URI)]] = _EMPTY_LIST
+    poc_links: list[Annotated[str, StringConstraints(pattern=URI)]] = _EMPTY_LIST
     evidence: _JsonObject = _EMPTY_OBJECT
     provenance: _JsonObject = _EMPTY_OBJECT
 
@@ -227,8 +224,8 @@ class Finding(BaseModel):
 class _QuickFinding(Finding):
     """`Finding` without the steps that run Python code. It decides about nothing: what it refuses, `Finding` judges."""
 
-    id: Annotated[str, StringConstraints(pattern=_UUID)]
-    run_id: Annotated[str, StringConstraints(pattern=_UUID)] | None = None
+    id: Annotated[str, StringConstraints(pattern=UUID)]
+    run_id: Annotated[str, StringConstraints(pattern=UUID)] | None = None
     created_at: str
     evidence: Any = _EMPTY_OBJECT
     provenance: Any = _EMPTY_OBJECT
@@ -250,6 +247,10 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """What a document has where it lacks a field. The values are shared: not to be changed."""
 
+_RULES = {
+    "extra_forbidden": f"is not a field of a finding of schema {SCHEMA_VERSION}",
+    "recursion_loop": f"must not nest deeper than {MAX_DEPTH} levels",
+}
 _FREE = ("location", "cvss", "confidence")  # the fields that say the same in several forms
 _as_they_are = itemgetter(*(name for name in CONTENT_FIELDS if name not in _FREE), *_FREE)
 _validate = Finding.__pydantic_validator__.validate_python
@@ -341,7 +342,7 @@ def _validated(document: dict[str, Any]) -> dict[str, Any]:
     try:
         canonical: dict[str, Any] = vars(_validate(document))
     except ValidationError as error:
-        raise _refusal(document, error) from error
+        raise refusal(document, error, _RULES) from error
     except RecursionError as error:
         raise StorageValidationError.of_field(
             "document", f"must not nest deeper than {MAX_DEPTH} levels", None
@@ -440,52 +441,3 @@ def _walk(document: dict[str, Any]) -> Iterator[tuple[str, object, int]]:
                 todo.append((f"{path}.{key}" if path else key, inner, depth + 1))
         elif isinstance(value, list):
             todo.extend((f"{path}[{n}]", inner, depth + 1) for n, inner in enumerate(value))
-
-
-_RULES = {
-    "missing": "is required",
-    "extra_forbidden": f"is not a field of a finding of schema {SCHEMA_VERSION}",
-    "string_unicode": "must not hold lone surrogates (text that UTF-8 cannot encode)",
-    "invalid-json-value": "must be a JSON value (object, list, text, finite number, true, false, null)",
-    "finite_number": "must be a finite number (JSON has no NaN and no infinity)",
-    "recursion_loop": f"must not nest deeper than {MAX_DEPTH} levels",
-}
-_PATTERNS = {
-    _UUID: "must be a UUID in its 36 character form (RFC 9562)",
-    _URI: "must be a URI (RFC 3986)",
-    _NO_NUL: "must not hold a NUL character",
-    _NO_CONTROL: "must not hold control characters",
-}
-_BRANCHES = {"str", "int", "float", "bool", "list", "dict", "[key]"}
-
-
-def _refusal(document: dict[str, Any], error: ValidationError) -> StorageValidationError:
-    """Turn the first fault that pydantic found into an error with field, rule and value."""
-    fault = error.errors(include_url=False)[0]
-    kind = fault["type"]
-    context = fault.get("ctx", {})
-    if kind == "string_pattern_mismatch":
-        pattern = str(context.get("pattern"))
-        rule = _PATTERNS.get(pattern, f"must match {pattern}")
-    else:
-        rule = _RULES.get(kind) or fault["msg"].replace("Input should be", "must be").replace(
-            "Input should have", "must have"
-        ).replace("String should have", "must have")
-    value = None if kind == "missing" else fault["input"]
-    return StorageValidationError.of_field(_path(document, fault["loc"]), rule, value)
-
-
-def _path(document: dict[str, Any], loc: tuple[int | str, ...]) -> str:
-    """Return pydantic's location as a dotted path, without the names of union branches."""
-    here: Any = document
-    text = ""
-    for step in loc:
-        if isinstance(here, dict) and step in here:
-            here = here[step]
-            text += f".{step}" if text else str(step)
-        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
-            here = here[step]
-            text += f"[{step}]"
-        elif not text or (step not in _BRANCHES and not isinstance(here, (str, int, float))):
-            text += f".{step}" if text else str(step)
-    return text

@@ -5,19 +5,20 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import tempfile
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from typing import IO, Any, Literal, TypeVar
+from contextlib import closing
+from typing import Any, Literal, TypeVar
 
+from findings_orm.accepting import as_run, current_document, original_text
+from findings_orm.collector import no_collection
+from findings_orm.deferring import Deferred
 from findings_orm.errors import (
     SchemaVersionError,
     StorageConflictError,
     StorageError,
     StorageValidationError,
-    readable,
 )
 from findings_orm.finding import (
     ACTIVE_STATUSES,
@@ -28,10 +29,9 @@ from findings_orm.finding import (
     content_of,
     is_uuid,
     validate_content,
-    validate_finding,
 )
 from findings_orm.fingerprint import content_digest, fingerprint
-from findings_orm.ids import now, uuid7
+from findings_orm.ids import now
 from findings_orm.ingest import (
     ACTOR,
     NO_ID,
@@ -44,7 +44,6 @@ from findings_orm.ingest import (
     plan,
     recognise,
 )
-from findings_orm.layout import LEGACY_VERSION
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
 from findings_orm.receipts import LOOK_BACK, Recognition
 from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, nothing
@@ -54,68 +53,8 @@ _T = TypeVar("_T")
 BATCH = 2_000
 """How many documents are looked up, planned and written together."""
 
-_IN_MEMORY = 20_000
 _STEP = 200
 _ROUNDS = 10
-_PARTS = 32
-
-
-def current_document(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a document of any known schema version as one of the current version.
-
-    Raises:
-        SchemaVersionError: the version is malformed, unknown or newer.
-        StorageValidationError: the document breaks a rule of its own version.
-    """
-    version = document.get("finding_schema_version", SCHEMA_VERSION) if isinstance(document, dict) else None
-    if version is None or version == SCHEMA_VERSION:
-        return document
-    from findings_orm.migrations import SchemaMigrator
-
-    given = dict(document)
-    if version == LEGACY_VERSION:
-        del given["finding_schema_version"]  # 0.3.0 had none; it would be kept aside
-    migrated: dict[str, Any] = SchemaMigrator().migrate(version, SCHEMA_VERSION, given)
-    return migrated
-
-
-def as_run(run: Run | str | Mapping[str, Any] | None, at: str) -> Run:
-    """Return the argument of `ingest` as a checked `Run` with id and time.
-
-    Raises:
-        StorageValidationError: names the member, the rule and the value.
-    """
-    if isinstance(run, Mapping):
-        unknown = sorted(set(run) - {"id", "detectors", "started_at", "tool"})
-        if unknown:
-            raise StorageValidationError.of_field(
-                f"run.{unknown[0]}", "is not one of id, detectors, started_at, tool", run[unknown[0]]
-            )
-        run = Run(**run)
-    elif not isinstance(run, Run):
-        run = Run(id=run or "")
-    if not isinstance(run.tool, Mapping):
-        raise StorageValidationError.of_field("run.tool", "must be a JSON object", run.tool)
-    if isinstance(run.detectors, str):
-        raise StorageValidationError.of_field("run.detectors", "must be a list of detectors", run.detectors)
-    probe = {
-        "id": run.id or uuid7(),
-        "project_id": "run",
-        "detector_id": "run",
-        "title": "run",
-        "severity": "info",
-        "created_at": run.started_at or at,
-        "evidence": dict(run.tool),
-    }
-    try:
-        checked = validate_finding(probe)
-        for detector in run.detectors:
-            validate_finding({**probe, "detector_id": detector})
-    except StorageValidationError as error:
-        member = {"created_at": "started_at", "evidence": "tool", "detector_id": "detectors"}
-        field = member.get(error.field or "", error.field)
-        raise StorageValidationError.of_field(f"run.{field}", error.rule or "", error.value) from error
-    return Run(checked["id"], tuple(run.detectors), checked["created_at"], checked["evidence"])
 
 
 class Import:
@@ -183,7 +122,7 @@ class Import:
 
     def _read(self, documents: Iterable[Mapping[str, Any]], recognition: Recognition) -> None:
         """Take in the whole report."""
-        deferred = _Deferred()
+        deferred = Deferred()
         with no_collection() as collects:
             first = 0
             for number, batch in enumerate(self._unrecognised(documents, recognition)):
@@ -227,7 +166,7 @@ class Import:
 
     # -- validation -----------------------------------------------------------------------------------------
 
-    def _take(self, first: int, batch: list[Mapping[str, Any]], deferred: _Deferred) -> None:
+    def _take(self, first: int, batch: list[Mapping[str, Any]], deferred: Deferred) -> None:
         """Recognise what is known to the last bit, validate the rest, and write; `first` is the position of the batch."""
         probes = [self._probe(index, given) for index, given in enumerate(self._between(batch), first)]
         fingerprints = {probe.fingerprint for probe in probes}
@@ -338,7 +277,7 @@ class Import:
         return dict(known)
 
     def _plan(
-        self, batch: list[Incoming], known: Known, changes: Changes, deferred: _Deferred, *, last: bool
+        self, batch: list[Incoming], known: Known, changes: Changes, deferred: Deferred, *, last: bool
     ) -> None:
         if batch or changes.unchanged:
             plan(batch, known, self._load, self.context, changes, last=last)
@@ -427,73 +366,8 @@ class Import:
         self.unit.put_run(self.project_id, run, receipt)
 
 
-@contextmanager
-def no_collection() -> Iterator[bool]:
-    """Pause the search for reference cycles, and say whether there was one: the many small dicts and lists of documents
-    have none, and walking them again and again costs a third of an import, and two thirds of reading a long list."""
-    if not gc.isenabled():
-        yield False
-        return
-    gc.disable()
-    try:
-        yield True
-    finally:
-        gc.enable()
-
-
 def _repeated(run: Run, *, dry_run: bool) -> IngestReport:
     report = IngestReport(run_id=run.id, dry_run=dry_run, repeated=True, rejected=list(run.rejected))
     for name in ("created", "updated", "unchanged", "reopened", "resolved"):
         setattr(report, name, run.counts[name])
     return report
-
-
-def original_text(original: object) -> str:
-    """Return a refused document as ASCII JSON that reads back equal; what JSON can't hold becomes its `repr`."""
-    try:
-        text = json.dumps(original, default=repr)
-        json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return json.dumps(readable(original))
-    return text
-
-
-class _Deferred:
-    """Documents that wait for the end of the report; on disk, in parts by fingerprint, when there are many."""
-
-    def __init__(self) -> None:
-        self._memory: list[Incoming] = []
-        self._files: list[IO[bytes]] = []
-
-    def add(self, waiting: list[Incoming]) -> None:
-        """Keep documents for the end."""
-        self._memory += waiting
-        if len(self._memory) > _IN_MEMORY:
-            self._spill()
-
-    def _spill(self) -> None:
-        if not self._files:
-            self._files = [tempfile.TemporaryFile() for _ in range(_PARTS)]  # noqa: SIM115  # closed in groups
-        for one in self._memory:
-            line = json.dumps(
-                [one.position, one.document, one.fingerprint.hex(), one.line, one.content.hex(), one.has_id]
-            )
-            self._files[one.fingerprint[0] % _PARTS].write(line.encode() + b"\n")
-        self._memory = []
-
-    def groups(self) -> Iterator[list[Incoming]]:
-        """Yield everything that waits, equal fingerprints together."""
-        if not self._files:
-            waiting, self._memory = self._memory, []
-            yield waiting
-            return
-        self._spill()
-        for file in self._files:
-            with file:
-                file.seek(0)
-                yield [_thawed(line) for line in file]
-
-
-def _thawed(line: bytes) -> Incoming:
-    index, document, digest, number, content, has_id = json.loads(line)
-    return Incoming(index, document, bytes.fromhex(digest), number, bytes.fromhex(content), has_id)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
 from findings_orm import layout
+from findings_orm.accepting import current_document
 from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of
 from findings_orm.errors import (
     FindingNotFoundError,
@@ -31,7 +32,7 @@ from findings_orm.finding import (
     validate_finding,
 )
 from findings_orm.ids import now
-from findings_orm.importing import Import, current_document
+from findings_orm.importing import Import
 from findings_orm.ingest import events_of, with_status
 from findings_orm.observing import Figures, Observer, Pool
 from findings_orm.port import (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from findings_orm.accepting import current_document
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.lines import unpack
 from findings_orm.backup.manifest import Manifest, first_fault
@@ -18,7 +19,6 @@ from findings_orm.backup.sections import Key as RecordKey
 from findings_orm.backup.shapes import REMOVED, SHAPES
 from findings_orm.errors import StorageError, StorageIntegrityError, StorageValidationError
 from findings_orm.finding import FIELDS, SCHEMA_VERSION, validate_finding
-from findings_orm.importing import current_document
 
 
 @dataclass(frozen=True, slots=True)

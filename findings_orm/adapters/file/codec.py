@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from findings_orm.accepting import current_document
 from findings_orm.errors import StorageIntegrityError
 from findings_orm.finding import FIELDS, SCHEMA_VERSION, Finding
-from findings_orm.importing import current_document
 from findings_orm.plain import (
     get_event,
     get_identity,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from findings_orm.accepting import current_document
 from findings_orm.adapters.file.journal import damaged
 from findings_orm.adapters.file.records import FileRecords
 from findings_orm.adapters.memory import State
@@ -19,7 +20,6 @@ from findings_orm.errors import (
 )
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.ids import now
-from findings_orm.importing import current_document
 from findings_orm.layout import version_of
 from findings_orm.port import Document, Event
 from findings_orm.saving import save

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from findings_orm import plain
+from findings_orm.accepting import current_document
 from findings_orm.adapters.file import checking, codec, edits, folding, journal, names, snapshot
 from findings_orm.adapters.file.disk import Disk, translated
 from findings_orm.adapters.file.loading import Copy, core_of, load, read
@@ -19,7 +20,6 @@ from findings_orm.adapters.file.records import FileRecords, fitted, redo
 from findings_orm.adapters.file.snapshot import Entry, Known, Manifest
 from findings_orm.errors import SchemaVersionError, StorageError, StorageUnavailableError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
-from findings_orm.importing import current_document
 from findings_orm.port import Document
 from findings_orm.saving import save
 

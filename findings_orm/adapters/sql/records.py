@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from pydantic_core import to_json
 from sqlalchemy import Connection
 
+from findings_orm.accepting import original_text
 from findings_orm.adapters.sql import mapping, queries, ranking
 from findings_orm.adapters.sql.mapping import (
     EVENT_COLUMNS,
@@ -27,12 +28,12 @@ from findings_orm.adapters.sql.mapping import (
 )
 from findings_orm.adapters.sql.types import stored_time
 from findings_orm.adapters.sql.watching import Watch, others_listen
+from findings_orm.collector import no_collection
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError
 from findings_orm.finding import ACTIVE_STATUSES
 from findings_orm.freetext import RELEVANCE
 from findings_orm.ids import first_revision, now, revision_step
-from findings_orm.importing import no_collection, original_text
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, time_key
 from findings_orm.records import (

@@ -1,0 +1,81 @@
+"""What is given to an import, made current and checked; what is refused, as text that is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from findings_orm.errors import StorageValidationError, readable
+from findings_orm.finding import SCHEMA_VERSION, validate_finding
+from findings_orm.ids import uuid7
+from findings_orm.layout import LEGACY_VERSION
+from findings_orm.port import Run
+
+
+def current_document(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a document of any known schema version as one of the current version.
+
+    Raises:
+        SchemaVersionError: the version is malformed, unknown or newer.
+        StorageValidationError: the document breaks a rule of its own version.
+    """
+    version = document.get("finding_schema_version", SCHEMA_VERSION) if isinstance(document, dict) else None
+    if version is None or version == SCHEMA_VERSION:
+        return document
+    from findings_orm.migrations import SchemaMigrator
+
+    given = dict(document)
+    if version == LEGACY_VERSION:
+        del given["finding_schema_version"]  # 0.3.0 had none; it would be kept aside
+    migrated: dict[str, Any] = SchemaMigrator().migrate(version, SCHEMA_VERSION, given)
+    return migrated
+
+
+def as_run(run: Run | str | Mapping[str, Any] | None, at: str) -> Run:
+    """Return the argument of `ingest` as a checked `Run` with id and time.
+
+    Raises:
+        StorageValidationError: names the member, the rule and the value.
+    """
+    if isinstance(run, Mapping):
+        unknown = sorted(set(run) - {"id", "detectors", "started_at", "tool"})
+        if unknown:
+            raise StorageValidationError.of_field(
+                f"run.{unknown[0]}", "is not one of id, detectors, started_at, tool", run[unknown[0]]
+            )
+        run = Run(**run)
+    elif not isinstance(run, Run):
+        run = Run(id=run or "")
+    if not isinstance(run.tool, Mapping):
+        raise StorageValidationError.of_field("run.tool", "must be a JSON object", run.tool)
+    if isinstance(run.detectors, str):
+        raise StorageValidationError.of_field("run.detectors", "must be a list of detectors", run.detectors)
+    probe = {
+        "id": run.id or uuid7(),
+        "project_id": "run",
+        "detector_id": "run",
+        "title": "run",
+        "severity": "info",
+        "created_at": run.started_at or at,
+        "evidence": dict(run.tool),
+    }
+    try:
+        checked = validate_finding(probe)
+        for detector in run.detectors:
+            validate_finding({**probe, "detector_id": detector})
+    except StorageValidationError as error:
+        member = {"created_at": "started_at", "evidence": "tool", "detector_id": "detectors"}
+        field = member.get(error.field or "", error.field)
+        raise StorageValidationError.of_field(f"run.{field}", error.rule or "", error.value) from error
+    return Run(checked["id"], tuple(run.detectors), checked["created_at"], checked["evidence"])
+
+
+def original_text(original: object) -> str:
+    """Return a refused document as ASCII JSON that reads back equal; what JSON can't hold becomes its `repr`."""
+    try:
+        text = json.dumps(original, default=repr)
+        json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(readable(original))
+    return text
