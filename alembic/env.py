@@ -12,7 +12,8 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from findings_orm.adapters.sql.models import Base, exists_on
+from findings_orm.adapters.sql import text_index
+from findings_orm.adapters.sql.models import OPTIONAL_INDEXES, Base, exists_on
 from findings_orm.errors import StorageError
 from findings_orm.migrations.connecting import connected, parse
 from findings_orm.migrations.scripts import VERSION_TABLE
@@ -30,8 +31,10 @@ def is_ours(name: str | None, kind: str, _: Any) -> bool:
     return kind != "table" or name in tables
 
 
-def is_here(found: Any, _: str | None, kind: str, *__: Any) -> bool:
-    """Leave out the tables that databases of this dialect don't have."""
+def is_here(found: Any, name: str | None, kind: str, *_: Any) -> bool:
+    """Leave out the tables that databases of this dialect don't have, and the indexes that only operators make."""
+    if kind == "index":
+        return name not in OPTIONAL_INDEXES
     return kind != "table" or exists_on(found, context.get_context().dialect.name)
 
 
@@ -78,7 +81,8 @@ def run_online(connection: Connection) -> None:
     lock_timeout = config.attributes.get("lock_timeout") or given("lock_timeout")
     with migration_transaction(connection, tables, lock_timeout=lock_timeout):
         context.configure(connection=connection, **OPTIONS)
-        context.run_migrations()
+        with text_index.kept(connection):
+            context.run_migrations()
 
 
 def run_offline() -> None:

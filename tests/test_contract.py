@@ -8,7 +8,11 @@ import pytest
 from servers import lowest_binaries
 
 from findings_orm import FindingStore, open_storage
+from findings_orm.adapters.sql import sqlite_records, text_index
 from findings_orm.testing.contract import FindingStoreContract
+from findings_orm.testing.contract.freetext import FreeTextContract
+from findings_orm.testing.contract.queries import QueryContract
+from findings_orm.testing.contract.transactions import TransactionContract
 
 
 class TestMemory(FindingStoreContract):
@@ -72,4 +76,27 @@ class TestFile(FindingStoreContract):
     @pytest.fixture
     def store(self, reopen: Callable[[], FindingStore]) -> Iterator[FindingStore]:
         with reopen() as store:
+            yield store
+
+
+class TextIndexContract(QueryContract, FreeTextContract, TransactionContract):
+    """What a text index may not change; run with one under everything that is written and found."""
+
+
+class TestSQLiteWithTextIndex(TextIndexContract):
+    @pytest.fixture
+    def store(
+        self, open_sqlite: Callable[[], FindingStore], monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[FindingStore]:
+        monkeypatch.setattr(sqlite_records, "FEW_WAITING", 0)  # there are few in these tests
+        with open_sqlite() as store:
+            text_index.create(store.engine)  # type: ignore[attr-defined]
+            yield store
+
+
+class TestPostgreSQLWithTextIndex(TextIndexContract):
+    @pytest.fixture
+    def store(self, postgresql_url: str) -> Iterator[FindingStore]:
+        with open_storage(postgresql_url) as store:
+            text_index.create(store.engine)  # type: ignore[attr-defined]
             yield store

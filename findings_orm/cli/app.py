@@ -11,6 +11,7 @@ from findings_orm.cli import (  # noqa: F401, I001  # imported for their command
     quarantine,
     migrating,
     database,
+    text_index,
     access,
     files,
     backups,

@@ -149,7 +149,8 @@ def _reflected(metadata: MetaData, connection: Connection) -> Facts:
         facts[table, kind, str(name)] = attributes
     for (_, table), indexes in inspector.get_multi_indexes(filter_names=names).items():
         for index in indexes:
-            if not index.get("duplicates_constraint"):
+            optional = index["name"] in metadata.info.get("optional_indexes", ())
+            if not (optional or index.get("duplicates_constraint")):
                 facts[table, "index", str(index["name"])] = _found_index(index, connection.dialect.name)
     return facts
 

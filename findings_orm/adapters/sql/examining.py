@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, Index
 from sqlalchemy.schema import CreateIndex
 
+from findings_orm.adapters.sql import text_index
 from findings_orm.adapters.sql.models import Base
 from findings_orm.diagnosis import Problem
+
+MANY_WAITING = 10_000
+"""From how many findings on that are not indexed, or no longer there, the text index should be looked after."""
 
 _INDEX = re.compile(r"table (\S+): index (\S+) is (missing|not in the models)")
 
@@ -42,6 +46,32 @@ def schema_problems(connection: Connection) -> Iterator[Problem]:
                 line,
                 "Somebody changed the tables by hand, or an upgrade is due: see 'findings db status' and docs/migrations.md.",
             )
+
+
+def text_index_problems(connection: Connection) -> Iterator[Problem]:
+    """Yield why a text index that somebody made serves searches badly."""
+    found = text_index.status(connection)
+    if found.state == "incomplete":
+        yield Problem(
+            "warning",
+            "text-index",
+            "parts of the text index are missing or invalid: searches do without it and read the project",
+            "findings db text-index create",
+        )
+    elif found.waiting >= MANY_WAITING:
+        yield Problem(
+            "warning",
+            "text-index",
+            f"{found.waiting:,} findings wait to be indexed: every search of their projects reads them",
+            "findings db text-index create",
+        )
+    elif found.removed >= MANY_WAITING and found.removed > found.findings:
+        yield Problem(
+            "note",
+            "text-index",
+            f"{found.removed:,} entries of the text index are of findings that were changed or removed",
+            "findings db text-index drop, then create",
+        )
 
 
 def _declared(name: str) -> Index | None:

@@ -220,6 +220,11 @@ class Access(Base):
     role: Mapped[str] = mapped_column(SortedText, primary_key=True)
 
 
+OPTIONAL_INDEXES = ("ix_findings_text", "ix_findings_text_other")
+"""What `text_index` makes on PostgreSQL when an operator wants it: neither missing nor unknown in any schema."""
+
+Base.metadata.info["optional_indexes"] = OPTIONAL_INDEXES
+
 for _table in Base.metadata.tables.values():
     _table.info["policy"] = Access.__tablename__  # of row-level security on PostgreSQL
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from findings_orm.adapters.sql.examining import schema_problems, size
+from findings_orm.adapters.sql.examining import schema_problems, size, text_index_problems
 from findings_orm.adapters.sql.models import Base, exists_on
 from findings_orm.diagnosis import Level, Problem
 
@@ -45,6 +45,7 @@ _SAFE_COMMITS = ("on", "remote_apply", "remote_write", "local")
 def problems(connection: Connection, pool_limit: int | None) -> Iterator[Problem]:
     """Yield what is wrong with a database; `pool_limit` is how many connections the store may open."""
     yield from schema_problems(connection)
+    yield from text_index_problems(connection)
     yield from _invalid_indexes(connection)
     yield from _unused_indexes(connection)
     yield from _tables(connection)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, Connection, and_, any_, func, literal, literal_column, not_, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    any_,
+    false,
+    func,
+    literal,
+    literal_column,
+    not_,
+    or_,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 
 from findings_orm.adapters.sql import mapping, queries
 from findings_orm.adapters.sql.mapping import EVENT_COLUMNS, FINDING_COLUMNS, IDENTITY_COLUMNS, Row
 from findings_orm.adapters.sql.postgresql_copy import copying
+from findings_orm.adapters.sql.postgresql_text_index import IS_ASCII, SEARCHED, has_words, is_of_use
 from findings_orm.adapters.sql.postgresql_types import (
     FINDING_ROWS,
     IDENTITY_ROWS,
@@ -37,13 +52,6 @@ LOCK_SEED = int.from_bytes(b"findings", "big")
 
 _EVENTS = BinaryRows("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS))
 _STREAKS = BinaryRows("finding_sightings", ("project_id", "finding_id", "first_run", "last_run"))
-
-_SEARCHED: ColumnElement[str] = func.concat_ws(
-    "\n",
-    *(TABLE.c[name] for name in ("title", "resource", "detector_id", "rule_id")),
-    literal_column("findings.location ->> 'snippet'"),
-)
-_IS_ASCII: ColumnElement[bool] = func.octet_length(_SEARCHED) == func.char_length(_SEARCHED)
 
 
 class PostgreSQLDialect(queries.Dialect):
@@ -73,11 +81,7 @@ class PostgreSQLDialect(queries.Dialect):
         Exact where that text is ASCII. Other text needs Python's Unicode tables (NFKC, case folding), of which
         PostgreSQL's differ by version: such rows stay, and `PostgreSQLRecords` decides about them.
         """
-        if not all(word.isascii() for word in words):
-            return not_(_IS_ASCII)
-        lower = func.lower(_SEARCHED.collate("C"))
-        holds = (func.strpos(lower, word) > 0 for word in dict.fromkeys(words))
-        return or_(not_(_IS_ASCII), and_(*holds))
+        return or_(not_(IS_ASCII), has_words(words))
 
 
 _SLICED = "SELECT substring(?b::bytea, 1 + 32 * n, 32) FROM generate_series(0, {}) n"
@@ -368,8 +372,23 @@ class PostgreSQLRecords(SqlRecords):
         """See `Records.select`."""
         if not query.words or query.sort_field == RELEVANCE:
             return super().select(query, limit)
+        if not self._has_text_index():
+            statement = queries.selected(query, self.dialect, None)
+            return self._exact(query, statement.add_columns(IS_ASCII), limit)
+        statement = queries.selected(replace(query, text=""), self.dialect, limit)
+        found = [
+            mapping.document_of(row) for row in self.connection.execute(self._of_ascii(statement, query))
+        ]
+        others = statement.where(not_(IS_ASCII)).limit(None).add_columns(false())
+        found += self._exact(query, others, limit)
+        found.sort(
+            key=lambda document: (query.sort_value(document), document["id"]), reverse=query.descending
+        )
+        return found[:limit]
+
+    def _exact(self, query: FindingQuery, statement: Select[Any], limit: int) -> list[Document]:
+        """Return the first documents of a statement that have the words; its last column says of which that is certain."""
         found: list[Document] = []
-        statement = queries.selected(query, self.dialect, None).add_columns(_IS_ASCII)
         for rows in self._batches(statement):
             for *row, is_exact in rows:
                 document = mapping.document_of(row)
@@ -379,19 +398,51 @@ class PostgreSQLRecords(SqlRecords):
                         return found
         return found
 
+    def _scored(self, query: FindingQuery) -> Iterator[Sequence[Row]]:
+        """See `SqlRecords._scored`. PostgreSQL plans a cursor for its first rows; all of a common table expression it plans for
+        the whole."""
+        if not self._has_text_index():
+            yield from super()._scored(query)
+            return
+        statement = queries.scored(_without_text(query), self.dialect)
+        for each in (self._of_ascii(statement, query), statement.where(not_(IS_ASCII))):
+            whole = each.cte("found").prefix_with("MATERIALIZED")
+            yield from self._batches(select(whole))
+
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""
         if not query.words:
             return super().count(query)
-        conditions = queries.conditions(query, self.dialect)
-        exact = select(func.count()).select_from(TABLE).where(*conditions, _IS_ASCII)
+        conditions = queries.conditions(_without_text(query), self.dialect)
+        exact = self._of_ascii(select(func.count()).select_from(TABLE).where(*conditions), query)
         count = int(self.connection.execute(exact).scalar_one())
-        to_fold = select(_SEARCHED).where(*conditions, not_(_IS_ASCII))
+        to_fold = select(SEARCHED).select_from(TABLE).where(*conditions, not_(IS_ASCII))
         for rows in self._batches(to_fold):
             count += sum(holds_all(query.words, fold(row[0])) for row in rows)
         return count
 
+    def _of_ascii(self, statement: Select[Any], query: FindingQuery) -> Select[Any]:
+        """Confine a statement to the findings of ASCII text that have the words: what the text index is made for."""
+        return statement.where(IS_ASCII, has_words(query.words))
 
+    def _has_text_index(self) -> bool:
+        """Return whether there is a text index for this role; believed for some seconds, it decides about the plan only."""
+        info, now = self.connection.info, time.monotonic()
+        there, since = info.get(_KEY, (False, -NOTICED))
+        if now - since >= NOTICED:
+            there = is_of_use(self.connection)
+            info[_KEY] = there, now
+        return bool(there)
+
+
+def _without_text(query: FindingQuery) -> FindingQuery:
+    return replace(query, text="", sort="created_at", cursor=None)
+
+
+NOTICED = 60.0
+"""Seconds after which a connection notices a text index that was made or dropped."""
+
+_KEY = "findings_text_index"
 _IDLE = 0
 _CHILDREN_FIRST = (
     "finding_sightings",

@@ -100,7 +100,7 @@ def _beyond(query: FindingQuery, value: Any) -> FindingQuery:
 
 def scored(query: FindingQuery, dialect: Dialect) -> Select[Any]:
     """Return the statement for what decides about the relevance of all that matches: see `ranking`."""
-    columns = (dialect.columns[FINDING_COLUMNS.index(name)] for name in RANKED)
+    columns = (dialect.columns[FINDING_COLUMNS.index(name)].label(name) for name in RANKED)
     return select(*columns).select_from(TABLE).where(*conditions(query, dialect))
 
 

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, ClassVar
 
 from pydantic_core import to_json
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select
 
 from findings_orm.accepting import original_text
 from findings_orm.adapters.sql import mapping, queries, ranking
@@ -184,6 +184,9 @@ class SqlRecords(Records):
             yield
 
     # -- write ----------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Do what is left to do before what was written is committed."""
 
     def advance(self, project_id: str, at: str) -> Advance:
         """See `Records.advance`."""
@@ -465,12 +468,12 @@ class SqlRecords(Records):
         """See `Records.select`."""
         if query.sort_field == RELEVANCE:
             return self._select_best(query, limit)
-        statement = queries.selected(query, self.dialect, limit)
+        statement = self._narrowed(queries.selected(query, self.dialect, limit), query, whole=False)
         return [mapping.document_of(row) for row in self.connection.execute(statement)]
 
     def _select_best(self, query: FindingQuery, limit: int) -> list[Document]:
         """Return documents by relevance, which Python decides: databases fold other letters than it does."""
-        best = ranking.best(query, self._batches(queries.scored(query, self.dialect)), limit)
+        best = ranking.best(query, self._scored(query), limit)
         columns = self._columns("findings", FINDING_COLUMNS)
         sql = f"SELECT {columns} FROM findings WHERE project_id = ?"  # noqa: S608  # constants
         found = {
@@ -479,13 +482,23 @@ class SqlRecords(Records):
         }
         return [found[finding_id] for finding_id in best]
 
+    def _scored(self, query: FindingQuery) -> Iterator[Sequence[Row]]:
+        """Yield what decides about relevance, in batches, of all that may match."""
+        yield from self._batches(self._narrowed(queries.scored(query, self.dialect), query, whole=True))
+
     def _batches(self, statement: Any) -> Iterator[Sequence[Row]]:
         """Run a statement and yield its rows in batches."""
         yield from self.connection.execute(statement).partitions(READ_BATCH)
 
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""
-        return int(self.connection.execute(queries.counted(query, self.dialect)).scalar_one())
+        statement = self._narrowed(queries.counted(query, self.dialect), query, whole=True)
+        return int(self.connection.execute(statement).scalar_one())
+
+    def _narrowed(self, statement: Select[Any], query: FindingQuery, *, whole: bool) -> Select[Any]:
+        """Return a statement for what matches a query, confined to what an index of texts knows; `whole`: all of its rows
+        will be read."""
+        return statement
 
     def summarize(self, project_id: str) -> Summary:
         """See `Records.summarize`."""

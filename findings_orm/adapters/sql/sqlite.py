@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 
 from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
+from findings_orm.adapters.sql.sqlite_records import SQLiteRecords
 from findings_orm.adapters.sql.storage import SqlStore, connection_of
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
@@ -106,6 +107,7 @@ class SQLiteStorageAdapter(SqlStore):
     """
 
     adapter: ClassVar[str] = "sqlite"
+    records: ClassVar[type[SQLiteRecords]] = SQLiteRecords
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from findings_orm.adapters.sql.examining import schema_problems, size
+from findings_orm.adapters.sql.examining import schema_problems, size, text_index_problems
 from findings_orm.diagnosis import Problem
 
 MANY_ROWS = 10_000
@@ -28,6 +28,7 @@ def problems(connection: Connection, file: pathlib.Path | None) -> Iterator[Prob
         yield from _damaged(damage)
         return
     yield from schema_problems(connection)
+    yield from text_index_problems(connection)
     yield from _broken_references(connection)
     yield from _settings(connection, in_memory=file is None)
     yield from _statistics(connection)

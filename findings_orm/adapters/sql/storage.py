@@ -42,8 +42,10 @@ class SqlStore(Store):
         with translated(self._where), self._connect(self.engine) as connection:
             with self._watched("BEGIN"):
                 self._begin(connection, write=write)
-            yield self._records(connection)
+            records = self._records(connection)
+            yield records
             if write:
+                records.finish()
                 with self._watched("COMMIT"):
                     connection.commit()
 
@@ -81,8 +83,10 @@ class SqlStore(Store):
             if not connection.in_transaction():
                 connection.begin()
             self._prepare(connection)
-            with self._bound(self._records(connection)):
+            records = self._records(connection)
+            with self._bound(records):
                 yield self
+            records.finish()
 
     def session(self) -> Session:
         """Return an ORM session inside the unit of work of the calling thread, for the models in

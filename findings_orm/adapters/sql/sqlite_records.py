@@ -1,0 +1,85 @@
+"""`Records` on SQLite: what differs from `SqlRecords`, which is the text index."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, String, text
+
+from findings_orm.adapters.sql import queries
+from findings_orm.adapters.sql import sqlite_text_index as index
+from findings_orm.adapters.sql.records import SqlRecords
+from findings_orm.adapters.sql.watching import Watch
+from findings_orm.query import FindingQuery
+from findings_orm.records import Stored
+
+FEW_CANDIDATES = 2_000
+"""Up to how many findings that may have the words of a text are sorted for a page. Where there are more, the page is soon
+full of them in the order that it is asked for."""
+
+FEW_WAITING = 50
+"""So many findings of a project may wait to be indexed: a search reads them in less than a millisecond, and to index each on
+its own would make a save three times as long."""
+
+NOTICED = 60.0
+"""Seconds after which a writer notices an index that another process made."""
+
+_KEY = "findings_text_index"
+
+
+class SQLiteRecords(SqlRecords):
+    """The records inside one transaction."""
+
+    def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
+        super().__init__(connection, watch)
+        self._written: set[str] = set()
+
+    def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """See `Records.insert`."""
+        self._written.add(project_id)
+        super().insert(project_id, rows)
+
+    def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """See `Records.replace`."""
+        self._written.add(project_id)
+        super().replace(project_id, rows)
+
+    def finish(self) -> None:
+        """Bring the text index up to date with what was written."""
+        if self._written and self._has_index(NOTICED):
+            for project_id in self._written:
+                for _ in index.index_waiting(self._run, self._run_many, project_id, spare=FEW_WAITING):
+                    pass
+
+    def _narrowed(self, statement: Select[Any], query: FindingQuery, *, whole: bool) -> Select[Any]:
+        """See `SqlRecords._narrowed`."""
+        if not query.words or not self._has_index(0):
+            return statement
+        found = index.candidates(self._run, query.project_id, query.words)
+        if found is None:
+            return statement
+        sql, parameters = found
+        if whole:
+            ids = text(sql).bindparams(**parameters).columns(finding_id=String)
+            return statement.where(queries.C.id.in_(ids))
+        rows = self.connection.exec_driver_sql(f"{sql} LIMIT {FEW_CANDIDATES + 1}", parameters).all()
+        if len(rows) > FEW_CANDIDATES:
+            return statement
+        return statement.where(self.dialect.is_any(queries.C.id, tuple(row[0] for row in rows)))
+
+    def _has_index(self, trusted: float) -> bool:
+        """Return whether there is a text index that this process can use; that there is none is believed for some seconds."""
+        if not index.supported():
+            return False
+        info, now = self.connection.info, time.monotonic()
+        if now - info.get(_KEY, -NOTICED) < trusted:
+            return False
+        driver: Any = self.connection.connection.driver_connection
+        there = index.is_there(lambda sql, values: driver.execute(sql, values).fetchall())
+        if there:
+            info.pop(_KEY, None)
+        else:
+            info[_KEY] = now
+        return there
