@@ -11,7 +11,7 @@ import marshal
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import IO, Any
 
 from findings_orm.finding import MARSHAL_FORMAT, SCHEMA_VERSION
 from findings_orm.fingerprint import VERSION
@@ -39,7 +39,9 @@ class Recognition:
     def __init__(self, runs: Iterable[Run], receipts: Iterable[Receipt], revision: int) -> None:
         self._may_be = dict(_unchanged(runs, receipts, revision))
         self._digests: list[bytes] = []
-        self._aside = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  # closed in `close`
+        self._aside: list[bytes | int] = []
+        self._size = 0
+        self._file: IO[bytes] | None = None
         self.detectors: set[str] = set()
 
     def takes(self, batch: list[Any]) -> bool:
@@ -54,21 +56,35 @@ class Recognition:
                 for number, digests in self._may_be.items()
                 if digest and digests[at : at + _SIZE] == digest
             }
-        if not self._may_be:
+        if not self._may_be or not self._put_aside(data):
             return False
-        self._aside.write(data)
         self.detectors.update([document["detector_id"] for document in batch])
         return True
+
+    def _put_aside(self, data: bytes) -> bool:
+        """Keep a batch, in memory or in a file; return False where the disk is full."""
+        self._size += len(data)
+        if self._size <= _IN_MEMORY:
+            self._aside.append(data)
+            return True
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed in `close`
+            whole = self._file.write(data) == len(data)
+        except OSError:
+            return False
+        if whole:
+            self._aside.append(len(data))
+        return whole
 
     def put_aside(self) -> Iterator[list[Any]]:
         """Yield the batches that were put aside, as the report turned out to be another one."""
         self._may_be = {}
-        self._aside.seek(0)
-        while True:
-            try:
-                yield marshal.load(self._aside)  # noqa: S302  # nosec B302  # written by this object
-            except EOFError:
-                break
+        if self._file is not None:
+            self._file.seek(0)
+        for kept in self._aside:
+            data = kept if isinstance(kept, bytes) else self._file.read(kept) if self._file else b""
+            yield marshal.loads(data)  # noqa: S302  # nosec B302  # written by this object
         self.close()
 
     def recognised(self) -> int | None:
@@ -83,7 +99,9 @@ class Recognition:
 
     def close(self) -> None:
         """Forget what was put aside."""
-        self._aside.close()
+        self._aside.clear()
+        if self._file is not None:
+            self._file.close()
 
 
 def _unchanged(

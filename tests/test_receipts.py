@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -133,6 +134,23 @@ def test_another_report_is_compared_finding_by_finding(
     assert len([each for each in store.list_findings(PROJECT) if each["status"] == "open"]) == len(
         report
     ) - len(done.rejected)
+
+
+@pytest.mark.parametrize("size", [0, 100, 700, 1_000_000])
+def test_a_full_disk_leads_to_the_comparison(
+    size: int, recognised: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipts, "_IN_MEMORY", 1000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with open_storage("memory:") as store:
+        store.ingest(PROJECT, REPORT)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            done = store.ingest(PROJECT, iter(REPORT))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert (done.unchanged, len(store.list_findings(PROJECT))) == (10, 10)
+    assert recognised[-1] is (size == 1_000_000)
 
 
 def test_a_report_with_refused_documents_is_not_recognised(
