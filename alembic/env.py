@@ -32,10 +32,10 @@ def is_ours(name: str | None, kind: str, _: Any) -> bool:
 
 
 def is_here(found: Any, name: str | None, kind: str, *_: Any) -> bool:
-    """Leave out the tables that databases of this dialect don't have, and the indexes that only operators make."""
-    if kind == "index":
-        return name not in OPTIONAL_INDEXES
-    return kind != "table" or exists_on(found, context.get_context().dialect.name)
+    """Leave out what databases of this dialect don't have, and the indexes that only operators make."""
+    if kind == "index" and name in OPTIONAL_INDEXES:
+        return False
+    return kind not in ("table", "index") or exists_on(found, context.get_context().dialect.name)
 
 
 OPTIONS: dict[str, Any] = {

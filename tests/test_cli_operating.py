@@ -62,13 +62,11 @@ def test_problems_say_what_to_do_and_decide_the_exit_code(url: str) -> None:
     ]
     findings("doctor", "--url", url, "--fail-on", "note", code=ExitCode.FAILED)
 
-    run(url, "DROP INDEX ix_findings_project_id_severity_status")
+    run(url, "DROP INDEX ix_findings_severity")
     warned = findings("doctor", "--url", url, code=ExitCode.FAILED).stdout.splitlines()
-    assert warned[0].startswith(
-        "warning index-missing: index ix_findings_project_id_severity_status of table"
-    )
+    assert warned[0].startswith("warning index-missing: index ix_findings_severity of table")
     assert warned[1] == (
-        "         -> CREATE INDEX ix_findings_project_id_severity_status ON findings (project_id, severity, status)"
+        "         -> CREATE INDEX ix_findings_severity ON findings (project_id, severity, status, id)"
     )
     assert warned[-1] == "1 warning, 1 note"
     findings("doctor", "--url", url, "--fail-on", "error")

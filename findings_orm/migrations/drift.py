@@ -110,6 +110,8 @@ def _constraints(table: Table, dialect: Dialect) -> Iterator[tuple[str, str, dic
         elif isinstance(constraint, ForeignKeyConstraint):
             yield "foreign key", name, _declared_reference(constraint)
     for index in table.indexes:
+        if index.info.get("dialect", dialect.name) != dialect.name:
+            continue
         yield "index", str(index.name), _declared_index(index, dialect)
 
 
@@ -128,6 +130,8 @@ def _declared_index(index: Index, dialect: Dialect) -> dict[str, str]:
         "columns": _names(getattr(column, "name", str(column)) for column in index.expressions),
         "unique": str(bool(index.unique)),
         "condition": _expression(str(index.dialect_options[dialect.name]["where"])),
+        "kind": _kind(index.dialect_options[dialect.name].get("using")),
+        "operators": _names(sorted({*index.dialect_options[dialect.name].get("ops", {}).values()})),
     }
 
 
@@ -186,10 +190,16 @@ def _found_index(index: Any, dialect: str) -> dict[str, str]:
         "columns": _names(index.get("expressions") or [str(name) for name in index["column_names"]]),
         "unique": str(bool(index["unique"])),
         "condition": _expression(str(options.get(f"{dialect}_where"))),
+        "kind": _kind(options.get(f"{dialect}_using")),
+        "operators": _names(sorted({*options.get(f"{dialect}_ops", {}).values()})),
     }
 
 
 # -- words ------------------------------------------------------------------------------------------------------------
+
+
+def _kind(using: Any) -> str:
+    return str(using or "btree")
 
 
 def _names(names: Any) -> str:

@@ -27,7 +27,7 @@ written twice, and the log (WAL, journal)."""
 
 _TOUCHED = (
     r"^(?:ALTER TABLE|DROP TABLE|UPDATE|DELETE FROM|INSERT INTO|CREATE POLICY \w+ ON|DROP POLICY \w+ ON|"
-    r"CREATE (?:UNIQUE )?INDEX \w+ ON) (\w+)"
+    r"CREATE (?:UNIQUE )?INDEX (?:IF NOT EXISTS )?\w+ ON) (\w+)"
 )
 
 

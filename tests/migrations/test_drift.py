@@ -14,7 +14,7 @@ DRIFTS = [
     ),
     ("CREATE INDEX mine ON findings (title)", "index mine is not in the models"),
     ("ALTER TABLE findings ADD COLUMN mine TEXT", "column mine is not in the models"),
-    ("ALTER TABLE findings DROP COLUMN rule_id", "column rule_id is missing"),
+    ("ALTER TABLE findings DROP COLUMN fingerprint", "column fingerprint is missing"),
     ("DROP TABLE finding_rejected", "table finding_rejected is missing"),
 ]
 POSTGRESQL_DRIFTS = [

@@ -63,6 +63,57 @@ class Project(Base):
     revision: Mapped[int] = mapped_column(BigInteger)
 
 
+def _index(
+    name: str, *columns: str, only: str | None = None, using: str | None = None, **where: str
+) -> Index:
+    """Return an index of `findings`: with a condition by dialect, or on databases of one dialect only."""
+    info = {} if only is None else {"dialect": only}
+    options: dict[str, Any] = {f"{dialect}_where": text(condition) for dialect, condition in where.items()}
+    if using is not None:
+        operators = dict.fromkeys(columns, "jsonb_path_ops")
+        options |= {"postgresql_using": using, "postgresql_ops": operators}
+    index = Index(f"ix_findings_{name}", *columns, info=info, **options)
+    return index if only is None else index.ddl_if(dialect=only)
+
+
+INDEXED = 400
+"""The longest text, in characters, that is in an index on PostgreSQL, whose limit is 2704 bytes an entry. What is longer is in
+an index of such findings alone."""
+
+_FITS = f"length({{}}) <= {INDEXED}"
+_LONG = f"length({{}}) > {INDEXED}"
+SORTED_TEXTS = ("detector_id", "resource", "title")
+"""The texts that findings can be sorted by."""
+
+_INDEXES = (
+    _index("severity", "project_id", "severity", "status", "id"),
+    _index("status", "project_id", "status", "severity", "created_at", "id"),
+    *(
+        _index(name, "project_id", name, "created_at", "id", postgresql=_FITS.format(name))
+        for name in ("detector_id", "rule_id")
+    ),
+    _index(
+        "run_id",
+        "project_id",
+        "run_id",
+        "created_at",
+        "id",
+        sqlite="run_id IS NOT NULL",
+        postgresql="run_id IS NOT NULL",
+    ),
+    *(_index(f"by_{name}", "project_id", name, "id", postgresql=_FITS.format(name)) for name in SORTED_TEXTS),
+    *(
+        _index(f"long_{name}", "project_id", "id", only="postgresql", postgresql=_LONG.format(name))
+        for name in SORTED_TEXTS
+    ),
+    _index("lists", "cwe_ids", "cve_ids", "tags", only="postgresql", using="gin"),
+    *(
+        _index(name, "project_id", name, "created_at", "id", only="sqlite", sqlite=f"{name} <> '[]'")
+        for name in ("cwe_ids", "cve_ids", "tags")
+    ),
+)
+
+
 class Finding(Base):
     """A finding: the fields of the document (`findings_orm.Finding`) and nothing else."""
 
@@ -79,7 +130,7 @@ class Finding(Base):
         CheckConstraint("confidence BETWEEN 0 AND 100", name="confidence"),
         CheckConstraint("cvss BETWEEN 0 AND 10", name="cvss"),
         Index(None, "project_id", "created_at", "id"),
-        Index(None, "project_id", "severity", "status"),
+        *_INDEXES,
     )
 
     project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
@@ -229,6 +280,6 @@ for _table in Base.metadata.tables.values():
     _table.info["policy"] = Access.__tablename__  # of row-level security on PostgreSQL
 
 
-def exists_on(table: Table, dialect: str) -> bool:
-    """Return whether databases of a dialect have a table."""
-    return bool(table.info.get("dialect", dialect) == dialect)
+def exists_on(item: Table | Index, dialect: str) -> bool:
+    """Return whether databases of a dialect have a table, or an index."""
+    return bool(item.info.get("dialect", dialect) == dialect)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    and_,
     any_,
     false,
     func,
@@ -23,8 +24,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from findings_orm.adapters.sql import mapping, queries
+from findings_orm.adapters.sql import mapping, queries, ranges
 from findings_orm.adapters.sql.mapping import EVENT_COLUMNS, FINDING_COLUMNS, IDENTITY_COLUMNS, Row
+from findings_orm.adapters.sql.models import INDEXED, SORTED_TEXTS
 from findings_orm.adapters.sql.postgresql_copy import copying
 from findings_orm.adapters.sql.postgresql_text_index import IS_ASCII, SEARCHED, has_words, is_of_use
 from findings_orm.adapters.sql.postgresql_types import (
@@ -54,6 +56,15 @@ _EVENTS = BinaryRows("finding_events", ("project_id", "revision", "position", *E
 _STREAKS = BinaryRows("finding_sightings", ("project_id", "finding_id", "first_run", "last_run"))
 
 
+def _fits(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """As the conditions of the indexes say it; a parameter would not do."""
+    return func.length(column) <= literal_column(str(INDEXED))
+
+
+def _is_long(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    return func.length(column) > literal_column(str(INDEXED))
+
+
 class PostgreSQLDialect(queries.Dialect):
     """Conditions as PostgreSQL expresses them."""
 
@@ -62,12 +73,35 @@ class PostgreSQLDialect(queries.Dialect):
     ]
 
     def is_any(self, column: ColumnElement[Any], values: tuple[Any, ...]) -> ColumnElement[bool]:
-        """Return whether a column has one of the values, which are one array."""
+        """Return whether a column has one of the values, which are one array; of one value the order of an index is known."""
+        if len(values) == 1:
+            return column.__eq__(values[0])
         kind = postgresql.ARRAY(column.type)
         return column == any_(literal(list(values), kind))
 
-    def holds_any(self, column: ColumnElement[Any], values: tuple[Any, ...]) -> ColumnElement[bool]:
+    def is_any_text(self, column: ColumnElement[Any], values: tuple[str, ...]) -> ColumnElement[bool]:
+        """Return whether a column of any length has one of the values; an index serves if none of them is too long for it."""
+        found = self.is_any(column, values)
+        return and_(found, _fits(column)) if all(len(value) <= INDEXED for value in values) else found
+
+    def starts_with(self, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+        """Return whether a text starts with a prefix, by the two indexes that it may be in."""
+        found = super().starts_with(column, prefix)
+        return or_(and_(_fits(column), found), and_(_is_long(column), found))
+
+    beside_others: ClassVar[frozenset[str]] = frozenset()
+
+    def parts(self, sort: str) -> Sequence[tuple[ColumnElement[bool], ...]]:
+        """Return the conditions of the two indexes that have a text between them."""
+        if sort not in SORTED_TEXTS:
+            return [()]
+        return [(_fits(TABLE.c[sort]),), (_is_long(TABLE.c[sort]),)]
+
+    def holds_any(
+        self, project_id: str, name: str, values: tuple[Any, ...], hidden: frozenset[str] = frozenset()
+    ) -> ColumnElement[bool]:
         """Return whether a JSON list has one of the values: what an index by member can serve, if they are few."""
+        column = TABLE.c[name]
         if len(values) <= queries.FEW:
             lists = (literal([value], postgresql.JSONB()) for value in values)
             return or_(*(column.op("@>", is_comparison=True)(one) for one in lists))
@@ -408,6 +442,13 @@ class PostgreSQLRecords(SqlRecords):
         for each in (self._of_ascii(statement, query), statement.where(not_(IS_ASCII))):
             whole = each.cte("found").prefix_with("MATERIALIZED")
             yield from self._batches(select(whole))
+
+    def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
+        columns = self._columns("findings", FINDING_COLUMNS, "f.")
+        return self._run(*ranges.postgresql_statement(merge, columns, project_id, values))
+
+    def _statement_of(self, query: FindingQuery, limit: int) -> Any:
+        return queries.ids_first(query, self.dialect, limit)
 
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from sqlalchemy import Connection, Select
 
 from findings_orm.accepting import original_text
-from findings_orm.adapters.sql import mapping, queries, ranking
+from findings_orm.adapters.sql import mapping, queries, ranges, ranking
 from findings_orm.adapters.sql.mapping import (
     EVENT_COLUMNS,
     FINDING_COLUMNS,
@@ -52,6 +52,8 @@ from findings_orm.records import (
 READ_BATCH = 1_000
 LOOKUP_BATCH = 5_000
 ROWS_AT_ONCE = 500
+MANY_MATCHES = 2_000
+"""From how many findings on that meet a condition a page follows its order instead of sorting them."""
 
 
 def _without(table: str, of: str, condition: str) -> str:
@@ -468,8 +470,34 @@ class SqlRecords(Records):
         """See `Records.select`."""
         if query.sort_field == RELEVANCE:
             return self._select_best(query, limit)
-        statement = self._narrowed(queries.selected(query, self.dialect, limit), query, whole=False)
+        if ranges.merges(query):
+            merge, values = ranges.merge_of(query, limit)
+            rows = self._merged(query.project_id, merge, values) if merge.severities else []
+            return [mapping.document_of(row) for row in rows]
+        statement = self._narrowed(self._statement_of(query, limit), query, whole=False)
         return [mapping.document_of(row) for row in self.connection.execute(statement)]
+
+    def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
+        """Return the rows of a page that is merged from ranges."""
+        sql = ranges.sqlite_statement(merge, self._columns("findings", FINDING_COLUMNS, "f."))
+        return self._run(sql, (project_id, *values))
+
+    def _statement_of(self, query: FindingQuery, limit: int) -> Any:
+        """Return the statement of a page.
+
+        SQLite does not know how many findings meet a condition. So that is looked up first, as far as it matters: a few are
+        found by an index and sorted; of many, enough are met soon on the way in the order of the page.
+        """
+        if (
+            query.words
+            or not any(getattr(query, name) for name in queries.OTHERS)
+            or queries.by_one_value(query)
+        ):
+            return queries.selected(query, self.dialect, limit)
+        many = max(MANY_MATCHES, limit)
+        count = self.connection.execute(queries.few(query, self.dialect, many)).scalar_one()
+        form = queries.matched_first if count < many else queries.walked
+        return form(query, self.dialect, limit)
 
     def _select_best(self, query: FindingQuery, limit: int) -> list[Document]:
         """Return documents by relevance, which Python decides: databases fold other letters than it does."""

@@ -97,6 +97,7 @@ CASES: list[tuple[dict[str, Any], list[int]]] = [
     ({"severity": "high", "cwe": 89, "detector_id": "scan.*", "text": "finding"}, [2]),
     ({"severity": "high", "cwe": 79}, []),
 ]  # fmt: skip
+TIMES = ("2024-05-02T00:00:00Z", "2024-05-03T00:00:00Z")
 ALL_SORTS = [sign + name for name in SORTS for sign in ("", "-")]
 HARD_VALUES = ("\x00", "\ud800", "a\x00b", "x" * 100_000, "\U0010ffff", "'; --", "%", "\\", '"')
 BROKEN_CURSORS = (
@@ -181,6 +182,56 @@ class QueryContract(Capabilities):
         store.save_findings([finding(n, severity=severity) for n, severity in enumerate(Severity)])
         assert found(store, sort="severity") == [uuid_of(n) for n in range(5)]
         assert found(store, sort="-severity") == [uuid_of(n) for n in reversed(range(5))]
+
+    def test_texts_of_any_length_sort_and_are_found(self, store: FindingStore) -> None:
+        """A database may have indexes for short texts only."""
+        lengths = (1, 2, 398, 399, 400, 401, 402, 3_000)
+        texts = ["x" * length for length in lengths]
+        texts += [f"{'x' * 400}{end}" for end in ("a", "b")] + ["y", "w" * 500]
+        many = [
+            finding(
+                n, title=text, resource=text, detector_id=text, rule_id=text, severity=tuple(Severity)[n % 5]
+            )
+            for n, text in enumerate([*texts, *reversed(texts)])
+        ]
+        store.save_findings(many)
+        everyone = [validate_finding(document) for document in many]
+        for sort in ALL_SORTS:
+            whole = ids(expected_order(everyone, sort))
+            for limit in (3, 23, 24):
+                query = FindingQuery(project_id=PROJECT, sort=sort, limit=limit)
+                assert ids(pages(store, query)) == whole, f"pages of {limit} by {sort}"
+        for text in texts:
+            self._find_among(store, everyone, detector_id=text)
+            self._find_among(store, everyone, detector_id=[f"{text}*", "w"])
+            self._find_among(store, everyone, rule_id=[text, "y"])
+            self._find_among(store, everyone, resource_prefix=text)
+
+    def _find_among(self, store: FindingStore, everyone: list[Document], **conditions: Any) -> None:
+        for sort in ("created_at", "-title"):
+            query = FindingQuery(project_id=PROJECT, limit=5, sort=sort, **conditions)
+            expected = [document for document in everyone if matches(query, document)]
+            assert ids(pages(store, query)) == ids(expected_order(expected, sort)), str(conditions)[:200]
+            assert store.count(query) == len(expected)
+
+    def test_pages_of_severities_and_statuses(self, store: FindingStore) -> None:
+        store.save_findings(
+            finding(n, severity=severity, status=status, created_at=f"2024-05-0{n % 3 + 1}T00:00:00Z")
+            for n, (severity, status) in enumerate(itertools.product(Severity, [*Status, *Status]))
+        )
+        everyone = store.list_findings(PROJECT)
+        day: list[dict[str, Any]] = [{}, {"created_from": TIMES[0]}, {"created_before": TIMES[1]}]
+        for severity, status, sort, times in itertools.product(
+            ((), ("high",), ("low", "critical")),
+            ((), ("open",), ("resolved", "archived")),
+            ("created_at", "-created_at", "severity", "-severity"),
+            day,
+        ):
+            query = FindingQuery(
+                project_id=PROJECT, severity=severity, status=status, sort=sort, limit=4, **times
+            )
+            expected = [document for document in everyone if matches(query, document)]
+            assert ids(pages(store, query)) == ids(expected_order(expected, sort)), query
 
     # -- pages ---------------------------------------------------------------------------------------------
 
