@@ -130,20 +130,19 @@ def _marked(sql: str) -> str:
 
 @lru_cache(32)
 def _update(table: str, columns: tuple[str, ...], keys: tuple[str, ...]) -> str:
-    """Return the UPDATE of many rows by one statement: an array a column, the project, and the array of the first key again.
+    """Return the UPDATE of many rows by one statement: an array a column, and the project.
 
-    That the rows are looked up by this key is said beside the join: for the join alone the planner reads the whole project.
-    It does so too for an array of which it knows the length, so it gets one that a subquery makes.
+    The arrays come from subqueries: for one of which it knows the length the planner reads the whole project, and for a list of
+    keys it may take another index that has them too.
     """
     types = TYPES[table]
     sets = ", ".join(f"{column} = new.{column}::{types[column]}" for column in columns)
     where = " AND ".join(f"old.{key} = new.{key}" for key in keys)
-    arrays = ", ".join(f"%s::{_array_type(types[column])}[]" for column in (*keys, *columns))
+    arrays = ", ".join(f"(SELECT %s::{_array_type(types[column])}[])" for column in (*keys, *columns))
     names = ", ".join((*keys, *columns))
-    found = f"old.{keys[0]} = ANY(ARRAY(SELECT unnest(%s::{types[keys[0]]}[])))"
     return (
         f"UPDATE {table} old SET {sets} FROM unnest({arrays}) AS new ({names}) "  # noqa: S608  # constants
-        f"WHERE old.project_id = %s AND {found} AND {where}"
+        f"WHERE old.project_id = %s AND {where}"
     )
 
 
@@ -215,6 +214,9 @@ class PostgreSQLRecords(SqlRecords):
                     f"{sql} AND {column} = ANY(ARRAY({sliced}))", (project_id, b"".join(batch))
                 )
             return
+        if len(values) == 1:
+            yield from self._run(f"{sql} AND {column} = ?::uuid", (project_id, *values))
+            return
         for batch in batches(values, LOOKUP_BATCH):
             yield from self._run(
                 f"{sql} AND {column} = ANY(ARRAY(SELECT unnest(?::uuid[])))", (project_id, batch)
@@ -234,7 +236,7 @@ class PostgreSQLRecords(SqlRecords):
         """Update rows, given as keys and columns, by one statement."""
         if rows:
             arrays = [list(values) for values in zip(*rows, strict=True)]
-            self._run(_update(table, columns, keys), (*arrays, project_id, arrays[0]))
+            self._run(_update(table, columns, keys), (*arrays, project_id))
 
     @property
     def _driver(self) -> Any:
