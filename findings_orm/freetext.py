@@ -16,7 +16,7 @@ the title; in rule or detector, in the resource, in the snippet."""
 
 def fold(text: str) -> str:
     """Return `text` as the free text search compares it: compatibility form, accents kept, case folded."""
-    return unicodedata.normalize("NFKC", text).casefold()
+    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
 
 
 def words_of(text: str) -> tuple[str, ...]:
@@ -52,15 +52,23 @@ def relevance(words: Iterable[str], document: Mapping[str, Any]) -> int:
     complete there, so ``eval(`` is whole in ``call of eval(x)``.
     """
     title = fold(document["title"])
-    names = fold(f"{document['rule_id'] or ''}\n{document['detector_id']}")
-    elsewhere = ((NAMES, names), (RESOURCE, fold(document["resource"])), (SNIPPET, fold(_snippet(document))))
     total = 0
+    elsewhere: tuple[tuple[int, str], ...] = ()
     for word in words:
-        worth = _in_title(word, title) or next((worth for worth, text in elsewhere if word in text), 0)
+        worth = _in_title(word, title)
+        if not worth:
+            elsewhere = elsewhere or _beside_title(document)
+            worth = next((each for each, text in elsewhere if word in text), 0)
         if not worth:
             return 0
         total += worth
     return total
+
+
+def _beside_title(document: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
+    """Return what a word is worth, with the folded text where it is worth that."""
+    names = fold(f"{document['rule_id'] or ''}\n{document['detector_id']}")
+    return (NAMES, names), (RESOURCE, fold(document["resource"])), (SNIPPET, fold(_snippet(document)))
 
 
 def _in_title(word: str, title: str) -> int:

@@ -6,9 +6,13 @@ That it changes no answer of the conformance suite is tested in test_contract.py
 from __future__ import annotations
 
 import pathlib
+import random
 import sqlite3
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +27,7 @@ from findings_orm.adapters.sql import sqlite_text_index, text_index
 from findings_orm.adapters.sql.access import grant_access
 from findings_orm.adapters.sql.sqlite_records import FEW_WAITING
 from findings_orm.adapters.sql.text_index import TextIndexStatus
+from findings_orm.backup.copying import copy_store
 from findings_orm.cli.app import app
 from findings_orm.errors import SchemaVersionError
 from findings_orm.query import matches
@@ -403,3 +408,63 @@ def test_statements_of_a_search(indexed: Filled, how: str) -> None:
     if indexed.store.adapter == "postgresql":  # type: ignore[attr-defined]
         asked = [statement for statement in counter.statements if statement.startswith("SELECT")]
         assert all("project_id = %" in statement for statement in asked)
+
+
+# -- the index itself, not only its absence -----------------------------------------------------------------------------
+
+HOSTILE = "aAbc ß\u1e9eſIİı\u0301éﬁＡ²'\"\\%_*()^-+:.{}~|$\U0001f600\u3000\u0939\u093f"
+
+
+def test_index_finds_what_the_definition_says_in_a_large_project(indexed: Filled) -> None:
+    """In a small table PostgreSQL reads all rather than the index."""
+    chance, store = random.Random(8), indexed.store
+    titles = ["".join(chance.choices(HOSTILE, k=chance.randint(3, 14))) + "!" for _ in range(120)]
+    store.save_findings([finding(n, project_id="many", title=title) for n, title in enumerate(titles, 2000)])
+    documents = store.list_findings("many")
+    for _ in range(60):
+        title = chance.choice(titles)
+        start = chance.randrange(len(title))
+        query = FindingQuery(
+            project_id="many", text=title[start : start + chance.randint(2, 8)], limit=10_000
+        )
+        if query.words:
+            expected = sorted(document["id"] for document in documents if matches(query, document))
+            assert sorted(ids(store.find(query).items)) == expected, query.text
+            assert store.count(query) == len(expected), query.text
+            best = replace(query, sort="-relevance")
+            assert sorted(ids(store.find(best).items)) == expected, query.text
+
+
+def test_copy_fills_the_index_of_the_target(url: str) -> None:
+    text_index.create(url)
+    with open_storage("memory:") as source, open_storage(url) as target:
+        source.save_findings(FINDINGS)
+        copy_store(source, target)
+        assert_exact(target)
+
+
+def test_others_write_while_the_index_is_made(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_text_index, "BATCH", 7)
+    monkeypatch.setattr(text_index, "STEPS", 1)
+    stop = threading.Event()
+    with open_storage(url) as store, ThreadPoolExecutor(1) as executor:
+        store.save_findings(FINDINGS)
+
+        def write() -> int:
+            number = 1000
+            while not stop.is_set():
+                store.save_finding(finding(number, title=f"crocodile {number}"))
+                number += 1
+            return number - 1000
+
+        written = executor.submit(write)
+        try:
+            for _ in range(3):
+                text_index.create(url)
+                text_index.drop(url)
+            text_index.create(url)
+        finally:
+            stop.set()
+        assert written.result() > 0
+        assert store.count(FindingQuery(project_id=PROJECT, text="crocodile")) == written.result()
+        assert_exact(store, (*TEXTS, "crocodile 1001"))

@@ -440,7 +440,7 @@ class PostgreSQLRecords(SqlRecords):
         if not self._has_text_index():
             yield from super()._scored(query)
             return
-        statement = queries.scored(_without_text(query), self.dialect)
+        statement = queries.scored(queries.without_text(query), self.dialect)
         for each in (self._of_ascii(statement, query), statement.where(not_(IS_ASCII))):
             whole = each.cte("found").prefix_with("MATERIALIZED")
             yield from self._batches(select(whole))
@@ -456,7 +456,7 @@ class PostgreSQLRecords(SqlRecords):
         """See `Records.count`."""
         if not query.words:
             return super().count(query)
-        conditions = queries.conditions(_without_text(query), self.dialect)
+        conditions = queries.conditions(queries.without_text(query), self.dialect)
         exact = self._of_ascii(select(func.count()).select_from(TABLE).where(*conditions), query)
         count = int(self.connection.execute(exact).scalar_one())
         to_fold = select(SEARCHED).select_from(TABLE).where(*conditions, not_(IS_ASCII))
@@ -476,10 +476,6 @@ class PostgreSQLRecords(SqlRecords):
             there = is_of_use(self.connection)
             info[_KEY] = there, now
         return bool(there)
-
-
-def _without_text(query: FindingQuery) -> FindingQuery:
-    return replace(query, text="", sort="created_at", cursor=None)
 
 
 NOTICED = 60.0

@@ -238,6 +238,11 @@ def scored(query: FindingQuery, dialect: Dialect) -> Select[Any]:
     return select(*columns).select_from(TABLE).where(*conditions(query, dialect))
 
 
+def without_text(query: FindingQuery) -> FindingQuery:
+    """Return a query without its text, and without the order and the position that may depend on it."""
+    return replace(query, text="", sort="created_at", cursor=None)
+
+
 def counted(query: FindingQuery, dialect: Dialect) -> Select[Any]:
     """Return the statement that counts what matches."""
     hidden = dialect.beside_others if any(getattr(query, name) for name in OTHERS) else _NOTHING

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, String, text
 
 from findings_orm.adapters.sql import queries
 from findings_orm.adapters.sql import sqlite_text_index as index
+from findings_orm.adapters.sql.mapping import Row
 from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.watching import Watch
 from findings_orm.query import FindingQuery
@@ -52,6 +53,11 @@ class SQLiteRecords(SqlRecords):
             for project_id in self._written:
                 for _ in index.index_waiting(self._run, self._run_many, project_id, spare=FEW_WAITING):
                     pass
+
+    def _scored(self, query: FindingQuery) -> Iterator[Sequence[Row]]:
+        """See `SqlRecords._scored`. What has not the words has no score; SQLite would ask Python about each one, too."""
+        statement = queries.scored(queries.without_text(query), self.dialect)
+        yield from self._batches(self._narrowed(statement, query, whole=True))
 
     def _narrowed(self, statement: Select[Any], query: FindingQuery, *, whole: bool) -> Select[Any]:
         """See `SqlRecords._narrowed`."""
