@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from servers import down_and_up
 
 from findings_orm import FindingStore, open_storage
+from findings_orm.adapters.sql import sqlite_records, text_index
 from findings_orm.testing.machine import digest, run_sequence, store_machine
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
@@ -27,6 +28,11 @@ SCALE = settings(
 _FOLDER = pathlib.Path(tempfile.mkdtemp())
 _PATHS: weakref.WeakKeyDictionary[FindingStore, pathlib.Path] = weakref.WeakKeyDictionary()
 _NUMBERS = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _few_wait_for_the_text_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_records, "FEW_WAITING", 2)  # there are few in all
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +54,12 @@ def _new_file() -> FindingStore:
     path = _FOLDER / f"{next(_NUMBERS)}.db"
     shutil.copy(empty, path)
     return _open_file(path)
+
+
+def _new_indexed_file() -> FindingStore:
+    store = _new_file()
+    text_index.create(store.engine)  # type: ignore[attr-defined]
+    return store
 
 
 def _reopen_file(store: FindingStore) -> FindingStore:
@@ -78,6 +90,8 @@ TestSQLiteInMemory = store_machine(lambda: open_storage("sqlite://")).TestCase
 TestSQLiteInMemory.settings = SCALE
 TestSQLiteFile = store_machine(_new_file, _reopen_file, _migrate_file).TestCase
 TestSQLiteFile.settings = SCALE
+TestSQLiteWithTextIndex = store_machine(_new_indexed_file, _reopen_file, _migrate_file).TestCase
+TestSQLiteWithTextIndex.settings = SCALE
 TestFiles = store_machine(lambda: _open_files(_FOLDER / f"{next(_NUMBERS)}"), _reopen_files).TestCase
 TestFiles.settings = SCALE
 
