@@ -64,7 +64,7 @@ def upgrade(
         return
     before = None if session.missing_file() else migrations.status(session.url).current
     with Tracker(session.out, f"upgrade to {revision}"):
-        migrations.upgrade(session.url, revision)
+        migrations.upgrade(session.url, revision, progress=session.out.note)
     _say_moved(session, before)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,8 @@ from sqlalchemy import Connection, column, select, table
 from findings_orm.errors import SchemaVersionError, StorageIntegrityError, readable
 from findings_orm.migrations.connecting import Target, connected, described
 from findings_orm.migrations.scripts import VERSION_TABLE, chain
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ def status(target: Target) -> DatabaseStatus:
         StorageUnavailableError: the database can't be reached, or the SQLite file does not exist.
     """
     with connected(target) as connection:
-        current = _current(connection)
+        current = current_revision(connection)
     ids = [revision.id for revision in chain()]
     position = -1 if current is None else ids.index(current) if current in ids else len(ids)
     return DatabaseStatus(
@@ -68,7 +71,7 @@ def require_current(connection: Connection, *, migrate: bool = False) -> bool:
         SchemaVersionError: the database is behind (the message has the command that upgrades it), was made by a newer
             release, or has a table ``findings`` that is not the package's.
     """
-    current = _current(connection)
+    current = current_revision(connection)
     where = described(connection)
     if current is None:
         if _has_table(connection, "findings"):
@@ -86,8 +89,17 @@ def require_current(connection: Connection, *, migrate: bool = False) -> bool:
     )
 
 
-def upgrade(target: Target, revision: str = "head", *, lock_timeout: str | None = None) -> None:
+def upgrade(
+    target: Target,
+    revision: str = "head",
+    *,
+    lock_timeout: str | None = None,
+    progress: Callable[[str], None] = _log.info,
+) -> None:
     """Bring a database up to a revision, with the findings in it, in one transaction: all of it or nothing.
+
+    On PostgreSQL large indexes are built before that transaction, while others write, unless the target is a `Connection`
+    inside a transaction, or an earlier pending revision writes all rows anew.
 
     A SQLite file that does not exist is made. Several upgrades at once are safe: one runs, the others wait and
     find nothing to do. A `Connection` inside a transaction is used as it is, and the caller commits.
@@ -96,6 +108,7 @@ def upgrade(target: Target, revision: str = "head", *, lock_timeout: str | None 
         target: a URL, an `Engine`, or a `Connection` (which may be inside a transaction).
         revision: a revision, ``head``, or relative as ``+1``. One that the database has passed is left alone.
         lock_timeout: how long to wait for a lock on a table on PostgreSQL, as ``5s``.
+        progress: is told, in words, what is done now that may take long.
 
     Raises:
         SchemaVersionError: the revision is unknown, or the database was made by a newer release.
@@ -104,7 +117,7 @@ def upgrade(target: Target, revision: str = "head", *, lock_timeout: str | None 
     """
     _check_revision(revision)
     with connected(target, create=True) as connection:
-        _move(connection, described(target), "upgrade", revision, lock_timeout)
+        _move(connection, described(target), "upgrade", revision, lock_timeout, progress)
 
 
 def downgrade(target: Target, revision: str, *, lock_timeout: str | None = None) -> None:
@@ -130,16 +143,17 @@ def _move(
     direction: Literal["upgrade", "downgrade"],
     revision: str,
     lock_timeout: str | None,
+    say: Callable[[str], None] = _log.info,
 ) -> None:
     from findings_orm.migrations.running import run
 
     joined = connection.in_transaction()
-    current = _current(connection)
+    current = current_revision(connection)
     if not joined:
         connection.rollback()
     if current is not None:
         _refuse_newer(current, where)
-    run(connection, where, direction, revision, lock_timeout)
+    run(connection, where, direction, revision, lock_timeout, say)
 
 
 def _check_revision(revision: str) -> None:
@@ -159,7 +173,8 @@ def _refuse_newer(current: str, where: str) -> None:
         )
 
 
-def _current(connection: Connection) -> str | None:
+def current_revision(connection: Connection) -> str | None:
+    """Return the revision of a database; None without the package's tables."""
     if not _has_table(connection, VERSION_TABLE):
         return None
     rows: Sequence[str] = (

@@ -149,7 +149,7 @@ def _way(
     current: str | None, revision: str, where: str, direction: Direction | None
 ) -> tuple[int, int, Direction]:
     """Return how many revisions the database has, how many it will have, and the direction."""
-    here, there = _position(current, where), _goal(current, revision, where)
+    here, there = _position(current, where), goal_of(current, revision, where)
     if direction == "upgrade":
         there = max(here, there)
     if direction == "downgrade" and there > here:
@@ -169,8 +169,12 @@ def _position(current: str | None, where: str) -> int:
     return ids.index(current) + 1
 
 
-def _goal(current: str | None, revision: str, where: str) -> int:
-    """Return how many revisions there are up to the one that is named."""
+def goal_of(current: str | None, revision: str, where: str = "the database") -> int:
+    """Return how many revisions there are up to the one that is named.
+
+    Raises:
+        SchemaVersionError: there is none of this name.
+    """
     ids = [one.id for one in chain()]
     if revision in ("base", "head"):
         return 0 if revision == "base" else len(ids)

@@ -28,8 +28,9 @@ def run(
     direction: Literal["upgrade", "downgrade"],
     revision: str,
     lock_timeout: str | None,
+    say: Callable[[str], None],
 ) -> None:
-    """Run the revisions between where a database stands and `revision`, as ``env.py`` says.
+    """Run the revisions between where a database stands and `revision`, as ``env.py`` says; `say` is told what takes time.
 
     Raises:
         SchemaVersionError: there is no way to the revision.
@@ -37,6 +38,8 @@ def run(
     config = new_config()
     config.attributes["connection"] = connection
     config.attributes["lock_timeout"] = lock_timeout
+    config.attributes["goal"] = revision if direction == "upgrade" else None
+    config.attributes["say"] = say
     move: Callable[..., None] = getattr(command, direction)
     with _alone(where):
         move(config, revision)

@@ -89,6 +89,12 @@ def document_changes(revision: str) -> tuple[DocumentChange, DocumentChange]:
     return module.upgrade_document, module.downgrade_document
 
 
+def large_indexes(revision: str) -> dict[str, str]:
+    """Return what a revision names as ``LARGE_INDEXES``: name to the rest of ``CREATE INDEX`` on PostgreSQL."""
+    module: Any = script_directory().get_revision(revision).module
+    return dict(getattr(module, "LARGE_INDEXES", {}))
+
+
 @lru_cache(1)
 def chain() -> tuple[Revision, ...]:
     """Return all revisions, oldest first.
