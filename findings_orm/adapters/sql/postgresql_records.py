@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    TextClause,
     and_,
     any_,
     false,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    text,
 )
 from sqlalchemy.dialects import postgresql
 
@@ -89,6 +91,11 @@ class PostgreSQLDialect(queries.Dialect):
         found = super().starts_with(column, prefix)
         return or_(and_(_fits(column), found), and_(_is_long(column), found))
 
+    by_id: ClassVar[TextClause] = text(
+        "LATERAL (SELECT "  # noqa: S608  # constants
+        + ", ".join(f"{shown('findings', name)} AS {name}" for name in FINDING_COLUMNS).replace(":", "\\:")
+        + " FROM findings WHERE project_id = :project_of_ids AND id = ids.id LIMIT 1) AS found"
+    )
     beside_others: ClassVar[frozenset[str]] = frozenset()
 
     def parts(self, sort: str) -> Sequence[tuple[ColumnElement[bool], ...]]:
