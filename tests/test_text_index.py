@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from findings_orm import FindingQuery, FindingStore, StorageUnavailableError, migrations, open_storage
 from findings_orm.adapters.sql import sqlite_text_index, text_index
 from findings_orm.adapters.sql.access import grant_access
+from findings_orm.adapters.sql.records import LATEST
 from findings_orm.adapters.sql.sqlite_records import FEW_WAITING
 from findings_orm.adapters.sql.text_index import TextIndexStatus
 from findings_orm.backup.copying import copy_store
@@ -377,7 +378,8 @@ def test_a_rare_word_is_found_without_reading_the_project(indexed: Filled, how: 
     assert searching(indexed, "few", how, text) == expected
     few, many = (indexed.work(partial(searching, indexed, project, how, text)) for project in ("few", "many"))
     assert many <= few * 1.3 + 60, f"{few} for {FEW} findings, {many} for {MANY}"
-    assert many * 20 < indexed.work(lambda: indexed.store.list_findings("many"))
+    looked_at = LATEST if how == "relevance" and indexed.store.adapter == "postgresql" else 0  # type: ignore[attr-defined]
+    assert (many - looked_at * 4) * 20 < indexed.work(lambda: indexed.store.list_findings("many"))
 
 
 def test_what_other_projects_hold_costs_nothing(indexed: Filled) -> None:
@@ -389,16 +391,17 @@ def test_what_other_projects_hold_costs_nothing(indexed: Filled) -> None:
     assert indexed.work(partial(searching, indexed, "few", "find", "okapi")) <= rare * 1.5 + 60
 
 
-def test_a_page_of_a_frequent_word_reads_a_page(indexed: Filled) -> None:
+@pytest.mark.parametrize("how", ["find", "relevance"])
+def test_a_page_of_a_frequent_word_reads_a_page(indexed: Filled, how: str) -> None:
     few, many = (
-        indexed.work(partial(searching, indexed, project, "find", "broken")) for project in ("few", "many")
+        indexed.work(partial(searching, indexed, project, how, "broken")) for project in ("few", "many")
     )
-    assert many < few * 3
+    assert many < few * 2
 
 
 @pytest.mark.parametrize("how", ["find", "relevance", "count"])
 def test_statements_of_a_search(indexed: Filled, how: str) -> None:
-    wanted = {"find": (4, 3), "relevance": (4, 4), "count": (3, 3)}[how]
+    wanted = {"find": (4, 3), "relevance": (6, 5), "count": (3, 3)}[how]
     searching(indexed, "few", how, RARE)
     counter = Counter()
     stop = indexed.store.observe(counter)  # type: ignore[attr-defined]

@@ -41,7 +41,13 @@ from findings_orm.adapters.sql.postgresql_types import (
     shown_all,
 )
 from findings_orm.adapters.sql.queries import TABLE
-from findings_orm.adapters.sql.records import _BESIDE_KEY, _RESEEN, LOOKUP_BATCH, READ_BATCH, SqlRecords
+from findings_orm.adapters.sql.records import (
+    _BESIDE_KEY,
+    _RESEEN,
+    LOOKUP_BATCH,
+    READ_BATCH,
+    SqlRecords,
+)
 from findings_orm.adapters.sql.watching import Watch
 from findings_orm.freetext import RELEVANCE, fold, holds_all, search_text
 from findings_orm.port import Document, Event
@@ -115,6 +121,10 @@ class PostgreSQLDialect(queries.Dialect):
         members = func.jsonb_array_elements_text(column).table_valued("value")
         texts = literal([str(value) for value in values], postgresql.ARRAY(postgresql.TEXT))
         return select(1).select_from(members).where(members.c.value == any_(texts)).exists()
+
+    def is_among(self, column: ColumnElement[Any], few: Select[Any]) -> ColumnElement[bool]:
+        """Return whether a column has one of a few values; of an array that a subquery makes the planner expects few."""
+        return column == any_(func.array(few.correlate(None).scalar_subquery()))
 
     def holds_words(self, words: tuple[str, ...]) -> ColumnElement[bool]:
         """Return whether the searched text may have all words.

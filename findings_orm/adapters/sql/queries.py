@@ -31,6 +31,7 @@ from findings_orm.adapters.sql.mapping import FINDING_COLUMNS
 from findings_orm.adapters.sql.models import Finding
 from findings_orm.adapters.sql.types import json_text
 from findings_orm.finding import MAX_NUMBER, Severity
+from findings_orm.freetext import WHOLE
 from findings_orm.query import FindingQuery, time_key
 
 TABLE: Table = Finding.__table__  # type: ignore[assignment]  # declarative gives the wider FromClause
@@ -113,6 +114,10 @@ class Dialect:
     def _has_any(self, column: ColumnElement[Any], values: tuple[Any, ...]) -> ColumnElement[bool]:
         members = func.json_each(column).table_valued("value")
         return select(1).select_from(members).where(self.is_any(members.c.value, values)).exists()
+
+    def is_among(self, column: ColumnElement[Any], few: Select[Any]) -> ColumnElement[bool]:
+        """Return whether a column has one of a few values, to be looked up one by one."""
+        return column.in_(few.correlate(None))
 
     def holds_words(self, words: tuple[str, ...]) -> ColumnElement[bool]:
         """Return whether the searched text has all words; compare `findings_orm.query.search_text`."""
@@ -240,6 +245,22 @@ def scored(query: FindingQuery, dialect: Dialect) -> Select[Any]:
     """Return the statement for what decides about the relevance of all that matches: see `ranking`."""
     columns = (dialect.columns[FINDING_COLUMNS.index(name)].label(name) for name in RANKED)
     return select(*columns).select_from(TABLE).where(*conditions(query, dialect))
+
+
+def latest(query: FindingQuery, dialect: Dialect, limit: int) -> Select[Any] | None:
+    """Return the statement for what `scored` reads of the findings with the largest ids, which are first among equals.
+
+    None where the order is another one, the position is below the best score, or other conditions leave findings out.
+    """
+    after = query.after
+    plain = without_text(query)
+    below_best = after is not None and after[0] != WHOLE * len(query.words)
+    if not query.descending or below_best or len(conditions(plain, dialect)) > 1:
+        return None
+    ids = select(C.id).where(*conditions(plain, dialect)).order_by(C.id.desc()).limit(limit)
+    if after is not None:
+        ids = ids.where(C.id < literal(after[1], C.id.type))
+    return scored(plain, dialect).where(dialect.is_among(C.id, ids)).order_by(C.id.desc())
 
 
 def without_text(query: FindingQuery) -> FindingQuery:

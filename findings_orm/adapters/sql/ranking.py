@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic_core import from_json
 
 from findings_orm.adapters.sql.mapping import Row
-from findings_orm.freetext import relevance
+from findings_orm.freetext import WHOLE, relevance
 from findings_orm.query import FindingQuery
 
 
@@ -27,6 +27,22 @@ def best(query: FindingQuery, batches: Iterable[Sequence[Row]], limit: int) -> l
     else:
         found = heapq.nsmallest(limit, (pair for pair in scores if after is None or pair > after))
     return [finding_id for _, finding_id in found]
+
+
+def begins_perfectly(query: FindingQuery, latest: Sequence[Row], limit: int) -> list[str] | None:
+    """Return the ids of the first `limit` findings after the query's cursor, if the latest ones show them; None if not.
+
+    A finding that has every word as a token of its title can't be surpassed, and ties are in the order of ids. So where a
+    word is frequent, nearly always a page is full before all that have it are scored.
+
+    Args:
+        query: a query by relevance, the best first.
+        latest: rows of the columns `queries.RANKED` of the findings with the largest ids below the cursor's, in that order.
+        limit: how many ids are wanted.
+    """
+    perfect = WHOLE * len(query.words)
+    found = [finding_id for score, finding_id in _scores(query, latest) if score == perfect]
+    return found[:limit] if len(found) >= limit else None
 
 
 def _scores(query: FindingQuery, rows: Sequence[Row]) -> Iterator[tuple[int, str]]:

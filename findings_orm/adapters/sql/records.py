@@ -51,6 +51,8 @@ from findings_orm.records import (
 
 READ_BATCH = 1_000
 LOOKUP_BATCH = 5_000
+LATEST = 1_000
+"""How many findings are looked at for a page by relevance, before all are scored."""
 ROWS_AT_ONCE = 500
 MANY_MATCHES = 2_000
 """From how many findings on that meet a condition a page follows its order instead of sorting them."""
@@ -501,7 +503,7 @@ class SqlRecords(Records):
 
     def _select_best(self, query: FindingQuery, limit: int) -> list[Document]:
         """Return documents by relevance, which Python decides: databases fold other letters than it does."""
-        best = ranking.best(query, self._scored(query), limit)
+        best = self._begins_perfectly(query, limit) or ranking.best(query, self._scored(query), limit)
         columns = self._columns("findings", FINDING_COLUMNS)
         sql = f"SELECT {columns} FROM findings WHERE project_id = ?"  # noqa: S608  # constants
         found = {
@@ -509,6 +511,18 @@ class SqlRecords(Records):
             for document in map(mapping.document_of, self._run_in(sql, "id", query.project_id, best))
         }
         return [found[finding_id] for finding_id in best]
+
+    def _begins_perfectly(self, query: FindingQuery, limit: int) -> list[str] | None:
+        """Return what `ranking.begins_perfectly` does, where it is worth a look at the latest findings."""
+        statement = queries.latest(query, self.dialect, LATEST)
+        if statement is None or limit > LATEST or not self._is_frequent(query):
+            return None
+        return ranking.begins_perfectly(query, self.connection.execute(statement).all(), limit)
+
+    def _is_frequent(self, query: FindingQuery) -> bool:
+        """Return whether so many findings may have the words that it takes long to score them all, or whether to ask that
+        would."""
+        return True
 
     def _scored(self, query: FindingQuery) -> Iterator[Sequence[Row]]:
         """Yield what decides about relevance, in batches, of all that may match."""

@@ -66,14 +66,24 @@ class SQLiteRecords(SqlRecords):
         found = index.candidates(self._run, query.project_id, query.words)
         if found is None:
             return statement
-        sql, parameters = found
         if whole:
-            ids = text(sql).bindparams(**parameters).columns(finding_id=String)
+            ids = text(found.sql).bindparams(**found.parameters).columns(finding_id=String)
             return statement.where(queries.C.id.in_(ids))
-        rows = self.connection.exec_driver_sql(f"{sql} LIMIT {FEW_CANDIDATES + 1}", parameters).all()
-        if len(rows) > FEW_CANDIDATES:
-            return statement
-        return statement.where(self.dialect.is_any(queries.C.id, tuple(row[0] for row in rows)))
+        few = self._few_candidates(found)
+        return statement if few is None else statement.where(self.dialect.is_any(queries.C.id, few))
+
+    def _is_frequent(self, query: FindingQuery) -> bool:
+        """See `SqlRecords._is_frequent`."""
+        if not self._has_index(0):
+            return True
+        found = index.candidates(self._run, query.project_id, query.words)
+        return found is None or self._few_candidates(found) is None
+
+    def _few_candidates(self, found: index.Candidates) -> tuple[str, ...] | None:
+        """Return the ids of the candidates, None if they are not few."""
+        sql = f"{found.sql} LIMIT {FEW_CANDIDATES + 1}"
+        rows = self.connection.exec_driver_sql(sql, found.parameters).all()
+        return None if len(rows) > FEW_CANDIDATES else tuple(row[0] for row in rows)
 
     def _has_index(self, trusted: float) -> bool:
         """Return whether there is a text index that this process can use; that there is none is believed for some seconds."""

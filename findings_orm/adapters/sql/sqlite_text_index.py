@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
@@ -174,15 +174,22 @@ def terms(words: Iterable[str]) -> str:
     return " AND ".join(f'"{term}"' for term in quoted)
 
 
-def candidates(run: Run, project_id: str, words: Iterable[str]) -> tuple[str, dict[str, Any]] | None:
-    """Return the SELECT, with parameters, of the ids of all findings that may have the words; None if those are too short."""
+class Candidates(NamedTuple):
+    """The SELECT of the ids of all findings that may have some words."""
+
+    sql: str
+    parameters: dict[str, Any]
+
+
+def candidates(run: Run, project_id: str, words: Iterable[str]) -> Candidates | None:
+    """Return what selects the findings of a project that may have folded words; None if those are too short."""
     wanted = terms(words)
     if not wanted:
         return None
     known = run("SELECT number << 32, indexed FROM finding_text_projects WHERE project_id = ?", (project_id,))
     base, indexed = known[0] if known else (0, 0)
     last = base + (1 << 32) - 1
-    return _FIND, {"terms": wanted, "first": base, "indexed": base + indexed, "last": last}
+    return Candidates(_FIND, {"terms": wanted, "first": base, "indexed": base + indexed, "last": last})
 
 
 def figures(run: Run) -> tuple[int, int, int, int]:
