@@ -462,6 +462,10 @@ class PostgreSQLRecords(SqlRecords):
             whole = each.cte("found").prefix_with("MATERIALIZED")
             yield from self._batches(select(whole))
 
+    def _page(self, project_id: str, page: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
+        sql, parts = ranges.postgresql_page(page, self._columns("findings", FINDING_COLUMNS, "f."))
+        return self._run(sql, (*(project_id, *values) * parts, project_id))
+
     def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
         columns = self._columns("findings", FINDING_COLUMNS, "f.")
         return self._run(*ranges.postgresql_statement(merge, columns, project_id, values))

@@ -476,8 +476,18 @@ class SqlRecords(Records):
             merge, values = ranges.merge_of(query, limit)
             rows = self._merged(query.project_id, merge, values) if merge.severities else []
             return [mapping.document_of(row) for row in rows]
+        if ranges.is_of_all(query):
+            return [
+                mapping.document_of(row)
+                for row in self._page(query.project_id, *ranges.page_of_all(query, limit))
+            ]
         statement = self._narrowed(self._statement_of(query, limit), query, whole=False)
         return [mapping.document_of(row) for row in self.connection.execute(statement)]
+
+    def _page(self, project_id: str, page: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
+        """Return the rows of a page of all findings."""
+        sql = ranges.sqlite_page(page, self._columns("findings", FINDING_COLUMNS, "f."))
+        return self._run(sql, (project_id, *values))
 
     def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
         """Return the rows of a page that is merged from ranges."""
