@@ -126,7 +126,7 @@ def filters(store: FindingStore) -> list[Filter]:
     def same(name: str, ours: dict[str, Any], sql: str, *values: Any) -> Filter:
         return Filter(name, ours, sql, sql, values)
 
-    days = ("2024-05-09T00:00:00.000000Z", "2024-05-10T00:00:00.000000Z")
+    days = ("2024-04-09T00:00:00.000000Z", "2024-04-10T00:00:00.000000Z")
     return [
         same("severity", {"severity": "high"}, "AND severity = ?", "high"),
         same("minimum severity", {"min_severity": "high"}, "AND severity IN (?, ?)", "high", "critical"),
@@ -144,7 +144,7 @@ def filters(store: FindingStore) -> list[Filter]:
         listed("tag, of few", {"tag": "urgent"}, "tags", "urgent"),
         prefixed("resource prefix", {"resource_prefix": "src/package42/"}, "resource", "src/package42/", "src/package420"),
         Filter(
-            "time", {"created_from": "2024-05-09T00:00:00Z", "created_before": "2024-05-10T00:00:00Z"},
+            "time", {"created_from": "2024-04-09T00:00:00Z", "created_before": "2024-04-10T00:00:00Z"},
             *("AND created_at >= ? AND created_at < ?",) * 2, days,
         ),
     ]  # fmt: skip

@@ -51,6 +51,7 @@ OTHERS = ("detector_id", "rule_id", "cwe", "cve_id", "run_id", "tag", "resource_
 """The conditions of a query besides those on severity, status and time, and free text."""
 
 _FILTERS = frozenset(C.keys()) - {"project_id", "id"}
+_LISTED = {name: TABLE.alias(f"{name}_listed") for name in ("cwe_ids", "cve_ids", "tags")}
 _LISTS = {"cwe": "cwe_ids", "cve_id": "cve_ids", "tag": "tags"}
 _NOTHING: frozenset[str] = frozenset()
 
@@ -134,7 +135,7 @@ def _lists_of(project_id: str, name: str) -> CTE:
     """Return the different lists that a column of a project has, in order, each found after the one before."""
 
     def first(*more: ColumnElement[bool]) -> Select[Any]:
-        column = TABLE.alias(f"{name}_listed").c
+        column = _LISTED[name].c
         of_project = (column.project_id == project_id, _not_empty(column[name]))
         after = (type_coerce(column[name], Text) > other for other in more)
         return select(func.min(type_coerce(column[name], Text)).label("value")).where(*of_project, *after)
