@@ -391,6 +391,7 @@ def plot(results: list[Measured], path: str) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
+    mpl.rcParams["svg.fonttype"] = "none"  # text as text
     from matplotlib import pyplot as plt
 
     databases = [name for name in ("SQLite", "PostgreSQL") if any(one.database == name for one in results)]
