@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -133,6 +133,26 @@ class PostgreSQLDialect(queries.Dialect):
         PostgreSQL's differ by version: such rows stay, and `PostgreSQLRecords` decides about them.
         """
         return or_(not_(IS_ASCII), has_words(words))
+
+
+class _PartDialect(PostgreSQLDialect):
+    """Looks for a prefix in one of the two indexes of a text only: no combination of both is counted by the indexes alone."""
+
+    def __init__(self, part: Callable[[ColumnElement[Any]], ColumnElement[bool]]) -> None:
+        self._part = part
+
+    def starts_with(self, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+        """Return whether a text starts with a prefix, and is in the index."""
+        return and_(self._part(column), queries.Dialect.starts_with(self, column, prefix))
+
+
+_PARTS = (_PartDialect(_fits), _PartDialect(_is_long))
+
+
+def _by_one_prefix(query: FindingQuery) -> bool:
+    """Return whether the only condition by prefix is on the resource, or on detectors without others beside."""
+    prefixes = [one.endswith("*") for one in query.detector_id]
+    return bool(query.resource_prefix) != any(prefixes) and (bool(query.resource_prefix) or all(prefixes))
 
 
 _SLICED = "SELECT substring(?b::bytea, 1 + 32 * n, 32) FROM generate_series(0, {}) n"
@@ -476,6 +496,11 @@ class PostgreSQLRecords(SqlRecords):
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""
         if not query.words:
+            if _by_one_prefix(query):
+                parts = (queries.counted(query, each).scalar_subquery() for each in _PARTS)
+                return int(
+                    self.connection.execute(select(sum(parts, start=literal_column("0")))).scalar_one()
+                )
             return super().count(query)
         conditions = queries.conditions(queries.without_text(query), self.dialect)
         exact = self._of_ascii(select(func.count()).select_from(TABLE).where(*conditions), query)
