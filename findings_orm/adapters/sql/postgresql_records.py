@@ -23,6 +23,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
 )
 from sqlalchemy.dialects import postgresql
 
@@ -122,9 +123,11 @@ class PostgreSQLDialect(queries.Dialect):
         texts = literal([str(value) for value in values], postgresql.ARRAY(postgresql.TEXT))
         return select(1).select_from(members).where(members.c.value == any_(texts)).exists()
 
-    def is_among(self, column: ColumnElement[Any], few: Select[Any]) -> ColumnElement[bool]:
-        """Return whether a column has one of a few values; of an array that a subquery makes the planner expects few."""
-        return column == any_(func.array(few.correlate(None).scalar_subquery()))
+    def looked_up(self, statement: Select[Any], ids: Select[Any]) -> Select[Any]:
+        """Confine a statement to a few ids. For a list of them the planner may read another index that has them, whole."""
+        wanted = ids.subquery("wanted")
+        found = statement.where(TABLE.c.id == wanted.c.id).limit(1).lateral("found")
+        return select(found).select_from(wanted.join(found, true()))
 
     def holds_words(self, words: tuple[str, ...]) -> ColumnElement[bool]:
         """Return whether the searched text may have all words.

@@ -116,9 +116,9 @@ class Dialect:
         members = func.json_each(column).table_valued("value")
         return select(1).select_from(members).where(self.is_any(members.c.value, values)).exists()
 
-    def is_among(self, column: ColumnElement[Any], few: Select[Any]) -> ColumnElement[bool]:
-        """Return whether a column has one of a few values, to be looked up one by one."""
-        return column.in_(few.correlate(None))
+    def looked_up(self, statement: Select[Any], ids: Select[Any]) -> Select[Any]:
+        """Confine a statement about findings of a project to a few ids, each of them looked up by its key."""
+        return statement.where(C.id.in_(ids))
 
     def holds_words(self, words: tuple[str, ...]) -> ColumnElement[bool]:
         """Return whether the searched text has all words; compare `findings_orm.query.search_text`."""
@@ -258,10 +258,11 @@ def latest(query: FindingQuery, dialect: Dialect, limit: int) -> Select[Any] | N
     below_best = after is not None and after[0] != WHOLE * len(query.words)
     if not query.descending or below_best or len(conditions(plain, dialect)) > 1:
         return None
-    ids = select(C.id).where(*conditions(plain, dialect)).order_by(C.id.desc()).limit(limit)
+    newest = TABLE.alias("newest")
+    ids = select(newest.c.id).where(newest.c.project_id == query.project_id)
     if after is not None:
-        ids = ids.where(C.id < literal(after[1], C.id.type))
-    return scored(plain, dialect).where(dialect.is_among(C.id, ids)).order_by(C.id.desc())
+        ids = ids.where(newest.c.id < literal(after[1], C.id.type))
+    return dialect.looked_up(scored(plain, dialect), ids.order_by(newest.c.id.desc()).limit(limit))
 
 
 def without_text(query: FindingQuery) -> FindingQuery:

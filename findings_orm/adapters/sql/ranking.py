@@ -37,12 +37,12 @@ def begins_perfectly(query: FindingQuery, latest: Sequence[Row], limit: int) -> 
 
     Args:
         query: a query by relevance, the best first.
-        latest: rows of the columns `queries.RANKED` of the findings with the largest ids below the cursor's, in that order.
+        latest: rows of the columns `queries.RANKED` of the findings with the largest ids below the cursor's.
         limit: how many ids are wanted.
     """
     perfect = WHOLE * len(query.words)
     found = [finding_id for score, finding_id in _scores(query, latest) if score == perfect]
-    return found[:limit] if len(found) >= limit else None
+    return sorted(found, reverse=True)[:limit] if len(found) >= limit else None
 
 
 def _scores(query: FindingQuery, rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
