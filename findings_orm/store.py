@@ -229,7 +229,7 @@ class Store(FindingStore):
             return unit.revision(_key(project_id))
 
     def history(self, project_id: str, finding_id: str) -> list[Event]:
-        with self._unit() as unit:
+        with self._unit(single=True) as unit:
             return unit.events(_key(project_id), finding_id.lower()) if is_uuid(finding_id) else []
 
     def sighting(self, project_id: str, finding_id: str) -> Sighting:
@@ -248,7 +248,7 @@ class Store(FindingStore):
         )
 
     def runs(self, project_id: str) -> list[Run]:
-        with self._unit() as unit:
+        with self._unit(single=True) as unit:
             return unit.runs(_key(project_id))
 
     def diff_runs(self, project_id: str, a: str, b: str) -> RunDiff:
@@ -291,7 +291,7 @@ class Store(FindingStore):
         return report
 
     def rejected_originals(self, project_id: str) -> list[RejectedOriginal]:
-        with self._unit() as unit:
+        with self._unit(single=True) as unit:
             return unit.rejected(_key(project_id))
 
     def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:

@@ -209,9 +209,9 @@ def importing(filled: Filled, project: str, *, changed: int) -> None:
 CONSTANT = {
     "get": Shape(lambda f, p: f.store.get_finding(p, f.ids[p]), 1, 1),
     "revision": Shape(lambda f, p: f.store.revision(p), 1, 1),
-    "history": Shape(lambda f, p: f.store.history(p, f.ids[p]), 2, 1),
+    "history": Shape(lambda f, p: f.store.history(p, f.ids[p]), 1, 1),
     "sighting": Shape(lambda f, p: f.store.sighting(p, f.ids[p]), 3, 3),
-    "runs": Shape(lambda f, p: f.store.runs(p), 2, 1),
+    "runs": Shape(lambda f, p: f.store.runs(p), 1, 1),
     "list of projects": Shape(lambda f, _: f.store.list_projects(), 1, 1),
     "first page": Shape(finding, 1, 1),
     "page in the middle": Shape(deeper, 1, 1),
