@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from findings_orm import FindingQuery, FindingStore, StorageUnavailableError, migrations, open_storage
 from findings_orm.adapters.sql import sqlite_text_index, text_index
 from findings_orm.adapters.sql.access import grant_access
-from findings_orm.adapters.sql.records import LATEST
+from findings_orm.adapters.sql.reading import LATEST
 from findings_orm.adapters.sql.sqlite_records import FEW_WAITING
 from findings_orm.adapters.sql.text_index import TextIndexStatus
 from findings_orm.backup.copying import copy_store

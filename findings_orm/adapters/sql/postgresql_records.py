@@ -42,13 +42,9 @@ from findings_orm.adapters.sql.postgresql_types import (
     shown_all,
 )
 from findings_orm.adapters.sql.queries import TABLE
-from findings_orm.adapters.sql.records import (
-    _BESIDE_KEY,
-    _RESEEN,
-    LOOKUP_BATCH,
-    READ_BATCH,
-    SqlRecords,
-)
+from findings_orm.adapters.sql.reading import READ_BATCH
+from findings_orm.adapters.sql.records import BESIDE_KEY, RESEEN, SqlRecords
+from findings_orm.adapters.sql.statements import LOOKUP_BATCH
 from findings_orm.adapters.sql.watching import Watch
 from findings_orm.freetext import RELEVANCE, fold, holds_all, search_text
 from findings_orm.port import Document, Event
@@ -350,8 +346,8 @@ class PostgreSQLRecords(SqlRecords):
         for document, _, objects in rows:
             values = dict(zip(FINDING_COLUMNS, mapping.finding_row(document, objects), strict=True))
             values["confidence"] = _as_float(values["confidence"])
-            findings.append((document["id"], *(values[name] for name in _BESIDE_KEY)))
-        self._update_all("findings", _BESIDE_KEY, ("id",), project_id, findings)
+            findings.append((document["id"], *(values[name] for name in BESIDE_KEY)))
+        self._update_all("findings", BESIDE_KEY, ("id",), project_id, findings)
         identities = [mapping.identity_row(one.identity) for one in rows]
         self._update_all("finding_identities", IDENTITY_COLUMNS[1:], ("finding_id",), project_id, identities)
 
@@ -363,8 +359,8 @@ class PostgreSQLRecords(SqlRecords):
         rows = []
         for identity in identities:
             values = dict(zip(IDENTITY_COLUMNS, mapping.identity_row(identity), strict=True))
-            rows.append((identity.fingerprint, identity.ordinal, *(values[name] for name in _RESEEN)))
-        self._update_all("finding_identities", _RESEEN, ("fingerprint", "ordinal"), project_id, rows)
+            rows.append((identity.fingerprint, identity.ordinal, *(values[name] for name in RESEEN)))
+        self._update_all("finding_identities", RESEEN, ("fingerprint", "ordinal"), project_id, rows)
 
     def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
         """See `Records.seen`."""

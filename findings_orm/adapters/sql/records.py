@@ -1,21 +1,18 @@
-"""`Records` over one database connection: driver SQL where rows are many, SQLAlchemy Core where conditions vary."""
+"""`Records` over one database connection: what writes, and with `reading` all of it."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic_core import to_json
-from sqlalchemy import Connection, Select
+from sqlalchemy import Connection
 
 from findings_orm.accepting import original_text
-from findings_orm.adapters.sql import mapping, queries, ranges, ranking
+from findings_orm.adapters.sql import mapping
 from findings_orm.adapters.sql.mapping import (
     EVENT_COLUMNS,
     FINDING_COLUMNS,
@@ -26,20 +23,15 @@ from findings_orm.adapters.sql.mapping import (
     Row,
     names,
 )
-from findings_orm.adapters.sql.types import stored_time
+from findings_orm.adapters.sql.reading import SqlReading
 from findings_orm.adapters.sql.watching import Watch, others_listen
-from findings_orm.collector import no_collection
-from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError
-from findings_orm.finding import ACTIVE_STATUSES
-from findings_orm.freetext import RELEVANCE
 from findings_orm.ids import first_revision, now, revision_step
-from findings_orm.port import Document, Event, RejectedOriginal, Run
-from findings_orm.query import FindingQuery, Summary, time_key
+from findings_orm.port import Event, RejectedOriginal, Run
+from findings_orm.query import time_key
 from findings_orm.records import (
     Advance,
     Identity,
-    Kept,
     ProjectState,
     Receipt,
     Records,
@@ -49,36 +41,7 @@ from findings_orm.records import (
     batches,
 )
 
-READ_BATCH = 1_000
-LOOKUP_BATCH = 5_000
-LATEST = 1_000
-"""How many findings are looked at for a page by relevance, before all are scored."""
 ROWS_AT_ONCE = 500
-MANY_MATCHES = 2_000
-"""From how many findings on that meet a condition a page follows its order instead of sorting them."""
-
-
-def _without(table: str, of: str, condition: str) -> str:
-    return (
-        f"{table} t WHERE NOT EXISTS (SELECT 1 FROM {of} o WHERE o.project_id = t.project_id AND {condition})"  # noqa: S608
-    )
-
-
-_ACTIVE = ", ".join(f"'{status.value}'" for status in ACTIVE_STATUSES)
-ORPHANS = {
-    "findings without a project": _without("findings", "finding_projects", "true"),
-    "findings without an identity": _without("findings", "finding_identities", "o.finding_id = t.id"),
-    "identities without a finding": _without("finding_identities", "findings", "o.id = t.finding_id"),
-    "sightings without a finding": _without("finding_sightings", "findings", "o.id = t.finding_id"),
-    "runs without a project": _without("finding_runs", "finding_projects", "true"),
-    "events without a project": _without("finding_events", "finding_projects", "true"),
-    "refused originals without a project": _without("finding_rejected", "finding_projects", "true"),
-    CLOSED_UNEQUALLY: (
-        "findings f JOIN finding_identities i ON i.project_id = f.project_id AND i.finding_id = f.id "
-        f"WHERE (f.status IN ({_ACTIVE})) = (i.closed_at IS NOT NULL)"
-    ),
-}
-"""What must not be there, in words, to the rest of a ``SELECT`` that finds it."""
 
 
 @lru_cache(64)
@@ -93,101 +56,18 @@ def _update(table: str, columns: Sequence[str], keys: Sequence[str]) -> str:
     return f"UPDATE {table} SET {sets} WHERE {where}"  # noqa: S608  # constants
 
 
-_BESIDE_KEY = tuple(name for name in FINDING_COLUMNS if name not in ("project_id", "id"))
-_RESEEN = ("content", "reported", "line", "last_seen", "first_run", "last_run", "closed_as", "closed_at")
-_WIDTH = len(FINDING_COLUMNS)
+BESIDE_KEY = tuple(name for name in FINDING_COLUMNS if name not in ("project_id", "id"))
+"""The columns of findings that are not its key."""
+RESEEN = ("content", "reported", "line", "last_seen", "first_run", "last_run", "closed_as", "closed_at")
+"""The columns of identities that an import may change."""
 
 
-@lru_cache(256)
-def _returns_rows(sql: str) -> bool:
-    """Return whether a statement of this package has a result; to ask the driver takes longer than to fetch it."""
-    return sql.startswith("SELECT") or " RETURNING " in sql
-
-
-class SqlRecords(Records):
+class SqlRecords(SqlReading, Records):
     """The records inside one transaction. This is SQLite's way; what PostgreSQL does otherwise, it overrides."""
 
-    dialect: ClassVar[queries.Dialect] = queries.Dialect()
-    _is_json: ClassVar[str] = " AND ".join(
-        f"json_valid(coalesce(f.{name}, '{{}}'))"
-        for name in (*mapping.LISTS, "evidence", "provenance", "location")
-    )
-    """Whether the columns of JSON can be taken as they are; where not, `mapping` says what is wrong."""
-    _by_cwe: ClassVar[str] = (
-        "SELECT m.value, count(DISTINCT f.id) FROM findings f, json_each(f.cwe_ids) m "
-        "WHERE f.project_id = ? AND f.cwe_ids <> '[]' GROUP BY m.value"
-    )
-
     def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
-        self.connection = connection
-        self.watch = watch
+        super().__init__(connection, watch)
         self._events: defaultdict[tuple[str, int], int] = defaultdict(int)
-
-    # -- statements -----------------------------------------------------------------------------------------
-
-    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement of driver SQL and return its rows, if it has any.
-
-        Where an application listens to SQLAlchemy's events of statements, they go through SQLAlchemy. It describes
-        every column of every result anew, which takes longer than most of these statements.
-        """
-        connection = self.connection
-        watch = self.watch
-        if others_listen(connection, watch):
-            result = connection.exec_driver_sql(sql, tuple(parameters))
-            return list(result.cursor.fetchall()) if result.returns_rows else []
-        execution = watch.started(connection, sql, parameters) if watch else None
-        driver: Any = connection.connection.driver_connection
-        cursor = driver.cursor()
-        try:
-            cursor.execute(sql, tuple(parameters))
-            returns = _returns_rows(sql)
-            rows = cursor.fetchall() if returns else []
-            if execution:
-                execution.succeed(len(rows) if returns else cursor.rowcount)
-            return rows
-        except Exception as error:
-            if execution:
-                execution.fail(error)
-            if connection.dialect.is_disconnect(error, driver, cursor):  # type: ignore[arg-type]  # any driver's
-                connection.invalidate(error)
-            raise
-        finally:
-            cursor.close()
-
-    def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
-        """Run one statement of driver SQL for each row."""
-        if rows:
-            self.connection.exec_driver_sql(sql, list(rows))
-
-    def _told(self, sql: str) -> AbstractContextManager[Callable[[int], object]]:
-        """Return a block for a statement that goes past SQLAlchemy; it is given what takes the number of rows."""
-        return self.watch.block(sql) if self.watch else nullcontext(lambda _: None)
-
-    def _run_in(self, sql: str, column: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
-        """Run a statement that ends in a condition on the project for the rows with any of the values, in batches."""
-        for batch in batches(values, LOOKUP_BATCH):
-            yield from self._run(f"{sql} AND {column} IN ({_marks(batch)})", (project_id, *batch))
-
-    def _columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
-        """Return columns for a SELECT, in the form that `mapping` takes."""
-        return names(f"{alias}{column}" for column in columns)
-
-    def _joined(self) -> str:
-        """Return the SELECT of findings with their identities."""
-        return (
-            f"SELECT {self._columns('findings', FINDING_COLUMNS, 'f.')}, "  # noqa: S608  # constants
-            f"{self._columns('finding_identities', IDENTITY_COLUMNS, 'i.')} FROM findings f "
-            "JOIN finding_identities i ON i.project_id = f.project_id AND i.finding_id = f.id"
-        )
-
-    @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """See `Records.savepoint`."""
-        with self.connection.begin_nested():
-            yield
-
-    # -- write ----------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
         """Do what is left to do before what was written is committed."""
@@ -251,8 +131,8 @@ class SqlRecords(Records):
         findings = []
         for document, _, objects in rows:
             values = dict(zip(FINDING_COLUMNS, mapping.finding_row(document, objects), strict=True))
-            findings.append((*(values[name] for name in _BESIDE_KEY), project_id, document["id"]))
-        self._run_many(_update("findings", _BESIDE_KEY, ("project_id", "id")), findings)
+            findings.append((*(values[name] for name in BESIDE_KEY), project_id, document["id"]))
+        self._run_many(_update("findings", BESIDE_KEY, ("project_id", "id")), findings)
         identities = [
             (*mapping.identity_row(identity)[1:], project_id, identity.finding_id) for _, identity, _ in rows
         ]
@@ -265,9 +145,9 @@ class SqlRecords(Records):
         for identity in identities:
             values = dict(zip(IDENTITY_COLUMNS, mapping.identity_row(identity), strict=True))
             rows.append(
-                (*(values[name] for name in _RESEEN), project_id, identity.fingerprint, identity.ordinal)
+                (*(values[name] for name in RESEEN), project_id, identity.fingerprint, identity.ordinal)
             )
-        self._run_many(_update("finding_identities", _RESEEN, ("project_id", "fingerprint", "ordinal")), rows)
+        self._run_many(_update("finding_identities", RESEEN, ("project_id", "fingerprint", "ordinal")), rows)
 
     def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
         """See `Records.seen`."""
@@ -353,307 +233,3 @@ class SqlRecords(Records):
     def delete_project(self, project_id: str) -> None:
         """See `Records.delete_project`; everything else goes with the project's row."""
         self._run("DELETE FROM finding_projects WHERE project_id = ?", (project_id,))
-
-    # -- read -----------------------------------------------------------------------------------------------
-
-    def projects(self) -> list[str]:
-        """See `Records.projects`."""
-        return [row[0] for row in self._run("SELECT project_id FROM finding_projects ORDER BY project_id")]
-
-    def revision(self, project_id: str) -> int:
-        """See `Records.revision`."""
-        rows = self._run("SELECT revision FROM finding_projects WHERE project_id = ?", (project_id,))
-        return int(rows[0][0]) if rows else 0
-
-    def stored(self, project_id: str, finding_ids: Collection[str]) -> dict[str, Stored]:
-        """See `Records.stored`."""
-        found = (
-            Stored(mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:]))
-            for row in self._run_in(
-                f"{self._joined()} WHERE f.project_id = ?", "f.id", project_id, finding_ids
-            )
-        )
-        return {one.identity.finding_id: one for one in found}
-
-    def get(self, project_id: str, finding_id: str) -> Document | None:
-        """See `Records.get`."""
-        columns = self._columns("findings", FINDING_COLUMNS)
-        sql = f"SELECT {columns} FROM findings WHERE project_id = ? AND id = ?"  # noqa: S608  # constants
-        rows = self._run(sql, (project_id, finding_id))
-        return mapping.document_of(rows[0]) if rows else None
-
-    def identities(self, project_id: str, fingerprints: Collection[bytes]) -> list[Identity]:
-        """See `Records.identities`."""
-        columns = self._columns("finding_identities", IDENTITY_COLUMNS)
-        sql = f"SELECT {columns} FROM finding_identities WHERE project_id = ?"  # noqa: S608  # constants
-        rows = self._run_in(sql, "fingerprint", project_id, sorted(fingerprints))
-        return [mapping.identity_of(row) for row in rows]
-
-    def unseen(
-        self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
-    ) -> Iterator[list[tuple[str, str]]]:
-        """See `Records.unseen`."""
-        if not detectors:
-            return
-        sql = (
-            "SELECT f.id, f.status FROM finding_identities i "  # noqa: S608  # constants and marks
-            "JOIN findings f ON f.project_id = i.project_id AND f.id = i.finding_id "
-            "WHERE i.project_id = ? AND i.last_run < ? AND i.closed_at IS NULL AND f.id > ? "
-            f"AND f.status IN ({_marks(statuses)}) AND f.detector_id IN ({_marks(detectors)}) "
-            f"ORDER BY f.id LIMIT {LOOKUP_BATCH}"
-        )
-        after = "00000000-0000-0000-0000-000000000000"
-        while True:
-            rows = self._run(sql, (project_id, run, after, *statuses, *detectors))
-            if rows:
-                yield [(str(row[0]), row[1]) for row in rows]
-                after = str(rows[-1][0])
-            if len(rows) < LOOKUP_BATCH:
-                return
-
-    def seen_in(self, project_id: str, run: Run) -> set[str]:
-        """See `Records.seen_in`."""
-        if not run.detectors:
-            return set()
-        sql = (
-            "SELECT i.finding_id FROM finding_identities i "  # noqa: S608  # constants and marks
-            "JOIN findings f ON f.project_id = i.project_id AND f.id = i.finding_id "
-            f"WHERE i.project_id = ? AND f.detector_id IN ({_marks(run.detectors)}) AND ("
-            "(i.first_run <= ? AND i.last_run >= ?) OR EXISTS (SELECT 1 FROM finding_sightings s "
-            "WHERE s.project_id = i.project_id AND s.finding_id = i.finding_id "
-            "AND s.first_run <= ? AND s.last_run >= ?))"
-        )
-        number = run.number
-        rows = self._run(sql, (project_id, *run.detectors, number, number, number, number))
-        return {str(row[0]) for row in rows}
-
-    def closed_before(self, project_id: str, time: str, limit: int) -> list[Stored]:
-        """See `Records.closed_before`."""
-        sql = (
-            f"{self._joined()} WHERE i.project_id = ? AND i.closed_at < ? "
-            "ORDER BY i.closed_at, i.finding_id LIMIT ?"
-        )
-        return [
-            Stored(mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:]))
-            for row in self._run(sql, (project_id, time_key(time), limit))
-        ]
-
-    def count_closed_before(self, project_id: str, time: str) -> int:
-        """See `Records.count_closed_before`."""
-        sql = "SELECT count(*) FROM finding_identities WHERE project_id = ? AND closed_at < ?"
-        return int(self._run(sql, (project_id, time_key(time)))[0][0])
-
-    def _listing(self, *more: str) -> str:
-        """Return the SELECT of all documents of a project in their order."""
-        columns = ", ".join((self._columns("findings", FINDING_COLUMNS, "f."), *more))
-        return f"SELECT {columns} FROM findings f WHERE f.project_id = ? ORDER BY f.created_at, f.id"  # noqa: S608
-
-    def stream(self, project_id: str, *, as_json: bool = False) -> Generator[Any, None, None]:
-        """See `Records.stream`."""
-        if not as_json:
-            for rows in self._pages(self._listing(), project_id):
-                yield from map(mapping.document_of, rows)
-            return
-        for rows in self._pages(self._listing(self._is_json), project_id):
-            for *row, is_json in rows:
-                yield mapping.json_of(row) if is_json else to_json(mapping.document_of(row))
-
-    def _pages(self, sql: str, project_id: str) -> Iterator[Sequence[Row]]:
-        """Run a statement about a project and yield its rows in batches."""
-        result = self.connection.exec_driver_sql(sql, (project_id,))
-        cursor: Any = result.cursor
-        try:
-            while rows := cursor.fetchmany(READ_BATCH):
-                yield rows
-        finally:
-            result.close()
-
-    def select(self, query: FindingQuery, limit: int) -> list[Document]:
-        """See `Records.select`."""
-        if query.sort_field == RELEVANCE:
-            return self._select_best(query, limit)
-        if ranges.merges(query):
-            merge, values = ranges.merge_of(query, limit)
-            rows = self._merged(query.project_id, merge, values) if merge.severities else []
-            return [mapping.document_of(row) for row in rows]
-        if ranges.is_of_all(query):
-            return [
-                mapping.document_of(row)
-                for row in self._page(query.project_id, *ranges.page_of_all(query, limit))
-            ]
-        statement = self._narrowed(self._statement_of(query, limit), query, whole=False)
-        return [mapping.document_of(row) for row in self.connection.execute(statement)]
-
-    def _page(self, project_id: str, page: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
-        """Return the rows of a page of all findings."""
-        sql = ranges.sqlite_page(page, self._columns("findings", FINDING_COLUMNS, "f."))
-        return self._run(sql, (project_id, *values))
-
-    def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
-        """Return the rows of a page that is merged from ranges."""
-        sql = ranges.sqlite_statement(merge, self._columns("findings", FINDING_COLUMNS, "f."))
-        return self._run(sql, (project_id, *values))
-
-    def _statement_of(self, query: FindingQuery, limit: int) -> Any:
-        """Return the statement of a page.
-
-        SQLite does not know how many findings meet a condition. So that is looked up first, as far as it matters: a few are
-        found by an index and sorted; of many, enough are met soon on the way in the order of the page.
-        """
-        if (
-            query.words
-            or not any(getattr(query, name) for name in queries.OTHERS)
-            or queries.by_one_value(query)
-        ):
-            return queries.selected(query, self.dialect, limit)
-        many = max(MANY_MATCHES, limit)
-        count = self.connection.execute(queries.few(query, self.dialect, many)).scalar_one()
-        form = queries.matched_first if count < many else queries.walked
-        return form(query, self.dialect, limit)
-
-    def _select_best(self, query: FindingQuery, limit: int) -> list[Document]:
-        """Return documents by relevance, which Python decides: databases fold other letters than it does."""
-        best = self._begins_perfectly(query, limit) or ranking.best(query, self._scored(query), limit)
-        columns = self._columns("findings", FINDING_COLUMNS)
-        sql = f"SELECT {columns} FROM findings WHERE project_id = ?"  # noqa: S608  # constants
-        found = {
-            document["id"]: document
-            for document in map(mapping.document_of, self._run_in(sql, "id", query.project_id, best))
-        }
-        return [found[finding_id] for finding_id in best]
-
-    def _begins_perfectly(self, query: FindingQuery, limit: int) -> list[str] | None:
-        """Return what `ranking.begins_perfectly` does, where it is worth a look at the latest findings."""
-        statement = queries.latest(query, self.dialect, LATEST)
-        if statement is None or limit > LATEST or not self._is_frequent(query):
-            return None
-        return ranking.begins_perfectly(query, self.connection.execute(statement).all(), limit)
-
-    def _is_frequent(self, query: FindingQuery) -> bool:
-        """Return whether so many findings may have the words that it takes long to score them all, or whether to ask that
-        would."""
-        return True
-
-    def _scored(self, query: FindingQuery) -> Iterator[Sequence[Row]]:
-        """Yield what decides about relevance, in batches, of all that may match."""
-        yield from self._batches(self._narrowed(queries.scored(query, self.dialect), query, whole=True))
-
-    def _batches(self, statement: Any) -> Iterator[Sequence[Row]]:
-        """Run a statement and yield its rows in batches."""
-        yield from self.connection.execute(statement).partitions(READ_BATCH)
-
-    def count(self, query: FindingQuery) -> int:
-        """See `Records.count`."""
-        statement = self._narrowed(queries.counted(query, self.dialect), query, whole=True)
-        return int(self.connection.execute(statement).scalar_one())
-
-    def _narrowed(self, statement: Select[Any], query: FindingQuery, *, whole: bool) -> Select[Any]:
-        """Return a statement for what matches a query, confined to what an index of texts knows; `whole`: all of its rows
-        will be read."""
-        return statement
-
-    def summarize(self, project_id: str) -> Summary:
-        """See `Records.summarize`."""
-        by = "SELECT {0}, count(*) FROM findings WHERE project_id = ? GROUP BY {0}"
-        top = by + " ORDER BY 2 DESC, 1 LIMIT 10"
-        pairs = self._run(
-            "SELECT severity, status, count(*) FROM findings WHERE project_id = ? GROUP BY severity, status",
-            (project_id,),
-        )
-        severities: defaultdict[str, int] = defaultdict(int)
-        statuses: defaultdict[str, int] = defaultdict(int)
-        for severity, status, count in pairs:
-            severities[severity] += count
-            statuses[status] += count
-        detector, cwe, resource = (
-            {row[0]: row[1] for row in self._run(sql, (project_id,))}
-            for sql in (by.format("detector_id"), self._by_cwe, top.format("resource"))
-        )
-        return Summary.of_counts(project_id, severities, statuses, detector, cwe, resource)
-
-    def survey(self) -> Survey:
-        """See `Records.survey`."""
-        versions = self._run(
-            "SELECT fingerprint_version, count(*) FROM finding_identities GROUP BY fingerprint_version"
-        )
-        orphans = {what: self._run(f"SELECT count(*) FROM {rows}")[0][0] for what, rows in ORPHANS.items()}  # noqa: S608
-        rejected = self._run("SELECT count(*) FROM finding_rejected")[0][0]
-        return Survey({row[0]: row[1] for row in versions}, orphans, rejected)
-
-    def census(self) -> dict[tuple[str, str], int]:
-        """See `Records.census`."""
-        rows = self._run("SELECT severity, status, count(*) FROM findings GROUP BY severity, status")
-        return {(severity, status): count for severity, status, count in rows}
-
-    def events(self, project_id: str, finding_id: str) -> list[Event]:
-        """See `Records.events`."""
-        sql = (
-            f"SELECT {self._columns('finding_events', EVENT_COLUMNS)} FROM finding_events "  # noqa: S608  # constants
-            "WHERE project_id = ? AND finding_id = ? ORDER BY revision, position"
-        )
-        return [mapping.event_of(row) for row in self._run(sql, (project_id, finding_id))]
-
-    def runs(self, project_id: str) -> list[Run]:
-        """See `Records.runs`."""
-        columns = self._columns("finding_runs", RUN_COLUMNS)
-        sql = f"SELECT {columns} FROM finding_runs WHERE project_id = ? ORDER BY number"  # noqa: S608  # constants
-        return [mapping.run_of(row) for row in self._run(sql, (project_id,))]
-
-    def rejected(self, project_id: str) -> list[RejectedOriginal]:
-        """See `Records.rejected`."""
-        sql = (
-            f"SELECT {self._columns('finding_rejected', REJECTED_COLUMNS, 'r.')} "  # noqa: S608  # constants
-            "FROM finding_rejected r WHERE r.project_id = ? ORDER BY r.at, r.position, r.rejected_id"
-        )
-        return [_original_of(row) for row in self._run(sql, (project_id,))]
-
-    def project_state(self, project_id: str) -> ProjectState | None:
-        """See `Records.project_state`."""
-        columns = self._columns("finding_projects", ("revision", "created_at"))
-        sql = f"SELECT {columns} FROM finding_projects WHERE project_id = ?"  # noqa: S608  # constants
-        return next(
-            (ProjectState(row[0], stored_time(row[1])) for row in self._run(sql, (project_id,))), None
-        )
-
-    def all_findings(self, project_id: str) -> Iterator[list[Kept]]:
-        """See `Records.all_findings`."""
-        streaks = (
-            f"SELECT {self._columns('finding_sightings', Streak._fields)} FROM finding_sightings "  # noqa: S608
-            "WHERE project_id = ? AND finding_id BETWEEN ? AND ? ORDER BY finding_sightings.finding_id, first_run"
-        )
-        for rows in self._pages(f"{self._joined()} WHERE f.project_id = ? ORDER BY f.id", project_id):
-            with no_collection():
-                found = [
-                    (mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:])) for row in rows
-                ]
-            first, last = found[0][0]["id"], found[-1][0]["id"]
-            of_finding: defaultdict[str, list[Streak]] = defaultdict(list)
-            for row in self._run(streaks, (project_id, first, last)):
-                of_finding[row[0]].append(Streak(*row))
-            yield [Kept(*one, tuple(of_finding.get(one[1].finding_id, ()))) for one in found]
-
-    def all_events(self, project_id: str) -> Iterator[list[Event]]:
-        """See `Records.all_events`."""
-        sql = (
-            f"SELECT {self._columns('finding_events', EVENT_COLUMNS)} FROM finding_events "  # noqa: S608  # constants
-            "WHERE project_id = ? ORDER BY finding_events.finding_id, revision, position"
-        )
-        for rows in self._pages(sql, project_id):
-            yield [mapping.event_of(row) for row in rows]
-
-    def all_rejected(self, project_id: str) -> Iterator[list[RejectedOriginal]]:
-        """See `Records.all_rejected`."""
-        sql = (
-            f"SELECT {self._columns('finding_rejected', REJECTED_COLUMNS)} FROM finding_rejected "  # noqa: S608
-            "WHERE project_id = ? ORDER BY finding_rejected.rejected_id"
-        )
-        for rows in self._pages(sql, project_id):
-            yield [_original_of(row) for row in rows]
-
-
-def _original_of(row: Row) -> RejectedOriginal:
-    return RejectedOriginal(row[0], row[1], row[2], stored_time(row[3]), row[4], row[5], json.loads(row[6]))
-
-
-def _marks(values: Collection[Any]) -> str:
-    return ", ".join("?" * len(values))
