@@ -77,7 +77,11 @@ def report(folder: Path, count: int, name: str = "scan.jsonl") -> str:
 def on_terminal(
     folder: Path, *args: str, typed: str = "", interrupt_at: str = "", **extra: str
 ) -> tuple[int, str]:
-    """Run a command on a terminal of its own; return its exit code and what the terminal got."""
+    """Run a command on a terminal of its own; return its exit code and what the terminal got.
+
+    It is interrupted when it shows a text, and again while it is silent: a signal between the text of a question and the
+    wait for an answer is noticed by the next one.
+    """
     leader, follower = pty.openpty()
     try:
         process = subprocess.Popen(
@@ -93,9 +97,12 @@ def on_terminal(
     if typed:
         os.write(leader, typed.encode())
     seen = b""
+    interrupted = False
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        if not select.select([leader], [], [], 0.2)[0]:
+        if not select.select([leader], [], [], 2)[0]:
+            if interrupted:
+                process.send_signal(signal.SIGINT)
             continue
         try:
             chunk = os.read(leader, 65536)
@@ -106,7 +113,7 @@ def on_terminal(
         seen += chunk
         if interrupt_at and interrupt_at in seen.decode(errors="replace"):
             process.send_signal(signal.SIGINT)
-            interrupt_at = ""
+            interrupt_at, interrupted = "", True
     os.close(leader)
     return process.wait(PATIENCE), seen.decode()
 

@@ -37,6 +37,7 @@ def _few_wait_for_the_text_index(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _clean_up() -> Iterator[None]:
+    _FOLDER.mkdir(exist_ok=True)  # a worker may come back to this module
     yield
     shutil.rmtree(_FOLDER)
 
