@@ -19,7 +19,7 @@ from servers import DATABASE, GIVEN, PostgresServer, embedded_binaries, lowest_b
 
 from findings_orm import FindingStore, open_storage  # noqa: E402  # after the rewrite is registered
 
-settings.register_profile("quick", max_examples=12, stateful_step_count=20, deadline=None)
+settings.register_profile("quick", max_examples=8, stateful_step_count=20, deadline=None)
 settings.register_profile("full", max_examples=1_000, stateful_step_count=50, deadline=None)
 settings.load_profile("full" if os.environ.get("FINDINGS_TEST_SCALE") == "full" else "quick")
 
