@@ -366,14 +366,13 @@ class PostgreSQLRecords(SqlRecords):
         """See `Records.seen`."""
         keys = sorted((one.fingerprint, one.ordinal) for one in identities)
         sql = (
-            "UPDATE finding_identities old SET last_seen = ?, last_run = ? FROM (SELECT "  # noqa: S608  # constants
+            "UPDATE finding_identities old SET last_seen = ?, last_run = ? FROM (SELECT "
             "substring(?b::bytea, 1 + 32 * (n - 1)::integer, 32) AS fingerprint, ordinal "
-            "FROM unnest(?::integer[]) WITH ORDINALITY AS ordinals (ordinal, n)) AS new "
-            f"WHERE old.project_id = ? AND old.fingerprint = ANY(ARRAY({_SLICED.format(len(keys) - 1)})) "
-            "AND old.fingerprint = new.fingerprint AND old.ordinal = new.ordinal"
+            "FROM unnest((SELECT ?::integer[])) WITH ORDINALITY AS ordinals (ordinal, n)) AS new "
+            "WHERE old.project_id = ? AND old.fingerprint = new.fingerprint AND old.ordinal = new.ordinal"
         )
         prints, ordinals = b"".join(key[0] for key in keys), [key[1] for key in keys]
-        self._run(sql, (time_key(at), run, prints, ordinals, project_id, prints))
+        self._run(sql, (time_key(at), run, prints, ordinals, project_id))
 
     def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
         """See `Records.change_status`."""
