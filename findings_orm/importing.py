@@ -140,22 +140,17 @@ class Import:
         self, documents: Iterable[Mapping[str, Any]], recognition: Recognition
     ) -> Iterator[list[Mapping[str, Any]]]:
         """Yield the batches of a report; none where the same report came before."""
-        count = 0
-        known = True
         for batch in batches(documents, BATCH):
-            if recognition.takes(batch):
-                count += len(batch)
-                continue
-            if known:
+            if not recognition.takes(batch):
                 yield from recognition.put_aside()
-                known = False
-            yield batch
-        if known and (run := recognition.recognised()):
-            self.unit.seen_again(self.project_id, run, self.at, self.context.number)
-            self.report.unchanged += count
-            self.detectors |= recognition.detectors
-        elif known:
+                yield batch
+        run = recognition.recognised()
+        if run is None:
             yield from recognition.put_aside()
+            return
+        self.unit.seen_again(self.project_id, run, self.at, self.context.number)
+        self.report.unchanged += recognition.count
+        self.detectors |= recognition.detectors
 
     def _earlier(self, runs: list[Run]) -> IngestReport | None:
         """Return the report of the run if it was imported before."""

@@ -42,6 +42,7 @@ class Recognition:
         self._aside: list[bytes | int] = []
         self._size = 0
         self._file: IO[bytes] | None = None
+        self.count = 0
         self.detectors: set[str] = set()
 
     def takes(self, batch: list[Any]) -> bool:
@@ -58,6 +59,7 @@ class Recognition:
             }
         if not self._may_be or not self._put_aside(data):
             return False
+        self.count += len(batch)
         self.detectors.update([document["detector_id"] for document in batch])
         return True
 
@@ -78,7 +80,7 @@ class Recognition:
         return whole
 
     def put_aside(self) -> Iterator[list[Any]]:
-        """Yield the batches that were put aside, as the report turned out to be another one."""
+        """Yield the batches that were put aside, once, as the report turned out to be another one."""
         self._may_be = {}
         if self._file is not None:
             self._file.seek(0)
@@ -102,6 +104,7 @@ class Recognition:
         self._aside.clear()
         if self._file is not None:
             self._file.close()
+            self._file = None
 
 
 def _unchanged(
