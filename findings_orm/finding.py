@@ -286,11 +286,11 @@ class Objects(NamedTuple):
 
 
 def validate_content(
-    document: Mapping[str, Any], content: bytes | None = None
+    document: Mapping[str, Any], *, plain: bool | None = None
 ) -> tuple[dict[str, Any], Objects | None]:
     """Do what `validate_finding` does; return its objects as JSON too, where that is at hand.
 
-    `content` is `content_of` the document, where that is known already.
+    `plain` says whether it has a `content_of`, where that is known already.
     """
     if not isinstance(document, dict):
         raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", document)
@@ -300,7 +300,7 @@ def validate_content(
             f"finding_schema_version is {readable(version)}; this release stores {SCHEMA_VERSION}"
         )
     try:
-        if content or content_of(document):
+        if content_of(document) if plain is None else plain:
             return _quickly_validated(document)
     except (ValueError, RecursionError):
         pass

@@ -196,12 +196,11 @@ class Import:
             document, has_id = self._filled(given)
             digest, line = fingerprint(document)
         except (StorageError, AttributeError, KeyError, TypeError, ValueError):
-            return Probe(index, {}, b"", b"", None, b"", has_id=False)
+            return Probe(index, {}, b"", None, b"", plain=False, has_id=False)
         content = content_of(document)
         known = content and self._may_stay(document, has_id=has_id)
-        return Probe(
-            index, document, content, digest, line, content_digest(content) if known else b"", has_id
-        )
+        found = content_digest(content) if known else b""
+        return Probe(index, document, digest, line, found, bool(content), has_id)
 
     def _filled(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         """Return a document of the current version with what the import fills in, and whether it had an id."""
@@ -233,10 +232,10 @@ class Import:
             return False
 
     def _incoming(self, probe: Probe, given: Mapping[str, Any]) -> Incoming:
-        index, document, content, digest, line, found, has_id = probe
+        index, document, digest, line, found, plain, has_id = probe
         if not document:
             document, has_id = self._filled(given)
-        valid, objects = validate_content(document, content)
+        valid, objects = validate_content(document, plain=plain)
         self.detectors.add(valid["detector_id"])
         if not digest:
             digest, line = fingerprint(valid)

@@ -38,16 +38,16 @@ class Incoming(NamedTuple):
 class Probe(NamedTuple):
     """A document of an import that was not validated yet.
 
-    Its fingerprint is empty where it could not be told; its `content`, a digest as in `Identity`, where it has to be
-    validated in any case.
+    `plain` says whether its values are of exact, plain types (`content_of`). Its fingerprint is empty where it could not be
+    told; its `content`, a digest as in `Identity`, where it has to be validated in any case.
     """
 
     position: int
     document: dict[str, Any]
-    values: bytes
     fingerprint: bytes
     line: int | None
     content: bytes
+    plain: bool
     has_id: bool
 
 
