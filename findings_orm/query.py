@@ -157,7 +157,7 @@ class FindingQuery:
         decisive = self.words if self.sort_field == RELEVANCE else ()
         return f"{self.sort} {zlib.crc32(' '.join(decisive).encode())}" if decisive else self.sort
 
-    @property
+    @cached_property
     def after(self) -> tuple[Any, str] | None:
         """The sort value and the id of the last finding of the page before, from `cursor`."""
         if self.cursor is None:

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Select,
-    TextClause,
-    and_,
-    any_,
-    false,
-    func,
-    literal,
-    literal_column,
-    not_,
-    or_,
-    select,
-    text,
-    true,
-)
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Connection
 
-from findings_orm.adapters.sql import mapping, queries, ranges
+from findings_orm.adapters.sql import mapping, postgresql_dialect, queries, ranges
 from findings_orm.adapters.sql.mapping import EVENT_COLUMNS, FINDING_COLUMNS, IDENTITY_COLUMNS, Row
-from findings_orm.adapters.sql.models import INDEXED, SORTED_TEXTS
 from findings_orm.adapters.sql.postgresql_copy import copying
 from findings_orm.adapters.sql.postgresql_text_index import IS_ASCII, SEARCHED, has_words, is_of_use
 from findings_orm.adapters.sql.postgresql_types import (
@@ -38,10 +20,9 @@ from findings_orm.adapters.sql.postgresql_types import (
     TYPES,
     BinaryRows,
     binary_finding,
-    shown,
     shown_all,
 )
-from findings_orm.adapters.sql.queries import TABLE
+from findings_orm.adapters.sql.queries import Clause, Select
 from findings_orm.adapters.sql.reading import READ_BATCH
 from findings_orm.adapters.sql.records import BESIDE_KEY, RESEEN, SqlRecords
 from findings_orm.adapters.sql.statements import LOOKUP_BATCH
@@ -59,99 +40,6 @@ LOCK_SEED = int.from_bytes(b"findings", "big")
 
 _EVENTS = BinaryRows("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS))
 _STREAKS = BinaryRows("finding_sightings", ("project_id", "finding_id", "first_run", "last_run"))
-
-
-def _fits(column: ColumnElement[Any]) -> ColumnElement[bool]:
-    """As the conditions of the indexes say it; a parameter would not do."""
-    return func.length(column) <= literal_column(str(INDEXED))
-
-
-def _is_long(column: ColumnElement[Any]) -> ColumnElement[bool]:
-    return func.length(column) > literal_column(str(INDEXED))
-
-
-class PostgreSQLDialect(queries.Dialect):
-    """Conditions as PostgreSQL expresses them."""
-
-    columns: Sequence[ColumnElement[Any]] = [
-        literal_column(shown("findings", name, "findings.")) for name in FINDING_COLUMNS
-    ]
-
-    def is_any(self, column: ColumnElement[Any], values: tuple[Any, ...]) -> ColumnElement[bool]:
-        """Return whether a column has one of the values, which are one array; of one value the order of an index is known."""
-        if len(values) == 1:
-            return column.__eq__(values[0])
-        kind = postgresql.ARRAY(column.type)
-        return column == any_(literal(list(values), kind))
-
-    def is_any_text(self, column: ColumnElement[Any], values: tuple[str, ...]) -> ColumnElement[bool]:
-        """Return whether a column of any length has one of the values; an index serves if none of them is too long for it."""
-        found = self.is_any(column, values)
-        return and_(found, _fits(column)) if all(len(value) <= INDEXED for value in values) else found
-
-    def starts_with(self, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
-        """Return whether a text starts with a prefix, by the two indexes that it may be in."""
-        found = super().starts_with(column, prefix)
-        return or_(and_(_fits(column), found), and_(_is_long(column), found))
-
-    by_id: ClassVar[TextClause] = text(
-        "LATERAL (SELECT "  # noqa: S608  # constants
-        + ", ".join(f"{shown('findings', name)} AS {name}" for name in FINDING_COLUMNS).replace(":", "\\:")
-        + " FROM findings WHERE project_id = :project_of_ids AND id = ids.id LIMIT 1) AS found"
-    )
-    beside_others: ClassVar[frozenset[str]] = frozenset()
-
-    def parts(self, sort: str) -> Sequence[tuple[ColumnElement[bool], ...]]:
-        """Return the conditions of the two indexes that have a text between them."""
-        if sort not in SORTED_TEXTS:
-            return [()]
-        return [(_fits(TABLE.c[sort]),), (_is_long(TABLE.c[sort]),)]
-
-    def holds_any(
-        self, project_id: str, name: str, values: tuple[Any, ...], hidden: frozenset[str] = frozenset()
-    ) -> ColumnElement[bool]:
-        """Return whether a JSON list has one of the values: what an index by member can serve, if they are few."""
-        column = TABLE.c[name]
-        if len(values) <= queries.FEW:
-            lists = (literal([value], postgresql.JSONB()) for value in values)
-            return or_(*(column.op("@>", is_comparison=True)(one) for one in lists))
-        members = func.jsonb_array_elements_text(column).table_valued("value")
-        texts = literal([str(value) for value in values], postgresql.ARRAY(postgresql.TEXT))
-        return select(1).select_from(members).where(members.c.value == any_(texts)).exists()
-
-    def looked_up(self, statement: Select[Any], ids: Select[Any]) -> Select[Any]:
-        """Confine a statement to a few ids. For a list of them the planner may read another index that has them, whole."""
-        wanted = ids.subquery("wanted")
-        found = statement.where(TABLE.c.id == wanted.c.id).limit(1).lateral("found")
-        return select(found).select_from(wanted.join(found, true()))
-
-    def holds_words(self, words: tuple[str, ...]) -> ColumnElement[bool]:
-        """Return whether the searched text may have all words.
-
-        Exact where that text is ASCII. Other text needs Python's Unicode tables (NFKC, case folding), of which
-        PostgreSQL's differ by version: such rows stay, and `PostgreSQLRecords` decides about them.
-        """
-        return or_(not_(IS_ASCII), has_words(words))
-
-
-class _PartDialect(PostgreSQLDialect):
-    """Looks for a prefix in one of the two indexes of a text only: no combination of both is counted by the indexes alone."""
-
-    def __init__(self, part: Callable[[ColumnElement[Any]], ColumnElement[bool]]) -> None:
-        self._part = part
-
-    def starts_with(self, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
-        """Return whether a text starts with a prefix, and is in the index."""
-        return and_(self._part(column), queries.Dialect.starts_with(self, column, prefix))
-
-
-_PARTS = (_PartDialect(_fits), _PartDialect(_is_long))
-
-
-def _by_one_prefix(query: FindingQuery) -> bool:
-    """Return whether the only condition by prefix is on the resource, or on detectors without others beside."""
-    prefixes = [one.endswith("*") for one in query.detector_id]
-    return bool(query.resource_prefix) != any(prefixes) and (bool(query.resource_prefix) or all(prefixes))
 
 
 _SLICED = "SELECT substring(?b::bytea, 1 + 32 * n, 32) FROM generate_series(0, {}) n"
@@ -204,7 +92,7 @@ def _copying(driver: Any, copies: Iterable[tuple[BinaryRows, Iterable[Row]]]) ->
 class PostgreSQLRecords(SqlRecords):
     """The records inside one transaction, or, for reading, outside of any."""
 
-    dialect: ClassVar[queries.Dialect] = PostgreSQLDialect()
+    dialect: ClassVar[queries.Dialect] = postgresql_dialect.PostgreSQLDialect()
     _is_json: ClassVar[str] = "true"
     _by_cwe: ClassVar[str] = (
         "SELECT m.value::integer, count(DISTINCT f.id) FROM findings f, jsonb_array_elements_text(f.cwe_ids) m (value) "
@@ -423,17 +311,13 @@ class PostgreSQLRecords(SqlRecords):
 
     # -- read -----------------------------------------------------------------------------------------------
 
-    def _pages(self, sql: str, project_id: str) -> Iterator[Sequence[Row]]:
+    def _batches(self, statement: Clause) -> Iterator[Sequence[Row]]:
         """Inside a transaction through a cursor on the server, else at once."""
-        return self._batches(_marked(sql), (project_id,))
-
-    def _batches(self, sql: Any, parameters: tuple[Any, ...] = ()) -> Iterator[Sequence[Row]]:
         on_server = not self._driver.autocommit or self._driver.info.transaction_status != _IDLE
         options = {"stream_results": on_server, "max_row_buffer": READ_BATCH}
-        if isinstance(sql, str):
-            result: Any = self.connection.exec_driver_sql(sql, parameters, execution_options=options)
-        else:
-            result = self.connection.execute(sql, execution_options=options)
+        result: Any = self.connection.exec_driver_sql(
+            _marked(statement.sql), statement.values, execution_options=options
+        )
         try:
             yield from result.partitions(READ_BATCH)
         finally:
@@ -444,26 +328,25 @@ class PostgreSQLRecords(SqlRecords):
         if not query.words or query.sort_field == RELEVANCE:
             return super().select(query, limit)
         if not self._has_text_index():
-            statement = queries.selected(query, self.dialect, None)
-            return self._exact(query, statement.add_columns(IS_ASCII), limit)
+            return self._exact(query, queries.selected(query, self.dialect, None), IS_ASCII, limit)
         statement = queries.selected(replace(query, text=""), self.dialect, limit)
-        found = [
-            mapping.document_of(row) for row in self.connection.execute(self._of_ascii(statement, query))
-        ]
-        others = statement.where(not_(IS_ASCII)).limit(None).add_columns(false())
-        found += self._exact(query, others, limit)
+        rows = self._run(*self._of_ascii(statement, query).whole())
+        found = [mapping.document_of(row) for row in rows]
+        others = statement.that(_NOT_ASCII)._replace(limit=None)
+        found += self._exact(query, others, "false", limit)
         found.sort(
             key=lambda document: (query.sort_value(document), document["id"]), reverse=query.descending
         )
         return found[:limit]
 
-    def _exact(self, query: FindingQuery, statement: Select[Any], limit: int) -> list[Document]:
-        """Return the first documents of a statement that have the words; its last column says of which that is certain."""
+    def _exact(self, query: FindingQuery, statement: Select, certain: str, limit: int) -> list[Document]:
+        """Return the first documents that have the words; of which that is certain, an expression says."""
         found: list[Document] = []
-        for rows in self._batches(statement):
-            for *row, is_exact in rows:
+        columns = f"{statement.columns}, {certain}"
+        for rows in self._batches(statement._replace(columns=columns).whole()):
+            for *row, is_certain in rows:
                 document = mapping.document_of(row)
-                if is_exact or holds_all(query.words, search_text(document)):
+                if is_certain or holds_all(query.words, search_text(document)):
                     found.append(document)
                     if len(found) == limit:
                         return found
@@ -476,41 +359,33 @@ class PostgreSQLRecords(SqlRecords):
             yield from super()._scored(query)
             return
         statement = queries.scored(queries.without_text(query), self.dialect)
-        for each in (self._of_ascii(statement, query), statement.where(not_(IS_ASCII))):
-            whole = each.cte("found").prefix_with("MATERIALIZED")
-            yield from self._batches(select(whole))
-
-    def _page(self, project_id: str, page: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
-        sql, parts = ranges.postgresql_page(page, self._columns("findings", FINDING_COLUMNS, "f."))
-        return self._run(sql, (*(project_id, *values) * parts, project_id))
+        for each in (self._of_ascii(statement, query), statement.that(_NOT_ASCII)):
+            sql, values = each.whole()
+            yield from self._batches(
+                Clause(f"WITH found AS MATERIALIZED ({sql}) SELECT * FROM found", values)  # noqa: S608  # parts
+            )
 
     def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
         columns = self._columns("findings", FINDING_COLUMNS, "f.")
         return self._run(*ranges.postgresql_statement(merge, columns, project_id, values))
 
-    def _statement_of(self, query: FindingQuery, limit: int) -> Any:
-        return queries.ids_first(query, self.dialect, limit)
+    def _page(self, query: FindingQuery, limit: int) -> Clause:
+        return postgresql_dialect.page(query, self.dialect, limit)
 
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""
         if not query.words:
-            if _by_one_prefix(query):
-                parts = (queries.counted(query, each).scalar_subquery() for each in _PARTS)
-                return int(
-                    self.connection.execute(select(sum(parts, start=literal_column("0")))).scalar_one()
-                )
-            return super().count(query)
-        conditions = queries.conditions(queries.without_text(query), self.dialect)
-        exact = self._of_ascii(select(func.count()).select_from(TABLE).where(*conditions), query)
-        count = int(self.connection.execute(exact).scalar_one())
-        to_fold = select(SEARCHED).select_from(TABLE).where(*conditions, not_(IS_ASCII))
-        for rows in self._batches(to_fold):
+            return int(self._run(*postgresql_dialect.count(query, self.dialect))[0][0])
+        statement = queries.counted(queries.without_text(query), self.dialect)
+        count = int(self._run(*self._of_ascii(statement, query).whole())[0][0])
+        to_fold = statement.that(_NOT_ASCII)._replace(columns=SEARCHED)
+        for rows in self._batches(to_fold.whole()):
             count += sum(holds_all(query.words, fold(row[0])) for row in rows)
         return count
 
-    def _of_ascii(self, statement: Select[Any], query: FindingQuery) -> Select[Any]:
+    def _of_ascii(self, statement: Select, query: FindingQuery) -> Select:
         """Confine a statement to the findings of ASCII text that have the words: what the text index is made for."""
-        return statement.where(IS_ASCII, has_words(query.words))
+        return statement.that(Clause(IS_ASCII), has_words(query.words))
 
     def _has_text_index(self) -> bool:
         """Return whether there is a text index for this role; believed for some seconds, it decides about the plan only."""
@@ -527,6 +402,7 @@ NOTICED = 60.0
 
 _KEY = "findings_text_index"
 _IDLE = 0
+_NOT_ASCII = Clause(f"NOT {IS_ASCII}")
 _CHILDREN_FIRST = (
     "finding_sightings",
     "finding_identities",

@@ -6,14 +6,15 @@ need Python's Unicode tables; where few have such text, few are read. Both belon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, Connection, and_, false, literal_column
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from findings_orm.adapters.sql.models import OPTIONAL_INDEXES
+from findings_orm.adapters.sql.queries import Clause, joined
 from findings_orm.errors import SchemaVersionError, StorageUnavailableError
 
 EXTENSIONS = ("pg_trgm", "btree_gin")
@@ -22,16 +23,13 @@ TEXTS, OTHERS = OPTIONAL_INDEXES
 PENDING_KB = 1024
 """How much PostgreSQL may put aside before it sorts it into the index: imports gain by more, each search reads all of it."""
 
-_SEARCHED = (
+SEARCHED = (
     "((((((((findings.title || chr(10)) || findings.resource) || chr(10)) || findings.detector_id) || chr(10)) "
     "|| coalesce(findings.rule_id, '')) || chr(10)) || coalesce(findings.location ->> 'snippet', ''))"
 )
-_LOWER = f'lower({_SEARCHED} COLLATE "C")'
-_IS_ASCII = f"(least(octet_length({_SEARCHED}) - char_length({_SEARCHED}), 1) <> 1)"
-SEARCHED: ColumnElement[str] = literal_column(_SEARCHED)
 """What free text is looked for in; written so that PostgreSQL may index it (`concat_ws` is not immutable)."""
-LOWER: ColumnElement[str] = literal_column(_LOWER)
-IS_ASCII: ColumnElement[bool] = literal_column(_IS_ASCII, Boolean)
+_LOWER = f'lower({SEARCHED} COLLATE "C")'
+IS_ASCII = f"(least(octet_length({SEARCHED}) - char_length({SEARCHED}), 1) <> 1)"
 """Whether a searched text is ASCII; written so that the planner, which knows nothing of it, takes nearly all for that."""
 
 _IS_THERE = (
@@ -40,11 +38,11 @@ _IS_THERE = (
 )
 
 
-def has_words(words: Iterable[str]) -> ColumnElement[bool]:
+def has_words(words: Collection[str]) -> Clause:
     """Return whether a searched text of ASCII has all folded words."""
     if not all(word.isascii() for word in words):
-        return false()
-    return and_(*(LOWER.like(_pattern(word)) for word in words))
+        return Clause("false")
+    return joined(" AND ", (Clause(f"{_LOWER} LIKE ?", (_pattern(word),)) for word in words))
 
 
 def _pattern(word: str) -> str:
@@ -159,7 +157,7 @@ def _make(connection: Connection, schema: str, classes: str, where: str, *, besi
         columns, options = f"project_id, ({_LOWER}) {classes}", f"gin_pending_list_limit = {PENDING_KB}"
         for sql in (
             f"CREATE INDEX {beside}IF NOT EXISTS {TEXTS} ON {table} USING gin ({columns}) WITH ({options})",
-            f"CREATE INDEX {beside}IF NOT EXISTS {OTHERS} ON {table} (project_id, created_at, id) WHERE NOT {_IS_ASCII}",
+            f"CREATE INDEX {beside}IF NOT EXISTS {OTHERS} ON {table} (project_id, created_at, id) WHERE NOT {IS_ASCII}",
             f"ANALYZE {table}",
         ):
             connection.exec_driver_sql(sql)

@@ -12,7 +12,6 @@ from itertools import product
 from typing import NamedTuple
 from uuid import UUID
 
-from findings_orm.adapters.sql.models import INDEXED, SORTED_TEXTS
 from findings_orm.adapters.sql.queries import OTHERS, beyond
 from findings_orm.finding import Severity, Status
 from findings_orm.query import FindingQuery, time_key
@@ -93,72 +92,6 @@ def _severities(query: FindingQuery) -> list[Severity]:
 
 def _statuses(query: FindingQuery) -> tuple[str, ...]:
     return tuple(one.value for one in Status if not query.status or one.value in query.status)
-
-
-# -- pages of all findings -------------------------------------------------------------------------------------------
-
-
-def is_of_all(query: FindingQuery) -> bool:
-    """Return whether a page has no conditions, or only such on the time that it is sorted by."""
-    others = (*OTHERS, "words", "severities", "status")
-    bounded = query.created_from is not None or query.created_before is not None
-    if any(getattr(query, name) for name in others) or (bounded and query.sort_field != "created_at"):
-        return False
-    return query.sort_field == "created_at" or query.sort_field in SORTED_TEXTS
-
-
-def page_of_all(query: FindingQuery, limit: int) -> tuple[Merge, tuple[str, ...]]:
-    """Return the form of such a page, and the values of its bounds."""
-    merge, values = _in_time(query, limit) if query.sort_field == "created_at" else _by_text(query, limit)
-    return merge._replace(severities=(), statuses=()), values
-
-
-def _by_text(query: FindingQuery, limit: int) -> tuple[Merge, tuple[str, ...]]:
-    names = () if query.after is None else ("after",)
-    return Merge((), (), query.sort_field, query.descending, names, limit), query.after or ()
-
-
-@lru_cache(64)
-def sqlite_page(merge: Merge, columns: str) -> str:
-    """Return the statement for `columns` of ``f``; its parameters are the project and the values of `page_of_all`."""
-    bounds = _bounds(merge, "f.", "?", "?", "?")
-    way = merge.direction
-    return (
-        f"SELECT {columns} FROM findings f WHERE f.project_id = ?{bounds} "  # noqa: S608  # constants
-        f"ORDER BY f.{merge.sort}{way}, f.id{way} LIMIT {merge.limit}"
-    )
-
-
-@lru_cache(64)
-def postgresql_page(merge: Merge, columns: str) -> tuple[str, int]:
-    """Return the statement for `columns` of ``f``, and how often its parameters come before a last one, the project."""
-    way, time = merge.direction, "?::timestamptz"
-    bounds = _bounds(merge, "a.", time, time if merge.sort == "created_at" else "?", "?::uuid")
-    fits = f"length(a.{merge.sort})"
-    parts = (
-        ["", ""] if merge.sort == "created_at" else [f" AND {fits} <= {INDEXED}", f" AND {fits} > {INDEXED}"]
-    )
-    pages = [
-        f"(SELECT a.id, a.{merge.sort} AS place FROM findings a WHERE a.project_id = ?{part}{bounds} "  # noqa: S608
-        f"ORDER BY a.{merge.sort}{way}, a.id{way} LIMIT {merge.limit})"
-        for part in dict.fromkeys(parts)
-    ]
-    sql = (
-        f"SELECT {columns} FROM ({' UNION ALL '.join(pages)}) p CROSS JOIN LATERAL "  # noqa: S608  # constants
-        "(SELECT * FROM findings WHERE project_id = ? AND id = p.id LIMIT 1) f "
-        f"ORDER BY p.place{way}, p.id{way} LIMIT {merge.limit}"
-    )
-    return sql, len(pages)
-
-
-def _bounds(merge: Merge, of: str, time: str, place: str, finding_id: str) -> str:
-    sign = "<" if merge.descending else ">"
-    texts = {
-        "from": f"{of}created_at >= {time}",
-        "before": f"{of}created_at < {time}",
-        "after": f"({of}{merge.sort}, {of}id) {sign} ({place}, {finding_id})",
-    }
-    return "".join(f" AND {texts[name]}" for name in merge.bounds)
 
 
 # -- SQLite: a SELECT for each range ----------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any, ClassVar
 
 from pydantic_core import to_json
-from sqlalchemy import Select
 
 from findings_orm.adapters.sql import mapping, queries, ranges, ranking
 from findings_orm.adapters.sql.mapping import (
@@ -19,6 +18,7 @@ from findings_orm.adapters.sql.mapping import (
     RUN_COLUMNS,
     Row,
 )
+from findings_orm.adapters.sql.queries import Clause, Select
 from findings_orm.adapters.sql.statements import LOOKUP_BATCH, SqlStatements, marks
 from findings_orm.adapters.sql.types import stored_time
 from findings_orm.collector import no_collection
@@ -175,16 +175,16 @@ class SqlReading(SqlStatements):
     def stream(self, project_id: str, *, as_json: bool = False) -> Generator[Any, None, None]:
         """See `Records.stream`."""
         if not as_json:
-            for rows in self._pages(self._listing(), project_id):
+            for rows in self._batches(Clause(self._listing(), (project_id,))):
                 yield from map(mapping.document_of, rows)
             return
-        for rows in self._pages(self._listing(self._is_json), project_id):
+        for rows in self._batches(Clause(self._listing(self._is_json), (project_id,))):
             for *row, is_json in rows:
                 yield mapping.json_of(row) if is_json else to_json(mapping.document_of(row))
 
-    def _pages(self, sql: str, project_id: str) -> Iterator[Sequence[Row]]:
-        """Run a statement about a project and yield its rows in batches."""
-        result = self.connection.exec_driver_sql(sql, (project_id,))
+    def _batches(self, statement: Clause) -> Iterator[Sequence[Row]]:
+        """Run a statement and yield its rows in batches."""
+        result = self.connection.exec_driver_sql(*statement)
         cursor: Any = result.cursor
         try:
             while rows := cursor.fetchmany(READ_BATCH):
@@ -199,39 +199,27 @@ class SqlReading(SqlStatements):
         if ranges.merges(query):
             merge, values = ranges.merge_of(query, limit)
             rows = self._merged(query.project_id, merge, values) if merge.severities else []
-            return [mapping.document_of(row) for row in rows]
-        if ranges.is_of_all(query):
-            return [
-                mapping.document_of(row)
-                for row in self._page(query.project_id, *ranges.page_of_all(query, limit))
-            ]
-        statement = self._narrowed(self._statement_of(query, limit), query, whole=False)
-        return [mapping.document_of(row) for row in self.connection.execute(statement)]
-
-    def _page(self, project_id: str, page: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
-        """Return the rows of a page of all findings."""
-        sql = ranges.sqlite_page(page, self._columns("findings", FINDING_COLUMNS, "f."))
-        return self._run(sql, (project_id, *values))
+        else:
+            rows = self._run(*self._page(query, limit))
+        return [mapping.document_of(row) for row in rows]
 
     def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
         """Return the rows of a page that is merged from ranges."""
         sql = ranges.sqlite_statement(merge, self._columns("findings", FINDING_COLUMNS, "f."))
         return self._run(sql, (project_id, *values))
 
-    def _statement_of(self, query: FindingQuery, limit: int) -> Any:
+    def _page(self, query: FindingQuery, limit: int) -> Clause:
         """Return the statement of a page.
 
         SQLite does not know how many findings meet a condition. So that is looked up first, as far as it matters: a few are
         found by an index and sorted; of many, enough are met soon on the way in the order of the page.
         """
-        if (
-            query.words
-            or not any(getattr(query, name) for name in queries.OTHERS)
-            or queries.by_one_value(query)
-        ):
-            return queries.selected(query, self.dialect, limit)
+        if query.words:
+            return self._narrowed(queries.selected(query, self.dialect, limit), query, all_read=False).whole()
+        if not any(getattr(query, name) for name in queries.OTHERS) or queries.by_one_value(query):
+            return queries.selected(query, self.dialect, limit).whole()
         many = max(MANY_MATCHES, limit)
-        count = self.connection.execute(queries.few(query, self.dialect, many)).scalar_one()
+        count = self._run(*queries.few(query, self.dialect, many))[0][0]
         form = queries.matched_first if count < many else queries.walked
         return form(query, self.dialect, limit)
 
@@ -251,7 +239,7 @@ class SqlReading(SqlStatements):
         statement = queries.latest(query, self.dialect, LATEST)
         if statement is None or limit > LATEST or not self._is_frequent(query):
             return None
-        return ranking.begins_perfectly(query, self.connection.execute(statement).all(), limit)
+        return ranking.begins_perfectly(query, self._run(*statement), limit)
 
     def _is_frequent(self, query: FindingQuery) -> bool:
         """Return whether so many findings may have the words that it takes long to score them all, or whether to ask that
@@ -260,20 +248,16 @@ class SqlReading(SqlStatements):
 
     def _scored(self, query: FindingQuery) -> Iterator[Sequence[Row]]:
         """Yield what decides about relevance, in batches, of all that may match."""
-        yield from self._batches(self._narrowed(queries.scored(query, self.dialect), query, whole=True))
-
-    def _batches(self, statement: Any) -> Iterator[Sequence[Row]]:
-        """Run a statement and yield its rows in batches."""
-        yield from self.connection.execute(statement).partitions(READ_BATCH)
+        yield from self._batches(self._narrowed(queries.scored(query, self.dialect), query).whole())
 
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""
-        statement = self._narrowed(queries.counted(query, self.dialect), query, whole=True)
-        return int(self.connection.execute(statement).scalar_one())
+        statement = self._narrowed(queries.counted(query, self.dialect), query)
+        return int(self._run(*statement.whole())[0][0])
 
-    def _narrowed(self, statement: Select[Any], query: FindingQuery, *, whole: bool) -> Select[Any]:
-        """Return a statement for what matches a query, confined to what an index of texts knows; `whole`: all of its rows
-        will be read."""
+    def _narrowed(self, statement: Select, query: FindingQuery, *, all_read: bool = True) -> Select:
+        """Return a SELECT of what matches a query, confined to what an index of texts knows, and whether all of its rows will
+        be read."""
         return statement
 
     def summarize(self, project_id: str) -> Summary:
@@ -345,7 +329,8 @@ class SqlReading(SqlStatements):
             f"SELECT {self._columns('finding_sightings', Streak._fields)} FROM finding_sightings "  # noqa: S608
             "WHERE project_id = ? AND finding_id BETWEEN ? AND ? ORDER BY finding_sightings.finding_id, first_run"
         )
-        for rows in self._pages(f"{self._joined()} WHERE f.project_id = ? ORDER BY f.id", project_id):
+        everything = Clause(f"{self._joined()} WHERE f.project_id = ? ORDER BY f.id", (project_id,))
+        for rows in self._batches(everything):
             with no_collection():
                 found = [
                     (mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:])) for row in rows
@@ -362,7 +347,7 @@ class SqlReading(SqlStatements):
             f"SELECT {self._columns('finding_events', EVENT_COLUMNS)} FROM finding_events "  # noqa: S608  # constants
             "WHERE project_id = ? ORDER BY finding_events.finding_id, revision, position"
         )
-        for rows in self._pages(sql, project_id):
+        for rows in self._batches(Clause(sql, (project_id,))):
             yield [mapping.event_of(row) for row in rows]
 
     def all_rejected(self, project_id: str) -> Iterator[list[RejectedOriginal]]:
@@ -371,7 +356,7 @@ class SqlReading(SqlStatements):
             f"SELECT {self._columns('finding_rejected', REJECTED_COLUMNS)} FROM finding_rejected "  # noqa: S608
             "WHERE project_id = ? ORDER BY finding_rejected.rejected_id"
         )
-        for rows in self._pages(sql, project_id):
+        for rows in self._batches(Clause(sql, (project_id,))):
             yield [_original_of(row) for row in rows]
 
 

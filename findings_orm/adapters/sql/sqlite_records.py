@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, String, text
+from sqlalchemy import Connection
 
 from findings_orm.adapters.sql import queries
 from findings_orm.adapters.sql import sqlite_text_index as index
 from findings_orm.adapters.sql.mapping import Row
+from findings_orm.adapters.sql.queries import Clause, Select
 from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.watching import Watch
 from findings_orm.query import FindingQuery
@@ -57,32 +58,32 @@ class SQLiteRecords(SqlRecords):
     def _scored(self, query: FindingQuery) -> Iterator[Sequence[Row]]:
         """See `SqlRecords._scored`. What has not the words has no score; SQLite would ask Python about each one, too."""
         statement = queries.scored(queries.without_text(query), self.dialect)
-        yield from self._batches(self._narrowed(statement, query, whole=True))
+        yield from self._batches(self._narrowed(statement, query).whole())
 
-    def _narrowed(self, statement: Select[Any], query: FindingQuery, *, whole: bool) -> Select[Any]:
+    def _narrowed(self, statement: Select, query: FindingQuery, *, all_read: bool = True) -> Select:
         """See `SqlRecords._narrowed`."""
-        if not query.words or not self._has_index(0):
-            return statement
-        found = index.candidates(self._run, query.project_id, query.words)
+        found = self._candidates(query)
         if found is None:
             return statement
-        if whole:
-            ids = text(found.sql).bindparams(**found.parameters).columns(finding_id=String)
-            return statement.where(queries.C.id.in_(ids))
+        if all_read:
+            return statement.that(Clause(f"findings.id IN ({found.sql})", found.values))
         few = self._few_candidates(found)
-        return statement if few is None else statement.where(self.dialect.is_any(queries.C.id, few))
+        return statement if few is None else statement.that(self.dialect.is_any("id", "findings.id", few))
 
     def _is_frequent(self, query: FindingQuery) -> bool:
         """See `SqlRecords._is_frequent`."""
-        if not self._has_index(0):
-            return True
-        found = index.candidates(self._run, query.project_id, query.words)
+        found = self._candidates(query)
         return found is None or self._few_candidates(found) is None
 
-    def _few_candidates(self, found: index.Candidates) -> tuple[str, ...] | None:
+    def _candidates(self, query: FindingQuery) -> Clause | None:
+        """Return the SELECT of the ids of what may have the words of a query; None where no index knows."""
+        if not query.words or not self._has_index(0):
+            return None
+        return index.candidates(self._run, query.project_id, query.words)
+
+    def _few_candidates(self, found: Clause) -> tuple[str, ...] | None:
         """Return the ids of the candidates, None if they are not few."""
-        sql = f"{found.sql} LIMIT {FEW_CANDIDATES + 1}"
-        rows = self.connection.exec_driver_sql(sql, found.parameters).all()
+        rows = self._run(f"{found.sql} LIMIT {FEW_CANDIDATES + 1}", found.values)
         return None if len(rows) > FEW_CANDIDATES else tuple(row[0] for row in rows)
 
     def _has_index(self, trusted: float) -> bool:

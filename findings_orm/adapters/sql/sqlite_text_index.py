@@ -15,11 +15,12 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic_core import from_json
 
 from findings_orm.adapters.sql.mapping import Row
+from findings_orm.adapters.sql.queries import Clause
 from findings_orm.freetext import search_text
 
 Run = Callable[[str, Sequence[Any]], list[Row]]
@@ -69,8 +70,8 @@ TRIGGERS = {
 }
 _FIND = (
     "SELECT t.finding_id FROM finding_text CROSS JOIN finding_text_rows t ON t.docid = finding_text.rowid "
-    "WHERE finding_text MATCH :terms AND finding_text.rowid BETWEEN :first AND :indexed "
-    "UNION ALL SELECT finding_id FROM finding_text_rows WHERE docid BETWEEN :indexed + 1 AND :last"
+    "WHERE finding_text MATCH ? AND finding_text.rowid BETWEEN ? AND ? "
+    "UNION ALL SELECT finding_id FROM finding_text_rows WHERE docid BETWEEN ? AND ?"
 )
 
 
@@ -174,22 +175,15 @@ def terms(words: Iterable[str]) -> str:
     return " AND ".join(f'"{term}"' for term in quoted)
 
 
-class Candidates(NamedTuple):
-    """The SELECT of the ids of all findings that may have some words."""
-
-    sql: str
-    parameters: dict[str, Any]
-
-
-def candidates(run: Run, project_id: str, words: Iterable[str]) -> Candidates | None:
-    """Return what selects the findings of a project that may have folded words; None if those are too short."""
+def candidates(run: Run, project_id: str, words: Iterable[str]) -> Clause | None:
+    """Return the SELECT of the ids of all findings of a project that may have folded words; None if those are too short."""
     wanted = terms(words)
     if not wanted:
         return None
     known = run("SELECT number << 32, indexed FROM finding_text_projects WHERE project_id = ?", (project_id,))
     base, indexed = known[0] if known else (0, 0)
-    last = base + (1 << 32) - 1
-    return Candidates(_FIND, {"terms": wanted, "first": base, "indexed": base + indexed, "last": last})
+    indexed += base
+    return Clause(_FIND, (wanted, base, indexed, indexed + 1, base + (1 << 32) - 1))
 
 
 def figures(run: Run) -> tuple[int, int, int, int]:
