@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -18,6 +19,9 @@ from redis_servers import RedisServer, redis_server  # noqa: E402
 from servers import DATABASE, GIVEN, PostgresServer, embedded_binaries, lowest_binaries, postgresql_server  # noqa: E402
 
 from findings_orm import FindingStore, open_storage  # noqa: E402  # after the rewrite is registered
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell does that to what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("quick", max_examples=8, stateful_step_count=20, deadline=None)
 settings.register_profile("full", max_examples=1_000, stateful_step_count=50, deadline=None)
