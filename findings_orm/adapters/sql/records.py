@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection
@@ -24,7 +22,7 @@ from findings_orm.adapters.sql.mapping import (
     names,
 )
 from findings_orm.adapters.sql.reading import SqlReading
-from findings_orm.adapters.sql.watching import Watch, others_listen
+from findings_orm.adapters.sql.watching import Watch
 from findings_orm.errors import StorageConflictError
 from findings_orm.ids import first_revision, now, revision_step
 from findings_orm.port import Event, RejectedOriginal, Run
@@ -38,14 +36,12 @@ from findings_orm.records import (
     StatusChange,
     Stored,
     Streak,
-    batches,
 )
-
-ROWS_AT_ONCE = 500
 
 
 @lru_cache(64)
-def _insert(table: str, columns: tuple[str, ...], rows: int = 1) -> str:
+def insertion(table: str, columns: tuple[str, ...], rows: int = 1) -> str:
+    """Return the statement that adds rows."""
     marks = ", ".join("?" * (len(columns)))
     return f"INSERT INTO {table} ({names(columns)}) VALUES " + ", ".join([f"({marks})"] * rows)  # noqa: S608  # constants
 
@@ -114,17 +110,8 @@ class SqlRecords(SqlReading, Records):
         self._insert_all("finding_identities", ("project_id", *IDENTITY_COLUMNS), identities)
 
     def _insert_all(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-        """Add rows, hundreds by one statement: one statement a row takes half as long again."""
-        statement = _insert(table, columns)
-        if len(rows) < ROWS_AT_ONCE or others_listen(self.connection, self.watch):
-            self._run_many(statement, rows)
-            return
-        driver: Any = self.connection.connection.driver_connection
-        at_once = min(ROWS_AT_ONCE, driver.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(columns))
-        with self._told(statement) as tell:
-            for batch in batches(rows, at_once):
-                driver.execute(_insert(table, columns, len(batch)), tuple(chain.from_iterable(batch)))
-            tell(len(rows))
+        """Add rows."""
+        self._run_many(insertion(table, columns), rows)
 
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.replace`."""
@@ -181,7 +168,7 @@ class SqlRecords(SqlReading, Records):
 
     def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
         """See `Records.add_streaks`."""
-        sql = _insert("finding_sightings", ("project_id", "finding_id", "first_run", "last_run"))
+        sql = insertion("finding_sightings", ("project_id", "finding_id", "first_run", "last_run"))
         self._run_many(sql, [(project_id, *streak) for streak in streaks])
 
     def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
@@ -192,12 +179,12 @@ class SqlRecords(SqlReading, Records):
             (project_id, revision, first + n, *mapping.event_row(event)) for n, event in enumerate(events)
         ]
         self._run_many(
-            _insert("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS)), rows
+            insertion("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS)), rows
         )
 
     def put_run(self, project_id: str, run: Run, receipt: Receipt | None = None) -> None:
         """See `Records.put_run`."""
-        sql = _insert("finding_runs", ("project_id", *RUN_COLUMNS, *RECEIPT_COLUMNS))
+        sql = insertion("finding_runs", ("project_id", *RUN_COLUMNS, *RECEIPT_COLUMNS))
         self._run(sql, (project_id, *mapping.run_row(run), *(receipt[1:] if receipt else (None,) * 3)))
 
     def receipts(self, project_id: str, since: int) -> list[Receipt]:
@@ -213,7 +200,7 @@ class SqlRecords(SqlReading, Records):
         """See `Records.put_rejected`."""
         sets = names(f"{column} = excluded.{column}" for column in REJECTED_COLUMNS[1:6])
         sql = (
-            _insert("finding_rejected", ("project_id", *REJECTED_COLUMNS))
+            insertion("finding_rejected", ("project_id", *REJECTED_COLUMNS))
             + f" ON CONFLICT (project_id, rejected_id) DO UPDATE SET {sets}"
         )
         rows = [(project_id, *mapping.rejected_row(one, original_text(one.original))) for one in originals]

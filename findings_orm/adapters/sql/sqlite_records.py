@@ -1,9 +1,11 @@
-"""`Records` on SQLite: what differs from `SqlRecords`, which is the text index."""
+"""`Records` on SQLite: what differs from `SqlRecords`, which is the text index and how many rows are added."""
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection
@@ -12,10 +14,12 @@ from findings_orm.adapters.sql import queries
 from findings_orm.adapters.sql import sqlite_text_index as index
 from findings_orm.adapters.sql.mapping import Row
 from findings_orm.adapters.sql.queries import Clause, Select
-from findings_orm.adapters.sql.records import SqlRecords
-from findings_orm.adapters.sql.watching import Watch
+from findings_orm.adapters.sql.records import SqlRecords, insertion
+from findings_orm.adapters.sql.watching import Watch, others_listen
 from findings_orm.query import FindingQuery
-from findings_orm.records import Stored
+from findings_orm.records import Stored, batches
+
+ROWS_AT_ONCE = 500
 
 FEW_CANDIDATES = 2_000
 """Up to how many findings that may have the words of a text are sorted for a page. Where there are more, the page is soon
@@ -42,6 +46,18 @@ class SQLiteRecords(SqlRecords):
         """See `Records.insert`."""
         self._written.add(project_id)
         super().insert(project_id, rows)
+
+    def _insert_all(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """Add rows, hundreds by one statement: one statement a row takes half as long again."""
+        if len(rows) < ROWS_AT_ONCE or others_listen(self.connection, self.watch):
+            super()._insert_all(table, columns, rows)
+            return
+        driver: Any = self.connection.connection.driver_connection
+        at_once = min(ROWS_AT_ONCE, driver.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(columns))
+        with self._told(insertion(table, columns)) as tell:
+            for batch in batches(rows, at_once):
+                driver.execute(insertion(table, columns, len(batch)), tuple(chain.from_iterable(batch)))
+            tell(len(rows))
 
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.replace`."""

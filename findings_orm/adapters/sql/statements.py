@@ -29,6 +29,11 @@ def _returns_rows(sql: str) -> bool:
     return sql.startswith("SELECT") or " RETURNING " in sql
 
 
+@lru_cache(64)
+def _names(columns: tuple[str, ...], alias: str) -> str:
+    return names(f"{alias}{column}" for column in columns)
+
+
 class SqlStatements:
     """A connection, and the ways to run driver SQL on it."""
 
@@ -82,7 +87,7 @@ class SqlStatements:
 
     def _columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
         """Return columns for a SELECT, in the form that `mapping` takes."""
-        return names(f"{alias}{column}" for column in columns)
+        return _names(tuple(columns), alias)
 
     def _joined(self) -> str:
         """Return the SELECT of findings with their identities."""

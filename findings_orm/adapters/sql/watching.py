@@ -222,7 +222,9 @@ class Watch:
 def others_listen(connection: Connection, watch: Watch | None) -> bool:
     """Return whether somebody beside `watch` listens to the statements of a connection."""
     mine = 1 if watch else 0
-    dispatch = connection.dispatch
+    dispatch = connection.engine.dispatch
+    if connection._has_events:  # to ask that of a new connection takes as long as a short statement
+        dispatch = connection.dispatch
     return len(dispatch.before_cursor_execute) > mine or len(dispatch.after_cursor_execute) > mine
 
 
