@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError, StorageValidationError
 from findings_orm.finding import ACTIVE_STATUSES
+from findings_orm.forking import survives_fork
 from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, matches, time_key
@@ -427,6 +428,15 @@ class InMemoryStorageAdapter(Store):
         super().__init__()
         self._lock = threading.RLock()
         self._state: State = {}
+        survives_fork(self)
+
+    def before_fork(self) -> None:
+        """See `Forking.before_fork`."""
+
+    def after_fork(self) -> None:
+        """See `Forking.after_fork`: the child goes on with a copy; threads that held the lock are the parent's."""
+        self._lock = threading.RLock()
+        self._local = threading.local()
 
     @contextmanager
     def _open_unit(self, *, write: bool) -> Iterator[Records]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -22,6 +20,7 @@ from findings_orm.adapters.cache.statistics import Statistics
 from findings_orm.adapters.cache.tokens import Remembered, Tokens
 from findings_orm.adapters.cache.writing import NotifyingStore, Projects
 from findings_orm.errors import StorageUnavailableError
+from findings_orm.forking import survives_fork
 from findings_orm.observing import Observer
 from findings_orm.port import Document, FindingStore, Health
 from findings_orm.query import FindingQuery, Page, Summary
@@ -63,7 +62,7 @@ class RedisCacheAdapter(NotifyingStore):
         )
         self._closed = False
         self._begin()
-        _ADAPTERS.add(self)
+        survives_fork(self)
 
     def _begin(self) -> None:
         """Make all that a forked process can't share with its parent."""
@@ -218,21 +217,12 @@ class RedisCacheAdapter(NotifyingStore):
         self._remote.close()
         super().close()
 
-    def begin_anew(self) -> None:
-        """Leave connections, threads and units of work of the process that this one was forked from to it."""
+    def before_fork(self) -> None:
+        """See `Forking.before_fork`."""
+
+    def after_fork(self) -> None:
+        """See `Forking.after_fork`: connections, threads and units of work are the parent's."""
         self._statistics.reset()
         self._breaker.reset()
         self._remote.reset()
         self._begin()
-
-
-_ADAPTERS: weakref.WeakSet[RedisCacheAdapter] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for adapter in list(_ADAPTERS):
-        adapter.begin_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -20,12 +20,17 @@ from findings_orm.adapters.file.records import FileRecords, Operation
 from findings_orm.adapters.memory import MemoryRecords
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
+from findings_orm.forking import survives_fork
 from findings_orm.records import Records
 from findings_orm.store import Store
 
 _log = logging.getLogger(__name__)
 _TURN = 0.1
 """Seconds for which the threads of one process may pass the lock on among themselves while others wait."""
+
+
+_INHERITED: list[StoreLock] = []
+"""Locks of a parent, in a child: collected, they would be given back."""
 
 
 @dataclass(slots=True)
@@ -73,10 +78,19 @@ class FileStorageAdapter(Store):
         if self.path.exists() and not self.path.is_dir():
             raise StorageUnavailableError(f"{self.path}: is a file; name the folder that it is in")
         self._disk = disk or Disk()
-        self._process = StoreLock(self.path / names.LOCK, lock_timeout)
+        self._lock_timeout = lock_timeout
         self._fold_at = fold_at
         self._fold_on_close = fold_on_close
         self._wrote = False
+        self._reported: set[str] = set()
+        self._begin()
+        self._copy = loading.load(self.path)
+        self._report()
+        survives_fork(self)
+
+    def _begin(self) -> None:
+        """Make all that a forked process can't share with its parent."""
+        self._process = StoreLock(self.path / names.LOCK, self._lock_timeout)
         self._writers = 0
         self._turn_ends = 0.0
         self._gate = threading.Condition()
@@ -87,9 +101,18 @@ class FileStorageAdapter(Store):
         self._latest: _Ticket | None = None
         self._failures = 0
         self._up_to_date = False
-        self._reported: set[str] = set()
-        self._copy = loading.load(self.path)
-        self._report()
+
+    def before_fork(self) -> None:
+        """See `Forking.before_fork`."""
+
+    def after_fork(self) -> None:
+        """See `Forking.after_fork`: threads, their units of work and the lock on the store are the parent's."""
+        at_rest = not self._writers and self._lock.acquire(blocking=False)
+        _INHERITED.append(self._process)
+        self._local = threading.local()
+        self._begin()
+        if not at_rest:
+            self._copy = loading.Copy(self._copy.manifest)
 
     # -- units of work -------------------------------------------------------------------------------------
 

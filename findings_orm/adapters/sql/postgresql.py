@@ -17,10 +17,8 @@ from findings_orm.adapters.sql.failures import lost, translated, undone
 from findings_orm.adapters.sql.models import Base, exists_on
 from findings_orm.adapters.sql.postgresql_engine import (
     Options,
-    abandon_pool,
     parsed_url,
     postgresql_engine,
-    survives_fork,
 )
 from findings_orm.adapters.sql.postgresql_records import PostgreSQLRecords
 from findings_orm.adapters.sql.storage import SqlStore, connection_of
@@ -115,7 +113,6 @@ class PostgreSQLStorageAdapter(SqlStore):
         self._begin_read = _driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", *read)
         self._begin_write = _driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", *write)
         self._consistent = threading.local()
-        survives_fork(self)
         try:
             self._check_schema(migrate=migrate)
         except BaseException:
@@ -214,10 +211,9 @@ class PostgreSQLStorageAdapter(SqlStore):
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311  # nosec B311  # jitter, no secret
         raise AssertionError("the last attempt returned or raised")
 
-    def forget_connections(self) -> None:
-        """Leave the connections and the units of work of the process that this one was forked from to it."""
-        abandon_pool(self.engine)
-        self._local = threading.local()
+    def after_fork(self) -> None:
+        """See `Forking.after_fork`."""
+        super().after_fork()
         self._consistent = threading.local()
 
     @contextmanager

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
-import weakref
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import URL, Engine, Pool, create_engine, event, exc, make_url
+from sqlalchemy import URL, Engine, create_engine, event, exc, make_url
 
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 
@@ -242,27 +240,3 @@ def _test_idle_connections(engine: Engine) -> None:
             if not engine.dialect.is_disconnect(error, driver, None):  # type: ignore[arg-type]
                 raise
             raise exc.InvalidatePoolError(str(error)) from error
-
-
-_FORKING: weakref.WeakSet[Any] = weakref.WeakSet()
-_INHERITED: list[Pool] = []
-
-
-def survives_fork(store: Any) -> None:
-    """See to it that a forked child makes connections of its own: ``store.forget_connections`` is called in it."""
-    _FORKING.add(store)
-
-
-def abandon_pool(engine: Engine) -> None:
-    """Give an engine a new pool and leave the connections of the old one, which are the parent's, untouched."""
-    _INHERITED.append(engine.pool)  # not collected, as that would complain about open connections
-    engine.dispose(close=False)
-
-
-def _after_fork() -> None:
-    for store in list(_FORKING):
-        store.forget_connections()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

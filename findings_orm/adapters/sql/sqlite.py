@@ -2,89 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from functools import lru_cache
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
-from pydantic_core import from_json
-from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
+from findings_orm.adapters.sql.sqlite_engine import Synchronous, in_memory, prepare_driver, sqlite_engine
 from findings_orm.adapters.sql.sqlite_records import SQLiteRecords
-from findings_orm.adapters.sql.storage import SqlStore, connection_of
+from findings_orm.adapters.sql.storage import INHERITED, SqlStore, connection_of
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
-from findings_orm.freetext import holds_all, search_text
+from findings_orm.observing import Pool
 from findings_orm.records import Records
 
-Synchronous = Literal["FULL", "NORMAL"]
-
-
-@lru_cache(8)
-def _words(words: str) -> tuple[str, ...]:
-    return tuple(from_json(words))
-
-
-def _hold_words(
-    words: str, title: str, resource: str, detector_id: str, rule_id: str | None, location: str | None
-) -> bool:
-    text = search_text(
-        {
-            "title": title,
-            "resource": resource,
-            "detector_id": detector_id,
-            "rule_id": rule_id,
-            "location": from_json(location) if location else None,
-        }
-    )
-    return holds_all(_words(words), text)
-
-
-def _prepare_driver(driver: Any) -> None:
-    driver.create_function("findings_hold_words", 6, _hold_words, deterministic=True)
-
-
-def sqlite_engine(
-    url: URL, *, synchronous: Synchronous = "FULL", busy_timeout: float = 60.0, pool_size: int = 10
-) -> Engine:
-    """Return an engine for a SQLite database, with the settings that the store relies on.
-
-    The driver's own transaction handling is off (``isolation_level=None``), so that a transaction begins where the
-    store says so, and DDL is part of it.
-    """
-    arguments: dict[str, Any] = {"timeout": busy_timeout, "check_same_thread": False, "isolation_level": None}
-    if _in_memory(url):
-        engine = create_engine(url, poolclass=StaticPool, connect_args=arguments)
-    else:
-        engine = create_engine(url, pool_size=pool_size, max_overflow=-1, connect_args=arguments)
-
-    @event.listens_for(engine, "connect")
-    def settings(driver: Any, _record: object) -> None:
-        driver.execute("PRAGMA journal_mode = WAL")
-        driver.execute(f"PRAGMA synchronous = {synchronous}")
-        driver.execute("PRAGMA foreign_keys = ON")
-        driver.execute("PRAGMA trusted_schema = OFF")
-        driver.execute("PRAGMA cache_size = -16000")
-        _prepare_driver(driver)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        """For an application that uses this engine itself; the store has begun already."""
-        driver: Any = connection.connection.driver_connection
-        if not driver.in_transaction:
-            driver.execute("BEGIN")
-
-    return engine
-
-
-def _in_memory(url: URL) -> bool:
-    return url.database in (None, "", ":memory:")
+_UNSAFE: set[str] = set()
+"""Files that a parent of this process had open when it forked."""
 
 
 class SQLiteStorageAdapter(SqlStore):
@@ -124,9 +65,12 @@ class SQLiteStorageAdapter(SqlStore):
         engine = sqlite_engine(
             target, synchronous=synchronous, busy_timeout=busy_timeout, pool_size=pool_size
         )
+        self._in_memory = in_memory(target)
+        self._one_at_a_time = threading.RLock() if self._in_memory else nullcontext()
+        self._readers: deque[Connection] = deque()
+        self._in_use_at_fork = 0
+        self._file = "" if self._in_memory else os.path.realpath(str(target.database))
         super().__init__(engine, target.render_as_string(), owned=True)
-        self._in_memory = _in_memory(target)
-        self._one_at_a_time = threading.RLock() if _in_memory(target) else nullcontext()
         try:
             self._check_schema(target, migrate=migrate)
         except BaseException:
@@ -137,13 +81,13 @@ class SQLiteStorageAdapter(SqlStore):
         """Create an empty database at head; refuse one that is not at head, before anything is touched."""
         from findings_orm import migrations
 
-        if not _in_memory(url):
+        if not in_memory(url):
             folder = pathlib.Path(str(url.database)).absolute().parent
             if not folder.is_dir():
                 raise StorageUnavailableError(
                     f"{self._where}: the folder {folder} does not exist; create it first"
                 )
-        with translated(self._where), self.engine.connect() as connection:
+        with translated(self._where), self._connect(self.engine) as connection:
             current = migrations.require_current(connection, migrate=migrate)
         if not current:
             migrations.upgrade(self.engine)
@@ -154,7 +98,7 @@ class SQLiteStorageAdapter(SqlStore):
         connection.begin()
 
     def _prepare(self, connection: Connection) -> None:
-        _prepare_driver(connection.connection.driver_connection)
+        prepare_driver(connection.connection.driver_connection)
 
     @contextmanager
     def _open_unit(self, *, write: bool) -> Iterator[Records]:
@@ -178,9 +122,78 @@ class SQLiteStorageAdapter(SqlStore):
 
     @contextmanager
     def _open_reading(self) -> Iterator[Records]:
-        """One statement sees one instant, without a transaction around it."""
-        with self._one_at_a_time, translated(self._where), self._connect(self.engine) as connection:
-            yield self._records(connection)
+        """One statement sees one instant, without a transaction around it.
+
+        Connections wait for the next reader here: to take one out of the pool and to put it back takes longer than most
+        answers.
+        """
+        with self._one_at_a_time, translated(self._where):
+            try:
+                connection = self._readers.pop()
+            except IndexError:
+                connection = self._connect(self.engine)
+            try:
+                yield self._records(connection)
+            except BaseException:
+                connection.close()
+                raise
+            if self._in_memory or self._closed or connection.in_transaction():
+                connection.close()
+            else:
+                self._readers.append(connection)
+
+    def _close_readers(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
+
+    def pool(self) -> Pool | None:
+        """See `Observable.pool`."""
+        found = super().pool()
+        if found is None:
+            return None
+        waiting = len(self._readers)
+        return found._replace(in_use=found.in_use - waiting, idle=found.idle + waiting)
+
+    def _release(self) -> None:
+        self._close_readers()
+        super()._release()
+
+    # -- forks ----------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """See `Forking.before_fork`.
+
+        SQLite keeps account of its locks by process. A child that inherits an open connection believes in locks that it has
+        not got, on connections of its own too: when the parent closes the file, what the child wrote is gone
+        (https://www.sqlite.org/howtocorrupt.html, section 2.6). So there must be none.
+        """
+        if self._in_memory:
+            return
+        self._close_readers()
+        pool: Any = self.engine.pool
+        self.engine.dispose(close=False)
+        self._in_use_at_fork = pool.checkedout()
+        pool.dispose()
+
+    def after_fork(self) -> None:
+        """See `Forking.after_fork`. A database in memory is a copy of the parent's."""
+        if self._in_memory:
+            self._one_at_a_time = threading.RLock()
+            return
+        pool: Any = self.engine.pool
+        if self._in_use_at_fork or self._readers or pool.checkedin() or pool.checkedout():
+            _UNSAFE.add(self._file)
+        INHERITED.append(self._readers)
+        self._readers = deque()
+        super().after_fork()
+
+    def _connect(self, engine: Engine) -> Connection:
+        if self._file in _UNSAFE:
+            raise StorageUnavailableError(
+                f"{self._where}: this process was forked while its parent was inside a unit of work on this file, so SQLite's "
+                "locks don't hold in it; fork between units of work, or start a new process instead ('spawn')"
+            )
+        return super()._connect(engine)
 
     def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
         """See `Store._iterate`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Self
@@ -13,9 +14,13 @@ from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.watching import Watch
 from findings_orm.errors import StorageError
+from findings_orm.forking import survives_fork
 from findings_orm.observing import Observer, Pool
 from findings_orm.records import Records
 from findings_orm.store import Store
+
+INHERITED: list[object] = []
+"""Connections of a parent, in a child: they must not be closed, as they would be if they were collected."""
 
 
 class SqlStore(Store):
@@ -29,6 +34,7 @@ class SqlStore(Store):
         self._where = where
         self._owned = owned
         self._watch = Watch(engine)
+        survives_fork(self)
 
     def _begin(self, connection: Connection, *, write: bool) -> None:
         """Begin a transaction on a fresh connection."""
@@ -105,6 +111,15 @@ class SqlStore(Store):
         found = super()._iterate(project_id, as_json=as_json)
         with translated(self._where):
             yield from found
+
+    def before_fork(self) -> None:
+        """See `Forking.before_fork`."""
+
+    def after_fork(self) -> None:
+        """See `Forking.after_fork`: connections and units of work are the parent's."""
+        INHERITED.append(self.engine.pool)
+        self.engine.dispose(close=False)
+        self._local = threading.local()
 
     # -- figures --------------------------------------------------------------------------------------------
 

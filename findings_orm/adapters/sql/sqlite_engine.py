@@ -1,0 +1,76 @@
+"""A pooled engine for SQLite, with the settings and functions that the store relies on."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic_core import from_json
+from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event
+
+from findings_orm.freetext import holds_all, search_text
+
+Synchronous = Literal["FULL", "NORMAL"]
+
+
+@lru_cache(8)
+def _words(words: str) -> tuple[str, ...]:
+    return tuple(from_json(words))
+
+
+def _hold_words(
+    words: str, title: str, resource: str, detector_id: str, rule_id: str | None, location: str | None
+) -> bool:
+    text = search_text(
+        {
+            "title": title,
+            "resource": resource,
+            "detector_id": detector_id,
+            "rule_id": rule_id,
+            "location": from_json(location) if location else None,
+        }
+    )
+    return holds_all(_words(words), text)
+
+
+def prepare_driver(driver: Any) -> None:
+    """Give a connection of the driver the functions that statements call."""
+    driver.create_function("findings_hold_words", 6, _hold_words, deterministic=True)
+
+
+def sqlite_engine(
+    url: URL, *, synchronous: Synchronous = "FULL", busy_timeout: float = 60.0, pool_size: int = 10
+) -> Engine:
+    """Return an engine for a SQLite database, with the settings that the store relies on.
+
+    The driver's own transaction handling is off (``isolation_level=None``), so that a transaction begins where the
+    store says so, and DDL is part of it.
+    """
+    arguments: dict[str, Any] = {"timeout": busy_timeout, "check_same_thread": False, "isolation_level": None}
+    if in_memory(url):
+        engine = create_engine(url, poolclass=StaticPool, connect_args=arguments)
+    else:
+        engine = create_engine(url, pool_size=pool_size, max_overflow=-1, connect_args=arguments)
+
+    @event.listens_for(engine, "connect")
+    def settings(driver: Any, _record: object) -> None:
+        driver.execute("PRAGMA journal_mode = WAL")
+        driver.execute(f"PRAGMA synchronous = {synchronous}")
+        driver.execute("PRAGMA foreign_keys = ON")
+        driver.execute("PRAGMA trusted_schema = OFF")
+        driver.execute("PRAGMA cache_size = -16000")
+        prepare_driver(driver)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        """For an application that uses this engine itself; the store has begun already."""
+        driver: Any = connection.connection.driver_connection
+        if not driver.in_transaction:
+            driver.execute("BEGIN")
+
+    return engine
+
+
+def in_memory(url: URL) -> bool:
+    """Return whether a URL is that of a private database in memory."""
+    return url.database in (None, "", ":memory:")
