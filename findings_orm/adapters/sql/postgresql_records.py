@@ -125,10 +125,7 @@ class PostgreSQLRecords(SqlRecords):
         return super()._run(_marked(sql), parameters)
 
     def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
-        if len(rows) == 1:
-            self._run(sql, rows[0])
-        else:
-            super()._run_many(_marked(sql), rows)
+        super()._run_many(_marked(sql), rows)
 
     def _run_in(self, sql: str, column: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
         if column == "fingerprint":

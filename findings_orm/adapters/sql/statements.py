@@ -73,7 +73,9 @@ class SqlStatements:
 
     def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run one statement of driver SQL for each row."""
-        if rows:
+        if len(rows) == 1:
+            self._run(sql, rows[0])
+        elif rows:
             self.connection.exec_driver_sql(sql, list(rows))
 
     def _told(self, sql: str) -> AbstractContextManager[Callable[[int], object]]:
