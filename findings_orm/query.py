@@ -173,7 +173,7 @@ class FindingQuery:
             else:
                 check_plain_text("cursor", value)
             if self.sort_field == "created_at":
-                canonical_time(value)
+                value = time_key(canonical_time(value))
         except (
             IndexError,
             StorageValidationError,
@@ -185,7 +185,7 @@ class FindingQuery:
             raise StorageValidationError.of_field(
                 "cursor", "must be the next_cursor of a page of the same query", self.cursor
             ) from error
-        return value, finding_id
+        return value, finding_id.lower()
 
     def cursor_after(self, document: Mapping[str, Any]) -> str:
         """Return the cursor of the page that follows `document`."""

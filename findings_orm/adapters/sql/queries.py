@@ -229,8 +229,7 @@ def _page(
         sort, sign = query.sort_field, "<" if query.descending else ">"
         position = f"({_sort(sort, hidden)}, {_column('id', hidden)})"
         mark = "?" if sort == "severity" else dialect.mark(sort)
-        value = time_key(after[0]) if sort == "created_at" else after[0]
-        where = (*where, Clause(f"{position} {sign} ({mark}, {dialect.mark('id')})", (value, after[1])))
+        where = (*where, Clause(f"{position} {sign} ({mark}, {dialect.mark('id')})", after))
     return Select(columns, where, _order(query, hidden), limit)
 
 

@@ -65,10 +65,10 @@ def _in_time(query: FindingQuery, limit: int) -> tuple[Merge, tuple[str, ...]]:
     bounded = query if after is None else beyond(query, after[0])
     given = {"from": bounded.created_from, "before": bounded.created_before}
     bounds = {name: time_key(value) for name, value in given.items() if value is not None}
-    values = [*bounds.values()] if after is None else [*bounds.values(), time_key(after[0]), after[1]]
+    values = (*bounds.values(), *(after or ()))
     names = (*bounds, *(() if after is None else ("after",)))
     severities = tuple((one.value, False) for one in _severities(query))
-    return Merge(severities, _statuses(query), "created_at", query.descending, names, limit), tuple(values)
+    return Merge(severities, _statuses(query), "created_at", query.descending, names, limit), values
 
 
 def _by_severity(query: FindingQuery, limit: int) -> tuple[Merge, tuple[str, ...]]:

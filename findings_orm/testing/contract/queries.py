@@ -300,6 +300,17 @@ class QueryContract(Capabilities):
 
     # -- values --------------------------------------------------------------------------------------------
 
+    def test_cursor_in_another_spelling_means_the_same_place(self, store: FindingStore) -> None:
+        times = ("2024-05-01T12:00:00Z", "2024-05-01T12:00:00.250000Z", "2024-05-01T12:00:00.500000Z")
+        store.save_findings([finding(n, created_at=time) for n, time in enumerate(times)])
+        for time in ("2024-05-01T12:00:00Z", "2024-05-01T12:00:00.0Z"):
+            position = ["created_at", time, uuid_of(0).upper()]
+            cursor = base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
+            for start, numbers in (("2024-05-01T12:00:00Z", [1, 2]), ("2024-05-01T12:00:00.4Z", [2])):
+                assert found(store, created_from=start, cursor=cursor) == [uuid_of(n) for n in numbers]
+                rest = found(store, created_from=start, cursor=cursor, severity=list(Severity))
+                assert rest == [uuid_of(n) for n in numbers]
+
     def test_values_that_nothing_has_find_nothing_or_are_refused(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
         names = ("detector_id", "rule_id", "cve_id", "run_id", "tag", "resource_prefix", "text")
