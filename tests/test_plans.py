@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 from servers import PostgresServer
+from sqlalchemy import event
 
 from findings_orm import FindingQuery, FindingStore, open_storage
 from findings_orm.ids import uuid7
@@ -100,25 +101,29 @@ def fill(store: FindingStore, filled: Filled) -> None:
 
 @pytest.fixture(scope="module")
 def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
-    path = tmp_path_factory.mktemp("plans") / "findings.db"
-    with open_storage(f"sqlite:///{path}", synchronous="NORMAL") as store:
-        instructions = [0]
+    url = f"sqlite:///{tmp_path_factory.mktemp('plans')}/findings.db?synchronous=NORMAL"
+    instructions = [0]
 
-        def stepped() -> None:
-            instructions[0] += 10
+    def stepped() -> None:
+        instructions[0] += 10
 
-        @contextmanager
-        def counted() -> Iterator[list[int]]:
-            instructions[0] = 0
-            found: list[int] = []
-            yield found
-            found.append(instructions[0])
+    @contextmanager
+    def counted() -> Iterator[list[int]]:
+        instructions[0] = 0
+        found: list[int] = []
+        yield found
+        found.append(instructions[0])
 
+    with open_storage(url) as store:
         filled = Filled(store, counted)
         fill(store, filled)
-        with store.engine.connect() as connection:  # type: ignore[attr-defined]
+        with store.engine.begin() as connection:  # type: ignore[attr-defined]
             connection.exec_driver_sql("ANALYZE")
-            connection.connection.driver_connection.set_progress_handler(stepped, 10)
+    with open_storage(url) as store:
+        engine = store.engine  # type: ignore[attr-defined]
+        engine.dispose()
+        event.listen(engine, "connect", lambda driver, _record: driver.set_progress_handler(stepped, 10))
+        filled.store = store
         yield filled
 
 
