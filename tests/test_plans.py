@@ -347,7 +347,8 @@ def test_what_looks_at_everything_does_so_once(filled: Filled, name: str) -> Non
 @pytest.mark.parametrize("sort", ALL_SORTS)
 def test_a_page_deep_down_costs_what_the_first_one_does(filled: Filled, sort: str) -> None:
     first, deep = (filled.work(partial(call, filled, "many", sort=sort)) for call in (finding, deeper))
-    assert deep <= 1.3 * first + 10  # of equal values SQLite compares the ids too
+    of_ties = 1.3 if filled.store.adapter == "sqlite" else 1.05  # type: ignore[attr-defined]  # SQLite compares their ids too
+    assert deep <= of_ties * first
     if not sort.endswith(
         "severity"
     ):  # there the first page looks for all severities, a later one for what is left
