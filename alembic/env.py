@@ -81,24 +81,15 @@ def run_online(connection: Connection) -> None:
         context.run_migrations()
         return
     lock_timeout = config.attributes.get("lock_timeout") or given("lock_timeout")
-    build_before(connection, lock_timeout)
+    line = config.cmd_opts
+    if line and line.cmd[0].__name__ == "upgrade" and not connection.in_transaction():
+        current = current_revision(connection)
+        connection.rollback()
+        prebuild(connection, current, line.revision, lock_timeout, config.print_stdout)
     with migration_transaction(connection, tables, lock_timeout=lock_timeout):
         context.configure(connection=connection, **OPTIONS)
         with text_index.kept(connection):
             context.run_migrations()
-
-
-def build_before(connection: Connection, lock_timeout: str | None) -> None:
-    """Before an upgrade, build large indexes while others write."""
-    named = (
-        config.cmd_opts.revision if config.cmd_opts and config.cmd_opts.cmd[0].__name__ == "upgrade" else None
-    )
-    goal = config.attributes.get("goal") or named
-    if goal is None or connection.in_transaction():
-        return
-    current = current_revision(connection)
-    connection.rollback()
-    prebuild(connection, current, goal, lock_timeout, config.attributes.get("say", config.print_stdout))
 
 
 def run_offline() -> None:

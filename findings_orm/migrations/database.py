@@ -153,7 +153,7 @@ def _move(
         connection.rollback()
     if current is not None:
         _refuse_newer(current, where)
-    run(connection, where, direction, revision, lock_timeout, say)
+    run(connection, where, direction, current, revision, lock_timeout, say)
 
 
 def _check_revision(revision: str) -> None:

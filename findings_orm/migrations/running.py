@@ -17,7 +17,9 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData
 
 from findings_orm.errors import SchemaVersionError
+from findings_orm.migrations.prebuilding import prebuild
 from findings_orm.migrations.scripts import new_config, script_directory
+from findings_orm.migrations.transaction import migration_transaction
 
 _ONE_AT_A_TIME = threading.RLock()  # Alembic keeps the running migration in module globals
 
@@ -26,11 +28,16 @@ def run(
     connection: Connection,
     where: str,
     direction: Literal["upgrade", "downgrade"],
+    current: str | None,
     revision: str,
     lock_timeout: str | None,
     say: Callable[[str], None],
 ) -> None:
-    """Run the revisions between where a database stands and `revision`, as ``env.py`` says; `say` is told what takes time.
+    """Run the revisions between where a database stands (`current`) and `revision`, as ``env.py`` says; `say` is told what
+    takes time.
+
+    On PostgreSQL the turn of this database comes before the turn of this process: a caller's transaction may have the one
+    already, and would wait for ever for a thread that has the other.
 
     Raises:
         SchemaVersionError: there is no way to the revision.
@@ -38,10 +45,14 @@ def run(
     config = new_config()
     config.attributes["connection"] = connection
     config.attributes["lock_timeout"] = lock_timeout
-    config.attributes["goal"] = revision if direction == "upgrade" else None
-    config.attributes["say"] = say
     move: Callable[..., None] = getattr(command, direction)
-    with _alone(where):
+    if connection.dialect.name == "sqlite":
+        with _alone(where):
+            move(config, revision)
+        return
+    if direction == "upgrade":
+        prebuild(connection, current, revision, lock_timeout, say)
+    with migration_transaction(connection, frozenset(), lock_timeout=lock_timeout), _alone(where):
         move(config, revision)
 
 

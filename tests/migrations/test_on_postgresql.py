@@ -165,3 +165,43 @@ def test_a_role_that_may_not_make_tables(postgresql: str) -> None:
     with pytest.raises(StorageError, match="permission denied"):
         migrations.upgrade(url)
     assert tables_in(postgresql) == set()
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_threads_with_the_turn_of_a_database_and_of_alembic_do_not_wait_for_each_other(
+    postgresql: str, joined: bool
+) -> None:
+    """One has made its schema, and waits for Alembic; the other one came first there, and waits for the database."""
+    engine = engine_of(postgresql)
+    ended = threading.Event()
+
+    def move_mine(connection: Connection) -> None:
+        migrations.upgrade(connection)
+        connection.commit()
+        ended.set()
+
+    def move_others() -> None:
+        with engine.connect() as connection:
+            if joined:
+                connection.begin()
+            migrations.upgrade(connection)
+            connection.commit()
+
+    with engine.connect() as connection, session(postgresql) as watcher:
+        connection.begin()
+        migrations.make_schema(connection, "mine")
+        threads = [
+            threading.Thread(target=move_others),
+            threading.Thread(target=move_mine, args=(connection,)),
+        ]
+        threads[0].start()
+        waiting = text("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        while not (found := watcher.execute(waiting).all()):
+            time.sleep(0.01)
+        threads[1].start()
+        if not ended.wait(30):
+            watcher.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": found[0][0]})
+        for thread in threads:
+            thread.join()
+        assert found
+    assert migrations.status(postgresql).current == HEAD
