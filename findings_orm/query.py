@@ -96,7 +96,7 @@ class FindingQuery:
         if self.min_severity is not None:
             _check_names("min_severity", (self.min_severity,), Severity)
         self._check_sort()
-        if not 1 <= self.limit <= MAX_PAGE:
+        if type(self.limit) is not int or not 1 <= self.limit <= MAX_PAGE:
             raise StorageValidationError.of_field("limit", f"must be 1 to {MAX_PAGE}", self.limit)
         for name in ("created_from", "created_before"):
             self._canonical_time(name)
@@ -166,16 +166,15 @@ class FindingQuery:
             sort, value, finding_id = json.loads(base64.urlsafe_b64decode(self.cursor.encode()))
             if sort != self._order or not is_uuid(finding_id):
                 raise ValueError("made for another order")
-            if self.sort_field == "severity":
-                tuple(Severity)[value]
-            elif self.sort_field == RELEVANCE:
-                range(WHOLE * len(self.words) + 1).index(value)
+            if self.sort_field in ("severity", RELEVANCE):
+                highest = len(Severity) - 1 if self.sort_field == "severity" else WHOLE * len(self.words)
+                if type(value) is not int or not 0 <= value <= highest:
+                    raise ValueError("no place in the order")
             else:
                 check_plain_text("cursor", value)
             if self.sort_field == "created_at":
                 value = time_key(canonical_time(value))
         except (
-            IndexError,
             StorageValidationError,
             ValueError,
             TypeError,

@@ -31,6 +31,7 @@ from findings_orm.finding import (
     is_uuid,
     validate_finding,
 )
+from findings_orm.forking import Forking
 from findings_orm.ids import now
 from findings_orm.importing import Import
 from findings_orm.ingest import events_of, with_status
@@ -55,7 +56,7 @@ SAVE_BATCH = 1_000
 PURGE_BATCH = 1_000
 
 
-class Store(FindingStore):
+class Store(Forking, FindingStore):
     """A `FindingStore` over records. Base of the adapters of this package; the port says what its methods mean."""
 
     adapter: ClassVar[str]

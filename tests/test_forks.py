@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from findings_orm import FindingStore, StorageUnavailableError, open_storage
+from findings_orm.adapters.sql.sqlite import SQLiteStorageAdapter
 from findings_orm.testing.samples import PROJECT, finding
 
 FILES = ("sqlite:///{}/findings.db", "file://{}/findings")
@@ -141,3 +142,68 @@ def test_child_of_a_store_in_memory_goes_on_with_a_copy(url: str) -> None:
 
         Child(use).work()
         assert len(store.list_findings(PROJECT)) == 1
+
+
+@pytest.mark.parametrize("url", ["memory:", "sqlite://"])
+def test_fork_waits_until_nobody_works_in_a_store_in_memory(url: str) -> None:
+    with open_storage(url) as store:
+        store.save_finding(finding(1))
+        inside, done = threading.Event(), threading.Event()
+
+        def write() -> None:
+            with pytest.raises(KeyError), store.transaction():
+                store.save_finding(finding(2))
+                inside.set()
+                done.wait(0.2)
+                raise KeyError
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        inside.wait()
+
+        def use() -> None:
+            assert len(store.list_findings(PROJECT)) == 1
+            store.save_finding(finding(3))
+
+        child = Child(use)
+        thread.join()
+        child.work()
+        store.save_finding(finding(4))
+        assert len(store.list_findings(PROJECT)) == 2
+
+
+def test_connection_in_use_at_an_earlier_fork_is_closed_before_the_next(tmp_path: pathlib.Path) -> None:
+    place = f"sqlite:///{tmp_path}/findings.db"
+    store = open_storage(place)
+    saving(store, 1)()
+    some = store.iter_findings(PROJECT)
+    next(some)
+    early = Child(lambda: None)
+    assert len(list(some)) == 19
+    child = Child(saving(store, 100))
+    early.work()
+    store.close()
+    child.work()
+    with open_storage(place) as after:
+        assert len(after.list_findings(PROJECT)) == 40
+
+
+def test_connections_that_wait_for_readers_are_limited(tmp_path: pathlib.Path) -> None:
+    with SQLiteStorageAdapter(tmp_path / "findings.db", pool_size=2) as store:
+        store.save_finding(finding(1))
+        ready = threading.Barrier(8)
+
+        def read() -> None:
+            with store._unit(single=True) as unit:
+                ready.wait(60)
+                assert unit.projects() == [PROJECT]
+
+        threads = [threading.Thread(target=read) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found = store.pool()
+        assert found is not None
+        assert found.in_use == 0
+        assert 2 <= found.idle <= 4

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError, StorageValidationError
 from findings_orm.finding import ACTIVE_STATUSES
-from findings_orm.forking import survives_fork
+from findings_orm.forking import FORK_TIMEOUT, survives_fork
 from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, matches, time_key
@@ -428,13 +428,21 @@ class InMemoryStorageAdapter(Store):
         super().__init__()
         self._lock = threading.RLock()
         self._state: State = {}
+        self._at_rest = True
         survives_fork(self)
 
     def before_fork(self) -> None:
-        """See `Forking.before_fork`."""
+        """See `Forking.before_fork`: a copy is whole while nobody else works."""
+        self._at_rest = self._lock.acquire(timeout=FORK_TIMEOUT)
+
+    def after_fork_in_parent(self) -> None:
+        """See `Forking.after_fork_in_parent`."""
+        if self._at_rest:
+            self._lock.release()
 
     def after_fork(self) -> None:
-        """See `Forking.after_fork`: the child goes on with a copy; threads that held the lock are the parent's."""
+        """See `Forking.after_fork`: the child goes on with a copy."""
+        self._closed = self._closed or not self._at_rest
         self._lock = threading.RLock()
         self._local = threading.local()
 

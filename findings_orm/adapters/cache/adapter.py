@@ -20,7 +20,7 @@ from findings_orm.adapters.cache.statistics import Statistics
 from findings_orm.adapters.cache.tokens import Remembered, Tokens
 from findings_orm.adapters.cache.writing import NotifyingStore, Projects
 from findings_orm.errors import StorageUnavailableError
-from findings_orm.forking import survives_fork
+from findings_orm.forking import Forking, survives_fork
 from findings_orm.observing import Observer
 from findings_orm.port import Document, FindingStore, Health
 from findings_orm.query import FindingQuery, Page, Summary
@@ -30,7 +30,7 @@ T = TypeVar("T")
 _PING_SECONDS = 5
 
 
-class RedisCacheAdapter(NotifyingStore):
+class RedisCacheAdapter(Forking, NotifyingStore):
     """A `FindingStore` that answers reads that repeat from a shared Redis (and from the memory of the process).
 
     What it answers is what `inner` would, as of the moment of the read (``consistency="strict"``) or of at most `max_staleness`
@@ -216,9 +216,6 @@ class RedisCacheAdapter(NotifyingStore):
         self._listener.close()
         self._remote.close()
         super().close()
-
-    def before_fork(self) -> None:
-        """See `Forking.before_fork`."""
 
     def after_fork(self) -> None:
         """See `Forking.after_fork`: connections, threads and units of work are the parent's."""

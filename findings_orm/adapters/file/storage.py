@@ -102,9 +102,6 @@ class FileStorageAdapter(Store):
         self._failures = 0
         self._up_to_date = False
 
-    def before_fork(self) -> None:
-        """See `Forking.before_fork`."""
-
     def after_fork(self) -> None:
         """See `Forking.after_fork`: threads, their units of work and the lock on the store are the parent's."""
         at_rest = not self._writers and self._lock.acquire(blocking=False)

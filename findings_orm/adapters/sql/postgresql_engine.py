@@ -1,4 +1,4 @@
-"""A pooled engine for PostgreSQL: options of a URL, connections that are tested before use, processes that fork."""
+"""A pooled engine for PostgreSQL: options of a URL, connections that are tested before use."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from findings_orm.freetext import WHOLE
 from findings_orm.query import FindingQuery, time_key
 
 FEW = 500
+_ORS = 50
 MAX_CODE_POINT, FIRST_SURROGATE, FIRST_AFTER_SURROGATES = 0x10FFFF, 0xD800, 0xE000
 
 RANKED = ("id", "title", "resource", "detector_id", "rule_id", "location")
@@ -66,7 +67,14 @@ def joined(separator: str, clauses: Iterable[Clause]) -> Clause:
 
 
 def any_of(clauses: Iterable[Clause]) -> Clause:
-    """Return whether one of some conditions holds."""
+    """Return whether one of some conditions holds. Many are nested, as SQLite limits the depth of an expression to 1,000."""
+    found = list(clauses)
+    while len(found) > 1:
+        found = [_either(found[n : n + _ORS]) for n in range(0, len(found), _ORS)]
+    return found[0]
+
+
+def _either(clauses: Iterable[Clause]) -> Clause:
     found = joined(" OR ", clauses)
     return Clause(f"({found.sql})", found.values)
 
@@ -326,4 +334,4 @@ def _detected(column: str, wanted: Collection[str], dialect: Dialect) -> Clause:
     found = [dialect.starts_with(column, one[:-1]) for one in wanted if one.endswith("*")]
     if exact:
         found.append(dialect.is_any_text("detector_id", column, exact))
-    return found[0] if len(found) == 1 else any_of(found)
+    return any_of(found)

@@ -8,10 +8,10 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from typing import Any, ClassVar, cast
 
-from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, Pool, StaticPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from findings_orm.adapters.sql.failures import translated
@@ -21,7 +21,8 @@ from findings_orm.adapters.sql.sqlite_records import SQLiteRecords
 from findings_orm.adapters.sql.storage import INHERITED, SqlStore, connection_of
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
-from findings_orm.observing import Pool
+from findings_orm.forking import FORK_TIMEOUT
+from findings_orm.observing import Pool as PoolFigures
 from findings_orm.records import Records
 
 _UNSAFE: set[str] = set()
@@ -40,7 +41,7 @@ class SQLiteStorageAdapter(SqlStore):
             ``"NORMAL"`` is several times as fast for single saves; a power cut (not a crash of the process) may
             then lose the last transactions, but never damages the database.
         busy_timeout: seconds to wait for another writer before `StorageUnavailableError`.
-        pool_size: connections that are kept open.
+        pool_size: connections that are kept open, for reading single answers and for units of work each.
 
     Raises:
         SchemaVersionError: the database is behind (the message names the command that upgrades it) or ahead.
@@ -62,13 +63,20 @@ class SQLiteStorageAdapter(SqlStore):
         target = _url_of(url)
         if synchronous not in ("FULL", "NORMAL"):
             raise StorageValidationError.of_field("synchronous", "must be FULL or NORMAL", synchronous)
+        self._opened: set[object] = set()
         engine = sqlite_engine(
-            target, synchronous=synchronous, busy_timeout=busy_timeout, pool_size=pool_size
+            target,
+            synchronous=synchronous,
+            busy_timeout=busy_timeout,
+            pool_size=pool_size,
+            opened=self._opened,
         )
         self._in_memory = in_memory(target)
-        self._one_at_a_time = threading.RLock() if self._in_memory else nullcontext()
+        self._one_at_a_time = threading.RLock()
+        self._at_rest = True
         self._readers: deque[Connection] = deque()
-        self._in_use_at_fork = 0
+        self._most_readers = pool_size
+        self._former: list[Pool] = []
         self._file = "" if self._in_memory else os.path.realpath(str(target.database))
         super().__init__(engine, target.render_as_string(), owned=True)
         try:
@@ -100,9 +108,13 @@ class SQLiteStorageAdapter(SqlStore):
     def _prepare(self, connection: Connection) -> None:
         prepare_driver(connection.connection.driver_connection)
 
+    def _alone(self) -> AbstractContextManager[object]:
+        """A database in memory has one connection."""
+        return self._one_at_a_time if self._in_memory else nullcontext()
+
     @contextmanager
     def _open_unit(self, *, write: bool) -> Iterator[Records]:
-        with self._one_at_a_time, super()._open_unit(write=write) as unit:
+        with self._alone(), super()._open_unit(write=write) as unit:
             yield unit
 
     @contextmanager
@@ -127,7 +139,7 @@ class SQLiteStorageAdapter(SqlStore):
         Connections wait for the next reader here: to take one out of the pool and to put it back takes longer than most
         answers.
         """
-        with self._one_at_a_time, translated(self._where):
+        with self._alone(), translated(self._where):
             try:
                 connection = self._readers.pop()
             except IndexError:
@@ -137,16 +149,20 @@ class SQLiteStorageAdapter(SqlStore):
             except BaseException:
                 connection.close()
                 raise
-            if self._in_memory or self._closed or connection.in_transaction():
+            full = len(self._readers) >= self._most_readers
+            if self._in_memory or full or connection.in_transaction():
                 connection.close()
-            else:
-                self._readers.append(connection)
+                return
+            self._readers.append(connection)
+            if self._closed:
+                self._close_readers()
 
     def _close_readers(self) -> None:
-        while self._readers:
-            self._readers.pop().close()
+        with suppress(IndexError):
+            while True:
+                self._readers.pop().close()
 
-    def pool(self) -> Pool | None:
+    def pool(self) -> PoolFigures | None:
         """See `Observable.pool`."""
         found = super().pool()
         if found is None:
@@ -155,7 +171,7 @@ class SQLiteStorageAdapter(SqlStore):
         return found._replace(in_use=found.in_use - waiting, idle=found.idle + waiting)
 
     def _release(self) -> None:
-        self._close_readers()
+        self._close_idle()
         super()._release()
 
     # -- forks ----------------------------------------------------------------------------------------------
@@ -168,23 +184,40 @@ class SQLiteStorageAdapter(SqlStore):
         (https://www.sqlite.org/howtocorrupt.html, section 2.6). So there must be none.
         """
         if self._in_memory:
+            self._at_rest = self._one_at_a_time.acquire(timeout=FORK_TIMEOUT)
             return
-        self._close_readers()
-        pool: Any = self.engine.pool
+        self._former.append(self.engine.pool)
         self.engine.dispose(close=False)
-        self._in_use_at_fork = pool.checkedout()
-        pool.dispose()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        """Close the connections that nobody uses; those in use at an earlier fork are in the pools of that time."""
+        self._close_readers()
+        for pool in self._former:
+            pool.dispose()
+        if not self._opened:
+            self._former.clear()
+
+    def after_fork_in_parent(self) -> None:
+        """See `Forking.after_fork_in_parent`."""
+        if self._in_memory and self._at_rest:
+            self._one_at_a_time.release()
 
     def after_fork(self) -> None:
-        """See `Forking.after_fork`. A database in memory is a copy of the parent's."""
+        """See `Forking.after_fork`. A database in memory is a copy, as the thread that forked sees it."""
         if self._in_memory:
+            self._closed = self._closed or not self._at_rest
             self._one_at_a_time = threading.RLock()
+            self._local = threading.local()
+            if self._at_rest:
+                for driver in self._opened:
+                    cast(sqlite3.Connection, driver).commit()
             return
-        pool: Any = self.engine.pool
-        if self._in_use_at_fork or self._readers or pool.checkedin() or pool.checkedout():
+        if self._opened:
             _UNSAFE.add(self._file)
-        INHERITED.append(self._readers)
-        self._readers = deque()
+        INHERITED.append((self._former, self._readers, self._opened.copy()))
+        self._opened.clear()
+        self._former, self._readers = [], deque()
         super().after_fork()
 
     def _connect(self, engine: Engine) -> Connection:
@@ -222,7 +255,8 @@ class SQLiteStorageAdapter(SqlStore):
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "page_count", "page_size", "freelist_count")
         figures = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas}
         version = connection.exec_driver_sql("SELECT sqlite_version()").scalar()
-        return {"sqlite_version": version, **figures, "pool": self.engine.pool.status()}
+        pool = self.pool()
+        return {"sqlite_version": version, **figures, "pool": pool and pool._asdict()}
 
 
 def _url_of(given: str | pathlib.Path | URL) -> URL:

@@ -39,18 +39,26 @@ def prepare_driver(driver: Any) -> None:
 
 
 def sqlite_engine(
-    url: URL, *, synchronous: Synchronous = "FULL", busy_timeout: float = 60.0, pool_size: int = 10
+    url: URL,
+    *,
+    synchronous: Synchronous = "FULL",
+    busy_timeout: float = 60.0,
+    pool_size: int = 10,
+    opened: set[object] | None = None,
 ) -> Engine:
     """Return an engine for a SQLite database, with the settings that the store relies on.
 
     The driver's own transaction handling is off (``isolation_level=None``), so that a transaction begins where the
-    store says so, and DDL is part of it.
+    store says so, and DDL is part of it. All connections that are open, or being opened, are in `opened`.
     """
     arguments: dict[str, Any] = {"timeout": busy_timeout, "check_same_thread": False, "isolation_level": None}
     if in_memory(url):
         engine = create_engine(url, poolclass=StaticPool, connect_args=arguments)
     else:
         engine = create_engine(url, pool_size=pool_size, max_overflow=-1, connect_args=arguments)
+
+    if opened is not None:
+        _count_connections(engine, opened)
 
     @event.listens_for(engine, "connect")
     def settings(driver: Any, _record: object) -> None:
@@ -69,6 +77,23 @@ def sqlite_engine(
             driver.execute("BEGIN")
 
     return engine
+
+
+def _count_connections(engine: Engine, opened: set[object]) -> None:
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
+        opening = object()
+        opened.add(opening)
+        try:
+            driver = dialect.connect(*arguments, **options)
+            opened.add(driver)
+            return driver
+        finally:
+            opened.discard(opening)
+
+    @event.listens_for(engine, "close")
+    def close(driver: Any, _record: object) -> None:
+        opened.discard(driver)
 
 
 def in_memory(url: URL) -> bool:

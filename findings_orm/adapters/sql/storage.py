@@ -112,9 +112,6 @@ class SqlStore(Store):
         with translated(self._where):
             yield from found
 
-    def before_fork(self) -> None:
-        """See `Forking.before_fork`."""
-
     def after_fork(self) -> None:
         """See `Forking.after_fork`: connections and units of work are the parent's."""
         INHERITED.append(self.engine.pool)

@@ -291,7 +291,9 @@ class QueryContract(Capabilities):
     def test_forged_cursor_gives_no_foreign_error(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
         for sort in (*SORTS, "-severity"):
-            values: list[Any] = [10**30, -(10**30)] if sort.endswith("severity") else list(HARD_VALUES)
+            values: list[Any] = (
+                [10**30, -(10**30), -1, 1.5, True, None] if sort.endswith("severity") else list(HARD_VALUES)
+            )
             for value, finding_id in itertools.product(values, HARD_VALUES):
                 text = json.dumps([sort, value, finding_id])
                 self._find_or_refuse(
@@ -323,6 +325,7 @@ class QueryContract(Capabilities):
         assert found(store, cwe=[*range(100, 40_000), 89]) == [uuid_of(2)]
         assert found(store, rule_id=[*(f"r{n}" for n in range(40_000)), "tech"]) == [uuid_of(2)]
         assert found(store, cwe=[2**70, -1, 0]) == []
+        assert found(store, detector_id=[*(f"d{n}*" for n in range(3_000)), "scan.nuclei2*"]) == [uuid_of(3)]
         assert len(found(store, text="finding " * 2000)) == 5
 
     def _find_or_refuse(self, store: FindingStore, **conditions: Any) -> None:
@@ -342,6 +345,7 @@ class QueryContract(Capabilities):
         wrong: list[dict[str, Any]] = [
             {"severity": "High"}, {"severity": ["low", "x"]}, {"min_severity": "none"}, {"status": "closed"},
             {"sort": "id"}, {"sort": ""}, {"sort": "--title"}, {"limit": 0}, {"limit": -1}, {"limit": MAX_PAGE + 1},
+            {"limit": 2.5}, {"limit": True},
             {"created_from": "2024-05-01"}, {"created_before": "2024-05-01T00:00:00+00:00"}, {"created_from": "x"},
         ]  # fmt: skip
         for conditions in wrong:
