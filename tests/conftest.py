@@ -1,4 +1,8 @@
-"""Fixtures of stores, and the size of property tests (``FINDINGS_TEST_SCALE=full`` for the large one)."""
+"""Fixtures of stores, and the size of property tests (``FINDINGS_TEST_SCALE=full`` for the large one).
+
+Tests that repeat others in another place, or end processes, are marked ``no_cover``: coverage, of which they give nothing new,
+takes them nearly as long again.
+"""
 
 from __future__ import annotations
 

@@ -59,6 +59,7 @@ class TestPostgreSQL18(FindingStoreContract):
 
 if lowest_binaries():
 
+    @pytest.mark.no_cover
     class TestPostgreSQL15(TestPostgreSQL18):
         @pytest.fixture
         def reopen(self, postgresql_15_url: str) -> Callable[[], FindingStore]:

@@ -57,6 +57,7 @@ class TestDecoratedMemory(FindingStoreContract):
             yield store
 
 
+@pytest.mark.no_cover
 class TestDecoratedSQLite(FindingStoreContract):
     persistent = True
     shared_between_processes = True
@@ -71,6 +72,7 @@ class TestDecoratedSQLite(FindingStoreContract):
             yield store
 
 
+@pytest.mark.no_cover
 class TestDecoratedPostgreSQL(FindingStoreContract):
     persistent = True
     shared_between_processes = True

@@ -23,6 +23,8 @@ from findings_orm.ids import uuid7
 from findings_orm.observing import Ended, Observer, Statement
 from findings_orm.query import SORTS
 
+pytestmark = pytest.mark.no_cover
+
 FEW = 25_000 if os.environ.get("FINDINGS_TEST_SCALE") == "full" else 3_000
 MANY = 4 * FEW
 CLOSED = 40
@@ -347,7 +349,7 @@ def test_what_looks_at_everything_does_so_once(filled: Filled, name: str) -> Non
 @pytest.mark.parametrize("sort", ALL_SORTS)
 def test_a_page_deep_down_costs_what_the_first_one_does(filled: Filled, sort: str) -> None:
     first, deep = (filled.work(partial(call, filled, "many", sort=sort)) for call in (finding, deeper))
-    of_ties = 1.3 if filled.store.adapter == "sqlite" else 1.05  # type: ignore[attr-defined]  # SQLite compares their ids too
+    of_ties = 1.3 if filled.store.adapter == "sqlite" else 1.2  # type: ignore[attr-defined]  # SQLite compares their ids too
     assert deep <= of_ties * first
     if not sort.endswith(
         "severity"

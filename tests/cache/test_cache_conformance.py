@@ -49,6 +49,7 @@ class TestMemoryStrict(_Cached):
         return lambda: open_storage("memory:", cache=redis.url, cache_options=self.mode)
 
 
+@pytest.mark.no_cover
 class TestMemoryBounded(TestMemoryStrict):
     mode = BOUNDED
 
@@ -66,10 +67,12 @@ class TestSQLiteStrict(_Cached):
         return lambda: open_storage(f"sqlite:///{path}", cache=redis.url, cache_options=self.mode)
 
 
+@pytest.mark.no_cover
 class TestSQLiteBounded(TestSQLiteStrict):
     mode = BOUNDED
 
 
+@pytest.mark.no_cover
 class TestPostgreSQLStrict(_Cached):
     mode = STRICT
     persistent = True

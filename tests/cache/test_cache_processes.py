@@ -29,6 +29,8 @@ from worker import PROCESSES, REGISTERS, register
 from findings_orm import open_storage
 from findings_orm.testing.samples import PROJECT, finding
 
+pytestmark = pytest.mark.no_cover
+
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 OPERATIONS = 2_000 if FULL else 300
 BOUND = 0.5

@@ -22,6 +22,8 @@ from findings_orm.backup.copying import states_of
 from findings_orm.testing.samples import run_of
 from tests.faults.importer import findings
 
+pytestmark = pytest.mark.no_cover
+
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KILLS = 30 if FULL else 3

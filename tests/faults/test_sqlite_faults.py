@@ -16,6 +16,8 @@ import pytest
 from findings_orm import StorageIntegrityError, StorageUnavailableError, open_storage
 from tests.faults.importer import findings
 
+pytestmark = pytest.mark.no_cover
+
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -13,6 +13,8 @@ from servers import TEMPLATE, PostgresServer, down_and_up, lowest_binaries
 from findings_orm import FindingStore, open_storage
 from findings_orm.testing.machine import digest, run_sequence, store_machine
 
+pytestmark = pytest.mark.no_cover
+
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 VERSIONS = ["18", "15"] if lowest_binaries() else ["18"]
 SCALE = settings(

@@ -77,6 +77,7 @@ def _wait(port: int) -> None:
 
 if PGBOUNCER:
 
+    @pytest.mark.no_cover
     class TestThroughPgBouncer(FindingStoreContract):
         persistent = True
         shared_between_processes = True
