@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from findings_orm import FindingStore, StorageUnavailableError, open_storage
+from findings_orm import FindingStore, StorageIntegrityError, StorageUnavailableError, open_storage
 from findings_orm.adapters.sql.sqlite import SQLiteStorageAdapter
 from findings_orm.testing.samples import PROJECT, finding
 
@@ -207,3 +207,14 @@ def test_connections_that_wait_for_readers_are_limited(tmp_path: pathlib.Path) -
         assert found is not None
         assert found.in_use == 0
         assert 2 <= found.idle <= 4
+
+
+def test_connection_that_could_not_be_prepared_is_closed(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "findings.db"
+    with SQLiteStorageAdapter(path) as store:
+        store.engine.dispose()
+        path.with_name("findings.db-wal").unlink(missing_ok=True)
+        path.write_bytes(b"no database at all, whatever its name says")
+        with pytest.raises(StorageIntegrityError):
+            store.list_projects()
+        assert store._opened == set()

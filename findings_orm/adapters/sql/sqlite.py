@@ -167,8 +167,8 @@ class SQLiteStorageAdapter(SqlStore):
         found = super().pool()
         if found is None:
             return None
-        waiting = len(self._readers)
-        return found._replace(in_use=found.in_use - waiting, idle=found.idle + waiting)
+        idle = found.idle + len(self._readers)
+        return found._replace(in_use=max(len(self._opened) - idle, 0), idle=idle)
 
     def _release(self) -> None:
         self._close_idle()

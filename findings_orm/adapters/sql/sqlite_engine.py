@@ -44,7 +44,7 @@ def sqlite_engine(
     synchronous: Synchronous = "FULL",
     busy_timeout: float = 60.0,
     pool_size: int = 10,
-    opened: set[object] | None = None,
+    opened: set[object],
 ) -> Engine:
     """Return an engine for a SQLite database, with the settings that the store relies on.
 
@@ -57,17 +57,21 @@ def sqlite_engine(
     else:
         engine = create_engine(url, pool_size=pool_size, max_overflow=-1, connect_args=arguments)
 
-    if opened is not None:
-        _count_connections(engine, opened)
+    _count_connections(engine, opened)
 
     @event.listens_for(engine, "connect")
     def settings(driver: Any, _record: object) -> None:
-        driver.execute("PRAGMA journal_mode = WAL")
-        driver.execute(f"PRAGMA synchronous = {synchronous}")
-        driver.execute("PRAGMA foreign_keys = ON")
-        driver.execute("PRAGMA trusted_schema = OFF")
-        driver.execute("PRAGMA cache_size = -16000")
-        prepare_driver(driver)
+        try:
+            driver.execute("PRAGMA journal_mode = WAL")
+            driver.execute(f"PRAGMA synchronous = {synchronous}")
+            driver.execute("PRAGMA foreign_keys = ON")
+            driver.execute("PRAGMA trusted_schema = OFF")
+            driver.execute("PRAGMA cache_size = -16000")
+            prepare_driver(driver)
+        except BaseException:  # SQLAlchemy would leave it open
+            opened.discard(driver)
+            driver.close()
+            raise
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
