@@ -22,6 +22,7 @@ class TestMemory(FindingStoreContract):
             yield store
 
 
+@pytest.mark.no_cover
 class TestSQLiteInMemory(FindingStoreContract):
     @pytest.fixture
     def store(self) -> Iterator[FindingStore]:
