@@ -10,6 +10,9 @@ from weakref import ref
 FORK_TIMEOUT = 5.0
 """Seconds that a fork waits for the threads that work in a store in memory; after that, its copy in the child is closed."""
 
+INHERITED: list[object] = []
+"""Connections and locks of a parent, in a child: collected, they would be closed or given back."""
+
 _log = logging.getLogger(__name__)
 
 

@@ -66,6 +66,10 @@ class Store(Forking, FindingStore):
         self._local = threading.local()
         self._closed = False
 
+    def after_fork(self) -> None:
+        """See `Forking.after_fork`: units of work are the parent's."""
+        self._local = threading.local()
+
     # -- what an adapter provides ---------------------------------------------------------------------------
 
     def _open_unit(self, *, write: bool) -> AbstractContextManager[Records]:

@@ -52,6 +52,23 @@ def saving(store: FindingStore, first: int) -> Callable[[], None]:
     return save
 
 
+def undoing(store: FindingStore, done: threading.Event, *, seconds: float | None = None) -> threading.Thread:
+    """Return a thread that is inside a transaction, which it undoes when it is told to, or after some seconds."""
+    inside = threading.Event()
+
+    def write() -> None:
+        with pytest.raises(KeyError), store.transaction():
+            store.save_finding(finding(2))
+            inside.set()
+            done.wait(seconds)
+            raise KeyError
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    inside.wait()
+    return thread
+
+
 @on_files
 def test_what_a_child_saves_outlives_the_parents_store(url: str, tmp_path: pathlib.Path) -> None:
     place = url.format(tmp_path)
@@ -108,22 +125,13 @@ def test_fork_while_another_thread_writes_files(tmp_path: pathlib.Path) -> None:
     """The child waits for the lock of the parent's thread, and sees nothing of what that did not commit."""
     with open_storage(f"file://{tmp_path}/findings") as store:
         store.save_finding(finding(1))
-        inside, done = threading.Event(), threading.Event()
-
-        def write() -> None:
-            with pytest.raises(KeyError), store.transaction():
-                store.save_finding(finding(2))
-                inside.set()
-                done.wait()
-                raise KeyError
+        done = threading.Event()
 
         def read_and_save() -> None:
             assert len(store.list_findings(PROJECT)) == 1
             store.save_finding(finding(3))
 
-        thread = threading.Thread(target=write)
-        thread.start()
-        inside.wait()
+        thread = undoing(store, done)
         child = Child(read_and_save)
         done.set()
         thread.join()
@@ -148,18 +156,7 @@ def test_child_of_a_store_in_memory_goes_on_with_a_copy(url: str) -> None:
 def test_fork_waits_until_nobody_works_in_a_store_in_memory(url: str) -> None:
     with open_storage(url) as store:
         store.save_finding(finding(1))
-        inside, done = threading.Event(), threading.Event()
-
-        def write() -> None:
-            with pytest.raises(KeyError), store.transaction():
-                store.save_finding(finding(2))
-                inside.set()
-                done.wait(0.2)
-                raise KeyError
-
-        thread = threading.Thread(target=write)
-        thread.start()
-        inside.wait()
+        thread = undoing(store, threading.Event(), seconds=0.2)
 
         def use() -> None:
             assert len(store.list_findings(PROJECT)) == 1

@@ -442,9 +442,9 @@ class InMemoryStorageAdapter(Store):
 
     def after_fork(self) -> None:
         """See `Forking.after_fork`: the child goes on with a copy."""
+        super().after_fork()
         self._closed = self._closed or not self._at_rest
         self._lock = threading.RLock()
-        self._local = threading.local()
 
     @contextmanager
     def _open_unit(self, *, write: bool) -> Iterator[Records]:

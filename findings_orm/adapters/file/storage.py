@@ -20,17 +20,13 @@ from findings_orm.adapters.file.records import FileRecords, Operation
 from findings_orm.adapters.memory import MemoryRecords
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
-from findings_orm.forking import survives_fork
+from findings_orm.forking import INHERITED, survives_fork
 from findings_orm.records import Records
 from findings_orm.store import Store
 
 _log = logging.getLogger(__name__)
 _TURN = 0.1
 """Seconds for which the threads of one process may pass the lock on among themselves while others wait."""
-
-
-_INHERITED: list[StoreLock] = []
-"""Locks of a parent, in a child: collected, they would be given back."""
 
 
 @dataclass(slots=True)
@@ -105,8 +101,8 @@ class FileStorageAdapter(Store):
     def after_fork(self) -> None:
         """See `Forking.after_fork`: threads, their units of work and the lock on the store are the parent's."""
         at_rest = not self._writers and self._lock.acquire(blocking=False)
-        _INHERITED.append(self._process)
-        self._local = threading.local()
+        super().after_fork()
+        INHERITED.append(self._process)
         self._begin()
         if not at_rest:
             self._copy = loading.Copy(self._copy.manifest)

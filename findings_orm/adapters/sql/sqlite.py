@@ -18,10 +18,10 @@ from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.sqlite_engine import Synchronous, in_memory, prepare_driver, sqlite_engine
 from findings_orm.adapters.sql.sqlite_records import SQLiteRecords
-from findings_orm.adapters.sql.storage import INHERITED, SqlStore, connection_of
+from findings_orm.adapters.sql.storage import SqlStore, connection_of
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
-from findings_orm.forking import FORK_TIMEOUT
+from findings_orm.forking import FORK_TIMEOUT, INHERITED
 from findings_orm.observing import Pool as PoolFigures
 from findings_orm.records import Records
 
@@ -203,12 +203,11 @@ class SQLiteStorageAdapter(SqlStore):
         if self._in_memory and self._at_rest:
             self._one_at_a_time.release()
 
-    def after_fork(self) -> None:
-        """See `Forking.after_fork`. A database in memory is a copy, as the thread that forked sees it."""
+    def _leave_connections(self) -> None:
+        """See `SqlStore._leave_connections`. A database in memory is a copy, as the thread that forked sees it."""
         if self._in_memory:
             self._closed = self._closed or not self._at_rest
             self._one_at_a_time = threading.RLock()
-            self._local = threading.local()
             if self._at_rest:
                 for driver in self._opened:
                     cast(sqlite3.Connection, driver).commit()
@@ -218,7 +217,7 @@ class SQLiteStorageAdapter(SqlStore):
         INHERITED.append((self._former, self._readers, self._opened.copy()))
         self._opened.clear()
         self._former, self._readers = [], deque()
-        super().after_fork()
+        super()._leave_connections()
 
     def _connect(self, engine: Engine) -> Connection:
         if self._file in _UNSAFE:

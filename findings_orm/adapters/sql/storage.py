@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Self
@@ -14,13 +13,10 @@ from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.watching import Watch
 from findings_orm.errors import StorageError
-from findings_orm.forking import survives_fork
+from findings_orm.forking import INHERITED, survives_fork
 from findings_orm.observing import Observer, Pool
 from findings_orm.records import Records
 from findings_orm.store import Store
-
-INHERITED: list[object] = []
-"""Connections of a parent, in a child: they must not be closed, as they would be if they were collected."""
 
 
 class SqlStore(Store):
@@ -113,10 +109,14 @@ class SqlStore(Store):
             yield from found
 
     def after_fork(self) -> None:
-        """See `Forking.after_fork`: connections and units of work are the parent's."""
+        """See `Forking.after_fork`."""
+        super().after_fork()
+        self._leave_connections()
+
+    def _leave_connections(self) -> None:
+        """Leave all connections to the parent, in a forked child."""
         INHERITED.append(self.engine.pool)
         self.engine.dispose(close=False)
-        self._local = threading.local()
 
     # -- figures --------------------------------------------------------------------------------------------
 
