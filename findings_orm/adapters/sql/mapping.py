@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
+from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -200,3 +201,9 @@ def rejected_row(original: RejectedOriginal, text: str) -> tuple[Any, ...]:
 def names(columns: Iterable[str]) -> str:
     """Return column names for a statement."""
     return ", ".join(columns)
+
+
+@lru_cache(64)
+def aliased(columns: tuple[str, ...], alias: str) -> str:
+    """Return column names for a statement, each after an alias such as ``f.``."""
+    return names(f"{alias}{column}" for column in columns)

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
-from findings_orm.adapters.sql.mapping import FINDING_COLUMNS
 from findings_orm.adapters.sql.models import INDEXED, SORTED_TEXTS
 from findings_orm.adapters.sql.postgresql_text_index import IS_ASCII, has_words
 from findings_orm.adapters.sql.postgresql_types import TYPES, shown_all
-from findings_orm.adapters.sql.queries import FEW, Clause, Dialect, Select, any_of, counted, joined, places
+from findings_orm.adapters.sql.queries import (
+    FEW,
+    Clause,
+    Dialect,
+    Select,
+    all_of,
+    any_of,
+    counted,
+    joined,
+    places,
+)
 from findings_orm.adapters.sql.types import json_text
 from findings_orm.query import FindingQuery
 
@@ -93,19 +102,13 @@ def by_key(select: Select, ids: Clause) -> Clause:
     return Clause(sql, (*ids.values, *found.values))
 
 
-def of_project(project_id: str) -> Select:
-    """Return the SELECT of the documents of a project."""
-    columns = shown_all("findings", FINDING_COLUMNS, "findings.")
-    return Select(columns, (Clause("findings.project_id = ?", (project_id,)),))
-
-
 def page(query: FindingQuery, dialect: Dialect, limit: int) -> Clause:
     """Return the statement that looks up the ids of a page, and then each row by its key.
 
     For the ids alone the index in their order is the cheapest one, however few findings the planner takes a project for.
     """
     way = " DESC" if query.descending else ""
-    found = by_key(of_project(query.project_id), places(query, dialect, limit))
+    found = by_key(all_of(query.project_id, dialect), places(query, dialect, limit))
     return Clause(f"{found.sql} ORDER BY ids.place{way}, ids.id{way} LIMIT {limit}", found.values)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
-from findings_orm.adapters.sql.mapping import FINDING_COLUMNS, names
+from findings_orm.adapters.sql.mapping import FINDING_COLUMNS, aliased
+from findings_orm.adapters.sql.statements import marks
 from findings_orm.adapters.sql.types import json_text
 from findings_orm.finding import MAX_NUMBER, Severity
 from findings_orm.freetext import WHOLE
@@ -79,10 +80,6 @@ def _either(clauses: Iterable[Clause]) -> Clause:
     return Clause(f"({found.sql})", found.values)
 
 
-def _marks(values: Collection[Any]) -> str:
-    return ", ".join("?" * len(values))
-
-
 def _column(name: str, hidden: frozenset[str] = _NOTHING) -> str:
     """Return a column; a hidden one has a plus before it, so that no index of SQLite serves the condition or the order."""
     return f"+findings.{name}" if name in hidden else f"findings.{name}"
@@ -100,7 +97,7 @@ class Dialect:
 
     def columns(self, columns: Iterable[str]) -> str:
         """Return columns of findings, as `mapping` takes them."""
-        return names(f"findings.{name}" for name in columns)
+        return aliased(tuple(columns), "findings.")
 
     def mark(self, name: str) -> str:
         """Return the mark of a value that is compared with a column."""
@@ -112,7 +109,7 @@ class Dialect:
         if len(values) == 1:
             return Clause(f"{column} = ?", values)
         if len(values) <= FEW:
-            return Clause(f"{column} IN ({_marks(values)})", values)
+            return Clause(f"{column} IN ({marks(values)})", values)
         return Clause(f"{column} IN (SELECT value FROM json_each(?))", (json_text(values),))  # noqa: S608
 
     def is_any_text(self, name: str, column: str, values: tuple[str, ...]) -> Clause:
@@ -162,7 +159,7 @@ class Dialect:
 
     def holds_words(self, words: tuple[str, ...]) -> Clause:
         """Return whether the searched text has all words; compare `findings_orm.query.search_text`."""
-        columns = names(f"findings.{name}" for name in RANKED[1:])
+        columns = aliased(RANKED[1:], "findings.")
         return Clause(f"findings_hold_words(?, {columns}) = 1", (json_text(words),))
 
 
@@ -196,9 +193,17 @@ def matched_first(query: FindingQuery, dialect: Dialect, limit: int) -> Clause:
     """Return the statement that looks up what matches, and sorts that: for SQLite."""
     hidden = dialect.beside_others | {"id", "created_at", query.sort_field}
     ids = _page(query, dialect, limit, _column("id"), hidden).whole()
-    of_project = Clause("findings.project_id = ?", (query.project_id,))
-    found = Select(dialect.columns(FINDING_COLUMNS), (of_project,), _order(query, hidden))
+    found = all_of(query.project_id, dialect)._replace(order=_order(query, hidden))
     return dialect.looked_up(found, ids)
+
+
+def all_of(project_id: str, dialect: Dialect) -> Select:
+    """Return the SELECT of all documents of a project."""
+    return Select(dialect.columns(FINDING_COLUMNS), (_of_project(project_id),))
+
+
+def _of_project(project_id: str) -> Clause:
+    return Clause("findings.project_id = ?", (project_id,))
 
 
 def few(query: FindingQuery, dialect: Dialect, limit: int) -> Clause:
@@ -295,7 +300,7 @@ def conditions(
 
 
 def _conditions(query: FindingQuery, dialect: Dialect, hidden: frozenset[str]) -> Iterator[Clause]:
-    yield Clause("findings.project_id = ?", (query.project_id,))
+    yield _of_project(query.project_id)
     for name, values in (("severity", query.severities), ("status", query.status), ("run_id", query.run_id)):
         if values:
             yield dialect.is_any(name, _column(name, hidden), tuple(values))

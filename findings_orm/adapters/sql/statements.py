@@ -13,7 +13,7 @@ from findings_orm.adapters.sql.mapping import (
     FINDING_COLUMNS,
     IDENTITY_COLUMNS,
     Row,
-    names,
+    aliased,
 )
 from findings_orm.adapters.sql.watching import Watch, others_listen
 from findings_orm.records import (
@@ -27,11 +27,6 @@ LOOKUP_BATCH = 5_000
 def _returns_rows(sql: str) -> bool:
     """Return whether a statement of this package has a result; to ask the driver takes longer than to fetch it."""
     return sql.startswith("SELECT") or " RETURNING " in sql
-
-
-@lru_cache(64)
-def _names(columns: tuple[str, ...], alias: str) -> str:
-    return names(f"{alias}{column}" for column in columns)
 
 
 class SqlStatements:
@@ -89,7 +84,7 @@ class SqlStatements:
 
     def _columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
         """Return columns for a SELECT, in the form that `mapping` takes."""
-        return _names(tuple(columns), alias)
+        return aliased(tuple(columns), alias)
 
     def _joined(self) -> str:
         """Return the SELECT of findings with their identities."""
