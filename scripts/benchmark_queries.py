@@ -84,9 +84,11 @@ class Driver:
     def __init__(self, kind: str, run: Callable[[str, Sequence[Any]], list[Any]]) -> None:
         self.kind = kind
         self._run = run
-        self.columns = (
-            names(FINDING_COLUMNS) if kind == "SQLite" else shown_all("findings", FINDING_COLUMNS, "f.")
-        )
+        self.columns = self.shown("findings", FINDING_COLUMNS, "f.")
+
+    def shown(self, table: str, columns: tuple[str, ...], alias: str) -> str:
+        """Return columns for a SELECT, as the store's functions for rows take them."""
+        return names(columns) if self.kind == "SQLite" else shown_all(table, columns, alias)
 
     def rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         """Return the rows of a statement."""
@@ -258,11 +260,7 @@ class Select(NamedTuple):
 
     def __call__(self, driver: Driver) -> object:
         """Return all of them."""
-        columns = (
-            names(self.columns)
-            if driver.kind == "SQLite"
-            else shown_all(self.table, self.columns, f"{self.table}.")
-        )
+        columns = driver.shown(self.table, self.columns, f"{self.table}.")
         sql = f"SELECT {columns} FROM {self.table} WHERE project_id = ? AND {self.where}"  # noqa: S608
         return [self.made(row) for row in driver.rows(sql, (LARGE, *self.values))]
 
@@ -283,7 +281,7 @@ class Measured:
 
 
 def race(shape: Shape, store: FindingStore, driver: Driver, findings: int, seconds: float) -> Measured:
-    """Let both take turns for some seconds, and check that pages are the same."""
+    """Let both take turns for some seconds, and check that the answers are the same."""
     ours, raw = shape.ours(store), shape.raw(driver)
     if isinstance(ours, int | list) and ours != raw:
         raise SystemExit(f"{driver.kind}: {shape.name}: not the same answer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import alembic.context
@@ -46,13 +46,12 @@ def run(
     config.attributes["connection"] = connection
     config.attributes["lock_timeout"] = lock_timeout
     move: Callable[..., None] = getattr(command, direction)
-    if connection.dialect.name == "sqlite":
-        with _alone(where):
-            move(config, revision)
-        return
-    if direction == "upgrade":
-        prebuild(connection, current, revision, lock_timeout, say)
-    with migration_transaction(connection, frozenset(), lock_timeout=lock_timeout), _alone(where):
+    turn: AbstractContextManager[None] = nullcontext()
+    if connection.dialect.name == "postgresql":
+        if direction == "upgrade":
+            prebuild(connection, current, revision, lock_timeout, say)
+        turn = migration_transaction(connection, frozenset(), lock_timeout=lock_timeout)
+    with turn, _alone(where):
         move(config, revision)
 
 
