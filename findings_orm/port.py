@@ -285,7 +285,8 @@ class FindingStore(StoragePort, Protocol):
         """Return one page of the findings that `query` describes, and the cursor of the next one.
 
         A cursor names the last finding of its page (keyset), so pages at any depth cost the same and neither
-        repeat nor skip a finding that stays, whatever is inserted or deleted meanwhile.
+        repeat nor skip a finding that stays, whatever is inserted or deleted meanwhile. It is refused by any other query
+        (`StorageValidationError`, field ``cursor``), when that is made.
         """
 
     def count(self, query: FindingQuery) -> int:

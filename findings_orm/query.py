@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
-import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -58,7 +58,8 @@ class FindingQuery:
         sort: one of `SORTS`, descending with a leading ``-``; ties are broken by id in the same direction. With `text`
             also ``relevance`` (see `findings_orm.freetext.relevance`); ``-relevance`` is the best first.
         limit: the size of a page, 1 to `MAX_PAGE`.
-        cursor: `Page.next_cursor` of the page before; None for the first one.
+        cursor: `Page.next_cursor` of the page before; None for the first one. It holds for the same project, conditions and
+            `sort` only; `limit` may change from page to page.
 
     A single value may be given in place of a set. Raises `StorageValidationError` for values that can't match.
     """
@@ -151,29 +152,34 @@ class FindingQuery:
             return relevance(self.words, document)
         return SORTS[self.sort_field](document)
 
-    @property
-    def _order(self) -> str:
-        """What a cursor holds for: the sort, and the words where they decide."""
-        decisive = self.words if self.sort_field == RELEVANCE else ()
-        return f"{self.sort} {zlib.crc32(' '.join(decisive).encode())}" if decisive else self.sort
+    @cached_property
+    def _binding(self) -> str:
+        """What a cursor holds for, in short: the project, what matches, and the order, however it was written."""
+        sets = [sorted(set(getattr(self, name))) for name in _SETS if name != "severity"]
+        times = (self.created_from, self.created_before)
+        meaning = (
+            self.project_id,
+            self.sort,
+            sorted(set(self.severities)),
+            *sets,
+            self.resource_prefix,
+            *(time and time_key(time) for time in times),
+            sorted(self.words),
+        )
+        return hashlib.blake2b(json.dumps(meaning).encode(), digest_size=6).hexdigest()
 
     @cached_property
     def after(self) -> tuple[Any, str] | None:
         """The sort value and the id of the last finding of the page before, from `cursor`."""
         if self.cursor is None:
             return None
+        rule = "must be the next_cursor of a page of the same query"
         try:
-            sort, value, finding_id = json.loads(base64.urlsafe_b64decode(self.cursor.encode()))
-            if sort != self._order or not is_uuid(finding_id):
-                raise ValueError("made for another order")
-            if self.sort_field in ("severity", RELEVANCE):
-                highest = len(Severity) - 1 if self.sort_field == "severity" else WHOLE * len(self.words)
-                if type(value) is not int or not 0 <= value <= highest:
-                    raise ValueError("no place in the order")
-            else:
-                check_plain_text("cursor", value)
-            if self.sort_field == "created_at":
-                value = time_key(canonical_time(value))
+            binding, value, finding_id = json.loads(base64.urlsafe_b64decode(self.cursor.encode()))
+            if binding != self._binding:
+                rule = _why_unbound(binding)
+                raise ValueError("made for another query")
+            return self._position(value, finding_id)
         except (
             StorageValidationError,
             ValueError,
@@ -181,21 +187,46 @@ class FindingQuery:
             AttributeError,
             RecursionError,
         ) as error:
-            raise StorageValidationError.of_field(
-                "cursor", "must be the next_cursor of a page of the same query", self.cursor
-            ) from error
+            raise StorageValidationError.of_field("cursor", rule, self.cursor) from error
+
+    def _position(self, value: Any, finding_id: Any) -> tuple[Any, str]:
+        """Return a place in the order, or raise."""
+        if not is_uuid(finding_id):
+            raise ValueError("no id")
+        if self.sort_field in ("severity", RELEVANCE):
+            highest = len(Severity) - 1 if self.sort_field == "severity" else WHOLE * len(self.words)
+            if type(value) is not int or not 0 <= value <= highest:
+                raise ValueError("no place in the order")
+        else:
+            check_plain_text("cursor", value)
+        if self.sort_field == "created_at":
+            value = time_key(canonical_time(value))
         return value, finding_id.lower()
 
     def cursor_after(self, document: Mapping[str, Any]) -> str:
         """Return the cursor of the page that follows `document`."""
-        position = [self._order, self.sort_value(document), document["id"]]
-        return base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
+        position = [self._binding, self.sort_value(document), document["id"]]
+        text = json.dumps(position, separators=(",", ":"))
+        return base64.urlsafe_b64encode(text.encode()).decode()
 
     def page_of(self, documents: list[dict[str, Any]]) -> Page:
         """Return the page made of up to `limit` + 1 sorted documents, the last one only a sign of more."""
         items = documents[: self.limit]
         more = len(documents) > self.limit
         return Page(items=items, next_cursor=self.cursor_after(items[-1]) if more else None)
+
+
+def _why_unbound(binding: object) -> str:
+    """Return why a cursor does not hold for a query; releases before cursors were bound to one began them with the order."""
+    order = binding.removeprefix("-").partition(" ")[0] if isinstance(binding, str) else ""
+    if order in SORTS or order == RELEVANCE:
+        return (
+            "is one of an older release, which does not say what was asked: begin with the first page again"
+        )
+    return (
+        "is the next_cursor of another query: project, conditions and sort must be those of the page before (only limit "
+        "may change); leave it out for the first page"
+    )
 
 
 _SETS = ("severity", "status", "detector_id", "rule_id", "cwe", "cve_id", "run_id", "tag")

@@ -101,7 +101,8 @@ def list_(
         typer.Option("--limit", "-n", metavar="N", help=f"Size of a page (default {DEFAULT_LIMIT})."),
     ] = None,
     cursor: Annotated[
-        str | None, typer.Option("--cursor", metavar="CURSOR", help="Where the page before ended.")
+        str | None,
+        typer.Option("--cursor", metavar="CURSOR", help="Where the page before ended, of the same query."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All findings instead of one page.")] = False,
     form: Annotated[

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -326,7 +325,7 @@ class PostgreSQLRecords(SqlRecords):
             return super().select(query, limit)
         if not self._has_text_index():
             return self._exact(query, queries.selected(query, self.dialect, None), IS_ASCII, limit)
-        statement = queries.selected(replace(query, text=""), self.dialect, limit)
+        statement = queries.selected(query, self.dialect, limit, words=False)
         rows = self._run(*self._of_ascii(statement, query).whole())
         found = [mapping.document_of(row) for row in rows]
         others = statement.that(_NOT_ASCII)._replace(limit=None)

@@ -174,14 +174,19 @@ def _end_of(prefix: str) -> str | None:
 
 
 def selected(
-    query: FindingQuery, dialect: Dialect, limit: int | None, hidden: frozenset[str] = _NOTHING
+    query: FindingQuery,
+    dialect: Dialect,
+    limit: int | None,
+    hidden: frozenset[str] = _NOTHING,
+    *,
+    words: bool = True,
 ) -> Select:
     """Return the SELECT of the first `limit` documents (None: all) in the query's order after its cursor.
 
     The position is one comparison of rows, and no other bound on the column that is sorted by is beside it: SQLite would
     begin at that, and pass over all findings with the same value before the position.
     """
-    return _page(query, dialect, limit, dialect.columns(FINDING_COLUMNS), hidden)
+    return _page(query, dialect, limit, dialect.columns(FINDING_COLUMNS), hidden, words=words)
 
 
 def walked(query: FindingQuery, dialect: Dialect, limit: int) -> Clause:
@@ -234,10 +239,12 @@ def _page(
     limit: int | None,
     columns: str,
     hidden: frozenset[str] = _NOTHING,
+    *,
+    words: bool = True,
 ) -> Select:
     after = query.after
     bounded = query if after is None else beyond(query, after[0])
-    where = conditions(bounded, dialect, hidden)
+    where = conditions(bounded, dialect, hidden, words=words)
     if after is not None:
         sort, sign = query.sort_field, "<" if query.descending else ">"
         position = f"({_sort(sort, hidden)}, {_column('id', hidden)})"
@@ -252,11 +259,11 @@ def _order(query: FindingQuery, hidden: frozenset[str] = _NOTHING) -> str:
 
 
 def beyond(query: FindingQuery, value: Any) -> FindingQuery:
-    """Return a query without the bound on the time that a position at `value` in its order implies."""
+    """Return a query, without its position, and without the bound on the time that a position at `value` implies."""
     if query.sort == "created_at" and query.created_from and value >= time_key(query.created_from):
-        return replace(query, created_from=None)
+        return replace(query, created_from=None, cursor=None)
     if query.sort == "-created_at" and query.created_before and value < time_key(query.created_before):
-        return replace(query, created_before=None)
+        return replace(query, created_before=None, cursor=None)
     return query
 
 
@@ -293,10 +300,11 @@ def counted(query: FindingQuery, dialect: Dialect) -> Select:
 
 
 def conditions(
-    query: FindingQuery, dialect: Dialect, hidden: frozenset[str] = _NOTHING
+    query: FindingQuery, dialect: Dialect, hidden: frozenset[str] = _NOTHING, *, words: bool = True
 ) -> tuple[Clause, ...]:
-    """Return the conditions of a query, the project's first."""
-    return tuple(_conditions(query, dialect, hidden))
+    """Return the conditions of a query, the project's first; without those on its text if need be."""
+    found = tuple(_conditions(query, dialect, hidden))
+    return (*found, dialect.holds_words(query.words)) if words and query.words else found
 
 
 def _conditions(query: FindingQuery, dialect: Dialect, hidden: frozenset[str]) -> Iterator[Clause]:
@@ -314,8 +322,6 @@ def _conditions(query: FindingQuery, dialect: Dialect, hidden: frozenset[str]) -
     if query.resource_prefix:
         yield dialect.starts_with(_column("resource", hidden), query.resource_prefix)
     yield from _in_time(query, dialect, hidden)
-    if query.words:
-        yield dialect.holds_words(query.words)
 
 
 def _in_time(query: FindingQuery, dialect: Dialect, hidden: frozenset[str]) -> Iterator[Clause]:

@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cmp_to_key
 from typing import Any
 
@@ -134,6 +135,13 @@ def pages(store: FindingStore, query: FindingQuery) -> list[Document]:
         assert len(page.items) == query.limit, "a page that is not the last one is smaller than its limit"
         query = _next(query, page.next_cursor)
     raise AssertionError("pages do not end")
+
+
+def forged(query: FindingQuery, value: object, finding_id: object) -> str:
+    """Return a cursor of a query with a position that it did not hand out."""
+    cursor = query.cursor_after(validate_finding(CORPUS[0]))
+    binding = json.loads(base64.urlsafe_b64decode(cursor))[0]
+    return base64.urlsafe_b64encode(json.dumps([binding, value, finding_id]).encode()).decode()
 
 
 def _next(query: FindingQuery, cursor: str) -> FindingQuery:
@@ -282,11 +290,59 @@ class QueryContract(Capabilities):
                 found(store, cursor=cursor)
             assert caught.value.field == "cursor", ascii(cursor)
 
-    def test_cursor_of_another_order_is_refused(self, store: FindingStore) -> None:
-        store.save_findings(CORPUS)
-        cursor = store.find(FindingQuery(project_id=PROJECT, limit=2, sort="title")).next_cursor
-        with pytest.raises(StorageValidationError):
-            found(store, cursor=cursor, sort="-title")
+    def test_cursor_of_another_query_is_refused(self, store: FindingStore) -> None:
+        store.save_findings([*CORPUS, *({**document, "project_id": OTHER} for document in CORPUS)])
+        asked: dict[str, Any] = {
+            "project_id": PROJECT,
+            "min_severity": "low",
+            "detector_id": ["scan.*", "bandit"],
+            "created_before": "2100-01-01T00:00:00Z",
+        }
+        cursor = store.find(FindingQuery(**asked, limit=1)).next_cursor
+        others: list[dict[str, Any]] = [
+            {"project_id": OTHER},
+            {"sort": "-created_at"},
+            {"sort": "title"},
+            {"min_severity": "medium"},
+            {"severity": "high"},
+            {"detector_id": "scan.*"},
+            {"created_before": "2100-01-01T00:00:01Z"},
+            {"created_from": "2000-01-01T00:00:00Z"},
+            {"resource_prefix": "h"},
+            {"text": "a"},
+            {"status": "open"},
+            {"rule_id": "tech"},
+            {"cwe": 79},
+            {"cve_id": "CVE-2024-0001"},
+            {"tag": "web"},
+            {"run_id": uuid_of(1)},
+        ]
+        for other in others:
+            with pytest.raises(StorageValidationError, match="another query") as caught:
+                store.find(FindingQuery(**{**asked, **other}, limit=1, cursor=cursor))
+            assert caught.value.field == "cursor", other
+        same: list[dict[str, Any]] = [
+            {"limit": 3},
+            {"min_severity": None, "severity": ["critical", "high", "medium", "low", "low"]},
+            {"detector_id": {"bandit", "scan.*"}},
+            {"created_before": "2100-01-01T00:00:00.000Z"},
+        ]
+        rest = ids(pages(store, FindingQuery(**asked)))[1:]
+        assert len(rest) > 1
+        for spelling in same:
+            assert ids(pages(store, FindingQuery(**{**asked, **spelling}, cursor=cursor))) == rest, spelling
+
+    def test_cursor_of_an_older_release_is_refused(self, store: FindingStore) -> None:
+        """It names the order only, so nothing tells whose page it ended."""
+        for order in ("-severity", "relevance 12345"):
+            text = json.dumps([order, 3, uuid_of(1)])
+            with pytest.raises(StorageValidationError, match="older release"):
+                found(store, cursor=base64.urlsafe_b64encode(text.encode()).decode(), sort="-severity")
+
+    def test_cursor_is_short(self) -> None:
+        """It is handed on in links: what was asked is in it as a digest."""
+        query = FindingQuery(project_id="p" * 255, rule_id=[f"rule{n}" for n in range(1_000)])
+        assert len(query.cursor_after(validate_finding(CORPUS[0]))) <= 116
 
     def test_forged_cursor_gives_no_foreign_error(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
@@ -295,10 +351,8 @@ class QueryContract(Capabilities):
                 [10**30, -(10**30), -1, 1.5, True, None] if sort.endswith("severity") else list(HARD_VALUES)
             )
             for value, finding_id in itertools.product(values, HARD_VALUES):
-                text = json.dumps([sort, value, finding_id])
-                self._find_or_refuse(
-                    store, cursor=base64.urlsafe_b64encode(text.encode()).decode(), sort=sort
-                )
+                cursor = forged(FindingQuery(project_id=PROJECT, sort=sort), value, finding_id)
+                self._find_or_refuse(store, cursor=cursor, sort=sort)
 
     # -- values --------------------------------------------------------------------------------------------
 
@@ -306,12 +360,11 @@ class QueryContract(Capabilities):
         times = ("2024-05-01T12:00:00Z", "2024-05-01T12:00:00.250000Z", "2024-05-01T12:00:00.500000Z")
         store.save_findings([finding(n, created_at=time) for n, time in enumerate(times)])
         for time in ("2024-05-01T12:00:00Z", "2024-05-01T12:00:00.0Z"):
-            position = ["created_at", time, uuid_of(0).upper()]
-            cursor = base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
             for start, numbers in (("2024-05-01T12:00:00Z", [1, 2]), ("2024-05-01T12:00:00.4Z", [2])):
-                assert found(store, created_from=start, cursor=cursor) == [uuid_of(n) for n in numbers]
-                rest = found(store, created_from=start, cursor=cursor, severity=list(Severity))
-                assert rest == [uuid_of(n) for n in numbers]
+                for severities in ([], list(Severity)):
+                    query = FindingQuery(project_id=PROJECT, created_from=start, severity=severities)
+                    page = store.find(_next(query, forged(query, time, uuid_of(0).upper())))
+                    assert ids(page.items) == [uuid_of(n) for n in numbers]
 
     def test_values_that_nothing_has_find_nothing_or_are_refused(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
@@ -360,8 +413,8 @@ class QueryContract(Capabilities):
 
     def test_count_ignores_limit_sort_and_cursor(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
-        cursor = store.find(FindingQuery(project_id=PROJECT, limit=5, sort="-title")).next_cursor
-        query = FindingQuery(project_id=PROJECT, limit=1, sort="-title", cursor=cursor, min_severity="medium")
+        asked = FindingQuery(project_id=PROJECT, limit=5, sort="-title", min_severity="medium")
+        query = replace(asked, limit=1, cursor=store.find(asked).next_cursor)
         assert store.count(query) == 10
 
     # -- summary -------------------------------------------------------------------------------------------
