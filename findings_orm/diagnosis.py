@@ -77,15 +77,14 @@ def problems_of(survey: Survey) -> Iterator[Problem]:
                 "Somebody wrote past the store, or foreign keys were off. Make a backup, then restore an older one, or delete "
                 "these rows.",
             )
-    others = {version: count for version, count in survey.fingerprint_versions.items() if version != VERSION}
-    for version, count in sorted(others.items()):
-        yield Problem(
-            "warning" if version < VERSION else "error",
-            "fingerprint-version",
-            f"{count:,} findings have fingerprints of version {version}; this release makes version {VERSION}",
-            "Imports will take these findings for new ones. "
-            + ("Run 'findings db upgrade'." if version < VERSION else "Update findings-orm."),
-        )
+    for version, count in sorted(survey.fingerprint_versions.items()):
+        if version > VERSION:
+            yield Problem(
+                "error",
+                "fingerprint-version",
+                f"{count:,} findings have fingerprints of version {version}; this release makes version {VERSION}",
+                "Imports will take these findings for new ones. Update findings-orm.",
+            )
     if survey.rejected:
         yield Problem(
             "note",

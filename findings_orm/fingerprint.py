@@ -17,19 +17,31 @@ from pydantic_core import to_json
 
 from findings_orm.finding import CONTENT_FIELDS
 
-VERSION = 1
-"""The version of the algorithm, stored with each fingerprint so that it can be computed anew later."""
+VERSION = 2
+"""The version of the algorithm, stored with each fingerprint. Version 1 took any number after a colon in what has a ``/``
+for a line, an image's tag too; what it stored is recognised and brought to this version when it is seen again."""
 
-_SUFFIX = re.compile(
+_LINE = re.compile(
     r"(?P<path>.*?)(?::(?P<line>\d+)(?:[:.-]\d+)*|\((?P<paren>\d+)(?:,\s*\d+)*\)|#L(?P<hash>\d+)(?:C\d+)?(?:-L?\d+(?:C\d+)?)?)",
     re.ASCII | re.DOTALL,
 )
 _ENDS_OF_LINES = frozenset("0123456789)")
+_LONGEST = 100
+"""How many characters at the end of a resource can be a line: the search for one must not grow with the text."""
 _SOURCE_FILE = re.compile(
-    r"[^/\\]+\.(?:py|pyi|js|jsx|mjs|ts|tsx|java|kt|go|rs|c|cc|cpp|cxx|h|hh|hpp|cs|rb|php|pl|sh|bash|ps1|sql|html?|xml"
-    r"|ya?ml|json|toml|ini|cfg|conf|env|tf|swift|scala|vue|lua|m|r|txt|md|gradle|properties|lock)",
-    re.IGNORECASE,
+    r"(?:.*[/\\])?(?:[^/\\]+\.(?:py|pyi|pyx|ipynb|js|jsx|mjs|cjs|ts|tsx|mts|cts|vue|svelte|astro|java|kts?|groovy|gradle|scala|clj"
+    r"|go|rs|zig|nim|c|cc|cpp|cxx|h|hh|hpp|hxx|inl|m|mm|cs|cshtml|fs|vb|xaml|csproj|swift|dart|rb|erb|php|pl|pm|lua|r|jl|exs?|erl|hs|ml"
+    r"|sh|bash|zsh|ps1|psm1|bat|cmd|sql|html?|xhtml|css|scss|less|jsp|aspx?|xml|xsd|xsl|svg|ya?ml|json5?|jsonl|toml|ini|cfg|conf"
+    r"|config|env|properties|plist|tf|tfvars|hcl|bicep|proto|graphql|cmake|mk|txt|md|rst|csv|log|lock|pem|key|crt|cls|trigger|sol)"
+    r"|Dockerfile|Containerfile|Jenkinsfile|Vagrantfile|Makefile|Gemfile|Rakefile|Procfile|CMakeLists)",
+    re.IGNORECASE | re.DOTALL,
 )
+_ROOTED = re.compile(r"[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", re.ASCII)
+_OTHER = re.compile(
+    r"(?!file:|[A-Za-z]:[/\\])(?:.*://|(?:arn|urn|pkg|cpe|docker|oci):|\[)|.*@[A-Za-z0-9_+.-]+\Z|.*[T ]\d\d\Z",
+    re.ASCII | re.DOTALL,
+)
+_IMAGE = re.compile(r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9._/-]+(?::\d+)?", re.ASCII)
 
 
 class Fingerprint(NamedTuple):
@@ -43,37 +55,100 @@ def fingerprint(document: Mapping[str, Any]) -> Fingerprint:
     """Return the fingerprint of a document, canonical or not: absent fields are as good as their defaults."""
     get = document.get
     resource, line = get("resource", ""), None
+    location = get("location")
     if resource[-1:] in _ENDS_OF_LINES:
-        resource, line = without_line(resource)
-    words = _EMPTY
-    if location := get("location"):
+        resource, line = without_line(resource, location.get("path") if location else None)
+    if location:
         line = location.get("start_line") or line
-        if snippet := location.get("snippet"):
-            words = _sized(" ".join(snippet.split()))
     if tool := get("fingerprint"):
         return Fingerprint(sha256(_prefix("tool", document["detector_id"]) + _sized(tool)).digest(), line)
-    rule = get("rule_id")
+    return Fingerprint(_content_digest(document, resource), line)
+
+
+def former_digest(document: Mapping[str, Any]) -> bytes | None:
+    """Return the digest that version 1 of the algorithm gave to a document, None where it is that of this version."""
+    resource = document.get("resource", "")
+    if resource[-1:] not in _ENDS_OF_LINES or document.get("fingerprint"):
+        return None
+    location = document.get("location")
+    former, _ = _without_line_1(resource)
+    if former == without_line(resource, location.get("path") if location else None)[0]:
+        return None
+    return _content_digest(document, former)
+
+
+def _content_digest(document: Mapping[str, Any], resource: str) -> bytes:
+    words = _EMPTY
+    if (location := document.get("location")) and (snippet := location.get("snippet")):
+        words = _sized(" ".join(snippet.split()))
+    rule = document.get("rule_id")
     kind, name = ("rule", rule) if rule else ("title", document["title"])
-    prefix = _prefix("content", document["detector_id"], kind, name)
-    return Fingerprint(sha256(prefix + _sized(resource) + words).digest(), line)
+    return sha256(_prefix("content", document["detector_id"], kind, name) + _sized(resource) + words).digest()
 
 
-def without_line(resource: str) -> tuple[str, int | None]:
-    """Split a line number off a resource: ``src/a.py:12:3``, ``a.py(12)``, ``a.py#L12-L14`` give ``a.py``, 12.
+def without_line(resource: str, path: str | None = None) -> tuple[str, int | None]:
+    r"""Split a line number off a resource: ``src/a.py:12:3``, ``a.py(12)``, ``a.py#L12-L14`` give ``a.py``, 12.
 
-    A port is no line: ``host:8080`` and ``http://host:8080/`` stay whole. Only what looks like a path (it has a
-    separator and no scheme) or like a source file has a ``:`` or ``()`` suffix taken off.
+    A number after a colon is a line where a file stands before it:
+
+    * the document's own `location` names that file (`path`),
+    * or its name is that of a source file (``a.py``, ``Dockerfile``),
+    * or the path is rooted (``/``, ``./``, ``../``, ``~``, ``C:\``, ``file:``) or has a backslash,
+    * or it has a ``/``, and characters that the name of a container image can't have (``src/Main:12``).
+
+    Everything else stays whole: ports (``host:8080``), URLs, tags and digests of images (``ghcr.io/org/app:1``,
+    ``app@sha256:…``), ``arn:``, ``urn:``, ``pkg:``, ``cpe:``, IPv6 addresses, times. A number in
+    parentheses is a line after the name of a source file, in a path with a backslash, and where the location says so
+    (``/api/Users(12)`` is an address). After ``#L`` it always is.
     """
-    found = _SUFFIX.fullmatch(resource) if resource[-1:] in _ENDS_OF_LINES else None
+    found = _found(resource)
     if found is None:
         return resource, None
-    path = found["path"]
+    file = resource[: found.end("path")]
+    if found["hash"] or file == path or _names_file(file, paren=found["paren"] is not None):
+        return file, _number(found)
+    return resource, None
+
+
+def _found(resource: str) -> re.Match[str] | None:
+    if resource[-1:] not in _ENDS_OF_LINES:
+        return None
+    return _LINE.fullmatch(resource, max(0, len(resource) - _LONGEST))
+
+
+def _names_file(path: str, *, paren: bool) -> bool:
+    if _OTHER.match(path):
+        return False
+    if _SOURCE_FILE.fullmatch(path) or "\\" in path:
+        return True
+    if paren:
+        return False
+    return _ROOTED.match(path) is not None or ("/" in path and not _IMAGE.fullmatch(path))
+
+
+def _without_line_1(resource: str) -> tuple[str, int | None]:
+    """Do what `without_line` did in version 1."""
+    found = _found(resource)
+    if found is None:
+        return resource, None
+    path = resource[: found.end("path")]
     if not found["hash"]:
         web = "://" in path and not path.startswith("file:")
-        if web or not ("/" in path or "\\" in path or _SOURCE_FILE.fullmatch(path)):
+        if web or not ("/" in path or "\\" in path or _SOURCE_FILE_1.fullmatch(path)):
             return resource, None
+    return path, _number(found)
+
+
+_SOURCE_FILE_1 = re.compile(
+    r"[^/\\]+\.(?:py|pyi|js|jsx|mjs|ts|tsx|java|kt|go|rs|c|cc|cpp|cxx|h|hh|hpp|cs|rb|php|pl|sh|bash|ps1|sql|html?|xml"
+    r"|ya?ml|json|toml|ini|cfg|conf|env|tf|swift|scala|vue|lua|m|r|txt|md|gradle|properties|lock)",
+    re.IGNORECASE,
+)
+
+
+def _number(found: re.Match[str]) -> int | None:
     number = int((found["line"] or found["paren"] or found["hash"])[:10])
-    return path, number if number < 2**31 else None
+    return number if number < 2**31 else None
 
 
 def _sized(text: str) -> bytes:

@@ -30,7 +30,7 @@ from findings_orm.finding import (
     is_uuid,
     validate_content,
 )
-from findings_orm.fingerprint import content_digest, fingerprint
+from findings_orm.fingerprint import VERSION, content_digest, fingerprint, former_digest
 from findings_orm.ids import now
 from findings_orm.ingest import (
     ACTOR,
@@ -47,6 +47,7 @@ from findings_orm.ingest import (
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
 from findings_orm.receipts import LOOK_BACK, Recognition
 from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, nothing
+from findings_orm.saving import renew
 
 _T = TypeVar("_T")
 
@@ -165,6 +166,7 @@ class Import:
         """Recognise what is known to the last bit, validate the rest, and write; `first` is the position of the batch."""
         probes = [self._probe(index, given) for index, given in enumerate(self._between(batch), first)]
         fingerprints = {probe.fingerprint for probe in probes}
+        self._renew(probe.document for probe in probes if probe.fingerprint)
         if not fingerprints.isdisjoint(self._planned):
             self._apply()
         known = self._known(fingerprints)
@@ -179,6 +181,7 @@ class Import:
                 self._refuse(probe.position, given, error)
         self.detectors |= changes.detectors
         if strange := {one.fingerprint for one in incoming} - fingerprints:
+            self._renew(one.document for one in incoming if one.fingerprint in strange)
             known.update(self._known(strange))
         self._plan(incoming, known, changes, deferred, last=False)
         self._planned = fingerprints | strange
@@ -261,6 +264,13 @@ class Import:
         self._originals.append(
             RejectedOriginal(rejected_id, self.run.id, index, self.at, field, reason, json.loads(text))
         )
+
+    def _renew(self, documents: Iterable[Mapping[str, Any]]) -> None:
+        """Bring what an older version of the algorithm identified as one of these documents to the present one."""
+        former = {digest for document in documents if (digest := former_digest(document))}
+        if former and any(one.version < VERSION for one in self.unit.identities(self.project_id, former)):
+            self._apply()
+            renew(self.unit, self.project_id, former)
 
     # -- writing --------------------------------------------------------------------------------------------
 

@@ -49,6 +49,27 @@ def save(unit: Records, project_id: str, documents: list[Document]) -> None:
             unit.add_events(project_id, revision, events)
 
 
+def renew(unit: Records, project_id: str, former: set[bytes]) -> None:
+    """Bring findings that an older version of the algorithm identified, by one of these digests, to the present version.
+
+    Id, status, history and times stay. Called in an import, so after `Records.advance`.
+    """
+    old = [one for one in unit.identities(project_id, former) if one.version < VERSION]
+    if not old:
+        return
+    stored = unit.stored(project_id, [one.finding_id for one in old])
+    renewed = [(row, fingerprint(row.document)) for row in stored.values()]
+    ordinals = _Ordinals(unit, project_id)
+    ordinals.load({digest for row, (digest, _) in renewed if _moves(row, digest)})
+    replace = []
+    for row, (digest, line) in sorted(renewed, key=lambda one: one[0].identity.ordinal):
+        identity = row.identity._replace(version=VERSION, line=line)
+        if _moves(row, digest):
+            identity = identity._replace(fingerprint=digest, ordinal=ordinals.take(digest))
+        replace.append(Stored(row.document, identity))
+    unit.replace(project_id, replace)
+
+
 def _moves(old: Stored | None, fingerprint: bytes) -> bool:
     """Return whether a document gets a fingerprint that its finding, if it is known, does not have."""
     return old is None or old.identity.fingerprint != fingerprint

@@ -33,6 +33,11 @@ Document = dict[str, Any]
 SAME: list[tuple[Document, Document]] = [
     ({"line": 10}, {"line": 99}),
     ({"resource": "src/a.py:10"}, {"resource": "src/a.py:12"}),
+    ({"resource": "C:\\src\\run:10:2"}, {"resource": "C:\\src\\run:12:4"}),
+    (
+        {"resource": "bin/run:1", "location": {"path": "bin/run"}},
+        {"resource": "bin/run:2", "location": {"path": "bin/run"}},
+    ),
     ({"title": "before"}, {"title": "after"}),
     ({"severity": "low"}, {"severity": "high"}),
     ({"fingerprint": "f", "rule": "R1"}, {"fingerprint": "f", "rule": "R2", "resource": "b", "title": "t"}),
@@ -46,6 +51,13 @@ DIFFERENT: list[tuple[Document, Document]] = [
     ({"resource": "src/a.py"}, {"resource": "src/b.py"}),
     ({"resource": "http://h:8080"}, {"resource": "http://h:8081"}),
     ({"resource": "h:8080"}, {"resource": "h:8081"}),
+    ({"resource": "ghcr.io/org/app:1"}, {"resource": "ghcr.io/org/app:2"}),
+    ({"resource": "localhost:5000/app:1.2"}, {"resource": "localhost:5000/app:1.3"}),
+    (
+        {"resource": "arn:aws:ecs:eu-west-1:1:task-definition/Web:7"},
+        {"resource": "arn:aws:ecs:eu-west-1:1:task-definition/Web:8"},
+    ),
+    ({"resource": "/api/Users(12)"}, {"resource": "/api/Users(13)"}),
     ({"resource": "A.py"}, {"resource": "a.py"}),
     ({"detector_id": "a"}, {"detector_id": "b"}),
     ({"detector_id": "a", "rule": "bc"}, {"detector_id": "ab", "rule": "c"}),
