@@ -105,7 +105,15 @@ the end of the work; its value is the number of rows."""
 
 
 class Records(Protocol):
-    """The records of a store inside one unit of work. Every call names the project that it is about."""
+    """The records of a store inside one unit of work. Every call names the project that it is about.
+
+    Attributes:
+        committed: whether what was written is stored for good. An exception that comes after that says so.
+        interrupted: whether a write was left by something else than a `StorageError`, so that it may be half done.
+    """
+
+    committed: bool = False
+    interrupted: bool = False
 
     # -- write ---------------------------------------------------------------------------------------------
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
 from findings_orm import layout
 from findings_orm.accepting import current_document
+from findings_orm.blocks import COMMITTED, block
 from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of
 from findings_orm.errors import (
     FindingNotFoundError,
@@ -100,19 +101,36 @@ class Store(Forking, FindingStore):
         or in the iterable that an import reads from."""
         return self._current is not None
 
-    @contextmanager
+    @block
     def _unit(self, *, write: bool = False, single: bool = False) -> Iterator[Records]:
         """Join the calling thread's unit of work, or open one for this call, or for one (`single`) read of it."""
         if self._closed:
             raise StorageUnavailableError(f"this {self.adapter} store is closed; open it again")
         current = self._current
         if current is not None:
-            yield current
+            try:
+                yield current
+            except StorageError:
+                raise
+            except BaseException:
+                current.interrupted = current.interrupted or write
+                raise
             return
-        with self._open_reading() if single else self._open_unit(write=write) as unit:
-            yield unit
+        unit = None
+        try:
+            with self._open_reading() if single else self._open_unit(write=write) as unit:
+                yield unit
+                if unit.interrupted:
+                    raise StorageUnavailableError(
+                        "a write of this transaction was interrupted half-way, so nothing of it was written; do it again",
+                        retryable=True,
+                    )
+        except BaseException as error:
+            if unit is not None and unit.committed:
+                error.add_note(COMMITTED)
+            raise
 
-    @contextmanager
+    @block
     def _bound(self, unit: Records) -> Iterator[Records]:
         """Make `unit` the calling thread's current one."""
         self._local.unit = unit
@@ -121,12 +139,15 @@ class Store(Forking, FindingStore):
         finally:
             self._local.unit = None
 
-    @contextmanager
+    @block
     def _whole(self) -> Iterator[Records]:
         """A write unit in which everything is undone when the block raises, inside a transaction too."""
-        if self._current is not None:
-            with self._unit(write=True) as unit, unit.savepoint():
-                yield unit
+        current = self._current
+        if current is not None:
+            with self._unit():
+                pass
+            with current.savepoint():  # on its own, so that nothing comes after it
+                yield current
             return
         with self._unit(write=True) as unit, self._bound(unit):
             yield unit
@@ -138,7 +159,7 @@ class Store(Forking, FindingStore):
         """
         return self._whole()
 
-    @contextmanager
+    @block
     def snapshot(self) -> Iterator[Records]:
         """Open the records for reading, all of one instant; other threads and processes go on writing meanwhile.
 
@@ -147,7 +168,7 @@ class Store(Forking, FindingStore):
         with self._unit() as unit:
             yield unit
 
-    @contextmanager
+    @block
     def transaction(self) -> Iterator[Self]:
         if self._current is not None:
             with self._current.savepoint():
@@ -366,9 +387,10 @@ class Store(Forking, FindingStore):
         while True:
             with self._unit(write=True) as unit:
                 count = _purge_batch(unit, project_id, before)
-            purged += count
+                purged += count
+                report = PurgeReport(purged)  # before the commit: nothing is called after it
             if count < PURGE_BATCH:
-                return PurgeReport(purged)
+                return report
 
     # -- the store itself -----------------------------------------------------------------------------------
 

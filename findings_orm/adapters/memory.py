@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, cast
 
 from pydantic_core import to_json
 
+from findings_orm.blocks import block
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError, StorageValidationError
 from findings_orm.finding import ACTIVE_STATUSES
@@ -72,32 +72,31 @@ class MemoryRecords(Records):
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self._saved: list[dict[str, Project | None]] = []
+        self._own: set[str] | None = None
 
     # -- undo -----------------------------------------------------------------------------------------------
 
-    @contextmanager
+    @block
     def savepoint(self) -> Iterator[None]:
-        """See `Records.savepoint`."""
-        self._saved.append({})
+        """See `Records.savepoint`. The block works on copies; one assignment keeps or drops them."""
+        state, own = self.state, self._own
+        self.state, self._own = dict(state), set()
         try:
             yield
         except BaseException:
-            for project_id, before in self._saved.pop().items():
-                if before is None:
-                    self.state.pop(project_id, None)
-                else:
-                    self.state[project_id] = before
+            self.state, self._own = state, own
             raise
-        inner = self._saved.pop()
-        if self._saved:
-            for project_id, before in inner.items():
-                self._saved[-1].setdefault(project_id, before)
+        if own is not None:
+            self._own |= own
 
-    def _remember(self, project_id: str) -> None:
-        if self._saved and project_id not in self._saved[-1]:
-            project = self.state.get(project_id)
-            self._saved[-1][project_id] = project.copy() if project else None
+    def _change(self, project_id: str) -> None:
+        """Make a project one that may be changed: inside of `savepoint`, a copy."""
+        if self._own is None or project_id in self._own:
+            return
+        project = self.state.get(project_id)
+        if project is not None:
+            self.state[project_id] = project.copy()
+        self._own.add(project_id)
 
     # -- write ----------------------------------------------------------------------------------------------
 
@@ -112,7 +111,7 @@ class MemoryRecords(Records):
 
     def advance_to(self, project_id: str, revision: int) -> int:
         """Make the project if it is new, and give it a revision; return that."""
-        self._remember(project_id)
+        self._change(project_id)
         project = self.state.setdefault(project_id, Project())
         project.revision = revision
         return revision
@@ -121,7 +120,7 @@ class MemoryRecords(Records):
         """See `Records.put_project`."""
         if project_id in self.state:
             raise StorageConflictError(f"there is a project {project_id!r} already")
-        self._remember(project_id)
+        self._change(project_id)
         self.state[project_id] = Project(state.revision)
 
     def move_to(self, project_id: str, revision: int) -> int:
@@ -212,7 +211,7 @@ class MemoryRecords(Records):
 
     def delete_project(self, project_id: str) -> None:
         """See `Records.delete_project`."""
-        self._remember(project_id)
+        self._change(project_id)
         self.state.pop(project_id, None)
 
     # -- read -----------------------------------------------------------------------------------------------
@@ -446,7 +445,7 @@ class InMemoryStorageAdapter(Store):
         self._closed = self._closed or not self._at_rest
         self._lock = threading.RLock()
 
-    @contextmanager
+    @block
     def _open_unit(self, *, write: bool) -> Iterator[Records]:
         with self._lock:
             unit = MemoryRecords(self._state)
@@ -455,13 +454,14 @@ class InMemoryStorageAdapter(Store):
                 return
             with unit.savepoint():
                 yield unit
+            self._state, unit.committed = unit.state, True
 
     def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
         """See `Store._iterate`; the lock is held only while the order is made."""
         with self._unit() as unit:
             return unit.stream(project_id, as_json=as_json)
 
-    @contextmanager
+    @block
     def snapshot(self) -> Iterator[Records]:
         """See `Store.snapshot`; the lock is held only while the dictionaries are copied."""
         with self._unit() as unit:

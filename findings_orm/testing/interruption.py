@@ -6,11 +6,14 @@ run passes without it. That is how SQLite tests its own recovery (https://www.sq
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
+
+_RELEASING = {"__exit__", "release"}
 
 
 class Interruption(BaseException):
@@ -23,6 +26,7 @@ class Outcome:
 
     Attributes:
         reached: whether the work made so many calls that the exception was raised. If not, the campaign is over.
+        calls: how many were counted: all that the work makes, if the exception was not reached.
         raised: what left the work; None if it returned, as it does where the exception met a finalizer.
         injected: the exception that was raised inside; `raised` has to be this very object.
         result: what the work returned.
@@ -30,6 +34,7 @@ class Outcome:
     """
 
     reached: bool
+    calls: int
     raised: BaseException | None
     injected: BaseException
     result: object
@@ -42,7 +47,8 @@ def interrupt_at(
     """Run `work` in this thread, and raise `error()` at its call number `call`, counted from 1.
 
     Calls of Python and C functions count at their beginning, those of C functions at their end too: a signal handler runs
-    there. Python stops profiling while the exception is raised, so that the work cleans up undisturbed.
+    there. What gives a lock back is not kept from it: a handler runs only after such a call, and it needs no memory. Nothing
+    more is raised after the exception, so that the work cleans up undisturbed. Work that is called with 0 is not interrupted.
     """
     injected = error()
     count = 0
@@ -53,11 +59,16 @@ def interrupt_at(
         nonlocal count, place
         if not working or event not in ("call", "c_call", "c_return"):
             return
+        if event == "c_call" and argument.__name__ in _RELEASING:
+            return
+        if event == "call" and frame.f_code.co_flags & inspect.CO_GENERATOR:
+            return  # Python 3.11 would not run the handlers of a generator that is resumed; a signal comes a step later
         count += 1
         if count == call:
             sys.setprofile(None)
             name = getattr(argument, "__qualname__", frame.f_code.co_qualname)
             place = f"{frame.f_code.co_filename}:{frame.f_lineno} {event} {name}"
+            del frame, argument  # the traceback would keep what they hold
             raise injected
 
     former = sys.getprofile()
@@ -71,4 +82,4 @@ def interrupt_at(
     finally:
         working = False
         sys.setprofile(former)
-    return Outcome(bool(place), raised, injected, result, place)
+    return Outcome(bool(place), count, raised, injected, result, place)
