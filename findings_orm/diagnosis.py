@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from findings_orm.fingerprint import VERSION
+from findings_orm.private import open_to_everybody
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -45,6 +47,15 @@ class Diagnosable(Protocol):
 
         Raises:
             StorageUnavailableError: the store can't be reached.
+        """
+
+    def mend(self) -> list[str]:
+        """Put right what takes no decision: files that every user of the machine may open. Return what was done, for people.
+
+        They become their owner's alone, and the group's if that may write to them.
+
+        Raises:
+            StorageUnavailableError: that is not possible.
         """
 
 
@@ -91,6 +102,19 @@ def problems_of(survey: Survey) -> Iterator[Problem]:
             "rejected",
             f"{survey.rejected:,} refused originals are kept",
             "Look at them with 'findings rejected list'; fix and retry, or discard them.",
+        )
+
+
+def problems_of_files(files: Iterable[pathlib.Path]) -> Iterator[Problem]:
+    """Yield what is wrong with the permissions of a store's files."""
+    found = open_to_everybody(files)
+    if found:
+        more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+        yield Problem(
+            "warning",
+            "permissions",
+            f"{found[0]}{more}: every user of this machine may open them, and findings hold secrets",
+            "findings doctor --fix (only their owner, and a group that may write, can open them then).",
         )
 
 

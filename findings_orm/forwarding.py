@@ -184,6 +184,9 @@ class ForwardingStore(FindingStore):
     def diagnose(self) -> list[Problem]:
         return diagnosable(self.inner).diagnose()
 
+    def mend(self) -> list[str]:
+        return diagnosable(self.inner).mend()
+
     def _observable(self) -> Observable:
         inner = observable(self.inner)
         if inner is None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import KNOWN_VERSIONS
+from findings_orm.private import replace_file
 
 LEGACY_VERSION = "0.3.0"
 """The version of the flat documents, which don't say a version."""
@@ -31,7 +29,8 @@ def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:
     """Write `data` as JSON to `path`, whole or not at all; see `StoragePort.atomic_write`.
 
     The order is what makes it safe (POSIX rename, fsync of file, then of folder): a temporary file in the same
-    folder is written, flushed and fsynced, renamed over `path`, and the folder is fsynced.
+    folder is written, flushed and fsynced, renamed over `path`, and the folder is fsynced. A new file is for its owner
+    alone, one that is replaced stays open to whom it was; see `findings_orm.private.replacing`.
     """
     path = pathlib.Path(path)
     if not isinstance(data, dict) or "finding_schema_version" not in data:
@@ -49,39 +48,6 @@ def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:
         replace_file(path, content)
     except OSError as error:
         raise StorageValidationError(f"{path}: writing failed, the old file is as it was: {error}") from error
-
-
-def replace_file(path: pathlib.Path, content: bytes) -> None:
-    """Replace the content of a file durably; on any error the old file stays and no temporary one is left."""
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    fsync_folder(path.parent)
-
-
-def fsync_folder(folder: pathlib.Path) -> None:
-    """Make the names in a folder durable (POSIX: a rename is only on disk when its folder is)."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def check_store_layout(path: pathlib.Path) -> list[str]:

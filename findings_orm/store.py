@@ -6,6 +6,7 @@ An adapter derives from `Store` and provides `_open_unit`, `_ping` and `_release
 from __future__ import annotations
 
 import pathlib
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
@@ -15,7 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 from findings_orm import layout
 from findings_orm.accepting import current_document
 from findings_orm.blocks import COMMITTED, block
-from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of
+from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of, problems_of_files
 from findings_orm.errors import (
     FindingNotFoundError,
     StorageError,
@@ -49,6 +50,7 @@ from findings_orm.port import (
     RunDiff,
     Sighting,
 )
+from findings_orm.private import Access, give_access, open_to_everybody
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records, StatusChange, Stored, batches
 from findings_orm.saving import save
@@ -408,10 +410,26 @@ class Store(Forking, FindingStore):
     def diagnose(self) -> list[Problem]:
         """See `Diagnosable.diagnose`."""
         with self.snapshot() as unit:
-            found = list(self._examine(unit))
+            found = [*problems_of_files(self._files()), *self._examine(unit)]
             if not any(problem.check in UNREADABLE for problem in found):
                 found += problems_of(unit.survey())
             return by_level(found)
+
+    def mend(self) -> list[str]:
+        """See `Diagnosable.mend`."""
+        files = self._files()
+        try:
+            if not open_to_everybody(files):
+                return []
+            access = Access.like(files[0].stat()).without_others()
+            changed = give_access(files, access)
+        except OSError as error:
+            raise StorageUnavailableError(f"{error.filename}: {error.strerror}") from error
+        return [f"{path}: {stat.filemode(path.stat().st_mode)[1:]}" for path in changed]
+
+    def _files(self) -> list[pathlib.Path]:
+        """Return the files and folders that the store consists of, the first one what decides about the others."""
+        return []
 
     def _examine(self, unit: Records) -> Iterator[Problem]:
         """Yield the problems that only this kind of store has."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from findings_orm.backup.chains import survey
 from findings_orm.backup.encryption import Key
-from findings_orm.backup.files import is_encrypted, opened, replacing
+from findings_orm.backup.files import is_encrypted, opened, writing
 from findings_orm.backup.lines import kind_of, unpack
 from findings_orm.backup.manifest import FORMAT, Manifest, ProjectHead
 from findings_orm.backup.progress import SILENT, Progress
@@ -84,7 +84,7 @@ def salvage_backup(
         report.damages += scan.damages
         progress.phase("salvaging, ", manifest.findings)
         with (
-            replacing(report.path) as (_, file),
+            writing(report.path) as (_, file),
             encrypted(file, key if was_encrypted else None) as stream,
         ):
             writer = Writer(stream, manifest)

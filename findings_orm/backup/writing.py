@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from findings_orm.backup.chains import Chain, Survey, chain_of, manifests_in, survey
 from findings_orm.backup.encryption import Key, encrypting
-from findings_orm.backup.files import replacing
+from findings_orm.backup.files import writing
 from findings_orm.backup.incremental import write_changes
 from findings_orm.backup.manifest import FORMAT, Manifest, Since
 from findings_orm.backup.progress import SILENT, Progress
@@ -29,6 +29,7 @@ from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.ids import now, uuid7
 from findings_orm.port import FindingStore
+from findings_orm.private import Access
 from findings_orm.query import FindingQuery
 from findings_orm.records import Records
 from findings_orm.store import Store
@@ -74,6 +75,7 @@ def write_backup(
     key: Key | None = None,
     level: int = LEVEL,
     verify: bool = True,
+    group: str | None = None,
     progress: Progress = SILENT,
 ) -> BackupReport:
     """Write a backup of a store as it is at one instant; other threads and processes go on working with it.
@@ -89,6 +91,8 @@ def write_backup(
         key: encrypt it for these keys.
         level: of compression, 1 to 19.
         verify: read it back and check everything before it takes its place.
+        group: a group of the system whose members may read and write the file too; without one a new file is for its owner
+            alone, and one that takes the place of another is for those who could open that.
         progress: is told how far the work is.
 
     Raises:
@@ -103,7 +107,8 @@ def write_backup(
     check_level(level)
     before = None if since is None else _backup_of(pathlib.Path(since), key)
     continued = None if before is None else chain_to_continue(before, key)
-    with replacing(target) as (beside, file):
+    access = None if group is None else Access.of_group(group)
+    with writing(target, access) as (beside, file):
         with records_of(store).snapshot() as unit, encrypted(file, key) as stream:
             chosen = chosen_projects(unit, projects)
             manifest = manifest_of(unit, chosen, records_of(store).adapter)

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from findings_orm.cli.backup_reports import as_json, say_backup, say_restored, say_salvaged, say_verified
 from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import CommandError, UsageError
-from findings_orm.cli.options import AsJson, Yes, one_of, split
+from findings_orm.cli.options import AsJson, Group, Yes, access_of, one_of, split
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import app, command, session_of
 from findings_orm.cli.session import Session
@@ -86,6 +86,7 @@ def create(
     key: KeyFile = None,
     level: Annotated[int, typer.Option("--level", metavar="1-19", help="How hard to compress.")] = 3,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read it back and check it.")] = True,
+    group: Group = None,
     form: AsJson = "text",
 ) -> None:
     """Write all findings, with everything that is known of them, to one file.
@@ -93,6 +94,7 @@ def create(
     The file holds the store as it was at one instant; others may go on working with it meanwhile.
     """
     one_of("--format", form, ("text", "json"))
+    access_of(group)
     backup = library()
     session = session_of(ctx)
     keys = key_of(key)
@@ -106,6 +108,7 @@ def create(
             key=keys,
             level=level,
             verify=verify,
+            group=group,
             progress=tracker,
         )
     if form == "json":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import secrets
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from findings_orm.cli.failures import CommandError, UsageError
-from findings_orm.cli.options import Project, one_of
+from findings_orm.cli.options import Group, Project, access_of, one_of
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import command, session_of
 from findings_orm.errors import StorageUnavailableError
+from findings_orm.private import replacing
 
 if TYPE_CHECKING:
-    pass
+    from findings_orm.private import Access
 
 FORMATS = ("sarif", "jsonl", "json", "csv")
 VERSIONED = ("jsonl", "json")
@@ -54,11 +54,12 @@ def export(
             help="The version of the finding schema, for old readers of jsonl and json; else the newest.",
         ),
     ] = None,
+    group: Group = None,
     project: Project = None,
 ) -> None:
     """Write all findings of a project to a file.
 
-    Without --output, to standard output.
+    Without --output, to standard output. A new file is for you alone, unless you name a group.
     """
     from findings_orm.finding import SCHEMA_VERSION
     from findings_orm.formats import write_report
@@ -69,6 +70,7 @@ def export(
     schema_version = _checked_version(version, chosen)
     if output is not None:
         _check_target(output)
+    access = access_of(group)
     session = session_of(ctx)
     with session.store() as store:
         project_id = session.project(store, project)
@@ -77,7 +79,7 @@ def export(
         with (
             closed((store.iter_findings_json if ready else store.iter_findings)(project_id)) as documents,
             Tracker(session.out, f"export {project_id}") as tracker,
-            replaced(output) if output is not None else session.out.file() as stream,
+            replaced(output, access) if output is not None else session.out.file() as stream,
         ):
             written = write_report(
                 tracker.over(documents, total), stream, chosen, schema_version=schema_version
@@ -118,39 +120,22 @@ def _check_target(path: Path) -> None:
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[TextIO]:
+def replaced(path: Path, access: Access | None) -> Iterator[TextIO]:
     """Open a new file that takes the place of `path` when the block ends well, and vanishes when it raises.
 
     A device or a pipe is written as it is.
     """
-    target = path.resolve()
-    if target.exists() and not target.is_file():
-        with target.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
-        return
-    beside = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
     try:
-        with beside.open("x", encoding="utf-8", newline="") as stream:
-            if target.exists():
-                beside.chmod(target.stat().st_mode & 0o7777)
+        if path.exists() and not path.is_file():
+            with path.open("w", encoding="utf-8", newline="") as stream:
+                yield stream
+            return
+        with replacing(path, access) as (_, file):
+            stream = io.TextIOWrapper(file, encoding="utf-8", newline="")
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(target)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        failed = error.__cause__ if isinstance(error, StorageUnavailableError) else error
+            stream.detach()
+    except (OSError, StorageUnavailableError) as error:
+        failed = error if isinstance(error, OSError) else error.__cause__
         if isinstance(failed, OSError):
             raise CommandError(f"{path}: can't be written: {failed.strerror or failed}") from error
         raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

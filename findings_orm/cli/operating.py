@@ -23,7 +23,13 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 PORT = 9464
 
 
-@command("doctor", "findings doctor", "findings doctor --fail-on error --format json", group=app)
+@command(
+    "doctor",
+    "findings doctor",
+    "findings doctor --fix",
+    "findings doctor --fail-on error --format json",
+    group=app,
+)
 def doctor(
     ctx: typer.Context,
     form: AsJson = "text",
@@ -33,8 +39,17 @@ def doctor(
             "--fail-on", metavar="LEVEL", help="From which level on the exit code is 1: error, warning, note."
         ),
     ] = "warning",
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="Take files of the storage from users other than their owner and a group that writes.",
+        ),
+    ] = False,
 ) -> None:
-    """Examine the storage: schema, indexes, space, statistics, settings, orphans. Says what to do. Changes nothing.
+    """Examine the storage: schema, indexes, space, statistics, settings, orphans, permissions. Says what to do.
+
+    Without --fix it changes nothing.
 
     The exit code is 1 when there are errors or warnings, 4 when the schema is not that of this release.
     """
@@ -43,7 +58,7 @@ def doctor(
     one_of("--format", form, ("text", "json"))
     one_of("--fail-on", fail_on, LEVELS)
     session = session_of(ctx)
-    problems, code = _examined(session)
+    problems, code = _examined(session, fix=fix)
     if form == "json":
         from findings_orm.cli.render import as_json
 
@@ -57,13 +72,15 @@ def doctor(
         raise typer.Exit(code)
 
 
-def _examined(session: Session) -> tuple[list[Problem], ExitCode]:
+def _examined(session: Session, *, fix: bool) -> tuple[list[Problem], ExitCode]:
     """Return the problems of a store; those that keep it from being opened are problems too."""
     from findings_orm.diagnosis import Problem
     from findings_orm.forwarding import diagnosable
 
     try:
         with session.store() as store:
+            for line in diagnosable(store).mend() if fix else ():
+                session.out.note(f"fixed {line}", always=True)
             return diagnosable(store).diagnose(), ExitCode.OK
     except SchemaVersionError as error:
         advice = "Make a backup, then bring the database to this release: 'findings db upgrade'."

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from findings_orm.cli.failures import UsageError
+
+if TYPE_CHECKING:
+    from findings_orm.private import Access
 
 Project = Annotated[
     str | None,
@@ -16,6 +19,12 @@ Project = Annotated[
 ]
 AsJson = Annotated[
     str, typer.Option("--format", metavar="FORMAT", help="text, or json for programs.", show_default=True)
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        "--group", metavar="NAME", help="A group whose members may read and write the new file too."
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask. Needed where no terminal can be asked.")]
 
@@ -32,6 +41,21 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise UsageError(f"{option}: must be one of {', '.join(known)} (got {value!r})")
     return value
+
+
+def access_of(group: str | None) -> Access | None:
+    """Return the access that ``--group`` asks for; None where it was not given.
+
+    Raises:
+        UsageError: there is no such group, or this process is no member of it.
+    """
+    from findings_orm.errors import StorageValidationError
+    from findings_orm.private import Access
+
+    try:
+        return None if group is None else Access.of_group(group)
+    except StorageValidationError as error:
+        raise UsageError(f"--{error}") from error
 
 
 def moment(option: str, value: str) -> str:

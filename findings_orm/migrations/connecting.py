@@ -13,6 +13,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 
 from findings_orm.errors import StorageError, StorageIntegrityError, StorageUnavailableError
 from findings_orm.migrations.transaction import make_schema
+from findings_orm.private import Access, make_file
 
 Target = str | Engine | Connection
 """What a migration works on: the URL of a database, a SQLAlchemy `Engine` or a `Connection`."""
@@ -25,6 +26,7 @@ STORE_OPTIONS = frozenset(
         "application_name",
         "busy_timeout",
         "connect_timeout",
+        "group",
         "lock_timeout",
         "max_overflow",
         "migrate",
@@ -96,12 +98,12 @@ def engine_of(url: str, *, create: bool = False) -> Engine:
     parsed = parse(url)
     where = _shown(parsed)
     arguments: dict[str, Any] = {}
-    schema = parsed.query.get("schema")
+    schema, group = parsed.query.get("schema"), parsed.query.get("group")
     parsed = parsed.difference_update_query(list(STORE_OPTIONS))
     if parsed.get_backend_name() == "postgresql":
         arguments["prepare_threshold"] = None  # leaves no prepared statements behind a pooler
     if parsed.get_backend_name() == "sqlite":
-        _check_file(parsed, where, create=create)
+        make_database(parsed, where, create=create, access=Access.of_group(str(group) if group else None))
         if "timeout" not in parsed.query:
             arguments["timeout"] = BUSY_TIMEOUT
     try:
@@ -161,7 +163,13 @@ def _check_dialect(name: str, where: str) -> None:
         raise StorageUnavailableError(f"{where}: only SQLite and PostgreSQL are supported, not {name}")
 
 
-def _check_file(url: URL, where: str, *, create: bool) -> None:
+def make_database(url: URL, where: str, *, create: bool, access: Access) -> None:
+    """Make the file of a SQLite database, if there is none: for its owner alone, or a group. SQLite gives the files beside
+    it the same permissions.
+
+    Raises:
+        StorageUnavailableError: the folder does not exist, or (unless `create`) the file; or it can't be made.
+    """
     name = url.database
     if name in (None, "", ":memory:") or str(name).startswith("file:"):
         return
@@ -172,6 +180,10 @@ def _check_file(url: URL, where: str, *, create: bool) -> None:
         )
     if not create and not path.exists():
         raise StorageUnavailableError(f"{where}: there is no such file; 'findings db upgrade' makes it")
+    try:
+        make_file(path, access)
+    except OSError as error:
+        raise StorageUnavailableError(f"{where}: can't be made: {error.strerror or error}") from error
 
 
 def described(target: Target) -> str:

@@ -15,7 +15,8 @@ from findings_orm.errors import (
     readable,
 )
 from findings_orm.finding import SCHEMA_VERSION
-from findings_orm.layout import LEGACY_VERSION, atomic_write, replace_file, version_of
+from findings_orm.layout import LEGACY_VERSION, atomic_write, version_of
+from findings_orm.private import Access, replace_file
 
 Document = dict[str, Any]
 Migrate = Callable[[str, str, Document], Document]
@@ -221,7 +222,7 @@ def _keep(path: Path, content: bytes, version: str) -> Path:
             if copy.exists() and copy.read_bytes() == content:
                 return copy
             if not copy.exists():
-                replace_file(copy, content)
+                replace_file(copy, content, Access.like(path.stat()))
                 return copy
         except OSError as error:
             raise StorageUnavailableError(f"{copy}: can't be written: {error.strerror or error}") from error

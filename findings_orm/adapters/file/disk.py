@@ -9,29 +9,38 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from findings_orm.errors import StorageUnavailableError
-from findings_orm.layout import fsync_folder
+from findings_orm.private import NO_LINKS, OWNER, Access, fsync_folder, make_folder, new_file, temporary_name
 
 _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE}
 
 
 class Disk:
-    """Changes files. Nothing is durable before `sync` of the file and `sync_folder` of the names in its folder."""
+    """Changes files. Nothing is durable before `sync` of the file and `sync_folder` of the names in its folder.
+
+    No file is written through a link.
+
+    Attributes:
+        access: who may open the files and folders that are made.
+    """
+
+    access: Access = OWNER
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder, whose parent exists."""
-        path.mkdir(exist_ok=True)
+        """Make a folder."""
+        make_folder(path, self.access)
 
     def write(self, path: Path, content: bytes) -> None:
-        """Write a whole file."""
-        self._put(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, content)
+        """Write a new file, which takes the place of one that may be there."""
+        self.unlink(path)
+        _put(new_file(path, self.access), content)
 
     def append(self, path: Path, content: bytes) -> None:
         """Append to a file that exists."""
-        self._put(path, os.O_WRONLY | os.O_APPEND, content)
+        _put(os.open(path, os.O_WRONLY | os.O_APPEND | NO_LINKS), content)
 
     def sync(self, path: Path) -> None:
         """Make the content of a file durable."""
-        handle = os.open(path, os.O_RDWR)
+        handle = os.open(path, os.O_RDWR | NO_LINKS)
         try:
             os.fsync(handle)
         finally:
@@ -47,7 +56,11 @@ class Disk:
 
     def truncate(self, path: Path, size: int) -> None:
         """Cut a file."""
-        os.truncate(path, size)
+        handle = os.open(path, os.O_RDWR | NO_LINKS)
+        try:
+            os.ftruncate(handle, size)
+        finally:
+            os.close(handle)
 
     def unlink(self, path: Path) -> None:
         """Remove a file that may be gone already."""
@@ -60,26 +73,26 @@ class Disk:
 
     def replace(self, path: Path, content: bytes) -> None:
         """Write a file so that a reader, or a crash, sees the old one or the new one."""
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = path.with_name(temporary_name(path.name))
         try:
             self.write(temporary, content)
             self.sync(temporary)
             self.rename(temporary, path)
-        except OSError:
+        except BaseException:
             with suppress(OSError):
                 self.unlink(temporary)
             raise
         self.sync_folder(path.parent)
 
-    @staticmethod
-    def _put(path: Path, flags: int, content: bytes) -> None:
-        handle = os.open(path, flags, 0o666)
-        try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(handle, rest) :]
-        finally:
-            os.close(handle)
+
+def _put(handle: int, content: bytes) -> None:
+    """Write to an open file, and close it."""
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+    finally:
+        os.close(handle)
 
 
 @contextmanager

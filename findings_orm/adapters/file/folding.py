@@ -14,17 +14,20 @@ import logging
 import re
 from pathlib import Path
 
-from findings_orm.adapters.file import journal, names, snapshot
+from findings_orm.adapters.file import journal, names, sharing, snapshot
 from findings_orm.adapters.file.disk import Disk
 from findings_orm.adapters.file.loading import Copy, core_of, files_of, read
 from findings_orm.adapters.file.snapshot import Entry, Manifest
 from findings_orm.finding import SCHEMA_VERSION
+from findings_orm.private import remove_abandoned
 
 _log = logging.getLogger(__name__)
 _OURS = re.compile(
     r"(?:findings\.json|(?:identities|events|runs|rejected)\.jsonl)(?:\.orig-.*)?"
-    r"|\.(?:findings\.json|[a-z]+\.jsonl)\.(?:[0-9]+\.new|tmp)"
+    r"|\.(?:findings\.json|[a-z]+\.jsonl)\.[0-9]+\.new"
 )
+_TEMPORARY = re.compile(r"\.(?:(?:store|findings)\.json(?:\.orig-.*)?|[a-z]+\.jsonl)\.(?:[0-9a-f]{16}\.)?tmp")
+"""Temporary files, those of earlier releases too."""
 
 
 def prepare(disk: Disk, root: Path, copy: Copy) -> None:
@@ -50,6 +53,7 @@ def prepare(disk: Disk, root: Path, copy: Copy) -> None:
 
 def fold(disk: Disk, root: Path, copy: Copy) -> None:
     """Write a new snapshot of the working copy and begin a new journal. Needs the lock of the store."""
+    disk.access = sharing.access_of(root, disk.access)
     old = copy.manifest
     generation = old.generation + 1
     entries: dict[str, Entry] = {}
@@ -115,6 +119,8 @@ def _finish(disk: Disk, root: Path, manifest: Manifest) -> None:
         _finish_folder(disk, root / name, entry, manifest.generation)
     for name in manifest.removed:
         _remove_folder(disk, root / name)
+    for path in root.glob(".*.tmp"):
+        _remove_temporary(path)
     disk.sync_folder(root)
 
 
@@ -129,22 +135,32 @@ def _finish_folder(disk: Disk, folder: Path, entry: Entry, generation: int) -> N
         elif name not in entry.files and (folder / name).exists():
             disk.unlink(folder / name)
             changed = True
-    for path in folder.glob(".*.new"):
-        disk.unlink(path)
+    for path in folder.glob(".*"):
+        if path.name.endswith(".new"):
+            disk.unlink(path)
+        else:
+            _remove_temporary(path)
     if changed:
         disk.sync_folder(folder)
+
+
+def _remove_temporary(path: Path) -> None:
+    """Remove a temporary file that a killed process left."""
+    if _TEMPORARY.fullmatch(path.name):
+        remove_abandoned(path)
 
 
 def _remove_folder(disk: Disk, folder: Path) -> None:
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
-            if _OURS.fullmatch(path.name):
+            if _OURS.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name):
                 disk.unlink(path)
         disk.remove_folder(folder)
 
 
 def _begin(disk: Disk, root: Path, copy: Copy) -> None:
     """Replace the journal by an empty one that continues the snapshot."""
+    disk.access = sharing.access_of(root, disk.access)
     path, first = root / names.JOURNAL, journal.header(copy.manifest.generation)
     disk.replace(path, first)
     _stand_at(root, copy, journal.read_header(path, first))

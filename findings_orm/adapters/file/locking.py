@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from findings_orm.errors import StorageUnavailableError
+from findings_orm.private import OWNER, Access, new_file
 
 _POLL = 0.002
 
@@ -25,13 +28,19 @@ class StoreLock:
         self._timeout = timeout
         self._lock: Any = filelock.FileLock(path, thread_local=False)
 
-    def acquire(self) -> None:
+    def acquire(self, access: Access = OWNER) -> None:
         """Take the lock.
+
+        Args:
+            access: who may open the lock file, and so write; if there is none yet.
 
         Raises:
             StorageUnavailableError: another process kept it for too long.
             OSError: the lock file can't be made.
         """
+        if not os.path.lexists(self._path):
+            with suppress(FileExistsError):
+                os.close(new_file(self._path, access))
         try:
             self._lock.acquire(timeout=self._timeout, poll_interval=_POLL)
         except self._timeout_error as error:
@@ -47,6 +56,8 @@ class StoreLock:
 
     def is_free(self) -> bool:
         """Return whether nobody writes, as far as can be told."""
+        if not os.path.lexists(self._path):
+            return True
         probe = type(self._lock)(self._path)
         try:
             with probe.acquire(timeout=0):

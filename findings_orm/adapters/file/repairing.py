@@ -87,7 +87,8 @@ class _Repair:
         while (aside := self.root / f"{names.DAMAGED}{stamp}-{number}").exists():
             number += 1
         ignored = shutil.ignore_patterns(names.LOCK, f"{names.DAMAGED}*")
-        shutil.copytree(self.root, aside, ignore=ignored)
+        aside.mkdir(0o700)
+        shutil.copytree(self.root, aside, ignore=ignored, dirs_exist_ok=True)
         return aside
 
     def _manifest(self) -> Manifest:

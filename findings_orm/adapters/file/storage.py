@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from findings_orm.adapters.file import checking, codec, folding, journal, loading, names
+from findings_orm.adapters.file import checking, codec, folding, journal, loading, names, sharing
 from findings_orm.adapters.file.disk import Disk, translated
 from findings_orm.adapters.file.locking import StoreLock
 from findings_orm.adapters.file.records import FileRecords, Operation
@@ -21,6 +21,7 @@ from findings_orm.adapters.memory import MemoryRecords
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
 from findings_orm.forking import INHERITED, survives_fork
+from findings_orm.private import Access
 from findings_orm.records import Records
 from findings_orm.store import Store
 
@@ -50,6 +51,8 @@ class FileStorageAdapter(Store):
         lock_timeout: seconds to wait for another process before `StorageUnavailableError`.
         fold_at: bytes that the journal may have before it is folded, however small the snapshot is.
         fold_on_close: fold the journal when the store is closed, if this store wrote to it.
+        group: a group of the system whose members may read and write too. A store is made for its owner alone; who may
+            use it is seen from its journal from then on, so that the others need not name the group.
         disk: what changes files.
 
     Raises:
@@ -67,6 +70,7 @@ class FileStorageAdapter(Store):
         lock_timeout: float = 60.0,
         fold_at: int = 16 * 1024 * 1024,
         fold_on_close: bool = True,
+        group: str | None = None,
         disk: Disk | None = None,
     ) -> None:
         super().__init__()
@@ -74,12 +78,16 @@ class FileStorageAdapter(Store):
         if self.path.exists() and not self.path.is_dir():
             raise StorageUnavailableError(f"{self.path}: is a file; name the folder that it is in")
         self._disk = disk or Disk()
+        self._disk.access = Access.of_group(group)
         self._lock_timeout = lock_timeout
         self._fold_at = fold_at
         self._fold_on_close = fold_on_close
         self._wrote = False
         self._reported: set[str] = set()
         self._begin()
+        if group is not None:
+            with translated(self.path):
+                sharing.give(self.path, self._disk.access)
         self._copy = loading.load(self.path)
         self._report()
         survives_fork(self)
@@ -141,9 +149,9 @@ class FileStorageAdapter(Store):
                 self._gate.wait()
             if not self._writers:
                 with translated(self.path):
-                    if not self.path.is_dir():
-                        self.path.mkdir(parents=True, exist_ok=True)
-                    self._process.acquire()
+                    if not (self.path / names.LOCK).exists():
+                        sharing.make_root(self.path, self._disk.access)
+                    self._process.acquire(self._disk.access)
                 self._turn_ends = time.monotonic() + _TURN
             self._writers += 1
 
@@ -316,6 +324,9 @@ class FileStorageAdapter(Store):
         """See `StoragePort.validate_store_layout`; a store's folder will do as well."""
         return not checking.check(Path(path))
 
+    def _files(self) -> list[Path]:
+        return list(sharing.files_of(self.path))
+
     def _examine(self, unit: Records) -> Iterator[Problem]:
         with translated(self.path):
             found = checking.check(self.path) if checking.is_store(self.path) else []
@@ -361,15 +372,14 @@ def _encoded(operations: list[Operation]) -> bytes:
 
 
 def open_url(url: str, **options: Any) -> FileStorageAdapter:
-    """Open ``file:///some/folder`` (absolute) or ``file:some/folder``; ``%20`` and the like are decoded."""
+    """Open ``file:///some/folder`` (absolute) or ``file:some/folder``; ``%20`` and the like are decoded. ``?group=`` names the
+    group."""
     parts = urlsplit(url)
     path = unquote(parts.path)
-    if (
-        parts.scheme.lower() != "file"
-        or parts.netloc not in ("", "localhost")
-        or not path
-        or parts.query
-        or parts.fragment
-    ):
+    if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost") or not path or parts.fragment:
         raise StorageValidationError.of_field("url", "must be file:///FOLDER", url)
-    return FileStorageAdapter(path, **options)
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = sorted(set(given) - {"group"})
+    if unknown:
+        raise StorageValidationError.of_field("url", "knows the option group", unknown[0])
+    return FileStorageAdapter(path, **{**given, **options})

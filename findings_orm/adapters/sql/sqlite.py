@@ -16,13 +16,20 @@ from sqlalchemy.exc import ArgumentError
 
 from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
-from findings_orm.adapters.sql.sqlite_engine import Synchronous, in_memory, prepare_driver, sqlite_engine
+from findings_orm.adapters.sql.sqlite_engine import (
+    Synchronous,
+    in_memory,
+    prepare_driver,
+    sqlite_engine,
+    sqlite_files,
+)
 from findings_orm.adapters.sql.sqlite_records import SQLiteRecords
 from findings_orm.adapters.sql.storage import SqlStore, connection_of
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.forking import FORK_TIMEOUT, INHERITED
 from findings_orm.observing import Pool as PoolFigures
+from findings_orm.private import Access, give_access
 from findings_orm.records import Records
 
 _UNSAFE: set[str] = set()
@@ -42,6 +49,8 @@ class SQLiteStorageAdapter(SqlStore):
             then lose the last transactions, but never damages the database.
         busy_timeout: seconds to wait for another writer before `StorageUnavailableError`.
         pool_size: connections that are kept open, for reading single answers and for units of work each.
+        group: a group of the system whose members may read and write too. A file is made for its owner alone; those beside
+            it (``-wal``, ``-shm``) are always like it, so that the others need not name the group.
 
     Raises:
         SchemaVersionError: the database is behind (the message names the command that upgrades it) or ahead.
@@ -59,6 +68,7 @@ class SQLiteStorageAdapter(SqlStore):
         synchronous: Synchronous = "FULL",
         busy_timeout: float = 60.0,
         pool_size: int = 10,
+        group: str | None = None,
     ) -> None:
         target = _url_of(url)
         if synchronous not in ("FULL", "NORMAL"):
@@ -80,21 +90,19 @@ class SQLiteStorageAdapter(SqlStore):
         self._file = "" if self._in_memory else os.path.realpath(str(target.database))
         super().__init__(engine, target.render_as_string(), owned=True)
         try:
-            self._check_schema(target, migrate=migrate)
+            self._check_schema(target, migrate=migrate, access=Access.of_group(group))
         except BaseException:
             engine.dispose()
             raise
 
-    def _check_schema(self, url: URL, *, migrate: bool) -> None:
+    def _check_schema(self, url: URL, *, migrate: bool, access: Access) -> None:
         """Create an empty database at head; refuse one that is not at head, before anything is touched."""
         from findings_orm import migrations
+        from findings_orm.migrations.connecting import make_database
 
-        if not in_memory(url):
-            folder = pathlib.Path(str(url.database)).absolute().parent
-            if not folder.is_dir():
-                raise StorageUnavailableError(
-                    f"{self._where}: the folder {folder} does not exist; create it first"
-                )
+        make_database(url, self._where, create=True, access=access)
+        if access.group is not None and self._file:
+            give_access(sqlite_files(self._file), access)
         with translated(self._where), self._connect(self.engine) as connection:
             current = migrations.require_current(connection, migrate=migrate)
         if not current:
@@ -237,6 +245,9 @@ class SQLiteStorageAdapter(SqlStore):
         found = super()._iterate(project_id, as_json=as_json)
         yield from list(found) if at_once else found
 
+    def _files(self) -> list[pathlib.Path]:
+        return sqlite_files(self._file) if self._file else []
+
     def _examine(self, unit: Records) -> Iterator[Problem]:
         from findings_orm.adapters.sql.sqlite_examining import problems
 
@@ -247,8 +258,7 @@ class SQLiteStorageAdapter(SqlStore):
         if self._in_memory:
             return None
         database = pathlib.Path(str(self.engine.url.database))
-        files = (database, database.with_name(f"{database.name}-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return sum(file.stat().st_size for file in sqlite_files(database)[:2] if file.exists())
 
     def _figures(self, connection: Connection) -> dict[str, Any]:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "page_count", "page_size", "freelist_count")
@@ -284,9 +294,9 @@ def open_url(url: str, **options: Any) -> SQLiteStorageAdapter:
                 raise StorageValidationError.of_field(
                     f"url?{name}", "must be a number", given[name]
                 ) from error
-    unknown = sorted(set(given) - {"busy_timeout", "pool_size", "synchronous"})
+    unknown = sorted(set(given) - {"busy_timeout", "group", "pool_size", "synchronous"})
     if unknown:
         raise StorageValidationError.of_field(
-            "url", "knows the options busy_timeout, pool_size, synchronous", unknown[0]
+            "url", "knows the options busy_timeout, group, pool_size, synchronous", unknown[0]
         )
     return SQLiteStorageAdapter(parsed.set(query={}), **{**given, **options})

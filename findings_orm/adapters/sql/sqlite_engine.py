@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -9,6 +11,7 @@ from pydantic_core import from_json
 from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event
 
 from findings_orm.freetext import holds_all, search_text
+from findings_orm.private import Access, give_access
 
 Synchronous = Literal["FULL", "NORMAL"]
 
@@ -68,6 +71,8 @@ def sqlite_engine(
             driver.execute("PRAGMA trusted_schema = OFF")
             driver.execute("PRAGMA cache_size = -16000")
             prepare_driver(driver)
+            if not in_memory(url):
+                _share_like_the_database(str(url.database))
         except BaseException:  # SQLAlchemy would leave it open
             opened.discard(driver)
             driver.close()
@@ -98,6 +103,19 @@ def _count_connections(engine: Engine, opened: set[object]) -> None:
     @event.listens_for(engine, "close")
     def close(driver: Any, _record: object) -> None:
         opened.discard(driver)
+
+
+def _share_like_the_database(database: str) -> None:
+    """Give the files beside a database its group: SQLite gives them its permissions, and only as root its group."""
+    main, *others = sqlite_files(os.path.realpath(database))
+    access = Access.like(main.stat())
+    if access.mode & 0o060 and access.group != os.getegid():
+        give_access(others, access)
+
+
+def sqlite_files(database: str | pathlib.Path) -> list[pathlib.Path]:
+    """Return the files that a database consists of, those that may not exist too, the main one first."""
+    return [pathlib.Path(f"{database}{ending}") for ending in ("", "-wal", "-shm", "-journal")]
 
 
 def in_memory(url: URL) -> bool:
