@@ -1,12 +1,11 @@
-"""What is given to an import, made current and checked; what is refused, as text that is kept."""
+"""What is given to an import, made current and checked."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from findings_orm.errors import StorageValidationError, readable
+from findings_orm.errors import StorageValidationError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.ids import uuid7
 from findings_orm.layout import LEGACY_VERSION
@@ -69,13 +68,3 @@ def as_run(run: Run | str | Mapping[str, Any] | None, at: str) -> Run:
         field = member.get(error.field or "", error.field)
         raise StorageValidationError.of_field(f"run.{field}", error.rule or "", error.value) from error
     return Run(checked["id"], tuple(run.detectors), checked["created_at"], checked["evidence"])
-
-
-def original_text(original: object) -> str:
-    """Return a refused document as ASCII JSON that reads back equal; what JSON can't hold becomes its `repr`."""
-    try:
-        text = json.dumps(original, default=repr)
-        json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return json.dumps(readable(original))
-    return text

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, Literal, TypeVar
 
-from findings_orm.accepting import as_run, current_document, original_text
+from findings_orm.accepting import as_run, current_document
 from findings_orm.collector import no_collection
 from findings_orm.deferring import Deferred
 from findings_orm.errors import (
@@ -44,6 +44,7 @@ from findings_orm.ingest import (
     plan,
     recognise,
 )
+from findings_orm.originals import tag_original
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
 from findings_orm.receipts import LOOK_BACK, Recognition
 from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, nothing
@@ -253,8 +254,8 @@ class Import:
                 raise error.at(index) from error
             raise type(error)(f"document {index}: {error}") from error
         field = (getattr(error, "field", None) or "finding_schema_version")[:1000]
-        text = original_text(dict(given) if isinstance(given, Mapping) else given)
-        digest = hashlib.sha256(text.encode()).digest()
+        original = tag_original(given)
+        digest = hashlib.sha256(json.dumps(original).encode()).digest()
         self._copies[digest] += 1
         key = hashlib.sha256(digest + self._copies[digest].to_bytes(8, "big")).digest()
         rejected_id = str(uuid.UUID(bytes=key[:16], version=5))
@@ -262,7 +263,7 @@ class Import:
         field = field.encode(errors="backslashreplace").decode().replace("\0", "\\0")
         self.report.rejected.append(Rejected(index, field, reason, rejected_id))
         self._originals.append(
-            RejectedOriginal(rejected_id, self.run.id, index, self.at, field, reason, json.loads(text))
+            RejectedOriginal(rejected_id, self.run.id, index, self.at, field, reason, original)
         )
 
     def _renew(self, documents: Iterable[Mapping[str, Any]]) -> None:

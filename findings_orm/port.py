@@ -89,7 +89,8 @@ class RejectedOriginal:
         index: its position in that run.
         at: when that was.
         field, reason: as in `Rejected`.
-        original: the document as it was given, whatever it was.
+        original: what was given, of the same types and equal, whatever it was; only a value of a class that
+            `findings_orm.originals` does not know is a `LostValue` there.
     """
 
     rejected_id: str

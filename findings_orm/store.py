@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
@@ -20,6 +21,7 @@ from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of, p
 from findings_orm.errors import (
     FindingNotFoundError,
     StorageError,
+    StorageIntegrityError,
     StorageUnavailableError,
     StorageValidationError,
 )
@@ -38,6 +40,7 @@ from findings_orm.ids import now
 from findings_orm.importing import Import
 from findings_orm.ingest import events_of, with_status
 from findings_orm.observing import Figures, Observer, Pool
+from findings_orm.originals import untag_original
 from findings_orm.port import (
     Document,
     Event,
@@ -320,7 +323,7 @@ class Store(Forking, FindingStore):
 
     def rejected_originals(self, project_id: str) -> list[RejectedOriginal]:
         with self._unit(single=True) as unit:
-            return unit.rejected(_key(project_id))
+            return [replace(one, original=_original_of(one)) for one in unit.rejected(_key(project_id))]
 
     def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
         with self._whole() as unit:
@@ -341,7 +344,7 @@ class Store(Forking, FindingStore):
                         f"project {project_id!r} keeps no refused original {rejected_id}"
                     )
             chosen = list(fixed) if fixed is not None else list(kept)
-            given = [fixed[name] if fixed is not None else kept[name].original for name in chosen]
+            given = [fixed[name] if fixed is not None else _original_of(kept[name]) for name in chosen]
             task = Import(project_id, None, on_invalid="quarantine")
             report = task.execute(unit, given)
             refused = {refusal.index: refusal.rejected_id for refusal in report.rejected}
@@ -520,6 +523,14 @@ def _key(project_id: str) -> str:
     except StorageValidationError:
         return ""
     return project_id
+
+
+def _original_of(kept: RejectedOriginal) -> Any:
+    """Return the document that an import refused, as it was given."""
+    try:
+        return untag_original(kept.original)
+    except StorageValidationError as error:
+        raise StorageIntegrityError(f"the refused original {kept.rejected_id} is damaged: {error}") from error
 
 
 def _document(unit: Records, project_id: str, finding_id: str) -> Document:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from findings_orm import SCHEMA_VERSION, FindingStore, open_storage
 from findings_orm.cli.app import app
 from findings_orm.cli.failures import ExitCode
-from findings_orm.testing.samples import finding, run_of, scanned
+from findings_orm.testing.samples import assert_equal_values, finding, run_of, scanned
 
 P = "acme-api"
 
@@ -284,6 +284,39 @@ def test_quarantine_keeps_what_is_refused_to_be_corrected_and_retried(findings: 
     findings("rejected", "retry", "--fixed", "fixed.json")
     assert findings.json("rejected", "list", "--format", "json") == []
     assert "nothing is kept" in findings("rejected", "list").stderr
+
+
+def test_what_json_lacks_is_listed_with_tags_and_retried_without_them(findings: Findings) -> None:
+    shutil.copy(findings.template, findings.database)
+    values = {"n": 10**5000, "b": b"x", "$bytes": "eA==", "t": ("\ud800", {1: "\x00"}), "o": object()}
+    given = scanned("R1", evidence=values)
+    with findings.store() as store:
+        store.ingest(P, [given, scanned("R2", evidence={"\ud800": 1})], on_invalid="quarantine")
+    kept = findings.json("rejected", "list", "--format", "json")
+    shown = kept[0]["original"]["$tagged"]["evidence"]
+    assert (shown["n"], shown["b"], shown["$bytes"]) == ({"$int": hex(10**5000)}, {"$bytes": "eA=="}, "eA==")
+    assert shown["t"] == {"$tuple": ["\ud800", {"$object": [[1, "\x00"]]}]}
+    assert kept[1]["original"] == scanned("R2", evidence={"\ud800": 1})
+
+    def retry(code: int) -> Result:
+        (findings.folder / "fixed.json").write_text(json.dumps(kept))
+        return findings("rejected", "retry", "--fixed", "fixed.json", code=code)
+
+    assert "created 0" in retry(1).stdout
+    with findings.store() as store:
+        assert_equal_values(store.rejected_originals(P)[0].original["evidence"]["t"], values["t"])
+    shown.update(n=1, b="x", t=["a"])
+    kept[1]["original"] = scanned("R2")
+    assert "rejected #0 evidence.o: " in retry(1).stdout
+    kept = findings.json("rejected", "list", "--format", "json")
+    shown = kept[0]["original"]["$tagged"]["evidence"]
+    shown["o"] = {"$bytes": "?"}
+    assert "evidence.o: $bytes: is not what this tag holds" in retry(1).stderr
+    shown["o"] = None
+    assert "created 1" in retry(0).stdout
+    with findings.store() as store:
+        (document,) = [one for one in store.list_findings(P) if one["rule_id"] == "R1"]
+    assert document["evidence"] == {"n": 1, "b": "x", "$bytes": "eA==", "t": ["a"], "o": None}
 
 
 def test_one_kept_finding_is_retried_by_its_id(findings: Findings) -> None:

@@ -127,13 +127,16 @@ class Output:
 
     @contextmanager
     def file(self) -> Iterator[TextIO]:
-        """Open standard output for a machine-readable format: UTF-8 as it is, or escaped on a terminal."""
+        """Open standard output for a machine-readable format: UTF-8 as it is, or escaped on a terminal.
+
+        A lone surrogate, which UTF-8 lacks, is escaped as JSON does it.
+        """
         if self.terminal:
             yield cast(TextIO, TerminalSafe(sys.stdout))
         else:
             reconfigure = getattr(sys.stdout, "reconfigure", None)
             if reconfigure is not None:
-                reconfigure(encoding="utf-8", newline="")
+                reconfigure(encoding="utf-8", newline="", errors="backslashreplace")
             yield sys.stdout
         sys.stdout.flush()
 

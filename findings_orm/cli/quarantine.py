@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import CommandError, ExitCode, NotFoundError, UsageError
 from findings_orm.cli.options import AsJson, Project, Yes, one_of
 from findings_orm.cli.root import app, command, session_of
+from findings_orm.errors import StorageValidationError
 
 if TYPE_CHECKING:
     from findings_orm.port import FindingStore, RejectedOriginal
@@ -38,15 +40,19 @@ Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids as list
     "list", "findings rejected list", "findings rejected list --format json > rejected.json", group=rejected
 )
 def list_(ctx: typer.Context, project: Project = None, form: AsJson = "text") -> None:
-    """List the refused findings that were kept, with the reason; with --format json, whole."""
+    """List the refused findings that were kept, with the reason; with --format json, whole.
+
+    What JSON can't say is tagged there, as {"$tagged": {"title": {"$bytes": "eA=="}}}; see docs/store.md.
+    """
     from findings_orm.cli.render import as_json, rejected_grid
+    from findings_orm.originals import tag_original
 
     one_of("--format", form, ("text", "json"))
     session = session_of(ctx)
     with session.store() as store:
         kept = store.rejected_originals(session.project(store, project))
     if form == "json":
-        session.out.json(as_json(kept))
+        session.out.json(as_json([replace(one, original=tag_original(one.original)) for one in kept]))
     elif kept:
         session.out.grid(rejected_grid(kept))
     else:
@@ -138,7 +144,18 @@ def _read_fixed(path: Path) -> Mapping[str, Mapping[str, Any]]:
         raise CommandError(
             f"{path}: must be the JSON of 'findings rejected list', or an object of id to document"
         )
-    return {str(rejected_id).lower(): document for rejected_id, document in data.items()}
+    return {
+        str(rejected_id).lower(): _untagged(path, rejected_id, form) for rejected_id, form in data.items()
+    }
+
+
+def _untagged(path: Path, rejected_id: str, form: Any) -> Any:
+    from findings_orm.originals import untag_original
+
+    try:
+        return untag_original(form)
+    except StorageValidationError as error:
+        raise CommandError(f"{path}: {rejected_id}: {error}", hint="Nothing was imported.") from error
 
 
 def _entry(path: Path, number: int, entry: Any) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 JSON_TYPES = (dict, list, str, int, float, bool, type(None))
@@ -82,6 +83,26 @@ def difference(found: Any, expected: Any, where: str = "document") -> str | None
         same = json.dumps(found) == json.dumps(expected)
         return None if same else f"{where}: found {found!r}, expected {expected!r}"
     return next((place for at, a, b in pairs if (place := difference(a, b, at))), None)
+
+
+def assert_equal_values(found: object, expected: object, what: str = "value") -> None:
+    """Assert that two values, of whatever type, are of the same types and equal, however deep they nest.
+
+    NaN equals NaN, ``-0.0`` does not equal ``0.0``, and the order of keys counts.
+    """
+    todo: list[tuple[Any, Any, str]] = [(found, expected, what)]
+    while todo:
+        one, other, place = todo.pop()
+        assert type(one) is type(other), f"{place}: {type(one).__name__} instead of {type(other).__name__}"
+        if isinstance(one, dict):
+            one, other = ([each for pair in value.items() for each in pair] for value in (one, other))
+        if isinstance(one, (list, tuple)):
+            assert len(one) == len(other), f"{place}: {len(one)} items instead of {len(other)}"
+            todo += [(a, b, f"{place}[{n}]") for n, (a, b) in enumerate(zip(one, other, strict=True))]
+        elif isinstance(one, (float, complex, Decimal)):
+            assert repr(one) == repr(other), f"{place}: {one!r} instead of {other!r}"
+        else:
+            assert one == other, f"{place}: not equal"
 
 
 def assert_all_same(found: Sequence[object], expected: Sequence[object]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from findings_orm.errors import StorageError
 from findings_orm.finding import Severity, Status
+from findings_orm.originals import tag_original
 from findings_orm.port import Event, FindingStore, Run
 from findings_orm.query import SORTS, FindingQuery
 from findings_orm.testing.contract.queries import pages
@@ -203,7 +204,7 @@ def _observe_project(store: FindingStore, project_id: str) -> dict[str, Any]:
         "runs": [[run.number, sorted(run.detectors), dict(run.tool), dict(run.counts)] for run in runs],
         "diffs": [_observe_diff(store, project_id, a.id, b.id) for a, b in itertools.pairwise(runs)],
         "rejected": [
-            [each.index, names.get(each.run_id), each.field, each.reason, each.original]
+            [each.index, names.get(each.run_id), each.field, each.reason, tag_original(each.original)]
             for each in store.rejected_originals(project_id)
         ],
         "summary": [repr(store.summarize(project_id))],

@@ -6,7 +6,8 @@ import copy
 import string
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from hypothesis import strategies as st
@@ -16,12 +17,14 @@ from findings_orm.finding import MAX_DEPTH, MAX_DIGITS, MAX_NUMBER, SCHEMA_VERSI
 from findings_orm.freetext import RELEVANCE, words_of
 from findings_orm.query import SORTS, FindingQuery
 from findings_orm.testing.hostile import BREAKS, Break, break_document
-from findings_orm.testing.samples import assert_same
+from findings_orm.testing.samples import assert_equal_values, assert_same
 
 __all__ = [
+    "assert_equal_values",
     "assert_same",
     "documents",
     "hostile_documents",
+    "hostile_values",
     "json_objects",
     "legacy_documents",
     "project_ids",
@@ -125,6 +128,52 @@ def json_objects(max_leaves: int = 8) -> SearchStrategy[dict[str, Any]]:
     depths = st.sampled_from([1, 7, MAX_DEPTH - 2])
     deep = st.builds(_nested, depths, any_text | numbers, st.booleans()).map(lambda value: {"": value})
     return st.dictionaries(keys, values, max_size=4) | deep
+
+
+def hostile_values(max_leaves: int = 8) -> SearchStrategy[Any]:
+    """Values of Python that JSON can't say or that its readers refuse, those of JSON, and those that look like tags of
+    `findings_orm.originals`, within each other."""
+    hashable = st.recursive(
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.sampled_from([10**640, -(10 ** (MAX_DIGITS - 1))]),  # longer ones have no repr for a report
+            st.floats(allow_nan=False),
+            st.text(max_size=8),
+            st.sampled_from(["\x00", "\ud800", "\udc00\ud800", "\ud83d\ude00"]),
+            st.binary(max_size=8),
+            st.decimals(allow_nan=False),
+            st.uuids(),
+            st.dates(),
+            st.times(timezones=st.none() | st.just(UTC)),
+            st.datetimes(timezones=st.none() | st.timezones()),
+            st.timedeltas(),
+            st.complex_numbers(allow_nan=False),
+        ),
+        lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
+        max_leaves=3,
+    )
+    leaves = (
+        hashable
+        | st.sets(hashable, max_size=3)
+        | st.binary(max_size=8).map(bytearray)
+        | st.just(float("nan"))
+        | st.just(Decimal("NaN"))
+    )
+    tags = st.sampled_from(["$bytes", "$object", "$tagged", "$part", "$repr", "$", "$$bytes"])
+    return st.recursive(
+        leaves,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3),
+            st.lists(inner, max_size=3).map(tuple),
+            st.dictionaries(hashable, inner, max_size=3),
+            st.dictionaries(st.text(max_size=4), inner, max_size=3),
+            st.dictionaries(tags, inner, min_size=1, max_size=2),
+            inner.map(lambda value: _nested(MAX_DEPTH + 20, value, lists=True)),
+        ),
+        max_leaves=max_leaves,
+    )
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,7 +10,6 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from findings_orm.accepting import original_text
 from findings_orm.adapters.sql import mapping
 from findings_orm.adapters.sql.mapping import (
     EVENT_COLUMNS,
@@ -203,7 +203,7 @@ class SqlRecords(SqlReading, Records):
             insertion("finding_rejected", ("project_id", *REJECTED_COLUMNS))
             + f" ON CONFLICT (project_id, rejected_id) DO UPDATE SET {sets}"
         )
-        rows = [(project_id, *mapping.rejected_row(one, original_text(one.original))) for one in originals]
+        rows = [(project_id, *mapping.rejected_row(one, json.dumps(one.original))) for one in originals]
         self._run_many(sql, rows)
 
     def remove_rejected(self, project_id: str, rejected_ids: Sequence[str]) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from hypothesis import HealthCheck, settings
 
 from findings_orm.errors import StorageError
+from findings_orm.originals import tag_original
 from findings_orm.port import Event, FindingStore
 from findings_orm.query import FindingQuery
 from findings_orm.testing.samples import PROJECT
@@ -58,14 +60,14 @@ class Capabilities:
 
 
 def everything(store: FindingStore, project_id: str = PROJECT) -> list[Any]:
-    """Return all that a project holds, to compare before and after; times included."""
+    """Return all that a project holds, to compare before and after; times included. Originals are tagged: NaN is equal."""
     documents = store.list_findings(project_id)
     return [
         documents,
         [store.history(project_id, document["id"]) for document in documents],
         [store.sighting(project_id, document["id"]) for document in documents],
         store.runs(project_id),
-        store.rejected_originals(project_id),
+        [replace(one, original=tag_original(one.original)) for one in store.rejected_originals(project_id)],
         store.revision(project_id),
         store.list_projects(),
     ]

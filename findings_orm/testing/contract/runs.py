@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import json
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from findings_orm.errors import StorageError, StorageValidationError
+from findings_orm.originals import LostValue
 from findings_orm.port import FindingStore, Run
 from findings_orm.query import time_key
-from findings_orm.testing.contract.base import Capabilities, brief, everything, statuses
+from findings_orm.testing.contract.base import Capabilities, brief, everything, relaxed, statuses
 from findings_orm.testing.contract.ingest import assert_counts
-from findings_orm.testing.samples import OTHER, PROJECT, assert_same, finding, ids, run_of, scanned, uuid_of
+from findings_orm.testing.samples import (
+    OTHER,
+    PROJECT,
+    assert_equal_values,
+    assert_same,
+    finding,
+    ids,
+    run_of,
+    scanned,
+    uuid_of,
+)
+from findings_orm.testing.strategies import hostile_values
 
 Document = dict[str, Any]
 KEPT_WHOLE: list[Any] = [
@@ -35,19 +53,45 @@ BAD_RUNS: list[Any] = [
     Run(tool={"a": {1}}),
     Run(tool={"a": float("nan")}),
 ]
-_LOOP: dict[str, Any] = {}
-_LOOP["me"] = _LOOP
-KEPT_SOMEHOW: list[Any] = [
-    {**scanned(), "tags": {"a", "b"}},
-    {**scanned(), "evidence": {"a": b"bytes"}},
-    {**scanned(), "evidence": {1: "a", None: "b"}},
-    {**scanned(), "evidence": _LOOP},
-    {**scanned(), "cwe_ids": [10**5000]},
-    {(1, 2): 3},
-    object(),
+_MOMENT = datetime(2024, 10, 27, 2, 30, 0, 1, tzinfo=ZoneInfo("Europe/Berlin"), fold=1)
+NO_JSON: list[Any] = [
+    {"a", "b"},
+    frozenset({(1, b"x"), None}),
     b"bytes",
+    bytearray(b""),
+    (1, ("a",)),
+    {1: "a", None: "b", (1, 2): {"1": b""}},
+    {"$bytes": "eA==", "a": {"$bytes": "eA=="}, "b": [{"$tagged": {}}, b""]},
+    {"$tagged": {"$bytes": "eA=="}},
     10**5000,
+    -(10**641),
+    [float("inf"), float("nan"), -0.0, Decimal("1.50"), Decimal("NaN"), 1 + 2j],
+    ["\ud83d\ude00", "\ud800", {"\ud83d\ude00": "\x00"}],
+    [UUID(int=1), date(2024, 1, 1), time(1, 2, 3, fold=1), timedelta(-1, 2, 3)],
+    [_MOMENT, _MOMENT.replace(tzinfo=timezone(timedelta(hours=-3, seconds=1))), datetime(1, 1, 1)],  # naive
 ]
+"""Values that JSON can't say, or that only look so; each comes back equal."""
+
+
+class Thing:
+    """A class of which nothing but the `repr` can be kept."""
+
+    def __repr__(self) -> str:
+        return "Thing(7)"
+
+
+class Broken:
+    """A class that has not even a `repr`."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+def _deep(levels: int) -> Any:
+    value: Any = 10**5000
+    for level in range(levels):
+        value = {"a": value} if level % 2 else [value]
+    return value
 
 
 class RunContract(Capabilities):
@@ -281,12 +325,60 @@ class QuarantineContract(Capabilities):
             assert refused.field
             assert (each.run_id, each.at > "2024") == (run_of(1), True)
 
-    def test_what_is_no_json_is_kept_as_far_as_possible(self, store: FindingStore) -> None:
-        report = store.ingest(PROJECT, [*KEPT_SOMEHOW, scanned()], on_invalid="quarantine")
-        assert (report.created, len(report.rejected)) == (1, len(KEPT_SOMEHOW))
+    def test_what_is_no_json_comes_back_equal(self, store: FindingStore) -> None:
+        given = [
+            each for value in NO_JSON for each in ({**scanned(), "evidence": {"n": value}, "x": value}, value)
+        ]
+        store.ingest(PROJECT, given, on_invalid="quarantine")
         kept = store.rejected_originals(PROJECT)
-        assert [each.index for each in kept] == list(range(len(KEPT_SOMEHOW)))
-        assert kept[0].original["title"] == KEPT_SOMEHOW[0]["title"], "what JSON can hold was lost too"
+        for each, original in zip(kept, given, strict=True):
+            assert_equal_values(each.original, original)
+        again = store.retry_rejected(PROJECT)
+        assert [one.rejected_id for one in again.rejected] == [one.rejected_id for one in kept]
+
+    @relaxed
+    @given(originals=st.lists(hostile_values(), min_size=1, max_size=4), copies=st.integers(0, 1))
+    def test_any_value_comes_back_equal(self, originals: list[Any], copies: int, store: FindingStore) -> None:
+        store.delete_project(PROJECT)
+        given = [{**scanned(), "x": original} for original in originals + originals[:copies]] + originals
+        report = store.ingest(PROJECT, given, on_invalid="quarantine")
+        kept = {each.rejected_id: each.original for each in store.rejected_originals(PROJECT)}
+        assert report.created + len(kept) == len(given)
+        for refused in report.rejected:
+            assert_equal_values(kept[refused.rejected_id or ""], given[refused.index])
+        again = store.retry_rejected(PROJECT)
+        assert {one.rejected_id for one in again.rejected} == kept.keys(), (
+            "what came back is not what was kept"
+        )
+
+    def test_any_depth_comes_back_equal(self, store: FindingStore) -> None:
+        given = [_deep(levels) for levels in (99, 100, 101, 3_000)]
+        store.ingest(
+            PROJECT, [{**scanned(), "evidence": {"n": each}} for each in given], on_invalid="quarantine"
+        )
+        for each, original in zip(store.rejected_originals(PROJECT), given, strict=True):
+            assert_equal_values(each.original["evidence"]["n"], original)
+
+    def test_what_cannot_be_made_again_is_kept_as_its_repr(self, store: FindingStore) -> None:
+        loop: dict[Any, Any] = {Thing(): 1, Thing(): 2, "broken": Broken()}
+        loop["me"] = [loop]
+        store.ingest(PROJECT, [{**scanned(), "evidence": {"a": Thing()}}, loop], on_invalid="quarantine")
+        thing, looped = store.rejected_originals(PROJECT)
+        lost = LostValue(f"{__name__}.Thing", "Thing(7)")
+        assert thing.original == {**scanned(), "evidence": {"a": lost}}
+        *things, (broken, no_repr), (me, inside) = looped.original.items()
+        assert things == [(lost, 1), (LostValue(lost.type, lost.text, 1), 2)]
+        assert (broken, no_repr.type, me, inside[0].type) == (
+            "broken",
+            f"{__name__}.Broken",
+            "me",
+            "builtins.dict",
+        )
+        refused = store.retry_rejected(PROJECT).rejected[0]
+        assert (refused.rejected_id, refused.field) == (thing.rejected_id, "evidence.a")
+        assert "only the repr was kept: Thing(7)" in refused.reason
+        fixed = {thing.rejected_id: {**thing.original, "evidence": {"a": 7}}}
+        assert store.retry_rejected(PROJECT, fixed).created == 1
 
     def test_originals_are_oldest_first(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [scanned(), {"a": 1}, {"a": 2}], on_invalid="quarantine")
