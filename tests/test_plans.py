@@ -71,7 +71,7 @@ class Filled:
     store: FindingStore
     count_work: Callable[[], Any]
     ids: dict[str, str] = field(default_factory=dict)
-    deep: dict[tuple[str, str], str] = field(default_factory=dict)
+    deep: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -98,7 +98,7 @@ def fill(store: FindingStore, filled: Filled) -> None:
             store.set_status(project, finding["id"], "false_positive", actor="ann")
         for sort in ALL_SORTS:
             deep = FindingQuery(project_id=project, limit=min(count // 2, 10_000), sort=sort)
-            filled.deep[project, sort] = str(store.find(deep).next_cursor)
+            filled.deep[project, sort] = store.find(deep).items[-1]
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,8 @@ def finding(filled: Filled, project: str, **conditions: Any) -> object:
 
 
 def deeper(filled: Filled, project: str, **conditions: Any) -> object:
-    cursor = filled.deep[project, conditions.get("sort", "created_at")]
+    query = FindingQuery(project_id=project, **conditions)  # a cursor is good for its own conditions only
+    cursor = query.cursor_after(filled.deep[project, query.sort])
     return finding(filled, project, cursor=cursor, **conditions)
 
 
