@@ -68,13 +68,15 @@ def fingerprint(document: Mapping[str, Any]) -> Fingerprint:
 def former_digest(document: Mapping[str, Any]) -> bytes | None:
     """Return the digest that version 1 of the algorithm gave to a document, None where it is that of this version."""
     resource = document.get("resource", "")
-    if resource[-1:] not in _ENDS_OF_LINES or document.get("fingerprint"):
+    found = _found(resource)
+    if found is None or found["hash"] or document.get("fingerprint"):
         return None
     location = document.get("location")
-    former, _ = _without_line_1(resource)
-    if former == without_line(resource, location.get("path") if location else None)[0]:
+    file = resource[: found.end("path")]
+    was_line = _named_file_1(file)
+    if was_line == _is_line(found, file, location.get("path") if location else None):
         return None
-    return _content_digest(document, former)
+    return _content_digest(document, file if was_line else resource)
 
 
 def _content_digest(document: Mapping[str, Any], resource: str) -> bytes:
@@ -105,9 +107,11 @@ def without_line(resource: str, path: str | None = None) -> tuple[str, int | Non
     if found is None:
         return resource, None
     file = resource[: found.end("path")]
-    if found["hash"] or file == path or _names_file(file, paren=found["paren"] is not None):
-        return file, _number(found)
-    return resource, None
+    return (file, _number(found)) if _is_line(found, file, path) else (resource, None)
+
+
+def _is_line(found: re.Match[str], file: str, path: str | None) -> bool:
+    return bool(found["hash"]) or file == path or _names_file(file, paren=found["paren"] is not None)
 
 
 def _found(resource: str) -> re.Match[str] | None:
@@ -126,17 +130,10 @@ def _names_file(path: str, *, paren: bool) -> bool:
     return _ROOTED.match(path) is not None or ("/" in path and not _IMAGE.fullmatch(path))
 
 
-def _without_line_1(resource: str) -> tuple[str, int | None]:
-    """Do what `without_line` did in version 1."""
-    found = _found(resource)
-    if found is None:
-        return resource, None
-    path = resource[: found.end("path")]
-    if not found["hash"]:
-        web = "://" in path and not path.startswith("file:")
-        if web or not ("/" in path or "\\" in path or _SOURCE_FILE_1.fullmatch(path)):
-            return resource, None
-    return path, _number(found)
+def _named_file_1(path: str) -> bool:
+    """Return whether version 1 took a number behind this for a line."""
+    web = "://" in path and not path.startswith("file:")
+    return not web and ("/" in path or "\\" in path or _SOURCE_FILE_1.fullmatch(path) is not None)
 
 
 _SOURCE_FILE_1 = re.compile(
