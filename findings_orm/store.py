@@ -106,11 +106,14 @@ class Store(Forking, FindingStore):
         or in the iterable that an import reads from."""
         return self._current is not None
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageUnavailableError(f"this {self.adapter} store is closed; open it again")
+
     @block
     def _unit(self, *, write: bool = False, single: bool = False) -> Iterator[Records]:
         """Join the calling thread's unit of work, or open one for this call, or for one (`single`) read of it."""
-        if self._closed:
-            raise StorageUnavailableError(f"this {self.adapter} store is closed; open it again")
+        self._check_open()
         current = self._current
         if current is not None:
             try:
@@ -149,8 +152,7 @@ class Store(Forking, FindingStore):
         """A write unit in which everything is undone when the block raises, inside a transaction too."""
         current = self._current
         if current is not None:
-            with self._unit():
-                pass
+            self._check_open()
             with current.savepoint():  # on its own, so that nothing comes after it
                 yield current
             return
