@@ -259,7 +259,10 @@ def _order(query: FindingQuery, hidden: frozenset[str] = _NOTHING) -> str:
 
 
 def beyond(query: FindingQuery, value: Any) -> FindingQuery:
-    """Return a query, without its position, and without the bound on the time that a position at `value` implies."""
+    """Return a query without the bound on the time that a position at `value` in its order implies.
+
+    Without that bound it is another query, so that its cursor would be refused: it has none then.
+    """
     if query.sort == "created_at" and query.created_from and value >= time_key(query.created_from):
         return replace(query, created_from=None, cursor=None)
     if query.sort == "-created_at" and query.created_before and value < time_key(query.created_before):
