@@ -36,11 +36,12 @@ from findings_orm.port import (
     StoragePort,
 )
 from findings_orm.query import FindingQuery, Page, Summary
-from findings_orm.registry import STORAGE_REGISTRY, open_storage, register_adapter
+from findings_orm.registry import STORAGE_REGISTRY, open_storage, register_adapter, unregister_adapter
 
 if TYPE_CHECKING:
     from findings_orm.adapters.cache import RedisCacheAdapter
     from findings_orm.adapters.file import FileStorageAdapter
+    from findings_orm.adapters.lifted import lift
     from findings_orm.adapters.memory import InMemoryStorageAdapter
     from findings_orm.adapters.sql.postgresql import PostgreSQLStorageAdapter
     from findings_orm.adapters.sql.sqlite import SQLiteStorageAdapter
@@ -53,6 +54,7 @@ _LAZY = {
     "RedisCacheAdapter": "findings_orm.adapters.cache",
     "SQLiteStorageAdapter": "findings_orm.adapters.sql.sqlite",
     "SchemaMigrator": "findings_orm.migrations",
+    "lift": "findings_orm.adapters.lifted",
 }
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
@@ -98,7 +100,9 @@ __all__ = [
     "StorageUnavailableError",
     "StorageValidationError",
     "Summary",
+    "lift",
     "open_storage",
     "register_adapter",
+    "unregister_adapter",
     "validate_finding",
 ]

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 from findings_orm.diagnosis import Diagnosable, Problem
-from findings_orm.errors import StorageError
+from findings_orm.errors import StorageError, StorageValidationError
 from findings_orm.observing import Figures, Observable, Observer, Pool
 from findings_orm.port import (
     Document,
@@ -40,6 +40,9 @@ class ForwardingStore(FindingStore):
     """
 
     def __init__(self, inner: FindingStore) -> None:
+        if not isinstance(inner, FindingStore):
+            rule = "must be a FindingStore; findings_orm.lift makes one of an adapter with the six methods of StoragePort"
+            raise StorageValidationError.of_field("inner", rule, type(inner))
         self.inner = inner
 
     def __getattr__(self, name: str) -> Any:

@@ -2,19 +2,23 @@
 
 `register_adapter` adds an adapter for this process. Other packages add theirs with an entry point of the
 group ``findings_orm.adapters``, named after the URL scheme; its value is a callable ``(url, **options)`` that
-returns a store.
+returns a store, or an adapter with the six methods of `StoragePort` (docs/adapters.md).
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
 from typing import Any, cast
 
-from findings_orm.errors import StorageError, StorageValidationError, readable
+from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError, readable
+from findings_orm.forwarding import ForwardingStore
 from findings_orm.port import FindingStore, StoragePort
+
+_log = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "findings_orm.adapters"
 
@@ -34,9 +38,13 @@ class _Registry(Mapping[str, StoragePort]):
         self._lock = RLock()
         self._adapters: dict[str, StoragePort] = {}
 
-    def add(self, name: str, adapter: StoragePort) -> None:
+    def replace(self, name: str, adapter: StoragePort | None) -> StoragePort | None:
+        """Put an adapter, or nothing, in the place of the one of a name, and return that."""
         with self._lock:
-            self._adapters[name] = adapter
+            earlier = self._adapters.pop(name, None)
+            if adapter is not None:
+                self._adapters[name] = adapter
+            return earlier
 
     def __getitem__(self, name: str) -> StoragePort:
         with self._lock:
@@ -45,11 +53,12 @@ class _Registry(Mapping[str, StoragePort]):
             try:
                 return self._adapters[name]
             except KeyError:
-                known = ", ".join(sorted(self))
-                raise KeyError(f"no adapter is registered as {name!r}; registered are: {known}") from None
+                raise KeyError(
+                    f"no adapter is registered as {name!r}; registered are: {_registered()}"
+                ) from None
 
     def __contains__(self, name: object) -> bool:
-        return name == "memory" or name in self._adapters
+        return isinstance(name, str) and (name == "memory" or name in self._adapters)
 
     def __iter__(self) -> Iterator[str]:
         return iter({"memory": None, **self._adapters})
@@ -58,14 +67,22 @@ class _Registry(Mapping[str, StoragePort]):
         return len({"memory", *self._adapters})
 
 
-STORAGE_REGISTRY: Mapping[str, StoragePort] = _Registry()
+_registry = _Registry()
+
+STORAGE_REGISTRY: Mapping[str, StoragePort] = _registry
 """Name to adapter instance."""
+
+
+def _registered() -> str:
+    return ", ".join(sorted(_registry))
 
 
 def register_adapter(
     name: str, adapter_class: Callable[..., StoragePort], config: Mapping[str, Any] | None = None
 ) -> None:
-    """Make an adapter (``adapter_class(**config)``) and register it under `name`, in place of an earlier one.
+    """Make an adapter (``adapter_class(**config)``) and register it under `name`; an earlier one of that name is closed.
+
+    `open_storage` opens it by that name.
 
     Args:
         name: any text, not empty.
@@ -74,60 +91,148 @@ def register_adapter(
 
     Raises:
         StorageValidationError: the name is empty, `config` does not fit, or the result is no `StoragePort`.
+        StorageUnavailableError: the class raised something that is no `StorageError`.
     """
     if not isinstance(name, str) or not name.strip():
         raise StorageValidationError.of_field("name", "must be text, not empty", name)
-    if config is not None and not isinstance(config, Mapping):
+    if not callable(adapter_class):
+        raise StorageValidationError.of_field("adapter_class", "must be a class, or callable", adapter_class)
+    if config is None:
+        config = {}
+    if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):
         raise StorageValidationError.of_field("config", "must be a mapping of keyword arguments", config)
-    try:
-        adapter = adapter_class(**dict(config or {}))
-    except StorageError:
-        raise
-    except TypeError as error:
-        raise StorageValidationError(
-            f"config does not fit {adapter_class!r}: {error}", field="config"
-        ) from error
+    adapter = _made(adapter_class, readable(adapter_class), "config", (), config)
     if not isinstance(adapter, StoragePort):
         raise StorageValidationError.of_field(
             "adapter_class", "must make a StoragePort (six methods)", adapter_class
         )
-    cast(_Registry, STORAGE_REGISTRY).add(name, adapter)
+    _close(name, _registry.replace(name, adapter))
+
+
+def unregister_adapter(name: str) -> None:
+    """Close the adapter that is registered under `name`, and forget it. ``"memory"`` begins anew, empty, when it is used.
+
+    Raises:
+        StorageValidationError: none is registered under that name.
+    """
+    if name not in _registry:
+        raise StorageValidationError.of_field("name", f"must be one of {_registered()}", name)
+    _close(name, _registry.replace(name, None))
+
+
+def _close(name: str, adapter: StoragePort | None) -> None:
+    """Close an adapter that nobody can reach any more by its name."""
+    close = getattr(adapter, "close", None)
+    if callable(close):
+        try:
+            close()
+        except Exception:  # noqa: BLE001  # whatever it was, the one that takes its place works
+            _log.exception("the adapter that was registered as %s could not be closed", readable(name))
 
 
 def open_storage(
     url: str, *, cache: str | None = None, cache_options: Mapping[str, Any] | None = None, **options: Any
 ) -> FindingStore:
-    """Open the store that a URL names.
+    """Open the store that a URL or a registered name names.
 
     ``memory:`` is a new store in memory, ``sqlite:///findings.db`` a file (four slashes: an absolute path),
     ``sqlite://`` a private database in memory, ``postgresql://user@host/database`` a PostgreSQL server,
     ``file:///some/folder`` a folder of JSON files (an absolute path).
 
+    A name of `register_adapter` (alone, or with a colon where no kind of store is called so) is the adapter that is registered:
+    closing what is returned here leaves it open for others. An adapter that has only the six methods is lifted
+    (`findings_orm.lift`), one of an entry point too.
+
     Args:
-        url: the URL.
+        url: the URL, or the name.
         cache: URL of a Redis to put in front of the store (extra ``redis``), ``redis://host:6379/0`` for one.
         cache_options: how that behaves, see `findings_orm.adapters.cache.CacheOptions`.
         options: passed on to the adapter, e.g. ``migrate=True`` (bring an older database to the current schema).
 
     Raises:
-        StorageValidationError: the URL names no known kind of store (the known ones are listed).
+        StorageValidationError: the URL names no known kind of store (the known ones are listed), or it has no such option.
         SchemaVersionError: the store's schema is not the current one.
-        StorageUnavailableError: the store can't be reached.
+        StorageUnavailableError: the store can't be reached, or the package that adds its kind is broken.
     """
-    if not isinstance(url, str) or ":" not in url:
+    if not isinstance(url, str):
         raise StorageValidationError.of_field("url", f"must be a storage URL ({_known()})", url)
-    scheme = url.partition(":")[0].partition("+")[0].lower()
-    if scheme in _SCHEMES:
-        opener = _load(_SCHEMES[scheme])
-    else:
-        found = entry_points(group=ENTRY_POINT_GROUP, name=scheme)
-        if not found:
-            raise StorageValidationError(
-                f"no storage adapter for {readable(scheme)}; known are: {_known()}", field="url", value=scheme
-            )
-        opener = next(iter(found)).load()
-    store = cast(FindingStore, opener(url, **options))
+    if cache_options is not None and not isinstance(cache_options, Mapping):
+        raise StorageValidationError.of_field("cache_options", "must be a mapping", cache_options)
+    store = _opened(url, options)
     return store if cache is None else _cached(store, cache, cache_options or {})
+
+
+def _opened(url: str, options: Mapping[str, Any]) -> FindingStore:
+    if url in _registry:
+        return _shared(url, options)
+    scheme, colon, rest = url.partition(":")
+    if not colon:
+        raise StorageValidationError.of_field(
+            "url", f"must be a storage URL ({_known()}) or a registered name ({_registered()})", url
+        )
+    scheme = scheme.partition("+")[0].lower()
+    if scheme in _SCHEMES:
+        try:
+            return cast(FindingStore, _load(_SCHEMES[scheme])(url, **options))
+        except TypeError as error:  # as Python says it of a keyword that there is not
+            raise StorageValidationError(f"options don't fit {scheme}: {error}", field="options") from error
+    if rest in ("", "//") and url.partition(":")[0] in _registry:
+        return _shared(url.partition(":")[0], options)
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=scheme):
+        return _of_entry_point(point, url, options)
+    raise StorageValidationError(
+        f"no storage adapter for {readable(scheme)}; known are: {_known()}", field="url", value=scheme
+    )
+
+
+def _shared(name: str, options: Mapping[str, Any]) -> FindingStore:
+    """Return the registered adapter of a name as a store that others use too."""
+    if options:
+        raise StorageValidationError.of_field(
+            "options", f"must be none: the adapter registered as {name!r} is open already", dict(options)
+        )
+    return _Shared(_lifted(_registry[name]))
+
+
+class _Shared(ForwardingStore):
+    """A store that stays open when this one is closed."""
+
+    def close(self) -> None:
+        """Leave the adapter open: it belongs to the registry."""
+
+
+def _of_entry_point(point: EntryPoint, url: str, options: Mapping[str, Any]) -> FindingStore:
+    """Open a store of another package; what is wrong with that is said of it."""
+    package = point.dist.name if point.dist else "another package"
+    who = f"{package}'s adapter for {point.name}: ({point.value})"
+    try:
+        opener = point.load()
+    except Exception as error:
+        raise StorageUnavailableError(
+            f"{who} can't be loaded; mend or remove {package}: {error!r}"
+        ) from error
+    store = _made(opener, who, "options", (url,), options)
+    if not isinstance(store, StoragePort):
+        raise StorageUnavailableError(f"{who} made {readable(store)}, which lacks methods of StoragePort")
+    return _lifted(store)
+
+
+def _made(
+    maker: Callable[..., Any], who: str, field: str, given: tuple[Any, ...], options: Mapping[str, Any]
+) -> Any:
+    """Call what others wrote to make an adapter; what it raises becomes an error that names it."""
+    try:
+        return maker(*given, **options)
+    except StorageError:
+        raise
+    except TypeError as error:
+        raise StorageValidationError(f"{field} does not fit {who}: {error}", field=field) from error
+    except Exception as error:
+        raise StorageUnavailableError(f"{who} could not be made: {error!r}") from error
+
+
+def _lifted(adapter: StoragePort) -> FindingStore:
+    return cast(FindingStore, _load("findings_orm.adapters.lifted:lift")(adapter))
 
 
 def _cached(store: FindingStore, url: str, options: Mapping[str, Any]) -> FindingStore:

@@ -16,7 +16,7 @@ def save(unit: Records, project_id: str, documents: list[Document]) -> None:
     """Store valid documents of one project; of several with one id, each replaces the one before."""
     at = now()
     revision = unit.advance(project_id, at).now
-    ordinals = _Ordinals(unit, project_id)
+    ordinals = Ordinals(unit, project_id)
     for group in _distinct(documents):
         known = unit.stored(project_id, [document["id"] for document in group])
         identified = [(document, fingerprint(document)) for document in group]
@@ -29,7 +29,7 @@ def save(unit: Records, project_id: str, documents: list[Document]) -> None:
         events: list[Event] = []
         for document, (digest, line) in identified:
             old = known.get(document["id"])
-            identity = _saved_identity(document, digest, line, at, old, ordinals)
+            identity = saved_identity(document, digest, line, at, old, ordinals)
             if old is None:
                 insert.append(Stored(document, identity))
                 continue
@@ -59,7 +59,7 @@ def renew(unit: Records, project_id: str, former: set[bytes]) -> None:
         return
     stored = unit.stored(project_id, [one.finding_id for one in old])
     renewed = [(row, fingerprint(row.document)) for row in stored.values()]
-    ordinals = _Ordinals(unit, project_id)
+    ordinals = Ordinals(unit, project_id)
     ordinals.load({digest for row, (digest, _) in renewed if _moves(row, digest)})
     replace = []
     for row, (digest, line) in sorted(renewed, key=lambda one: one[0].identity.ordinal):
@@ -75,7 +75,7 @@ def _moves(old: Stored | None, fingerprint: bytes) -> bool:
     return old is None or old.identity.fingerprint != fingerprint
 
 
-class _Ordinals:
+class Ordinals:
     """Hands out the ordinals of fingerprints while documents are saved."""
 
     def __init__(self, unit: Records, project_id: str) -> None:
@@ -99,9 +99,10 @@ class _Ordinals:
         return ordinal
 
 
-def _saved_identity(
-    document: Document, digest: bytes, line: int | None, at: str, old: Stored | None, ordinals: _Ordinals
+def saved_identity(
+    document: Document, digest: bytes, line: int | None, at: str, old: Stored | None, ordinals: Ordinals
 ) -> Identity:
+    """Return the identity of a document that is saved in the place of `old`."""
     status = document["status"]
     content = content_digest(content_of(document))
     if old is None:

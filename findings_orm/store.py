@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from findings_orm import layout
 from findings_orm.accepting import current_document
+from findings_orm.arguments import checked
 from findings_orm.blocks import COMMITTED, block
 from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of, problems_of_files
 from findings_orm.errors import (
@@ -24,6 +25,7 @@ from findings_orm.errors import (
     StorageIntegrityError,
     StorageUnavailableError,
     StorageValidationError,
+    readable,
 )
 from findings_orm.finding import (
     SCHEMA_VERSION,
@@ -203,6 +205,7 @@ class Store(Forking, FindingStore):
         with self._unit(write=True) as unit:
             save(unit, document["project_id"], [document])
 
+    @checked
     def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
         with self._whole() as unit:
             for batch in batches(enumerate(documents), SAVE_BATCH):
@@ -231,20 +234,22 @@ class Store(Forking, FindingStore):
             return _document(unit, project_id, finding_id)
 
     def iter_findings(self, project_id: str) -> Iterator[Document]:
-        return self._iterate(project_id, as_json=False)
+        return self._iterate(_key(project_id), as_json=False)
 
     def iter_findings_json(self, project_id: str) -> Iterator[bytes]:
-        return self._iterate(project_id, as_json=True)
+        return self._iterate(_key(project_id), as_json=True)
 
     def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
         """Yield all findings of one instant, as documents or as JSON."""
-        with self._unit() as unit, closing(unit.stream(_key(project_id), as_json=as_json)) as found:
+        with self._unit() as unit, closing(unit.stream(project_id, as_json=as_json)) as found:
             yield from found
 
+    @checked
     def find(self, query: FindingQuery) -> Page:
         with self._unit(single=not query.words) as unit:  # text may take several statements
             return query.page_of(unit.select(query, query.limit + 1))
 
+    @checked
     def count(self, query: FindingQuery) -> int:
         with self._unit(single=not query.words) as unit:
             return unit.count(query)
@@ -284,13 +289,14 @@ class Store(Forking, FindingStore):
         with self._unit(single=True) as unit:
             return unit.runs(_key(project_id))
 
+    @checked
     def diff_runs(self, project_id: str, a: str, b: str) -> RunDiff:
         with self._unit() as unit:
             runs = {run.id: run for run in unit.runs(_key(project_id))}
             for name, run_id in (("a", a), ("b", b)):
                 if run_id.lower() not in runs:
                     raise StorageValidationError.of_field(
-                        name, f"must be the id of a run of project {project_id!r}", run_id
+                        name, f"must be the id of a run of project {readable(project_id)}", run_id
                     )
             in_a, in_b = (unit.seen_in(project_id, runs[run_id.lower()]) for run_id in (a, b))
             return RunDiff(
@@ -303,6 +309,7 @@ class Store(Forking, FindingStore):
 
     # -- imports --------------------------------------------------------------------------------------------
 
+    @checked
     def ingest(
         self,
         project_id: str,
@@ -327,14 +334,16 @@ class Store(Forking, FindingStore):
         with self._unit(single=True) as unit:
             return [replace(one, original=_original_of(one)) for one in unit.rejected(_key(project_id))]
 
+    @checked
     def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
         with self._whole() as unit:
-            ids = [rejected_id.lower() for rejected_id in rejected_ids]
-            if project_id not in unit.projects():
+            ids = [one.lower() for one in rejected_ids if is_uuid(one)]
+            if _key(project_id) not in unit.projects():
                 return 0
             unit.advance(project_id, now())
             return unit.remove_rejected(project_id, ids)
 
+    @checked
     def retry_rejected(
         self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
     ) -> IngestReport:
@@ -343,7 +352,7 @@ class Store(Forking, FindingStore):
             for rejected_id in fixed or ():
                 if rejected_id not in kept:
                     raise FindingNotFoundError(
-                        f"project {project_id!r} keeps no refused original {rejected_id}"
+                        f"project {readable(project_id)} keeps no refused original {readable(rejected_id)}"
                     )
             chosen = list(fixed) if fixed is not None else list(kept)
             given = [fixed[name] if fixed is not None else _original_of(kept[name]) for name in chosen]
@@ -356,6 +365,7 @@ class Store(Forking, FindingStore):
 
     # -- life of a finding ----------------------------------------------------------------------------------
 
+    @checked
     def set_status(
         self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
     ) -> Document:
@@ -380,7 +390,9 @@ class Store(Forking, FindingStore):
             unit.add_events(project_id, revision, events)
             return _document(unit, project_id, finding_id)
 
+    @checked
     def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
+        project_id = _key(project_id)
         try:
             before = canonical_time(closed_before)
         except (ValueError, TypeError) as error:
@@ -401,6 +413,7 @@ class Store(Forking, FindingStore):
 
     # -- the store itself -----------------------------------------------------------------------------------
 
+    @checked
     def observe(self, observer: Observer) -> Callable[[], None]:
         """See `Observable.observe`; a store without statements and connections has nothing to tell."""
         return lambda: None
@@ -519,7 +532,13 @@ def _documents(unit: Records, project_id: str, finding_ids: set[str]) -> list[Do
 
 
 def _key(project_id: str) -> str:
-    """Return a project id that every adapter can look up: one that no project can have becomes the empty one."""
+    """Return a project id that every adapter can look up: one that no project can have becomes the empty one.
+
+    Raises:
+        StorageValidationError: it is no text.
+    """
+    if not isinstance(project_id, str):
+        raise StorageValidationError.of_field("project_id", "must be text", project_id)
     try:
         check_project_id(project_id)
     except StorageValidationError:
@@ -551,4 +570,4 @@ def _stored(unit: Records, project_id: str, finding_id: str) -> Stored:
 
 
 def _not_found(project_id: str, finding_id: str) -> FindingNotFoundError:
-    return FindingNotFoundError(f"project {project_id!r} has no finding {finding_id!r}")
+    return FindingNotFoundError(f"project {readable(project_id)} has no finding {readable(finding_id)}")

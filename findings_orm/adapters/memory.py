@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, MutableMapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, cast
@@ -64,7 +64,7 @@ class Project:
         return Project(**parts)
 
 
-State = dict[str, Project]
+State = MutableMapping[str, Project]
 
 
 class MemoryRecords(Records):
@@ -80,7 +80,7 @@ class MemoryRecords(Records):
     def savepoint(self) -> Iterator[None]:
         """See `Records.savepoint`. The block works on copies; one assignment keeps or drops them."""
         state, own = self.state, self._own
-        self.state, self._own = dict(state), set()
+        self.state, self._own = copy(state), set()
         try:
             yield
         except BaseException:

@@ -67,7 +67,7 @@ def copy_store(
     that are there and the same are compared and left. Other projects of the target are left alone.
 
     Args:
-        source: a store of this package.
+        source: a store with records: of this package, or derived from `findings_orm.store.Store` (docs/adapters.md).
         target: another one.
         projects: which ones; None means all.
         replace: write over projects of the target that differ from those of the source.

@@ -83,7 +83,7 @@ def write_backup(
     The file is written beside `path`, read back, and renamed: what was there stays until a whole backup replaces it.
 
     Args:
-        store: a store of this package.
+        store: a store with records: of this package, or derived from `findings_orm.store.Store` (docs/adapters.md).
         path: the file.
         projects: the projects to save; None means all.
         since: an earlier backup: only what differs from it is written. The ones that it needs itself have to lie in its
@@ -153,13 +153,16 @@ def records_of(store: FindingStore) -> Store:
     """Return a store as one whose records can be read and written.
 
     Raises:
-        StorageValidationError: it is none of this package.
+        StorageValidationError: it has no records; says what is missing.
     """
     if isinstance(store, ForwardingStore):
         store = store.innermost()
     if not isinstance(store, Store):
-        rule = "must be a store of findings_orm"
-        raise StorageValidationError.of_field("store", rule, store)
+        rule = (
+            "must derive from findings_orm.store.Store, or be what findings_orm.lift makes of an adapter: a backup or a copy "
+            "moves whole records, which the methods of FindingStore don't show"
+        )
+        raise StorageValidationError.of_field("store", rule, type(store))
     return store
 
 

@@ -19,7 +19,9 @@ from findings_orm.adapters.cache.remote import Remote
 from findings_orm.adapters.cache.statistics import Statistics
 from findings_orm.adapters.cache.tokens import Remembered, Tokens
 from findings_orm.adapters.cache.writing import NotifyingStore, Projects
+from findings_orm.arguments import checked
 from findings_orm.errors import StorageUnavailableError
+from findings_orm.finding import is_uuid
 from findings_orm.forking import Forking, survives_fork
 from findings_orm.observing import Observer
 from findings_orm.port import Document, FindingStore, Health
@@ -82,10 +84,12 @@ class RedisCacheAdapter(Forking, NotifyingStore):
 
     def get_finding(self, project_id: str, finding_id: str) -> Document:
         load = super().get_finding
+        if not is_uuid(finding_id):
+            return load(project_id, finding_id)
         return self._read(
             "get_finding",
             project_id,
-            lambda: str(finding_id).lower(),
+            finding_id.lower,
             lambda: load(project_id, finding_id),
             codec.DOCUMENT,
         )
@@ -96,6 +100,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
             "list_findings", project_id, lambda: None, lambda: load(project_id), codec.DOCUMENTS
         )
 
+    @checked
     def find(self, query: FindingQuery) -> Page:
         load = super().find
         return self._read(
@@ -106,6 +111,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
             codec.PAGE,
         )
 
+    @checked
     def count(self, query: FindingQuery) -> int:
         load = super().count
         return self._read(
@@ -139,7 +145,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         load: Callable[[], T],
         form: codec.Form[T],
     ) -> T:
-        if self._passed_over(operation) or not isinstance(project_id, str):
+        if self._passed_over(operation) or not isinstance(project_id, str):  # the store refuses it
             self._statistics.add(operation, "bypasses")
             return load()
         self._listener.start()

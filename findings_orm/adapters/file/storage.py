@@ -18,6 +18,7 @@ from findings_orm.adapters.file.disk import Disk, translated
 from findings_orm.adapters.file.locking import StoreLock
 from findings_orm.adapters.file.records import FileRecords, Operation
 from findings_orm.adapters.memory import MemoryRecords
+from findings_orm.arguments import checked, path_of
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
 from findings_orm.forking import INHERITED, survives_fork
@@ -47,7 +48,8 @@ class FileStorageAdapter(Store):
     project. That file may be edited: valid changes are taken over, broken ones are named.
 
     Args:
-        path: the folder. One that does not exist is an empty store, and is made by the first write.
+        path: the folder (`base_path` is its older name). One that does not exist is an empty store, and is made by the
+            first write.
         lock_timeout: seconds to wait for another process before `StorageUnavailableError`.
         fold_at: bytes that the journal may have before it is folded, however small the snapshot is.
         fold_on_close: fold the journal when the store is closed, if this store wrote to it.
@@ -63,10 +65,12 @@ class FileStorageAdapter(Store):
 
     adapter: ClassVar[str] = "file"
 
+    @checked
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None = None,
         *,
+        base_path: str | os.PathLike[str] | None = None,
         lock_timeout: float = 60.0,
         fold_at: int = 16 * 1024 * 1024,
         fold_on_close: bool = True,
@@ -74,7 +78,7 @@ class FileStorageAdapter(Store):
         disk: Disk | None = None,
     ) -> None:
         super().__init__()
-        self.path = Path(path).absolute()
+        self.path = _folder(path, base_path)
         if self.path.exists() and not self.path.is_dir():
             raise StorageUnavailableError(f"{self.path}: is a file; name the folder that it is in")
         self._disk = disk or Disk()
@@ -369,6 +373,13 @@ def _encoded(operations: list[Operation]) -> bytes:
         return journal.to_json([codec.put_operation(operation) for operation in operations])
     except (ValueError, TypeError, RecursionError) as error:
         raise StorageValidationError(f"JSON can't hold the data: {error}") from error
+
+
+def _folder(path: object, base_path: object) -> Path:
+    """Return the folder of a store, which is given by one of two names."""
+    if (path is None) == (base_path is None):
+        raise StorageValidationError.of_field("path", "must be given, as path or as base_path", path)
+    return path_of("path", base_path if path is None else path).absolute()
 
 
 def open_url(url: str, **options: Any) -> FileStorageAdapter:

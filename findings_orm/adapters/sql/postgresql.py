@@ -22,6 +22,7 @@ from findings_orm.adapters.sql.postgresql_engine import (
 )
 from findings_orm.adapters.sql.postgresql_records import PostgreSQLRecords
 from findings_orm.adapters.sql.storage import SqlStore, connection_of
+from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import (
     SchemaVersionError,
@@ -233,6 +234,7 @@ class PostgreSQLStorageAdapter(SqlStore):
     rejected_originals = _reading(SqlStore.rejected_originals)
 
     @_reading
+    @checked
     def find(self, query: FindingQuery) -> Page:
         """See `FindingStore.find`."""
         if not query.words:
@@ -241,6 +243,7 @@ class PostgreSQLStorageAdapter(SqlStore):
             return super().find(query)
 
     @_reading
+    @checked
     def count(self, query: FindingQuery) -> int:
         """See `FindingStore.count`."""
         if not query.words:
@@ -291,6 +294,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         else:
             super().save_findings(documents)
 
+    @checked
     def ingest(
         self,
         project_id: str,

@@ -20,7 +20,10 @@ A package that brings a store derives a test class and supplies the store::
 
 ``store`` is a new, empty store for each test. ``reopen`` returns one more store on the same data; only tests of
 `persistent` and `shared_between_processes` ask for it. Tests of a capability that the class does not claim
-are not collected. For readable failures call ``pytest.register_assert_rewrite("findings_orm.testing")`` in
+are not collected. `PortContract` is the part for an adapter that has only the six methods of `StoragePort`; what
+`findings_orm.lift` makes of such a one runs all of `FindingStoreContract` (docs/adapters.md).
+
+For readable failures call ``pytest.register_assert_rewrite("findings_orm.testing")`` in
 ``conftest.py`` before the first import; the number of examples is that of the hypothesis profile.
 """
 
@@ -29,16 +32,16 @@ from findings_orm.testing.contract.equals import EqualContract
 from findings_orm.testing.contract.freetext import FreeTextContract
 from findings_orm.testing.contract.history import HistoryContract, PurgeContract
 from findings_orm.testing.contract.ingest import IngestContract
-from findings_orm.testing.contract.port import PortContract
+from findings_orm.testing.contract.port import BasicContract, PortContract
 from findings_orm.testing.contract.queries import QueryContract
 from findings_orm.testing.contract.runs import QuarantineContract, RunContract
 from findings_orm.testing.contract.transactions import LifeContract, ThreadContract, TransactionContract
 
-__all__ = ["FindingStoreContract"]
+__all__ = ["FindingStoreContract", "PortContract"]
 
 
 class FindingStoreContract(
-    PortContract,
+    BasicContract,
     DocumentContract,
     QueryContract,
     FreeTextContract,

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from findings_orm.errors import StorageError
 from findings_orm.originals import tag_original
-from findings_orm.port import Event, FindingStore
+from findings_orm.port import Event, FindingStore, StoragePort
 from findings_orm.query import FindingQuery
 from findings_orm.testing.samples import PROJECT
 
@@ -71,6 +71,11 @@ def everything(store: FindingStore, project_id: str = PROJECT) -> list[Any]:
         store.revision(project_id),
         store.list_projects(),
     ]
+
+
+def contents(store: StoragePort) -> list[Any]:
+    """Return what can be seen of a project, of a store that may have only the six methods."""
+    return everything(store) if isinstance(store, FindingStore) else store.list_findings(PROJECT)
 
 
 def refusal(call: Callable[[], object]) -> StorageError | None:

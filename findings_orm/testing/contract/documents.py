@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -14,12 +13,11 @@ from hypothesis import strategies as st
 from pydantic_core import from_json
 
 from findings_orm.errors import FindingNotFoundError, SchemaVersionError, StorageValidationError
-from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION, STORE_FIELDS, Severity, validate_finding
-from findings_orm.migrations import SchemaMigrator
+from findings_orm.finding import SCHEMA_VERSION, STORE_FIELDS, validate_finding
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
 from findings_orm.testing.contract.base import Capabilities, everything, refusal, relaxed
-from findings_orm.testing.hostile import BREAKS, ENDLESS, VERSION_FIELD, Break, break_document
+from findings_orm.testing.hostile import BREAKS, ENDLESS, break_document
 from findings_orm.testing.samples import OTHER, PROJECT, assert_all_same, assert_same, finding, ids, uuid_of
 from findings_orm.testing.strategies import documents
 
@@ -68,21 +66,6 @@ class DocumentContract(Capabilities):
         assert_all_same(store.list_findings(PROJECT), [expected])
         assert store.ingest(PROJECT, [document]).unchanged == 1, "the same document again is a change"
 
-    @relaxed
-    @given(
-        document=st.sampled_from(KNOWN_VERSIONS[1:-1]).flatmap(
-            lambda version: documents(version=version, project_id=PROJECT)
-        )
-    )
-    def test_older_document_is_migrated_first(self, store: FindingStore, document: dict[str, Any]) -> None:
-        store.delete_project(PROJECT)
-        given_one = copy.deepcopy(document)
-        store.save_finding(document)
-        assert_same(document, given_one, "the caller's document")
-        version = document["finding_schema_version"]
-        expected = SchemaMigrator().migrate(version, SCHEMA_VERSION, document)
-        assert_all_same(store.list_findings(PROJECT), [validate_finding(expected)])
-
     def test_older_document_is_migrated_by_ingest_too(self, store: FindingStore) -> None:
         document = _older()
         for member in ("id", "project_id", "created_at"):
@@ -95,31 +78,7 @@ class DocumentContract(Capabilities):
             (d["detector_id"], d["created_at"], d["cwe_ids"]) for d in found
         ]
 
-    def test_large_document_comes_back_equal(self, store: FindingStore) -> None:
-        request = "\u00e9\x00\U0001f600<>&'\"\\" * 200_000
-        document = finding(evidence={"request": request}, title="t" * 100_000, tags=["a" * 64] * 500)
-        store.save_finding(document)
-        assert_same(store.get_finding(PROJECT, document["id"]), validate_finding(document))
-
-    def test_missing_version_is_filled_in(self, store: FindingStore) -> None:
-        store.save_finding(finding())
-        assert store.list_findings(PROJECT)[0]["finding_schema_version"] == SCHEMA_VERSION
-
-    def test_values_of_enums_come_back_as_plain_text(self, store: FindingStore) -> None:
-        store.save_finding(finding(severity=Severity.HIGH))
-        assert_all_same(store.list_findings(PROJECT), [validate_finding(finding(severity="high"))])
-
     # -- nothing is guessed --------------------------------------------------------------------------------
-
-    @pytest.mark.parametrize("version", ["1.0.0", SCHEMA_VERSION])
-    def test_hostile_documents_are_refused_whole(self, store: FindingStore, version: str) -> None:
-        store.save_finding(finding())
-        before = everything(store)
-        for rule in (*BREAKS, *ENDLESS):
-            if version in rule.versions:
-                document = break_document(finding(finding_schema_version=version), rule)
-                self._assert_refused(store, document, rule)
-        assert everything(store) == before, "a refused document left something behind"
 
     def test_known_finding_that_breaks_a_rule_is_refused(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [finding()])
@@ -132,21 +91,6 @@ class DocumentContract(Capabilities):
                 assert isinstance(refused, (StorageValidationError, SchemaVersionError)), rule.name
         assert everything(store) == before, "a refused document left something behind"
 
-    def _assert_refused(self, store: FindingStore, document: dict[str, Any], rule: Break) -> None:
-        expected = SchemaVersionError if rule.field == VERSION_FIELD else StorageValidationError
-        error = refusal(lambda: store.save_finding(document))
-        assert isinstance(error, expected), f"accepted although {rule.name}" if error is None else rule.name
-        field = getattr(error, "field", None)
-        if expected is StorageValidationError and rule in BREAKS:
-            assert field == rule.field, f"{rule.name}: the error names {field!r}, not {rule.field!r}"
-        assert len(str(error)) < 1000, f"{rule.name}: the message is not readable"
-
-    def test_refused_replacement_keeps_the_old_one(self, store: FindingStore) -> None:
-        store.save_finding(finding())
-        with pytest.raises(StorageValidationError):
-            store.save_finding(finding(title=""))
-        assert store.list_findings(PROJECT)[0]["title"] == "Finding 1"
-
     # -- saving --------------------------------------------------------------------------------------------
 
     def test_save_is_idempotent(self, store: FindingStore) -> None:
@@ -154,29 +98,6 @@ class DocumentContract(Capabilities):
             store.save_finding(finding())
         assert ids(store.list_findings(PROJECT)) == [uuid_of(1)]
         assert store.history(PROJECT, uuid_of(1)) == []
-
-    def test_save_replaces_every_field(self, store: FindingStore) -> None:
-        full = finding(
-            cwe_ids=[79, 89], owasp=["A03:2021", "A01"], cvss=5.5, tags=["a"], cve_ids=["CVE-2024-1234"], status="triaged",
-            evidence={"a": 1}, location={"path": "x"}, confidence=50, rule_id="R", fingerprint="f",
-            run_id=uuid_of(9), mitre_attack=["T1059.001"], poc_links=["x:y"], provenance={"b": 2},
-        )  # fmt: skip
-        bare = finding(title="other", severity="low", created_at="2024-05-02T00:00:00Z")
-        for document in (full, bare, full):
-            store.save_finding(document)
-            assert_all_same(store.list_findings(PROJECT), [validate_finding(document)])
-
-    def test_ids_in_capitals_are_the_same_ids(self, store: FindingStore) -> None:
-        small = "abcdef00-0000-4000-8000-000000000001"
-        store.save_finding(finding(id=small.upper()))
-        store.save_finding(finding(id=small, title="later"))
-        assert ids(store.list_findings(PROJECT)) == [small]
-
-    def test_two_projects_may_hold_the_same_id(self, store: FindingStore) -> None:
-        store.save_finding(finding(title="one"))
-        store.save_finding(finding(title="two", project_id=OTHER))
-        assert store.get_finding(PROJECT, uuid_of(1))["title"] == "one"
-        assert store.get_finding(OTHER, uuid_of(1))["title"] == "two"
 
     def test_equal_findings_with_different_ids_stay_apart(self, store: FindingStore) -> None:
         same = {"title": "same", "resource": "same", "created_at": "2024-05-01T00:00:00Z"}
@@ -225,13 +146,6 @@ class DocumentContract(Capabilities):
             mine["location"]["path"] = "changed"
             mine["title"] = "changed"
             assert_same(read(), expected)
-
-    def test_defaults_are_not_shared_between_documents(self, store: FindingStore) -> None:
-        store.save_findings([finding(1), finding(2)])
-        first, second = store.list_findings(PROJECT)
-        first["evidence"]["a"] = 1
-        first["tags"].append("x")
-        assert (second["evidence"], second["tags"]) == ({}, [])
 
     # -- save_findings -------------------------------------------------------------------------------------
 
@@ -292,17 +206,12 @@ class DocumentContract(Capabilities):
 
     # -- reading -------------------------------------------------------------------------------------------
 
-    def test_list_is_in_the_order_of_time_then_id(self, store: FindingStore) -> None:
-        times = (
-            *("0001-01-01T00:00:00Z", "1999-12-31T23:59:59.999999Z", "2024-01-01T00:00:00Z"),
-            *("2024-01-01T00:00:00.000001Z", "2024-01-01T00:00:00.5Z", "2024-01-01T00:00:01Z"),
-            *("2024-01-01T00:00:01.000000Z", "9999-12-31T23:59:59Z"),
+    def test_iteration_has_the_order_of_the_list(self, store: FindingStore) -> None:
+        store.save_findings(
+            finding(number % 4, created_at=f"2024-0{number}-01T00:00:00Z") for number in range(9, 0, -1)
         )
-        expected = [finding(number, created_at=time) for number, time in enumerate(times)]
-        mixed = random.Random(7).sample(expected, len(expected))
-        store.save_findings(mixed)
-        assert ids(store.list_findings(PROJECT)) == ids(expected)
-        assert ids(list(store.iter_findings(PROJECT))) == ids(expected)
+        assert list(store.iter_findings(PROJECT)) == store.list_findings(PROJECT)
+        assert len(store.list_findings(PROJECT)) == 4
 
     def test_get_finding_of_unknown_raises(self, store: FindingStore) -> None:
         store.save_finding(finding())

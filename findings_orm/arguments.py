@@ -1,0 +1,198 @@
+"""What callers give, checked where it enters: a public function says by its annotations what it takes, and `checked` refuses
+the rest with an error of this package.
+
+Only kinds are checked here (text, a number, a path, a store), not rules of a field. What the annotations leave open (`Any`,
+a stream) is not checked.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import os
+import pathlib
+import sys
+import types
+from collections.abc import Callable
+from functools import wraps
+from math import isfinite
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
+
+from findings_orm.errors import StorageValidationError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Kind(NamedTuple):
+    """What an argument may be: a test, and its rule in words."""
+
+    fits: Callable[[Any], bool]
+    rule: str
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Make a function refuse arguments that are not what its annotations say.
+
+    A wrong number of arguments, or one that there is not, is Python's own TypeError. The refusal is a StorageValidationError
+    that names the argument; nothing of the function was done.
+    """
+    kinds: list[tuple[str, Kind | None]] = []
+    by_name: dict[str, Kind | None] = {}
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not kinds:
+            kinds.extend(kinds_of(function).items())
+            by_name.update(kinds)
+        for (name, kind), value in zip(kinds, args, strict=False):
+            if kind is not None and not kind.fits(value):
+                raise StorageValidationError.of_field(name, f"must be {kind.rule}", value)
+        for name, value in kwargs.items():
+            kind = by_name.get(name)
+            if kind is not None and not kind.fits(value):
+                raise StorageValidationError.of_field(name, f"must be {kind.rule}", value)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def path_of(name: str, value: Any) -> pathlib.Path:
+    """Return an argument that is a path as one.
+
+    Raises:
+        StorageValidationError: it is none, or one that no file can have.
+    """
+    if not _is_path(value):
+        raise StorageValidationError.of_field(name, f"must be {_PATH.rule}", value)
+    return pathlib.Path(value)
+
+
+def kinds_of(function: Callable[..., Any]) -> dict[str, Kind | None]:
+    """Return the parameters of a function with what they may be; None for anything."""
+    names = vars(sys.modules[function.__module__])
+    return {
+        name: None
+        if one.kind is one.VAR_KEYWORD or one.kind is one.VAR_POSITIONAL
+        else _kind_of(_read(one.annotation, names))
+        for name, one in inspect.signature(function).parameters.items()
+    }
+
+
+def _read(annotation: Any, names: dict[str, Any]) -> Any:
+    if annotation is inspect.Parameter.empty:
+        return Any
+    return eval(annotation, names) if isinstance(annotation, str) else annotation  # noqa: S307  # of this package's own code
+
+
+def _kind_of(annotation: Any) -> Kind | None:
+    """Return what an argument of an annotation may be."""
+    if annotation in _PLAIN:
+        return _PLAIN[annotation]
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return _any_of([_kind_of(one) for one in get_args(annotation)])
+    if origin is Literal:
+        values = get_args(annotation)
+        return Kind(lambda value: type(value) is str and value in values, " or ".join(values))
+    if origin is not None and origin in _MANY:
+        return _many(origin, get_args(annotation))
+    return _instance(origin or annotation)
+
+
+def _instance(cls: Any) -> Kind | None:
+    if not isinstance(cls, type) or cls is object or (_is_protocol(cls) and not _can_be_told(cls)):
+        return None
+    return Kind(lambda value: isinstance(value, cls), f"a {cls.__name__}")
+
+
+def _is_protocol(cls: type) -> bool:
+    return bool(getattr(cls, "_is_protocol", False))
+
+
+def _can_be_told(cls: type) -> bool:
+    return bool(getattr(cls, "_is_runtime_protocol", False))
+
+
+def _any_of(kinds: list[Kind | None]) -> Kind | None:
+    told = [kind for kind in kinds if kind is not None]
+    if len(told) < len(kinds):
+        return None
+    tests = [kind.fits for kind in told]
+    return Kind(lambda value: any(fits(value) for fits in tests), " or ".join(kind.rule for kind in told))
+
+
+def _many(origin: Any, members: tuple[Any, ...]) -> Kind:
+    """Return what a collection may be. Of an iterable only that it is one: it can be read once."""
+    rule = _MANY[origin]
+    if origin is collections.abc.Callable:
+        return Kind(callable, rule)
+    inner = members if issubclass(origin, collections.abc.Collection) else ()
+    kinds = [_kind_of(one) for one in inner if one is not Ellipsis]
+    first, *rest = [_anything if kind is None else kind.fits for kind in kinds] or [_anything]
+    if issubclass(origin, collections.abc.Mapping):
+        last = rest[0] if rest else _anything
+
+        def fits(value: Any) -> bool:
+            return isinstance(value, origin) and all(first(key) and last(each) for key, each in value.items())
+    else:
+
+        def fits(value: Any) -> bool:
+            return isinstance(value, origin) and not _is_one(value, origin) and all(map(first, value))
+
+    return Kind(
+        fits if kinds else lambda value: isinstance(value, origin) and not _is_one(value, origin), rule
+    )
+
+
+def _is_one(value: object, origin: type) -> bool:
+    """Whether a value is one thing rather than many of them."""
+    return isinstance(value, _ONE) and not issubclass(origin, collections.abc.Mapping)
+
+
+def _anything(_: Any) -> bool:
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return isfinite(value)
+    except OverflowError:  # an integer that no float can be
+        return False
+
+
+def _is_path(value: Any) -> bool:
+    try:
+        return b"\0" not in os.fsencode(value) and not isinstance(value, bytes)
+    except (TypeError, ValueError):
+        return False
+
+
+_ONE = (str, bytes, bytearray, memoryview, collections.abc.Mapping)
+_PATH = Kind(_is_path, "a path (without NUL)")
+_PLAIN: dict[Any, Kind | None] = {
+    Any: None,
+    str: Kind(lambda value: isinstance(value, str), "text"),
+    bytes: Kind(lambda value: isinstance(value, bytes), "bytes"),
+    bool: Kind(lambda value: value is True or value is False, "True or False"),
+    int: Kind(lambda value: isinstance(value, int) and not isinstance(value, bool), "an integer"),
+    float: Kind(_is_number, "a finite number"),
+    None: Kind(lambda value: value is None, "None"),
+    type(None): Kind(lambda value: value is None, "None"),
+    pathlib.Path: _PATH,
+    os.PathLike[str]: _PATH,
+}
+_MANY: dict[Any, str] = {
+    collections.abc.Callable: "callable",
+    collections.abc.Iterable: "an iterable, and no text, bytes or mapping",
+    collections.abc.Iterator: "an iterator",
+    collections.abc.Collection: "a collection",
+    collections.abc.Sequence: "a sequence",
+    collections.abc.Mapping: "a mapping",
+    list: "a list",
+    tuple: "a tuple",
+    dict: "a dict",
+    set: "a set",
+}
