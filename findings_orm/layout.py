@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from findings_orm.blocks import COMMITTED
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import KNOWN_VERSIONS
 from findings_orm.private import replace_file
@@ -47,7 +48,12 @@ def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:
     try:
         replace_file(path, content)
     except OSError as error:
-        raise StorageValidationError(f"{path}: writing failed, the old file is as it was: {error}") from error
+        left = (
+            "the new file is there"
+            if COMMITTED in getattr(error, "__notes__", ())
+            else "the old file is as it was"
+        )
+        raise StorageValidationError(f"{path}: writing failed, {left}: {error}") from error
 
 
 def check_store_layout(path: pathlib.Path) -> list[str]:

@@ -10,10 +10,11 @@ import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from findings_orm.blocks import COMMITTED, block
 from findings_orm.errors import StorageConflictError, StorageValidationError
 
 try:
@@ -220,7 +221,7 @@ def target_of(path: pathlib.Path) -> pathlib.Path:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
 
 
-@contextmanager
+@block
 def replacing(
     path: pathlib.Path, access: Access | None = None, *, alone: bool = False
 ) -> Iterator[tuple[pathlib.Path, BinaryIO]]:
@@ -236,7 +237,7 @@ def replacing(
 
     Raises:
         StorageConflictError: another process writes the same file.
-        OSError: the file can't be written; what was there is as it was.
+        OSError: the file can't be written; what was there is as it was, unless the exception has the note `COMMITTED`.
     """
     target = target_of(pathlib.Path(path))
     try:
@@ -246,30 +247,30 @@ def replacing(
     if there is not None and not stat.S_ISREG(there.st_mode):
         raise OSError(errno.EINVAL, "is no file that can be replaced", str(target))
     access = access or (Access.like(there) if there else OWNER)
-    beside, file = _begun(target, access)
-    try:
-        with file:
-            busy = _remove_abandoned(target, beside)
-            if busy and alone:
-                raise StorageConflictError(f"{target}: another process writes this file ({busy.name})")
-            yield beside, file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    fsync_folder(target.parent)
-
-
-def _begun(target: pathlib.Path, access: Access) -> tuple[pathlib.Path, BinaryIO]:
-    """Make a temporary file and lock it, which says that it is being written."""
-    while True:
+    placing = taken = False
+    while not taken:
         beside = target.with_name(temporary_name(target.name))
-        file = open(new_file(beside, access), "w+b")  # noqa: SIM115  # closed in `replacing`
-        if _locked(file, beside):
-            return beside, file
-        file.close()  # one who tidies up was quicker
+        try:
+            with open(new_file(beside, access), "w+b") as file:
+                taken = _locked(file, beside)  # if not, one who tidies up was quicker
+                if taken:
+                    busy = _remove_abandoned(target, beside)
+                    if busy and alone:
+                        raise StorageConflictError(
+                            f"{target}: another process writes this file ({busy.name})"
+                        )
+                    yield beside, file
+                    file.flush()
+                    os.fsync(file.fileno())
+                    placing = True
+                    os.replace(beside, target)
+            if taken:
+                fsync_folder(target.parent)
+        except BaseException as error:
+            if placing and not beside.exists():
+                error.add_note(COMMITTED)
+            beside.unlink(missing_ok=True)
+            raise
 
 
 def _locked(file: BinaryIO, path: pathlib.Path) -> bool:

@@ -177,7 +177,7 @@ def test_missing_library_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['filelock'] = None\n"
         "from findings_orm import FileStorageAdapter, StorageUnavailableError\n"
-        "try: FileStorageAdapter('x')\nexcept StorageUnavailableError as error: print(error)"
+        "try: FileStorageAdapter('x', lock='soft')\nexcept StorageUnavailableError as error: print(error)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "pip install 'findings-orm[file]'" in said

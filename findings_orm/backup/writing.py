@@ -128,19 +128,19 @@ def write_backup(
         if verified:
             verify_backup(beside, key=key, progress=progress, expected=sha256)
         size = beside.stat().st_size
-    return BackupReport(
-        target,
-        manifest.id,
-        sha256,
-        len(chosen),
-        writer.records,
-        manifest.findings,
-        size,
-        writer.text_bytes,
-        time.monotonic() - start,
-        verified,
-        manifest.since.id if manifest.since else None,
-    )
+        return BackupReport(  # made before the file gets its place: nothing is called after that
+            target,
+            manifest.id,
+            sha256,
+            len(chosen),
+            writer.records,
+            manifest.findings,
+            size,
+            writer.text_bytes,
+            time.monotonic() - start,
+            verified,
+            manifest.since.id if manifest.since else None,
+        )
 
 
 def check_level(level: int) -> None:

@@ -7,15 +7,29 @@ all, each with every kind of exception.
 
 from __future__ import annotations
 
+import functools
 import os
 import random
+import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from findings_orm import FindingStore, StorageUnavailableError, StorageValidationError, open_storage
+from findings_orm import (
+    FileStorageAdapter,
+    FindingStore,
+    StorageUnavailableError,
+    StorageValidationError,
+    layout,
+    open_storage,
+)
+from findings_orm.adapters.file.disk import Disk
+from findings_orm.backup import write_backup
 from findings_orm.blocks import COMMITTED
 from findings_orm.testing.interruption import Interruption, Outcome, interrupt_at
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
@@ -44,7 +58,7 @@ def open_memory() -> Opened:
     return lambda: store
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "files"])
 def opened(request: pytest.FixtureRequest) -> Opened:
     found: Opened = request.getfixturevalue(f"open_{request.param}")
     return found
@@ -216,3 +230,146 @@ def test_a_transaction_that_goes_on_after_an_interrupted_call_holds_nothing_half
         else:
             assert seen_in(store) == (without if outcome.raised else after), outcome.place
         probe(store, others, 1)
+
+
+# -- files -------------------------------------------------------------------------------------------------
+
+
+def _folder_after(prepared: Path, tmp_path: Path, number: int) -> Path:
+    return Path(shutil.copytree(prepared, tmp_path / f"copy{number}"))
+
+
+def _opens_and_writes(root: Path) -> None:
+    with FileStorageAdapter(root) as store:
+        store.save_finding(finding(1, title="changed"))
+
+
+def _folds(root: Path) -> None:
+    store = FileStorageAdapter(root, fold_at=0)
+    store.save_finding(finding(1, title="changed"))
+    store.save_finding(finding(2, title="x"))
+
+
+def _edits(root: Path) -> None:
+    path = root / P / "findings.json"
+    path.write_bytes(path.read_bytes().replace(b'"Finding 2"', b'"x"'))
+    with FileStorageAdapter(root) as store:
+        store.save_finding(finding(1, title="changed"))
+
+
+@pytest.mark.parametrize("work", [_opens_and_writes, _folds, _edits], ids=lambda work: work.__name__)
+def test_files_are_whole_wherever_opening_folding_or_closing_is_interrupted(
+    tmp_path: Path, work: Callable[[Path], None]
+) -> None:
+    def titles(root: Path) -> list[str]:
+        with FileStorageAdapter(root, lock_timeout=0) as store:
+            store.save_finding(finding(1, project_id="probe"))  # no lock is left
+            return [one["title"] for one in store.list_findings(P)]
+
+    prepared = tmp_path / "prepared"
+    with FileStorageAdapter(prepared) as store:
+        prepare(store)
+    with FileStorageAdapter(prepared, fold_on_close=False) as store:
+        store.save_finding(finding(3, title="in the journal"))
+    work(_folder_after(prepared, tmp_path, 2))  # what is kept from the first time on is not made again
+    root = _folder_after(prepared, tmp_path, 0)
+    calls = interrupt_at(0, lambda: work(root)).calls
+    tried = 0
+    for call, error in points(calls, work.__name__):
+        root = _folder_after(prepared, tmp_path, 1)
+        outcome = interrupt_at(call, functools.partial(work, root), error)
+        found = titles(root)
+        assert outcome.raised in (None, outcome.injected), outcome.place
+        assert found[0] in ("Finding 1", "changed"), outcome.place
+        assert found[1] in ("Finding 2", "x"), outcome.place
+        assert found[2:] == ["in the journal"], outcome.place
+        noted = COMMITTED in getattr(outcome.raised, "__notes__", ())
+        assert not noted or found[0] == "changed", outcome.place
+        assert outcome.raised or found[0] == "changed", outcome.place
+        assert not list(root.rglob("*.tmp")), outcome.place
+        shutil.rmtree(root)
+        tried += outcome.reached
+    print(f"{work.__name__}: {tried} points of {calls * (len(ERRORS) if FULL else 1)}")
+    assert tried >= POINTS - 1
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_thread_that_is_interrupted_while_it_writes_for_others_tells_them(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    """Three threads join one group while another one is written; the one that then writes it is interrupted."""
+    begun, joined = threading.Event(), threading.Event()
+
+    class Interrupted(Disk):
+        syncs = 0
+
+        def sync(self, path: Path) -> None:
+            super().sync(path)
+            if begun.is_set() and path.name == "journal.jsonl":
+                self.syncs += 1
+                if self.syncs == 1:
+                    joined.wait()
+                elif self.syncs == 2:
+                    raise error
+
+    with FileStorageAdapter(tmp_path / "store", disk=Interrupted()) as store:
+
+        def save(number: int) -> BaseException | None:
+            try:
+                store.save_finding(finding(number))
+            except BaseException as raised:  # noqa: BLE001  # any at all is what this is about
+                return raised
+            return None
+
+        assert save(0) is None
+        begun.set()
+        with ThreadPoolExecutor(4) as pool:
+            first = pool.submit(save, 1)
+            told = [pool.submit(save, number) for number in range(2, 5)]
+            while len(store._group.operations) < 3:
+                time.sleep(0.001)
+            joined.set()
+            assert first.result() is None
+            raised = [each.result() for each in told]
+        assert sum(type(each) is error for each in raised) == 1, raised
+        assert sum(isinstance(each, StorageUnavailableError) for each in raised) == 2, raised
+        assert all(each.retryable for each in raised if isinstance(each, StorageUnavailableError))
+        assert [one["id"] for one in store.list_findings(P)] == [uuid_of(0), uuid_of(1)]
+        assert save(9) is None
+    with FileStorageAdapter(tmp_path / "store") as again:
+        assert [one["id"] for one in again.list_findings(P)] == [uuid_of(0), uuid_of(1), uuid_of(9)]
+
+
+def _writes_json(path: Path) -> None:
+    layout.atomic_write(path, {"finding_schema_version": "2.0.0", "findings": []})
+
+
+BACKED_UP = open_storage("memory:")
+BACKED_UP.save_finding(finding(1))
+
+
+def _backs_up(path: Path) -> None:
+    write_backup(BACKED_UP, path)
+
+
+@pytest.mark.parametrize("work", [_writes_json, _backs_up], ids=lambda work: work.__name__)
+def test_a_file_is_the_old_or_the_new_one_wherever_its_writing_is_interrupted(
+    tmp_path: Path, work: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    work(path)
+    calls = interrupt_at(0, lambda: work(path)).calls
+    tried = 0
+    for call, error in points(calls, work.__name__):
+        path.write_bytes(b"old")
+        outcome = interrupt_at(call, lambda: work(path), error)
+        assert outcome.raised in (None, outcome.injected), outcome.place
+        assert sorted(tmp_path.iterdir()) == [path], outcome.place
+        replaced = path.read_bytes() != b"old"
+        assert replaced or outcome.raised, outcome.place
+        if outcome.raised:
+            assert replaced == (COMMITTED in getattr(outcome.raised, "__notes__", ())), outcome.place
+        tried += outcome.reached
+    print(f"{work.__name__}: {tried} points of {calls * (len(ERRORS) if FULL else 1)}")
+    assert tried >= POINTS - 1

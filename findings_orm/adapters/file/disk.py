@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
+from findings_orm.blocks import block
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.private import NO_LINKS, OWNER, Access, fsync_folder, make_folder, new_file, temporary_name
 
@@ -95,7 +96,7 @@ def _put(handle: int, content: bytes) -> None:
         os.close(handle)
 
 
-@contextmanager
+@block
 def translated(what: object) -> Iterator[None]:
     """Turn an `OSError` raised inside the block into `StorageUnavailableError`."""
     try:

@@ -54,6 +54,7 @@ def prepare(disk: Disk, root: Path, copy: Copy) -> None:
 def fold(disk: Disk, root: Path, copy: Copy) -> None:
     """Write a new snapshot of the working copy and begin a new journal. Needs the lock of the store."""
     disk.access = sharing.access_of(root, disk.access)
+    copy.core = (None, None)  # a fold that does not come to its end leaves a working copy to be loaded anew
     old = copy.manifest
     generation = old.generation + 1
     entries: dict[str, Entry] = {}
@@ -75,10 +76,10 @@ def fold(disk: Disk, root: Path, copy: Copy) -> None:
     disk.replace(root / names.MANIFEST, manifest.render())
     _finish(disk, root, manifest)
     copy.manifest = manifest
-    _begin(disk, root, copy)
     copy.files = files_of(root, manifest)
     copy.dirty, copy.edited, copy.aside, copy.adopted = set(), [], {}, {}
     copy.size = sum(stat[1] for stat in copy.files.values() if stat)
+    _begin(disk, root, copy)
 
 
 def _write_pending(disk: Disk, folder: Path, files: dict[str, bytes], generation: int) -> None:
@@ -167,5 +168,5 @@ def _begin(disk: Disk, root: Path, copy: Copy) -> None:
 
 
 def _stand_at(root: Path, copy: Copy, position: journal.Position) -> None:
-    copy.position = position
-    copy.core = core_of(root)
+    core = core_of(root)
+    copy.position, copy.core = position, core

@@ -310,7 +310,10 @@ def catch_up(root: Path, copy: Copy) -> bool:
         goes_on = same_file and _as_written(root, copy, copy.manifest)
         if goes_on and core == copy.core:
             return True
-    if not goes_on or not _read_on(root / names.JOURNAL, copy, copy.position):
+    if not goes_on:
+        return False
+    copy.core = (None, None)  # until all of it is done: half of it is loaded anew
+    if not _read_on(root / names.JOURNAL, copy, copy.position):
         return False
     copy.core = core
     return True

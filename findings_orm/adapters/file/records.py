@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from findings_orm.adapters.memory import MemoryRecords, Project, State
+from findings_orm.blocks import block
 from findings_orm.errors import StorageConflictError
 from findings_orm.port import Event, RejectedOriginal, Run
 from findings_orm.records import Identity, ProjectState, Receipt, StatusChange, Stored, Streak
@@ -27,18 +27,21 @@ class FileRecords(MemoryRecords):
         self.operations: list[Operation] = []
         self._undo: list[tuple[MutableMapping[Any, Any], Any, Any] | tuple[Project, int]] = []
 
-    @contextmanager
+    @block
     def savepoint(self) -> Iterator[None]:
         """See `Records.savepoint`."""
-        undo, operations = len(self._undo), len(self.operations)
+        undo, operations, interrupted = len(self._undo), len(self.operations), self.interrupted
         try:
             yield
         except BaseException:
-            self._roll_back(undo)
+            self.interrupted = True
+            self.roll_back(undo)
             del self.operations[operations:]
+            self.interrupted = interrupted
             raise
 
-    def _roll_back(self, length: int) -> None:
+    def roll_back(self, length: int = 0) -> None:
+        """Undo what was done since there were so many entries to undo."""
         while len(self._undo) > length:
             entry = self._undo.pop()
             if len(entry) == 2:

@@ -37,9 +37,9 @@ def repair(path: str | os.PathLike[str], *, lock_timeout: float = 60.0) -> list[
     root = Path(path).absolute()
     if not root.is_dir() or not checking.is_store(root):
         raise StorageUnavailableError(f"{root}: holds no store")
-    lock = StoreLock(root / names.LOCK, lock_timeout)
+    lock = StoreLock(root / names.LOCK)
     with translated(root):
-        lock.acquire()
+        lock.acquire(lock_timeout)
         try:
             return _Repair(root).run()
         finally:

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,10 +15,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from findings_orm.adapters.file import checking, codec, folding, journal, loading, names, sharing
 from findings_orm.adapters.file.disk import Disk, translated
-from findings_orm.adapters.file.locking import StoreLock
+from findings_orm.adapters.file.locking import POLL, StoreLock, busy
 from findings_orm.adapters.file.records import FileRecords, Operation
 from findings_orm.adapters.memory import MemoryRecords
 from findings_orm.arguments import checked, path_of
+from findings_orm.blocks import block
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
 from findings_orm.forking import INHERITED, survives_fork
@@ -31,13 +32,28 @@ _TURN = 0.1
 """Seconds for which the threads of one process may pass the lock on among themselves while others wait."""
 
 
-@dataclass(slots=True)
-class _Ticket:
-    """A transaction that waits to be durable."""
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Transactions, each as JSON, that become durable together, or fail together.
 
-    operations: bytes
-    done: threading.Event = field(default_factory=threading.Event)
+    Attributes:
+        operations: what they do, in their order.
+        withdrawn: whether one of them was interrupted, so that it must not be written any more.
+        written: whether they are on disk.
+        error: why they are not, and never will be.
+    """
+
+    operations: list[bytes] = field(default_factory=list)
+    withdrawn: bool = False
+    written: bool = False
     error: StorageError | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    """A writing unit of work, and the group that it has joined."""
+
+    group: _Group | None = None
 
 
 class FileStorageAdapter(Store):
@@ -55,12 +71,15 @@ class FileStorageAdapter(Store):
         fold_on_close: fold the journal when the store is closed, if this store wrote to it.
         group: a group of the system whose members may read and write too. A store is made for its owner alone; who may
             use it is seen from its journal from then on, so that the others need not name the group.
+        lock: ``"hard"``, the locks of the operating system; a file system that has none is refused at the first write.
+            ``"soft"`` goes on there with a file that marks the store as taken.
         disk: what changes files.
 
     Raises:
         StorageIntegrityError: a file is damaged, or was edited in a way that breaks a rule.
         SchemaVersionError: a newer release wrote the store.
-        StorageUnavailableError: the folder can't be read, or the library ``filelock`` is missing.
+        StorageUnavailableError: the folder can't be read.
+        StorageValidationError: `lock` is something else.
     """
 
     adapter: ClassVar[str] = "file"
@@ -75,12 +94,16 @@ class FileStorageAdapter(Store):
         fold_at: int = 16 * 1024 * 1024,
         fold_on_close: bool = True,
         group: str | None = None,
+        lock: str = "hard",
         disk: Disk | None = None,
     ) -> None:
         super().__init__()
         self.path = _folder(path, base_path)
         if self.path.exists() and not self.path.is_dir():
             raise StorageUnavailableError(f"{self.path}: is a file; name the folder that it is in")
+        if lock not in ("hard", "soft"):
+            raise StorageValidationError.of_field("lock", "must be hard or soft", lock)
+        self._soft = lock == "soft"
         self._disk = disk or Disk()
         self._disk.access = Access.of_group(group)
         self._lock_timeout = lock_timeout
@@ -98,21 +121,23 @@ class FileStorageAdapter(Store):
 
     def _begin(self) -> None:
         """Make all that a forked process can't share with its parent."""
-        self._process = StoreLock(self.path / names.LOCK, self._lock_timeout)
-        self._writers = 0
+        self._process = StoreLock(self.path / names.LOCK, soft=self._soft)
+        self._inside: set[_Ticket] = set()
         self._turn_ends = 0.0
-        self._gate = threading.Condition()
+        self._gate = threading.Lock()
         self._lock = threading.RLock()
         self._flushing = threading.Lock()
-        self._queue: list[_Ticket] = []
+        self._group = _Group()
         self._queued = threading.Lock()
-        self._latest: _Ticket | None = None
+        self._latest: _Group | None = None
         self._failures = 0
         self._up_to_date = False
+        self._open: FileRecords | None = None
+        self._uncertain: int | None = None
 
     def after_fork(self) -> None:
         """See `Forking.after_fork`: threads, their units of work and the lock on the store are the parent's."""
-        at_rest = not self._writers and self._lock.acquire(blocking=False)
+        at_rest = not self._inside and self._lock.acquire(blocking=False)
         super().after_fork()
         INHERITED.append(self._process)
         self._begin()
@@ -120,65 +145,110 @@ class FileStorageAdapter(Store):
             self._copy = loading.Copy(self._copy.manifest)
 
     # -- units of work -------------------------------------------------------------------------------------
+    #
+    # An exception may come between any two calls (see `blocks`). So what is half done is marked before it is begun, and
+    # one assignment takes the mark away: whoever finds one (`_open`, `_uncertain`, a working copy without `core` or
+    # `position`) goes back to what is on disk.
 
-    @contextmanager
+    @block
     def _open_unit(self, *, write: bool) -> Iterator[Records]:
         if not write:
             with self._lock:
+                self._drop_unfinished()
                 self._refresh()
                 yield MemoryRecords(self._copy.state)
                 waiting = self._latest
             self._flush(waiting)
             return
-        self._enter()
+        ticket, unit = _Ticket(), None
         try:
-            ticket = None
+            self._enter(ticket)
             with self._lock:
-                if not self._up_to_date:
-                    self._refresh(writing=True)
+                self._drop_unfinished()
                 failures = self._failures
-                unit = FileRecords(self._copy.state)
-                with unit.savepoint():
+                self._refresh(writing=True)
+                self._open = unit = FileRecords(self._copy.state)
+                try:
                     yield unit
                     if unit.operations:
-                        ticket = self._enqueue(unit, failures)
-            self._flush(ticket)
+                        self._join(ticket, unit, failures)
+                except BaseException:
+                    unit.roll_back()
+                    self._open = None
+                    raise
+                self._open = None
+            self._flush(ticket.group)
+            unit.committed = ticket.group is not None
+        except BaseException as error:
+            self._settle(ticket, error)
+            if unit is not None and ticket.group is not None:
+                unit.committed = ticket.group.written
+            raise
         finally:
-            self._leave()
+            try:
+                self._leave(ticket)
+            except BaseException:
+                self._leave(ticket)  # it may not have begun
+                raise
 
-    def _enter(self) -> None:
+    def _enter(self, ticket: _Ticket) -> None:
         """Take the lock of the store, or join the threads of this process that have it."""
-        with self._gate:
-            while self._writers and time.monotonic() > self._turn_ends:
-                self._gate.wait()
-            if not self._writers:
-                with translated(self.path):
-                    if not (self.path / names.LOCK).exists():
-                        sharing.make_root(self.path, self._disk.access)
-                    self._process.acquire(self._disk.access)
-                self._turn_ends = time.monotonic() + _TURN
-            self._writers += 1
+        deadline = None
+        while True:
+            with self._gate:
+                if self._inside:
+                    taken, deadline = time.monotonic() <= self._turn_ends, None
+                else:
+                    taken = self._take()
+                    deadline = deadline or time.monotonic() + self._lock_timeout
+                if taken:
+                    self._inside.add(ticket)
+                    return
+                if deadline is not None and time.monotonic() > deadline:
+                    raise busy(self.path, self._lock_timeout)
+            time.sleep(POLL)
 
-    def _leave(self) -> None:
+    def _take(self) -> bool:
+        with translated(self.path):
+            if not (self.path / names.LOCK).exists():
+                sharing.make_root(self.path, self._disk.access)
+            taken = self._process.try_acquire(self._disk.access)
+        self._turn_ends = time.monotonic() + _TURN
+        return taken
+
+    def _leave(self, ticket: _Ticket) -> None:
+        """Give the lock of the store back, if nobody else is inside. May be done again."""
         with self._gate:
-            self._writers -= 1
-            if self._writers:
+            self._inside.discard(ticket)
+            if self._inside or not self._process.held:
                 return
-            with self._lock:
-                if self._up_to_date and self._outgrown():
-                    self._try_to_fold()
+            try:
+                with self._lock, self._flushing:
+                    self._take_back()
+                    if self._up_to_date and self._outgrown():
+                        self._try_to_fold()
+            finally:
                 self._up_to_date = False
-            self._process.release()
-            self._gate.notify_all()
+                self._process.release()
+
+    def _drop_unfinished(self) -> None:
+        """Go back to what is on disk if a unit of work was neither rolled back nor queued. Needs `_lock`."""
+        if self._open is not None:
+            with self._flushing:
+                self._fail(self._group, None)
+            self._open = None
 
     def _refresh(self, *, writing: bool = False) -> None:
         """Bring the working copy up to date. Needs `_lock`; for writing also the lock of the store."""
         if self._up_to_date:
             return
         with translated(self.path):
+            if writing:
+                with self._flushing:
+                    self._take_back()
             if not loading.catch_up(self.path, self._copy) and not self._is_new():
-                self._copy = loading.load(self.path)
                 self._latest = None
+                self._copy = loading.load(self.path)
             self._report()
             if writing:
                 folding.prepare(self._disk, self.path, self._copy)
@@ -204,72 +274,115 @@ class FileStorageAdapter(Store):
 
     # -- commit --------------------------------------------------------------------------------------------
 
-    def _enqueue(self, unit: FileRecords, failures: int) -> _Ticket:
+    def _join(self, ticket: _Ticket, unit: FileRecords, failures: int) -> None:
         """Queue a transaction for the journal. Needs `_lock`, so that the queue has the order of the changes."""
-        ticket = _Ticket(_encoded(unit.operations))
+        operations = _encoded(unit.operations)
+        self._copy.dirty.update(operation[1] for operation in unit.operations)
         with self._queued:
             if failures != self._failures:
                 raise StorageUnavailableError(
                     f"{self.path}: a write that this one builds on failed; nothing was written",
                     retryable=True,
                 )
-            self._queue.append(ticket)
-            self._latest = ticket
-        self._copy.dirty.update(operation[1] for operation in unit.operations)
-        return ticket
+            ticket.group = self._latest = self._group
+            self._group.operations.append(operations)
 
-    def _flush(self, ticket: _Ticket | None) -> None:
+    def _flush(self, group: _Group | None) -> None:
         """Return when a transaction is durable. The first thread that comes writes for all that wait."""
-        if ticket is None or (ticket.done.is_set() and ticket.error is None):
+        if group is None or group.written:
             return
         with self._flushing:
-            if not ticket.done.is_set():
-                self._write_queue()
-        if ticket.error is not None:
+            if not group.written and group.error is None:
+                self._write(group)
+        if group.error is not None:
             raise StorageUnavailableError(
-                str(ticket.error), retryable=getattr(ticket.error, "retryable", False)
-            ) from ticket.error
+                str(group.error), retryable=getattr(group.error, "retryable", False)
+            ) from group.error
 
-    def _write_queue(self) -> None:
+    def _write(self, group: _Group) -> None:
+        """Write a group to the journal. Needs `_flushing`."""
         with self._queued:
-            group, self._queue = self._queue, []
+            abandoned = group.withdrawn or group is not self._group
+            if not abandoned:
+                self._group = _Group()
+        if abandoned:
+            self._fail(group, None)
+            return
         try:
             with translated(self.path / names.JOURNAL):
                 self._append(group)
-        except StorageError as error:
-            with self._queued:
-                self._failures += 1
-                self._up_to_date = False
-                group, self._queue = group + self._queue, []
-                self._copy.position = None
-            for ticket in group:
-                ticket.error = error
-        for ticket in group:
-            ticket.done.set()
+        except BaseException as error:
+            self._fail(group, error)
+            if not isinstance(error, StorageError):
+                raise
 
-    def _append(self, group: list[_Ticket]) -> None:
-        position = self._copy.position
+    def _settle(self, ticket: _Ticket, error: BaseException) -> None:
+        """Make sure that a transaction of which the unit of work raised is written, or never will be."""
+        group = ticket.group
+        if group is None or group.written or group.error is not None:
+            return
+        group.withdrawn = True
+        with self._flushing:
+            if not group.written and group.error is None:
+                self._fail(group, error)
+
+    def _fail(self, group: _Group, error: BaseException | None) -> None:
+        """Give up a group, and the one that builds on it. Needs `_flushing`."""
+        if not isinstance(error, StorageError):
+            cause = f" by {type(error).__name__}" if error is not None else ""
+            shown = StorageUnavailableError(
+                f"{self.path}: a write that this one was done with was interrupted{cause}; nothing was written",
+                retryable=True,
+            )
+            shown.__cause__ = error
+            error = shown
+        with self._queued:
+            self._failures += 1
+            self._copy.position = None
+            self._up_to_date = False
+            later, self._group = self._group, _Group()
+        group.error = later.error = error
+
+    def _append(self, group: _Group) -> None:
+        copy = self._copy
+        position = copy.position
         if position is None:  # an earlier write failed
             raise StorageUnavailableError(f"{self.path}: an earlier write failed", retryable=True)
         path = self.path / names.JOURNAL
         if path.stat().st_size != position.end:
             raise StorageUnavailableError(f"{path}: somebody writes without the lock", retryable=True)
         lines, last = [], position.last
-        for number, ticket in enumerate(group, position.lines + 1):
-            line, last = journal.entry(number, last, ticket.operations)
+        for number, operations in enumerate(group.operations, position.lines + 1):
+            line, last = journal.entry(number, last, operations)
             lines.append(line)
         data = b"".join(lines)
+        after = journal.moved(position, len(data), len(lines), last)
+        self._uncertain = position.end
         try:
             self._disk.append(path, data)
             self._disk.sync(path)
-        except OSError:
-            with suppress(OSError):
-                self._disk.truncate(path, position.end)
-                self._disk.sync(path)
+            core = loading.core_of(self.path)
+        except BaseException:
+            self._take_back()
             raise
-        self._wrote = True
-        self._copy.position = journal.moved(position, len(data), len(group), last)
-        self._copy.core = loading.core_of(self.path)
+        # Nothing is called from here on, so that nothing comes between.
+        group.written = self._wrote = True
+        copy.position, copy.core, self._uncertain = after, core, None
+
+    def _take_back(self) -> None:
+        """Cut off what a failed or interrupted write left in the journal. Needs `_flushing`, and the lock of the store."""
+        if self._uncertain is None:
+            return
+        path = self.path / names.JOURNAL
+        try:
+            self._disk.truncate(path, self._uncertain)
+            self._disk.sync(path)
+        except OSError as error:
+            raise StorageUnavailableError(
+                f"{path}: a write failed, and so did taking it back ({error.strerror}); whether it is stored, the next look at "
+                "the store tells"
+            ) from error
+        self._uncertain = None
 
     # -- folding -------------------------------------------------------------------------------------------
 
@@ -297,14 +410,20 @@ class FileStorageAdapter(Store):
             self._copy = loading.Copy(self._copy.manifest)
 
     def _fold_all(self) -> None:
-        self._enter()
+        ticket = _Ticket()
         try:
+            self._enter(ticket)
             with self._lock:
+                self._drop_unfinished()
                 self._refresh(writing=True)
                 if self._copy.dirty:
                     self._try_to_fold()
         finally:
-            self._leave()
+            try:
+                self._leave(ticket)
+            except BaseException:
+                self._leave(ticket)  # it may not have begun
+                raise
 
     # -- the store -----------------------------------------------------------------------------------------
 
@@ -313,7 +432,7 @@ class FileStorageAdapter(Store):
         with self._unit() as unit:
             return unit.stream(project_id, as_json=as_json)
 
-    @contextmanager
+    @block
     def snapshot(self) -> Iterator[Records]:
         """See `Store.snapshot`; the lock is held only while the dictionaries are copied."""
         with self._unit() as unit:
@@ -384,13 +503,13 @@ def _folder(path: object, base_path: object) -> Path:
 
 def open_url(url: str, **options: Any) -> FileStorageAdapter:
     """Open ``file:///some/folder`` (absolute) or ``file:some/folder``; ``%20`` and the like are decoded. ``?group=`` names the
-    group."""
+    group, ``?lock=soft`` allows file systems without locks."""
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost") or not path or parts.fragment:
         raise StorageValidationError.of_field("url", "must be file:///FOLDER", url)
-    given = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = sorted(set(given) - {"group"})
+    given: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = sorted(set(given) - {"group", "lock"})
     if unknown:
-        raise StorageValidationError.of_field("url", "knows the option group", unknown[0])
+        raise StorageValidationError.of_field("url", "knows the options group and lock", unknown[0])
     return FileStorageAdapter(path, **{**given, **options})
