@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -19,7 +20,14 @@ from typing import Any
 import pytest
 from files import Computer, Operation, Recorder, lay_out, whole
 
-from findings_orm import FileStorageAdapter, FindingStore, StorageError, StorageUnavailableError
+from findings_orm import (
+    FileStorageAdapter,
+    FindingStore,
+    StorageError,
+    StorageUnavailableError,
+    StorageValidationError,
+    open_storage,
+)
 from findings_orm.adapters.file.disk import Disk
 from findings_orm.testing.machine import run_sequence
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
@@ -428,3 +436,57 @@ def test_a_writer_without_the_lock_is_noticed_before_it_is_written_over(tmp_path
             (tmp_path / "store" / ".lock").unlink()
             other.save_finding(finding(3))
         assert [one["id"] for one in store.list_findings(P)] == [uuid_of(1), uuid_of(3)]
+
+
+# -- file systems without locks ----------------------------------------------------------------------------
+
+WITHOUT_FLOCK = """
+import ctypes, platform, struct, sys
+from findings_orm import FileStorageAdapter, StorageUnavailableError, open_storage
+from findings_orm.testing.samples import finding
+
+# A filter of the kernel (seccomp): flock answers what it answers on a file system that has no locks.
+number, error = {"x86_64": 73, "aarch64": 32}[platform.machine()], int(sys.argv[2])
+rows = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | error), (0x06, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *row) for row in rows))
+program = struct.pack("HxxxxxxP", len(rows), ctypes.addressof(code))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()
+
+with FileStorageAdapter(sys.argv[1]) as store:
+    try:
+        store.save_finding(finding(1))
+        raise SystemExit("it was written without a lock")
+    except StorageUnavailableError as failure:
+        print(failure)
+    assert store.list_findings("acme-api") == []
+with open_storage(f"file://{sys.argv[1]}?lock=soft") as store, FileStorageAdapter(
+    sys.argv[1], lock="soft", lock_timeout=0
+) as other:
+    with store.transaction():
+        store.save_finding(finding(1))
+        try:
+            other.save_finding(finding(2))
+            raise SystemExit("two wrote at once")
+        except StorageUnavailableError as failure:
+            assert "another process" in str(failure), failure
+    other.save_finding(finding(3))
+    assert len(store.list_findings("acme-api")) == 2
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's filter of calls is Linux's")
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_refused_unless_an_option_says_otherwise(
+    tmp_path: Path, error: int
+) -> None:
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_FLOCK, str(tmp_path / "store"), str(error)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "has no locks" in done.stdout
+    assert "lock='soft'" in done.stdout
+
+
+def test_an_unknown_kind_of_lock_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageValidationError, match="lock: must be hard or soft"):
+        open_storage(f"{tmp_path.as_uri()}?lock=none")
