@@ -16,6 +16,7 @@ from findings_orm.private import replace_file
 LEGACY_VERSION = "0.3.0"
 """The version of the flat documents, which don't say a version."""
 
+_LEGACY_NAMES = frozenset({"pid", "ts", "cve_id", "triage"})
 _SEMANTIC = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 
 
@@ -24,6 +25,13 @@ def version_of(document: Mapping[str, Any]) -> Any:
     as 0.3.0 does, else None."""
     legacy = "pid" in document and "project_id" not in document
     return document.get("finding_schema_version", LEGACY_VERSION if legacy else None)
+
+
+def looks_legacy(document: Mapping[str, Any]) -> bool:
+    """Return whether a document that says no version has what only those of 0.3.0 had."""
+    if "finding_schema_version" in document:
+        return False
+    return document.get("status") in ("accepted_risk", "fixed") or not _LEGACY_NAMES.isdisjoint(document)
 
 
 def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:

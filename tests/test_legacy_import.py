@@ -35,7 +35,7 @@ SAMPLES = Path(__file__).parent / "samples" / "legacy"
 EMBEDDED = ("memory", "file", "sqlite")
 KINDS = (*EMBEDDED, "postgresql")
 FILLED_IN = {"id", "project_id", "created_at", "run_id"}
-PLACED_HERE = {"owasp", "confidence", "mitre_attack", "severity", "evidence"}
+PLACED_HERE = {"severity", "evidence"}
 
 Opener = Callable[[], FindingStore]
 
@@ -104,7 +104,6 @@ def test_a_folder_becomes_a_store(kind: str, opener: Callable[[str], FindingStor
     assert header["created_at"] == "2023-01-05T08:00:00Z"
     assert (header["cwe_ids"], header["owasp"], header["confidence"]) == ([693], ["A05:2021"], 90)
     assert header["evidence"] == {
-        "confidence": 90,
         "match": "x-frame-options",
         "method": "GET",
         "req": "GET / HTTP/1.1",
@@ -239,15 +238,15 @@ def test_times_without_an_offset(
 @pytest.mark.parametrize(
     ("value", "placed", "noted"),
     [
-        (90, 90, False), (100.0, 100, False), (0, 0, False), (1.5, 1.5, False), (101, None, False), (-1, None, False),
-        (0.9, None, True), (1, None, True), (True, None, False), ("high", None, False), (None, None, False),
+        (90, 90, False), (100.0, 100, False), (0, 0, False), (1.5, 1.5, False), (101, None, True), (-1, None, True),
+        (0.9, None, True), (1, None, True), (True, None, True), ("high", None, True), (None, None, False),
     ],
 )  # fmt: skip
 def test_confidence(value: object, placed: float | None, noted: bool, tmp_path: Path) -> None:
     store = open_storage("memory:")
     report = import_legacy(store, written(tmp_path, acme=[row(confidence=value)]))
     (found,) = store.list_findings("acme")
-    assert (found["confidence"], found["evidence"]["confidence"]) == (placed, value)
+    assert (found["confidence"], found["evidence"].get("confidence", placed)) == (placed, value)
     assert bool(report.notes) == noted
 
 
@@ -261,7 +260,9 @@ def test_confidence(value: object, placed: float | None, noted: bool, tmp_path: 
 def test_categories(value: object, placed: list[str], tmp_path: Path) -> None:
     store = open_storage("memory:")
     import_legacy(store, written(tmp_path, acme=[row(owasp=value)]))
-    assert store.list_findings("acme")[0]["owasp"] == placed
+    (found,) = store.list_findings("acme")
+    assert found["owasp"] == placed
+    assert found["owasp"] == migrated(row(owasp=value))["owasp"]
 
 
 def test_a_missing_severity_follows_the_option(tmp_path: Path) -> None:
@@ -327,6 +328,64 @@ def test_rows_of_a_newer_version_are_taken_as_such(tmp_path: Path) -> None:
     store = open_storage("memory:")
     import_legacy(store, written(tmp_path, acme=[document, row()]))
     assert [one["cwe_ids"] for one in store.list_findings("acme") if one["title"] == "newer"] == [[79]]
+
+
+TRIAGE = {
+    "status": "false_positive",
+    "owner": "ann",
+    "tags": ["web", "q3"],
+    "notes": "Not\0 ours.",
+    "suppress": True,
+}
+SAID = {"owner": "ann", "notes": "Not\0 ours."}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_triage_keeps_its_meaning(kind: str, opener: Callable[[str], FindingStore], tmp_path: Path) -> None:
+    rows = [
+        row(title="a", created_at="2023-01-04T12:00:00+02:00", status=404, triage=TRIAGE),
+        row(
+            title="b", status="accepted_risk", triage={"notes": ["one", "two"], "suppress": "yes", "team": 7}
+        ),
+        row(title="c", status="wontfix", req="GET /", method="GET"),
+    ]
+    del rows[1]["ts"]
+    rows[1]["created_at"] = "2023-01-05 10:00:00"
+    store = opener(kind)
+    folder = written(tmp_path / "old", acme=rows)
+    report = import_legacy(store, folder, timezone="UTC")
+    a, b, c = sorted(store.list_findings("acme"), key=lambda one: str(one["title"]))
+    assert (a["created_at"], a["status"], a["tags"]) == (
+        "2023-01-04T10:00:00Z",
+        "false_positive",
+        ["web", "q3"],
+    )
+    assert a["evidence"] == {"status": 404, "triage": SAID, "ts": "2023-01-05T10:00:00Z"}
+    assert (b["created_at"], b["status"], c["status"]) == ("2023-01-05T10:00:00Z", "risk_accepted", "open")
+    assert notes(report) == [
+        ("acme", 0, "ts"), ("acme", 1, "created_at"), ("acme", 1, "triage.suppress"), ("acme", 1, "triage.team"),
+        ("acme", 2, "status"),
+    ]  # fmt: skip
+    assert (report.comments, report.unplaced) == (2, {"method": 1, "req": 1, "status": 1})
+    for one, comment in ((a, "owner: ann\nNot\\0 ours."), (b, "one\ntwo")):
+        (event,) = store.history("acme", one["id"])
+        assert (event.kind, event.actor, event.comment) == ("comment", "import-legacy", comment)
+    assert store.history("acme", c["id"]) == []
+    before = everything(store), store.history("acme", a["id"])
+    again = import_legacy(store, folder, timezone="UTC")
+    assert (again.counts()["unchanged"], again.comments) == (3, 0)
+    assert (everything(store), store.history("acme", a["id"])) == before
+    dry = import_legacy(open_storage("memory:"), folder, timezone="UTC", dry_run=True)
+    assert (dry.counts()["created"], dry.comments, dry.unplaced) == (3, 0, report.unplaced)
+
+
+def test_a_comment_comes_to_what_was_imported_without_it(tmp_path: Path) -> None:
+    store = open_storage("memory:")
+    given = {"finding_schema_version": "0.3.0", **row(triage={"owner": "ann"})}
+    store.ingest("acme", [{**given, "severity": "medium"}])
+    assert import_legacy(store, written(tmp_path, acme=[row(triage={"owner": "ann"})])).comments == 1
+    (found,) = store.list_findings("acme")
+    assert [one.comment for one in store.history("acme", found["id"])] == ["", "owner: ann"]
 
 
 # -- all or nothing -------------------------------------------------------------------------------------------------
@@ -423,6 +482,38 @@ def test_the_command(tmp_path: Path) -> None:
         "acme-api: created 0  updated 0  unchanged 7"
         in command(tmp_path, str(SAMPLES), "--quarantine").stdout
     )
+
+
+def test_the_command_names_what_has_no_place(tmp_path: Path) -> None:
+    said = command(
+        tmp_path, str(written(tmp_path, acme=[row(method="GET", status="wontfix", triage=TRIAGE)]))
+    ).stdout
+    assert "owner and notes of 1 findings are in their history" in said
+    assert "no place but evidence: method (1)" in said
+    assert "status of 1 rows is no known status, or the triage says another: it stays in evidence" in said
+
+
+def test_findings_import_names_the_command_for_such_a_file(tmp_path: Path) -> None:
+    modern = {
+        "project_id": "acme",
+        "created_at": "2023-01-05T10:00:00Z",
+        "detector_id": "a.b",
+        "severity": "low",
+        "title": "t",
+    }
+    url = f"sqlite:///{tmp_path / 'findings.db'}"
+    for rows, code in (
+        ([row()], 0),
+        ([{**modern, "triage": TRIAGE}], 1),
+        ([modern, {**modern, "status": "fixed"}], 1),
+    ):
+        file = written(tmp_path, acme=rows) / "acme.findings.json"
+        result = CliRunner().invoke(app, ["--url", url, "import", str(file), "--project", "acme"])
+        assert result.exit_code == code, result.output
+        assert f"schema 0.3.0: 'findings import-legacy {file}'" in result.stderr
+    file.write_text(json.dumps([modern]))
+    result = CliRunner().invoke(app, ["--url", url, "import", str(file), "--project", "acme"])
+    assert (result.exit_code, "import-legacy" in result.stderr) == (0, False)
 
 
 def test_the_command_refuses(tmp_path: Path) -> None:

@@ -2,17 +2,14 @@
 
 Revision r0001, the first. No database held documents of 0.3.0: they were files, one bare JSON array a project.
 
-On the way up each legacy field gets its place, or stays in `evidence` under its own name. What the new form does not
-say (``"CWE-079"`` for 79, the text behind a category, an epoch) is kept in a corner of `provenance`, under the key
-``findings_orm``; on the way down, where 0.3.0 has no room, likewise::
+On the way up each legacy field gets its place, or stays in `evidence` under its own name. It is placed in a document of
+2.0.0, since 0.3.0 says things that 1.0.0 has no room for (a status, tags, a confidence, the year of a category); the document
+functions of the revisions in between carry these through 1.0.0. What the new form does not say (``"CWE-079"`` for 79, the text
+behind a category, an epoch, the order of the fields) is kept in a corner of `provenance`; on the way down, where 0.3.0 has no
+room, likewise.
 
-    {"version": "0.3.0", "fields": {"ts": 1672912800}, "absent": ["provenance"], "original": ...}
-
-The corner is the difference between the document of its `version` and what can be read off the other one: `fields` to
-set, `absent` ones to take away. `original` is what the document itself had under that key. A corner is taken for one
-of ours only if these functions would have written exactly it; so each of the two undoes the other.
-
-A time without an offset is not placed: nobody knows which moment it was. Nor is a placeholder for a CVE.
+A time without an offset is not placed: nobody knows which moment it was. Nor is a placeholder for a CVE, nor a confidence that
+may be a share as well as a percentage. A `status` that is a number is that of HTTP.
 """
 
 from __future__ import annotations
@@ -20,10 +17,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql
 
 revision = "r0001"
@@ -35,18 +35,54 @@ finding_schema_version = "1.0.0"
 legacy_schema_version = "0.3.0"
 
 CORNER = "findings_orm"
+PLACED_VERSION = "2.0.0"
+"""The schema version that the values of 0.3.0 are placed in."""
+
 DEFAULTS: dict[str, Any] = {
     "resource": "",
     "run_id": None,
-    "evidence": {},
-    "provenance": {},
-    "cwe": None,
-    "owasp": None,
+    "status": "open",
+    "rule_id": None,
+    "fingerprint": None,
+    "location": None,
+    "confidence": None,
+    "cwe_ids": [],
+    "owasp": [],
     "cve_ids": [],
     "cvss": None,
     "mitre_attack": [],
+    "tags": [],
     "poc_links": [],
+    "evidence": {},
+    "provenance": {},
 }
+FIELDS = (
+    *(
+        "finding_schema_version",
+        "id",
+        "project_id",
+        "detector_id",
+        "title",
+        "severity",
+        "resource",
+        "created_at",
+    ),
+    *(name for name in DEFAULTS if name != "resource"),
+)
+STATUSES = {
+    "open": "open",
+    "accepted_risk": "risk_accepted",
+    "false_positive": "false_positive",
+    "fixed": "resolved",
+    "triaged": "triaged",
+    "in_progress": "in_progress",
+    "archived": "archived",
+}
+"""The words of 0.3.0 for statuses; the last three are those of today, which it had no word for."""
+WORDS = {status: word for word, status in STATUSES.items()}
+ACTIVE = ("open", "triaged", "in_progress")
+TRIAGE = ("status", "owner", "tags", "notes", "suppress")
+"""The members of a triage, in their order."""
 SEVERITIES = ("info", "low", "medium", "high", "critical")
 MAX_NUMBER = 2**31 - 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,8 +90,8 @@ UUID_FORM = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 INSTANT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,6})?\d*(Z|z|[+-]\d\d:\d\d)", re.ASCII)
 CWE = re.compile(r"cwe[-_: ]*0*(\d{1,10})(?!\d).*|0*(\d{1,10})", re.ASCII | re.IGNORECASE | re.DOTALL)
 CVE = re.compile(r"CVE-(\d{4})-(\d{4,})", re.ASCII)
-CATEGORY = re.compile(r"A(\d{1,2})(?![A-Za-z0-9]).*", re.ASCII | re.DOTALL)
-TECHNIQUE = re.compile(r"T\d{4}", re.ASCII)
+CATEGORY = re.compile(r"A(\d{1,2})(?:(:\d{4})(?![A-Za-z0-9])|(?![A-Za-z0-9])).*", re.ASCII | re.DOTALL)
+TECHNIQUE = re.compile(r"T\d{4}(\.\d{3})?", re.ASCII)
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+")
 
 Document = dict[str, Any]
@@ -65,18 +101,41 @@ Document = dict[str, Any]
 
 def upgrade_document(document: Document) -> Document:
     """Return a flat document of 0.3.0 as one of 1.0.0; what was put aside on the way down comes back."""
-    opened = _opened(document, finding_schema_version, _placed, downgrade_document)
-    if opened is not None:
-        return opened
-    return _closed(document, _placed(document), legacy_schema_version, _flat, upgrade_document)
+    placed = _upgraded(document)
+    for module in reversed(_between()):
+        placed = module.downgrade_document(placed)
+    return placed
 
 
 def downgrade_document(document: Document) -> Document:
     """Return a document of 1.0.0 as a flat one of 0.3.0; what that has no room for is put aside in `provenance`."""
-    opened = _opened(document, legacy_schema_version, _flat, upgrade_document)
+    placed = document
+    for module in _between():
+        placed = module.upgrade_document(placed)
+    return _downgraded(placed)
+
+
+@lru_cache(1)
+def _between() -> list[Any]:
+    """Return the revisions that make documents of 1.0.0 those of `PLACED_VERSION`. They are as unchanging as this one."""
+    scripts = ScriptDirectory(str(Path(__file__).absolute().parents[1]))
+    return [scripts.get_revision(name).module for name in ("r0002", "r0004")]
+
+
+def _upgraded(document: Document) -> Document:
+    """Return a flat document as one of `PLACED_VERSION`, with what was put aside on the way down."""
+    opened = _opened(document, PLACED_VERSION, _placed, _downgraded)
     if opened is not None:
         return opened
-    return _closed(document, _flat(document), finding_schema_version, _placed, downgrade_document)
+    return _closed(document, _placed(document), legacy_schema_version, _flat, _upgraded)
+
+
+def _downgraded(document: Document) -> Document:
+    """Return a document of `PLACED_VERSION` as a flat one; what that has no room for is put aside."""
+    opened = _opened(document, legacy_schema_version, _flat, _upgraded)
+    if opened is not None:
+        return opened
+    return _closed(document, _flat(document), PLACED_VERSION, _placed, _downgraded)
 
 
 Change = Callable[[Document], Document]
@@ -124,7 +183,7 @@ def _difference(found: Document, wanted: Document) -> tuple[Document, list[str]]
     fields = {
         name: value
         for name, value in sorted(wanted.items(), key=lambda item: str(item[0]))
-        if name not in found or not _same(found[name], value)
+        if name not in found or not _same(found[name], value, 1)
     }
     return fields, sorted((name for name in found if name not in wanted), key=str)
 
@@ -142,18 +201,20 @@ def _same(one: object, other: object, depth: int = 0) -> bool:
 
 
 def _placed(flat: Document) -> Document:
-    """Return the document of 1.0.0 for a flat one, without a corner."""
-    placed: Document = {"finding_schema_version": finding_schema_version}
-    rest: Document = {}
-    for name in sorted(flat, key=str):
-        value = flat[name]
-        new, place = PLACES.get(name, (name, _nowhere))
-        found = place(value)
-        if found is not None:
-            placed[new] = found
-        elif name != "finding_schema_version":
-            rest[name] = value
+    """Return the document of `PLACED_VERSION` for a flat one, without a corner."""
+    placed, triage = _triaged(flat)
+    rest = dict(flat)
+    for old, (new, place) in PLACES.items():
+        found = place(flat.get(old))
+        if found is not None and placed.setdefault(new, found) == found:
+            del rest[old]
+    if triage is not None:
+        rest["triage"] = triage
+    if rest.get("triage") == {}:
+        del rest["triage"]
+    rest.pop("finding_schema_version", None)
     own = rest.pop("evidence", None)
+    rest = {name: rest[name] for name in sorted(rest, key=str)}
     if isinstance(own, dict):
         rest = {**own, **rest}
     elif own is not None:
@@ -164,7 +225,32 @@ def _placed(flat: Document) -> Document:
             placed["title"] = flat[name]
     if "severity" not in placed and "severity" in flat:
         placed["severity"] = flat["severity"]  # it is refused, by name
-    return {**DEFAULTS, **_fresh(), **placed}
+    placed = {**DEFAULTS, **_fresh(), **placed, "finding_schema_version": PLACED_VERSION}
+    return {name: placed[name] for name in FIELDS if name in placed}
+
+
+def _triaged(flat: Document) -> tuple[Document, object]:
+    """Return what the triage of a flat document says, and what is left of it.
+
+    It has the last word: a status beside it is that of an earlier day. `suppress` closes a finding that no status has closed.
+    """
+    triage = flat.get("triage")
+    if not isinstance(triage, dict):
+        return {}, triage
+    placed: Document = {}
+    rest = dict(triage)
+    for name, place in (("status", _status), ("tags", _tags)):
+        found = place(triage.get(name))
+        if found is not None:
+            placed[name] = found
+            del rest[name]
+    suppress = triage.get("suppress")
+    status = placed.get("status") or _status(flat.get("status")) or "open"
+    if suppress is True and status in ACTIVE:
+        placed["status"] = "risk_accepted"
+    if suppress is False or (suppress is True and status != "resolved"):
+        del rest["suppress"]
+    return placed, rest
 
 
 def _fresh() -> Document:
@@ -172,29 +258,39 @@ def _fresh() -> Document:
 
 
 def _flat(document: Document) -> Document:
-    """Return the flat document of 0.3.0 for one of 1.0.0, without a corner."""
+    """Return the flat document of 0.3.0 for one of `PLACED_VERSION`, without a corner."""
     flat: Document = {}
+    triage: Document = {}
     for name, value in document.items():
         old, put = FLATTENED.get(name, (name, None))
-        if name in ("finding_schema_version", "evidence") or (name in DEFAULTS and value == DEFAULTS[name]):
+        if name in ELSEWHERE or (name in DEFAULTS and value == DEFAULTS[name]):
             continue
-        flat[old] = put(value) if put else value
+        (triage if name in ("status", "tags") else flat)[old] = put(value) if put else value
     evidence = document.get("evidence")
-    if not isinstance(evidence, dict) or not evidence:
+    evidence = dict(evidence) if isinstance(evidence, dict) else {}
+    if triage:
+        left = evidence.pop("triage", {})
+        if not isinstance(left, dict) or not triage.keys().isdisjoint(left):
+            return {**flat, "triage": triage, "evidence": document["evidence"]}
+        together = {**left, **triage}
+        known = {name: together[name] for name in TRIAGE if name in together}
+        flat["triage"] = {**known, **together}
+    if not evidence:
         return flat
-    spread = list(evidence) == sorted(evidence, key=str) and not any(_is_taken(key, flat) for key in evidence)
+    spread = list(evidence) == sorted(evidence, key=str) and not any(
+        _is_taken(name, value, flat) for name, value in evidence.items()
+    )
     return {**flat, **evidence} if spread else {**flat, "evidence": evidence}
 
 
-def _is_taken(key: object, flat: Document) -> bool:
-    return not isinstance(key, str) or key in flat or key in ("evidence", "finding_schema_version")
+def _is_taken(name: object, value: object, flat: Document) -> bool:
+    """Return whether a member of the evidence would not come back from the top of a flat document."""
+    if not isinstance(name, str) or name in flat or name in ELSEWHERE:
+        return True
+    return name in PLACES and PLACES[name][1](value) is not None
 
 
 # -- the values of 0.3.0: each function returns what 1.0.0 has for it, None for what it can't say -------------------
-
-
-def _nowhere(_: object) -> None:
-    return None
 
 
 def _text(value: object) -> str | None:
@@ -254,9 +350,34 @@ def _cves(value: object) -> list[str] | None:
     return list(dict.fromkeys(real)) or None
 
 
-def _category(value: object) -> str | None:
+def _cwes(value: object) -> list[int] | None:
+    number = _cwe(value)
+    return None if number is None else [number]
+
+
+def _categories(value: object) -> list[str] | None:
+    """The category, with its year where the tool said it."""
     found = CATEGORY.fullmatch(value.strip()) if isinstance(value, str) else None
-    return f"A{found[1]:0>2}" if found and found[1].strip("0") else None
+    return [f"A{found[1]:0>2}{found[2] or ''}"] if found and found[1].strip("0") else None
+
+
+def _status(value: object) -> str | None:
+    """The word of 0.3.0, or of today."""
+    word = value.strip().lower() if isinstance(value, str) else ""
+    return STATUSES.get(word, word if word in STATUSES.values() else None)
+
+
+def _tags(value: object) -> list[str] | None:
+    is_list = isinstance(value, list) and all(
+        isinstance(one, str) and 1 <= len(one) <= 64 and "\0" not in one for one in value
+    )
+    return value if is_list and value else None  # type: ignore[return-value]  # a list of text
+
+
+def _percentage(value: object) -> float | None:
+    """A confidence above 1 and up to 100, or 0; one between may be a share."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and (value == 0 or 1 < value <= 100) else None  # type: ignore[operator, return-value]
 
 
 def _cvss(value: object) -> float | None:
@@ -285,20 +406,28 @@ def _object(value: object) -> Document | None:
 PLACES: dict[str, tuple[str, Callable[[object], Any]]] = {
     "id": ("id", _uuid),
     "pid": ("project_id", _text),
+    "project_id": ("project_id", _text),
+    "created_at": ("created_at", _time),
     "ts": ("created_at", _time),
     "title": ("title", _text),
     "severity": ("severity", _severity),
     "detector_id": ("detector_id", _detector),
     "url": ("resource", _any_text),
+    "resource": ("resource", _any_text),
     "run_id": ("run_id", _uuid),
-    "cwe": ("cwe", _cwe),
-    "owasp": ("owasp", _category),
+    "status": ("status", _status),
+    "confidence": ("confidence", _percentage),
+    "cwe": ("cwe_ids", _cwes),
+    "owasp": ("owasp", _categories),
     "cve_id": ("cve_ids", _cves),
     "cvss": ("cvss", _cvss),
     "mitre_attack": ("mitre_attack", _techniques),
+    "tags": ("tags", _tags),
     "poc_links": ("poc_links", _uris),
     "provenance": ("provenance", _object),
 }
+"""Names of 0.3.0: where they are placed, and how. Of several with one place the first that can be placed has it; another stays
+in `evidence` if it says something else."""
 
 
 def _joined(value: object) -> object:
@@ -315,9 +444,13 @@ FLATTENED: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
         "detector_id",
         lambda value: value.replace(".", ":") if isinstance(value, str) else value,
     ),
-    "cwe": ("cwe", lambda value: f"CWE-{value}" if isinstance(value, int) else value),
+    "status": ("status", lambda value: WORDS.get(value, value)),
+    "cwe_ids": ("cwe", lambda value: f"CWE-{value[0]}"),
+    "owasp": ("owasp", lambda value: value[0]),
     "cve_ids": ("cve_id", _joined),
 }
+ELSEWHERE = ("finding_schema_version", "rule_id", "fingerprint", "location", "evidence")
+"""Fields that 0.3.0 has no name for, or no value."""
 
 
 # -- tables -------------------------------------------------------------------------------------------------------

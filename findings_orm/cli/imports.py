@@ -148,6 +148,7 @@ class _Import:
     done: list[tuple[str, IngestReport]] = field(default_factory=list)
     refused: list[tuple[str, CommandError]] = field(default_factory=list)
     _reported_by: dict[str, str] = field(default_factory=dict)
+    _is_legacy: bool = False
 
     def execute(self, files: list[str]) -> None:
         """Import the files one after the other."""
@@ -168,6 +169,7 @@ class _Import:
     def _guarded(self, store: FindingStore, file: str, *, alone: bool) -> None:
         """Import one file; note down a refusal where others may follow."""
         name = "standard input" if file == "-" else file
+        self._is_legacy = False
         try:
             self._one(store, file, name)
         except (StorageValidationError, SchemaVersionError, StorageConflictError) as error:
@@ -183,6 +185,7 @@ class _Import:
         run_id = self.run_id or uuid7()
         try:
             with Tracker(self.session.out, name) as tracker, _opened(file, self.form, tracker) as report:
+                self._is_legacy = report.legacy
                 outcome = self._ingest(store, report, run_id, tracker)
         except KeyboardInterrupt as error:
             raise InterruptError(self._after_interrupt(store, run_id, name)) from error
@@ -190,6 +193,10 @@ class _Import:
         self._reported_by |= dict.fromkeys(report.detectors, name)
         for remark in report.notes:
             self.session.out.note(f"{name}: {remark}")
+        if report.legacy:
+            self.session.out.note(
+                f"{name}: has findings of {_of_legacy(name)} also takes times without an offset, and owners and notes."
+            )
         if self.in_text:
             from findings_orm.cli.render import write_report
 
@@ -230,6 +237,10 @@ class _Import:
         failure = explain(error)
         message = str(failure) if str(failure).startswith(name) else f"{name}: {failure}"
         hint = failure.hint or "Nothing of this file was imported."
+        if self._is_legacy:
+            return CommandError(
+                message, hint=f"{hint} It looks like {_of_legacy(name)} takes it.", code=failure.code
+            )
         if isinstance(error, StorageValidationError) and error.index is not None and not self.quarantine:
             hint += " Correct it, or import the other findings with --quarantine."
         return CommandError(message, hint=hint, code=failure.code)
@@ -263,6 +274,10 @@ class _Import:
         ]
         with self.session.out.report():
             self.session.out.json({"project_id": self.project, "files": files})
+
+
+def _of_legacy(name: str) -> str:
+    return f"schema 0.3.0: 'findings import-legacy {name}'"
 
 
 def _was_recorded(store: FindingStore, project_id: str, run_id: str) -> bool:

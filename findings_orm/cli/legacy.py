@@ -69,7 +69,8 @@ def import_legacy(
     """Import a folder of <project>.findings.json, as schema 0.3.0 had them: bare arrays of flat findings.
 
     All files are one transaction: imported whole or not at all. Importing them again changes nothing. What can't be placed
-    without a guess is listed, row by row.
+    without a guess is listed, row by row; fields that have no place but evidence are named. The owner and the notes of a triage
+    become a comment in the history.
     """
     from findings_orm.formats.legacy import import_legacy as work
 
@@ -136,7 +137,7 @@ def _as_json(found: LegacyReport) -> dict[str, Any]:
     from findings_orm.cli.render import as_json
 
     counts: dict[str, Any] = {"files": found.files, **found.counts()}
-    rest = {"projects": found.projects, "notes": found.notes, "rejected": found.rejected}
+    rest = {name: getattr(found, name) for name in ("comments", "unplaced", "projects", "notes", "rejected")}
     return {**counts, "dry_run": found.dry_run, **as_json(rest)}
 
 
@@ -147,6 +148,11 @@ def _write(out: Output, found: LegacyReport) -> None:
         out.line(
             f"  {project_id}: " + "  ".join(f"{key} {count:,}" for key, count in report.counts().items())
         )
+    if found.comments:
+        out.line(f"  owner and notes of {found.comments:,} findings are in their history")
+    if found.unplaced:
+        named = ", ".join(f"{name} ({count:,})" for name, count in found.unplaced.items())
+        out.line(f"  no place but evidence: {named}")
     for (name, note), count in Counter((one.field, one.note) for one in found.notes).items():
         out.line(f"  {name} of {count:,} rows {note}")
     for one in found.notes[:SHOWN_NOTES]:

@@ -15,7 +15,7 @@ from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.formats.jsonstream import JsonReader
 from findings_orm.formats.survey import Survey
 from findings_orm.formats.writing import Stream, TextSink
-from findings_orm.layout import LEGACY_VERSION, version_of
+from findings_orm.layout import LEGACY_VERSION, looks_legacy, version_of
 
 _DETECTOR = re.compile(r"[A-Za-z0-9_.-]+")
 VERSION_KEYS = ("finding_schema_version", "store_schema_version")
@@ -41,6 +41,7 @@ def survey(reader: JsonReader, *, layout: bool = False) -> Survey:
     found = Survey()
     for document in _all(reader, beside, layout):
         found.total += 1
+        found.legacy = found.legacy or looks_legacy(document)
         detector = document.get("detector_id")
         if isinstance(detector, str):
             named[detector, str(version_of(document) or "")] = None

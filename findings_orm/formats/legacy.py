@@ -1,7 +1,8 @@
 """Stores of 0.3.0, a folder of ``<project>.findings.json`` with bare arrays of flat documents, into a store of today.
 
 A row becomes a document by the migration from 0.3.0, which is where every field finds its place. Values that have no
-place stay in `evidence` under their old name.
+place stay in `evidence` under their old name. The owner and the notes of a triage, which a document has no field for, become a
+comment in the history of the finding as well.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from findings_orm.errors import (
     StorageValidationError,
 )
 from findings_orm.finding import Severity, check_project_id
-from findings_orm.formats.legacy_rows import Placer
+from findings_orm.formats.legacy_rows import Placer, comment_of
 from findings_orm.formats.report import open_report
 from findings_orm.layout import LEGACY_VERSION
 from findings_orm.port import FindingStore, IngestReport, Run
 
 ENDING = ".findings.json"
 """How the name of a file of 0.3.0 ends; what is before it is the name of the project."""
+
+ACTOR = "import-legacy"
+"""Who writes the comments."""
 
 Document = dict[str, Any]
 
@@ -77,6 +81,8 @@ class LegacyReport:
         files: the names of the files.
         projects: what was done for each project.
         notes: what was decided row by row.
+        unplaced: how many rows have a field that no version has a place for, by its name; it is in `evidence`.
+        comments: how many findings got the owner and the notes of their triage as a comment in their history.
         rejected: rows that went to the quarantine.
         dry_run: nothing was written.
     """
@@ -84,6 +90,8 @@ class LegacyReport:
     files: list[str] = field(default_factory=list)
     projects: dict[str, IngestReport] = field(default_factory=dict)
     notes: list[LegacyNote] = field(default_factory=list)
+    unplaced: dict[str, int] = field(default_factory=dict)
+    comments: int = 0
     rejected: list[LegacyRejected] = field(default_factory=list)
     dry_run: bool = False
 
@@ -206,10 +214,27 @@ class _Import:
         except (StorageValidationError, StorageConflictError) as error:
             raise rows.explained(error) from error
         self.report.projects[project_id] = report
+        unplaced = Counter(self.report.unplaced) + rows.placer.unplaced
+        self.report.unplaced = {name: unplaced[name] for name in sorted(unplaced)}
+        if rows.have_comments and (report.created or report.updated) and not self.report.dry_run:
+            self.report.comments += _comment(store, project_id)
         for one in report.rejected:
             self.report.rejected.append(
                 LegacyRejected(*rows.origin(one.index), one.field, one.reason, one.rejected_id)
             )
+
+
+def _comment(store: FindingStore, project_id: str) -> int:
+    """Write what triages say in words into the history of their findings, once; return how many it was."""
+    found = ((one["id"], one["status"], comment_of(one)) for one in store.iter_findings(project_id))
+    count = 0
+    for finding_id, status, comment in [one for one in found if one[2]]:
+        if not any(
+            (one.actor, one.comment) == (ACTOR, comment) for one in store.history(project_id, finding_id)
+        ):
+            store.set_status(project_id, finding_id, status, actor=ACTOR, comment=comment)
+            count += 1
+    return count
 
 
 def _rows(file: Path) -> Iterator[Document]:
@@ -241,6 +266,7 @@ class _Rows(Iterable[Document]):
         self.placer = Placer(task.zone, task.severity)
         self.starts: list[tuple[int, str, int]] = []
         self.count = 0
+        self.have_comments = False
 
     def __iter__(self) -> Iterator[Document]:
         for file in self.files:
@@ -259,6 +285,7 @@ class _Rows(Iterable[Document]):
                     LegacyNote(file.name, index, name, *note) for name, note in self.placer.notes.items()
                 ]
                 self.task.progress(1)
+                self.have_comments = self.have_comments or "triage" in row
                 yield document
 
     def origin(self, position: int) -> tuple[str, int]:

@@ -1,12 +1,11 @@
-"""A row of 0.3.0 becomes a document: the values that the migration alone leaves in `evidence`, or does not have.
-
-What the migration says and a newer version can hold is placed as well: the year of an OWASP category, ATT&CK
-sub-techniques, a confidence above 1 and up to 100 (0 to 1 may be a share as well as a percentage).
+"""A row of 0.3.0 becomes a document: by the migration, which alone says where a value has its place (revision `r0001`), and
+where that can't tell without a guess by what the import was told.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,19 +18,22 @@ from findings_orm.migrations import SchemaMigrator
 Document = dict[str, Any]
 
 _LOCAL_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,6})?", re.ASCII)
-_CATEGORY = re.compile(r"A(\d{1,2}):(\d{4})(?![A-Za-z0-9]).*", re.ASCII | re.DOTALL)
-_TECHNIQUE = re.compile(r"T\d{4}(\.\d{3})?", re.ASCII)
 _PLACED = {
     "url": "resource",
     "run_id": "run_id",
+    "confidence": "confidence",
     "cwe": "cwe_ids",
     "owasp": "owasp",
     "cve_id": "cve_ids",
     "cvss": "cvss",
     "mitre_attack": "mitre_attack",
+    "tags": "tags",
     "poc_links": "poc_links",
 }
 """Fields of 0.3.0 that have a place, with its name."""
+
+_TIMES = ("created_at", "ts")
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 class Placer:
@@ -39,12 +41,14 @@ class Placer:
 
     Attributes:
         notes: what was decided about the last row: field, what was done in words, the value as it was.
+        unplaced: how many rows have a field that no version has a place for, by its name: it is in `evidence`.
     """
 
     def __init__(self, zone: ZoneInfo | None, severity: str | None) -> None:
         self.zone = zone
         self.severity = severity
         self.notes: dict[str, tuple[str, Any]] = {}
+        self.unplaced: Counter[str] = Counter()
         self._migrator = SchemaMigrator()
         self._ids: set[str] = set()
 
@@ -64,13 +68,7 @@ class Placer:
             self._note("pid", row, "is missing or no text: the project is that of the file's name")
         self._place_time(row, document)
         self._place_id(row, document)
-        _place_category(row, document)
-        _place_techniques(row, document)
-        self._place_confidence(row, document)
-        for old, new in _PLACED.items():
-            stays = row.get(old) not in (None, "", [], {}) and document["evidence"].get(old) == row[old]
-            if stays and not document[new]:
-                self._note(old, row, f"can't be {new}: it stays in evidence")
+        self._note_what_stays(row, document)
         return document
 
     def _note(self, name: str, row: Document, note: str) -> None:
@@ -92,13 +90,14 @@ class Placer:
     def _place_time(self, row: Document, document: Document) -> None:
         if "created_at" in document:
             return
-        zone = self.zone
-        moment = _moment(row.get("ts"), zone) if zone is not None else None
-        if moment is not None:
-            document["created_at"] = moment
-            self._note("ts", row, f"has no offset: read as {zone}")
-            return
-        self._note("ts", row, "names no instant: created_at is the time of the import")
+        said = [name for name in _TIMES if row.get(name) not in _NOTHING] or [_TIMES[1]]
+        for name in said if self.zone is not None else ():
+            moment = _moment(row.get(name), self.zone)
+            if moment is not None:
+                document["created_at"] = moment
+                self._note(name, row, f"has no offset: read as {self.zone}")
+                return
+        self._note(said[0], row, "names no instant: created_at is the time of the import")
 
     def _place_id(self, row: Document, document: Document) -> None:
         """Keep the id, unless an earlier row has it: of two findings with one id the later would replace the other."""
@@ -113,21 +112,62 @@ class Placer:
         else:
             self._ids.add(found)
 
-    def _place_confidence(self, row: Document, document: Document) -> None:
-        value = row.get("confidence")
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+    def _note_what_stays(self, row: Document, document: Document) -> None:
+        """Note each value that is in the evidence now, though its field has a place, and count those that have none."""
+        evidence = document["evidence"]
+        for name in row:
+            if (
+                name in ("evidence", "provenance", *self.notes)
+                or row[name] in _NOTHING
+                or name not in evidence
+            ):
+                continue
+            if name == "triage":
+                self._note_triage(evidence[name])
+            elif evidence[name] == row[name]:
+                note = _why_it_stays(name, row[name], document)
+                if note:
+                    self._note(name, row, note)
+                else:
+                    self.unplaced[name] += 1
+
+    def _note_triage(self, left: Any) -> None:
+        if not isinstance(left, dict):
+            self.notes["triage"] = ("is no object: it stays in evidence", left)
             return
-        if value == 0 or 1 < value <= 100:
-            document["confidence"] = value
-        elif 0 < value <= 1:
-            self._note(
-                "confidence",
-                row,
-                "may be a share or a percentage: it stays in evidence, confidence is not set",
-            )
+        for name, value in left.items():
+            if value not in _NOTHING and not (name in ("owner", "notes") and _lines_of(value)):
+                self.notes[f"triage.{name}"] = ("can't be placed: it stays in evidence", value)
 
 
-def _moment(value: object, zone: ZoneInfo) -> str | None:
+def _why_it_stays(name: str, value: Any, document: Document) -> str:
+    """Return in words why a value stays in evidence; "" for a field that has no place."""
+    if name == "confidence" and type(value) in (int, float) and 0 < value <= 1:
+        return "may be a share or a percentage: it stays in evidence, confidence is not set"
+    if name == "status" and isinstance(value, str) and not value.isdigit():
+        return "is no known status, or the triage says another: it stays in evidence"
+    if name in _TIMES:
+        return "is not the time that the other field says: it stays in evidence"
+    new = _PLACED.get(name)
+    return f"can't be {new}: it stays in evidence" if new and not document[new] else ""
+
+
+def comment_of(document: Document) -> str:
+    """Return what the triage of a row of 0.3.0 says in words, as a comment for the history; "" where it says nothing."""
+    triage = document["evidence"].get("triage")
+    if not isinstance(triage, dict):
+        return ""
+    owner = [f"owner: {line}" for line in _lines_of(triage.get("owner"))]
+    return "\n".join([*owner, *_lines_of(triage.get("notes"))]).replace("\0", "\\0")
+
+
+def _lines_of(value: Any) -> list[str]:
+    """Return a text, or a list of texts, as lines; none for anything else."""
+    lines = value if isinstance(value, list) else [value]
+    return lines if all(isinstance(line, str) and line for line in lines) else []
+
+
+def _moment(value: object, zone: ZoneInfo | None) -> str | None:
     """Return a local time as a canonical one; None for what is no such time, or none or two instants in that zone."""
     match = _LOCAL_TIME.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -138,20 +178,6 @@ def _moment(value: object, zone: ZoneInfo) -> str | None:
         return format_time(first) if first.utcoffset() == second.utcoffset() else None
     except (ValueError, OverflowError):
         return None
-
-
-def _place_category(row: Document, document: Document) -> None:
-    """Give the OWASP category its year, where the tool said it."""
-    value = row.get("owasp")
-    match = _CATEGORY.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is not None and document["owasp"] == [f"A{match[1]:0>2}"]:
-        document["owasp"] = [f"A{match[1]:0>2}:{match[2]}"]
-
-
-def _place_techniques(row: Document, document: Document) -> None:
-    value = row.get("mitre_attack")
-    if isinstance(value, list) and all(isinstance(one, str) and _TECHNIQUE.fullmatch(one) for one in value):
-        document["mitre_attack"] = list(value)
 
 
 def _keep(document: Document, name: str, value: object) -> None:

@@ -39,6 +39,7 @@ class Report:
             `information_uri` and `successful` (whether the tool says that it ran without failure).
         total: how many documents it has.
         notes: what was not read or can't be told from the report, for people.
+        legacy: it has documents that look like those of schema 0.3.0, which `import_legacy` reads.
     """
 
     def __init__(self, source: Source, format: str, survey: Survey) -> None:
@@ -50,6 +51,7 @@ class Report:
         self.tool = survey.tool
         self.total = survey.total
         self.notes = survey.notes
+        self.legacy = survey.legacy
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         reader = _reader(self._source, self.format)

@@ -15,6 +15,7 @@ class Survey:
         detectors: the detector_ids that it speaks for.
         tool: for each run of a tool its name, version and the like, as JSON.
         notes: what was left out or can't be told, for people.
+        legacy: it has documents that look like those of schema 0.3.0.
         context: what the second reading needs to know, per format.
     """
 
@@ -22,4 +23,5 @@ class Survey:
     detectors: list[str] = field(default_factory=list)
     tool: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    legacy: bool = False
     context: Any = None

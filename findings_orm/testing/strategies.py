@@ -274,6 +274,9 @@ def documents(
     return dict(draw(st.permutations(list(document.items()))))
 
 
+_LEGACY_STATUSES = ("open", "accepted_risk", "false_positive", "fixed", "Fixed", "triaged", "wontfix")
+
+
 def _legacy_fields() -> dict[str, SearchStrategy[Any]]:
     anything = st.none() | st.booleans() | st.integers() | texts() | st.lists(texts(), max_size=2)
     objects = st.dictionaries(st.text(_WITH_NUL, max_size=4), anything, max_size=3)
@@ -304,13 +307,26 @@ def _legacy_fields() -> dict[str, SearchStrategy[Any]]:
         "match": texts(),
         "confidence": st.sampled_from(["high", 0.9, 90, None, "firm"]),
         "subcategory": texts(),
-        "status": st.sampled_from([200, 404, 0, None]),
+        "status": st.sampled_from([200, 404, 0, None]) | st.sampled_from(_LEGACY_STATUSES),
+        "created_at": times() | anything,
+        "triage": st.fixed_dictionaries(
+            {},
+            optional={
+                "status": st.sampled_from(_LEGACY_STATUSES) | anything,
+                "owner": texts() | anything,
+                "tags": st.lists(texts(1, 64), max_size=3) | anything,
+                "notes": texts() | anything,
+                "suppress": st.booleans() | anything,
+                "more": anything,
+            },
+        )
+        | anything,
         "cvss": st.sampled_from([7.5, 7, 0, 11, "7.5", None, -0.0]),
         "mitre_attack": st.sampled_from([["T1059"], ["T1059.001"], [], "T1059"]),
         "evidence": objects | anything,
         "provenance": objects | anything,
         "finding_schema_version": st.just("0.3.0"),
-        "project_id": anything,
+        "project_id": st.from_regex(r"[a-z]{1,9}", fullmatch=True) | st.none() | st.integers(),
         "resource": anything,
         "cwe_ids": st.just([79]),
         "findings": texts(),

@@ -16,7 +16,7 @@ from findings_orm.migrations import SchemaMigrator
 from findings_orm.migrations.scripts import chain, document_changes
 from findings_orm.testing import strategies
 from findings_orm.testing.hostile import BREAKS, ENDLESS, VERSION_FIELD, break_document
-from findings_orm.testing.samples import assert_same, finding
+from findings_orm.testing.samples import assert_same, finding, uuid_of
 
 OLD, NEW = "1.0.0", "1.1.0"
 migrate = SchemaMigrator().migrate
@@ -158,7 +158,7 @@ def test_every_legacy_field_has_its_place() -> None:
         "resource": "https://shop.example/?q=1",
         "cwe_ids": [79],
         "cve_ids": ["CVE-2021-44228"],
-        "owasp": ["A05"],
+        "owasp": ["A05:2021"],
         "detector_id": "scan.nuclei.http",
         "title": "An old finding",
         "severity": "high",
@@ -238,7 +238,8 @@ def test_a_legacy_time_is_placed_if_it_is_a_moment(ts: Any, created_at: str | No
         ("cvss", "7.5", "cvss", None),
         ("cvss", 10.5, "cvss", None),
         ("mitre_attack", ["T1059"], "mitre_attack", ["T1059"]),
-        ("mitre_attack", ["T1059.001"], "mitre_attack", []),
+        ("mitre_attack", ["T1059.001"], "mitre_attack", ["T1059"]),
+        ("mitre_attack", ["T1059.01"], "mitre_attack", []),
         ("poc_links", ["https://a.example/x"], "poc_links", ["https://a.example/x"]),
         ("poc_links", ["not a link"], "poc_links", []),
         ("url", None, "resource", ""),
@@ -257,6 +258,80 @@ def test_a_legacy_value_is_placed_or_kept(name: str, value: Any, new: str, place
     if placed in (None, [], "", {}):
         assert found["evidence"][name] == value
     assert_equal(migrate("1.0.0", "0.3.0", found), document)
+
+
+@pytest.mark.parametrize(
+    ("changes", "placed", "left"),
+    [
+        ({"status": "open"}, {}, {}),
+        ({"status": "accepted_risk"}, {"status": "risk_accepted"}, {}),
+        ({"status": " False_Positive"}, {"status": "false_positive"}, {}),
+        ({"status": "fixed"}, {"status": "resolved"}, {}),
+        ({"status": "in_progress"}, {"status": "in_progress"}, {}),
+        ({"status": "wontfix"}, {}, {"status": "wontfix"}),
+        ({"status": "200"}, {}, {"status": "200"}),
+        ({"status": 200}, {}, {"status": 200}),
+        ({"triage": {"status": "fixed"}, "status": "open"}, {"status": "resolved"}, {"status": "open"}),
+        ({"triage": {"status": "fixed"}, "status": 404}, {"status": "resolved"}, {"status": 404}),
+        ({"triage": {"suppress": True}}, {"status": "risk_accepted"}, {}),
+        ({"triage": {"suppress": True, "status": "open"}}, {"status": "risk_accepted"}, {}),
+        ({"triage": {"suppress": True}, "status": "false_positive"}, {"status": "false_positive"}, {}),
+        (
+            {"triage": {"suppress": True, "status": "fixed"}},
+            {"status": "resolved"},
+            {"triage": {"suppress": True}},
+        ),
+        ({"triage": {"suppress": False, "status": "fixed"}}, {"status": "resolved"}, {}),
+        ({"triage": {"suppress": 1}}, {}, {"triage": {"suppress": 1}}),
+        ({"triage": {"tags": ["b", "a"]}}, {"tags": ["b", "a"]}, {}),
+        ({"triage": {"tags": ["t" * 65]}}, {}, {"triage": {"tags": ["t" * 65]}}),
+        (
+            {"triage": {"owner": "ann", "notes": "n", "status": "triaged"}},
+            {"status": "triaged"},
+            {"triage": {"owner": "ann", "notes": "n"}},
+        ),
+        ({"triage": "mine"}, {}, {"triage": "mine"}),
+        ({"confidence": 90}, {"confidence": 90}, {}),
+        ({"confidence": 0.9}, {}, {"confidence": 0.9}),
+        ({"owasp": "A05:2021-Security Misconfiguration"}, {"owasp": ["A05:2021"]}, {}),
+        ({"mitre_attack": ["T1059.001"]}, {"mitre_attack": ["T1059.001"]}, {}),
+        (
+            {"created_at": "2024-01-01T00:00:00Z"},
+            {"created_at": "2024-01-01T00:00:00Z"},
+            {"ts": "2023-01-05T10:00:00Z"},
+        ),
+        ({"created_at": 1672912800}, {"created_at": "2023-01-05T10:00:00Z"}, {}),
+        ({"created_at": "today"}, {"created_at": "2023-01-05T10:00:00Z"}, {"created_at": "today"}),
+        ({"project_id": "b"}, {"project_id": "a"}, {"project_id": "b"}),
+        ({"pid": None, "project_id": "b"}, {"project_id": "b"}, {"pid": None}),
+        ({"resource": "src/a.py"}, {"resource": "src/a.py"}, {}),
+    ],
+)
+def test_what_1_0_0_has_no_room_for_is_carried_through_it(
+    changes: dict[str, Any], placed: dict[str, Any], left: dict[str, Any]
+) -> None:
+    least = {"pid": "a", "ts": "2023-01-05T10:00:00Z", "detector_id": "d", "title": "t", "severity": "low"}
+    flat = {**least, **changes}
+    expected = validate_finding(
+        {"id": uuid_of(1), **migrate("0.3.0", "2.0.0", least), **placed, "evidence": left}
+    )
+    there = migrate("0.3.0", "2.0.0", flat)
+    found = validate_finding({"id": uuid_of(1), **there})
+    found["provenance"].pop(CORNER, None)
+    assert_same(found, expected)
+    step = migrate("0.3.0", "1.0.0", flat)
+    assert_equal(migrate("1.1.0", "2.0.0", migrate("1.0.0", "1.1.0", step)), there)
+    for version in ("1.0.0", "1.1.0", "2.0.0"):
+        assert_equal(migrate(version, "0.3.0", migrate("0.3.0", version, flat)), flat)
+
+
+def test_an_old_reader_sees_status_and_tags() -> None:
+    document = finding(
+        status="resolved", tags=["a"], owasp=["A05:2021", "A01"], evidence={"triage": {"owner": "ann"}}
+    )
+    flat = migrate("2.0.0", "0.3.0", {**document, "finding_schema_version": "2.0.0"})
+    assert flat["triage"] == {"status": "fixed", "owner": "ann", "tags": ["a"]}
+    assert flat["owasp"] == "A05:2021"
 
 
 @pytest.mark.parametrize(
