@@ -9,6 +9,8 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
+from findings_orm.secrecy import hide_secrets
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 _SHORT.maxdict = _SHORT.maxlist = 4
@@ -24,7 +26,10 @@ def readable(value: object) -> str:
 
 
 class StorageError(Exception):
-    """Base of all errors of this package. Catch it to catch them all."""
+    """Base of all errors of this package. Catch it to catch them all. Its message shows no password."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(hide_secrets(each) if isinstance(each, str) else each for each in args))
 
 
 class StorageValidationError(StorageError):

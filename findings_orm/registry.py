@@ -17,6 +17,7 @@ from typing import Any, cast
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError, readable
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.port import FindingStore, StoragePort
+from findings_orm.secrecy import shown_url
 
 _log = logging.getLogger(__name__)
 
@@ -168,7 +169,9 @@ def _opened(url: str, options: Mapping[str, Any]) -> FindingStore:
     scheme, colon, rest = url.partition(":")
     if not colon:
         raise StorageValidationError.of_field(
-            "url", f"must be a storage URL ({_known()}) or a registered name ({_registered()})", url
+            "url",
+            f"must be a storage URL ({_known()}) or a registered name ({_registered()})",
+            shown_url(url),
         )
     scheme = scheme.partition("+")[0].lower()
     if scheme in _SCHEMES:

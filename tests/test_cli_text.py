@@ -16,7 +16,7 @@ from findings_orm.cli.options import ago, moment, split
 from findings_orm.cli.output import Column, Grid, fitting, plain_lines
 from findings_orm.cli.render import history_grid, place
 from findings_orm.cli.root import global_options_first
-from findings_orm.cli.session import hidden_password, place_of
+from findings_orm.cli.session import place_of
 from findings_orm.cli.text import TerminalSafe, safe, safe_lines, shorten
 from findings_orm.errors import (
     FindingNotFoundError,
@@ -188,19 +188,6 @@ def test_global_options_come_first(args: list[str], expected: list[str]) -> None
 def test_the_file_of_a_url(url: str, path: str | None) -> None:
     found = place_of(url)
     assert (None if found is None else found.as_posix()) == path
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("postgresql://ana:secret@host/db", "postgresql://ana:***@host/db"),  # pragma: allowlist secret
-        ("postgresql://ana:p@ss:w/ord@host/db", "postgresql://ana:***@host/db"),
-        ("postgresql://ana@host/db", "postgresql://ana@host/db"),
-        ("sqlite:///a.db", "sqlite:///a.db"),
-    ],
-)
-def test_passwords_are_not_shown(url: str, shown: str) -> None:
-    assert hidden_password(url) == shown
 
 
 @pytest.mark.parametrize(

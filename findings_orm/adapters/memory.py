@@ -31,6 +31,7 @@ from findings_orm.records import (
     Streak,
     batches,
 )
+from findings_orm.secrecy import shown_url
 from findings_orm.store import Store
 
 _BATCH = 1_000
@@ -480,5 +481,7 @@ class InMemoryStorageAdapter(Store):
 def open_url(url: str) -> InMemoryStorageAdapter:
     """Open ``memory:``: a new, empty store."""
     if url not in ("memory:", "memory://"):
-        raise StorageValidationError.of_field("url", "must be memory: (a store in memory has no name)", url)
+        raise StorageValidationError.of_field(
+            "url", "must be memory: (a store in memory has no name)", shown_url(url)
+        )
     return InMemoryStorageAdapter()

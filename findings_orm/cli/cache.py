@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated
 
 import typer
@@ -41,6 +42,7 @@ Namespace = Annotated[
 def status(ctx: typer.Context, url: Url, namespace: Namespace = "findings", form: AsJson = "text") -> None:
     """Show whether Redis answers and what it holds. It counts keys, which takes a while where there are millions."""
     from findings_orm.adapters.cache.maintaining import cache_status
+    from findings_orm.adapters.cache.options import SIGN, UNSIGNED
     from findings_orm.cli.render import as_json
 
     one_of("--format", form, ("text", "json"))
@@ -63,6 +65,21 @@ def status(ctx: typer.Context, url: Url, namespace: Namespace = "findings", form
         out.line(f"  {operation}  {count}")
     if not found.memory_limit or found.eviction == "noeviction":
         out.note("set maxmemory and maxmemory-policy allkeys-lru, so that the cache can't fill the server")
+    if found.unsigned:
+        out.note(f"{UNSIGNED}. {SIGN}")
+
+
+@command(
+    "secret", "findings cache secret", 'export FINDINGS_CACHE_SECRET="$(findings cache secret)"', group=cache
+)
+def make_secret(ctx: typer.Context) -> None:
+    """Make a secret for a cache, and show it. It is new each time, and kept nowhere.
+
+    With one, a cache believes only the entries that it made itself; without, everything that somebody writes into the
+    Redis. Keep it where you keep passwords, and give it to every process. In an application:
+    open_storage(url, cache=redis_url, cache_options={"secret": os.environ["FINDINGS_CACHE_SECRET"].encode()})
+    """
+    session_of(ctx).out.line(secrets.token_hex(32))
 
 
 @command(

@@ -17,7 +17,8 @@ from findings_orm.cli.options import AsJson, Yes, one_of, split
 from findings_orm.cli.output import Output
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import command, session_of
-from findings_orm.cli.session import Session, hidden_password
+from findings_orm.cli.session import Session
+from findings_orm.secrecy import shown_url
 
 if TYPE_CHECKING:
     from findings_orm.backup import CopyReport
@@ -59,7 +60,7 @@ def copy(
     if source == target:
         raise UsageError("SOURCE-URL and TARGET-URL are the same")
     if replace:
-        confirm(f"this replaces projects of {hidden_password(target)} that differ", yes=yes)
+        confirm(f"this replaces projects of {shown_url(target)} that differ", yes=yes)
     out = session_of(ctx).out
     quiet = session_of(ctx).quiet
     with (

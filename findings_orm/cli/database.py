@@ -11,7 +11,7 @@ from findings_orm.cli.foreseeing import foresee
 from findings_orm.cli.options import AsJson, one_of
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import app, command, session_of
-from findings_orm.cli.session import hidden_password
+from findings_orm.secrecy import shown_url
 
 if TYPE_CHECKING:
     from findings_orm.cli.session import Session
@@ -142,7 +142,7 @@ def sql_session(ctx: typer.Context) -> Session:
     scheme = session.url.partition(":")[0].partition("+")[0].lower()
     if scheme in ("memory", "file"):
         raise UsageError(
-            f"{hidden_password(session.url)} is no database: it has no schema to bring up or down",
+            f"{shown_url(session.url)} is no database: it has no schema to bring up or down",
             hint="Name one with --url, as sqlite:///findings.db",
         )
     return session
@@ -150,7 +150,7 @@ def sql_session(ctx: typer.Context) -> Session:
 
 def _write_status(session: Session, found: DatabaseStatus) -> None:
     out = session.out
-    out.line(f"database   {hidden_password(session.url)}")
+    out.line(f"database   {shown_url(session.url)}")
     out.line(f"revision   {found.current or '(none)'}, finding schema {found.schema_version or '(none)'}")
     out.line(f"head       {found.head}, finding schema {found.head_schema_version}")
     if found.pending:

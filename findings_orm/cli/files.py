@@ -10,7 +10,7 @@ import typer
 
 from findings_orm.cli.failures import CommandError, UsageError
 from findings_orm.cli.root import app, command, session_of
-from findings_orm.cli.session import hidden_password
+from findings_orm.secrecy import shown_url
 
 files = typer.Typer(
     name="file",
@@ -69,6 +69,6 @@ def _folder(url: str, given: Path | None) -> Path:
     parts = urlsplit(url)
     if parts.scheme.lower() != "file" or not parts.path:
         raise UsageError(
-            f"{hidden_password(url)} is no store in files", hint="Name its folder, or --url file:///FOLDER"
+            f"{shown_url(url)} is no store in files", hint="Name its folder, or --url file:///FOLDER"
         )
     return Path(unquote(parts.path))

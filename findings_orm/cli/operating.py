@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from findings_orm.cli.cache import CACHE_VARIABLE
 from findings_orm.cli.failures import CommandError, ExitCode
 from findings_orm.cli.options import AsJson, one_of
 from findings_orm.cli.root import app, command, session_of
@@ -46,6 +47,15 @@ def doctor(
             help="Take files of the storage from users other than their owner and a group that writes.",
         ),
     ] = False,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache",
+            envvar=CACHE_VARIABLE,
+            metavar="URL",
+            help="A Redis that caches it; its entries are examined too.",
+        ),
+    ] = None,
 ) -> None:
     """Examine the storage: schema, indexes, space, statistics, settings, orphans, permissions. Says what to do.
 
@@ -59,6 +69,7 @@ def doctor(
     one_of("--fail-on", fail_on, LEVELS)
     session = session_of(ctx)
     problems, code = _examined(session, fix=fix)
+    problems += _of_cache(cache) if cache else []
     if form == "json":
         from findings_orm.cli.render import as_json
 
@@ -88,6 +99,15 @@ def _examined(session: Session, *, fix: bool) -> tuple[list[Problem], ExitCode]:
     except StorageIntegrityError as error:
         advice = "Keep a copy, then restore a backup ('findings restore'); a store in files: 'findings file repair'."
         return [Problem("error", "damage", str(error), advice)], ExitCode.FAILED
+
+
+def _of_cache(url: str) -> list[Problem]:
+    from findings_orm.adapters.cache.maintaining import cache_status
+    from findings_orm.adapters.cache.options import SIGN, UNSIGNED
+    from findings_orm.diagnosis import Problem
+
+    found = cache_status(url)
+    return [Problem("warning", "cache-secret", f"{found.url}: {UNSIGNED}", SIGN)] if found.unsigned else []
 
 
 def _write(out: Output, problems: list[Problem]) -> None:

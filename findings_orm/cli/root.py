@@ -22,6 +22,7 @@ from findings_orm.cli.output import silence
 from findings_orm.cli.session import DEFAULT_URL, URL_VARIABLE, Session
 from findings_orm.cli.text import safe_lines
 from findings_orm.errors import StorageUnavailableError
+from findings_orm.secrecy import hide_secrets
 
 _BadUsage: type[Exception] = typer.BadParameter.__mro__[2]
 """The base of typer's own errors; it has no public name."""
@@ -90,6 +91,7 @@ def _guarded(run: Callable[[], int], *, debug: bool) -> int:
         _complain(InterruptError(), debug=debug)
         return ExitCode.INTERRUPTED
     except _BadUsage as error:
+        error.message = hide_secrets(error.message)  # type: ignore[attr-defined]
         error.show()  # type: ignore[attr-defined]
         return ExitCode.USAGE
     except Exception as error:  # noqa: BLE001  # a message for every error; --debug shows the traceback
@@ -103,10 +105,10 @@ def _guarded(run: Callable[[], int], *, debug: bool) -> int:
 def _complain(failure: CommandError, *, debug: bool) -> None:
     try:
         if debug:
-            traceback.print_exc()
-        first, *others = safe_lines(failure)
+            sys.stderr.write(hide_secrets(traceback.format_exc()))
+        first, *others = safe_lines(hide_secrets(str(failure)))
         prefix = "" if isinstance(failure, InterruptError) else "error: "
-        hint = safe_lines(failure.hint) if failure.hint else []
+        hint = safe_lines(hide_secrets(failure.hint)) if failure.hint else []
         text = "".join([f"{prefix}{first}\n", *(f"  {line}\n" for line in [*others, *hint])])
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from findings_orm.cli.failures import CommandError, ExitCode, NotFoundError, UsageError
 from findings_orm.cli.output import Output
 from findings_orm.errors import StorageValidationError
+from findings_orm.secrecy import shown_url
 
 if TYPE_CHECKING:
     from findings_orm.port import FindingStore
@@ -59,7 +60,7 @@ class Session:
         if path is None:
             return
         raise CommandError(
-            f"there is no storage at {path} ({hidden_password(self.url)})",
+            f"there is no storage at {path} ({shown_url(self.url)})",
             hint=f"Make one with 'findings db upgrade' or 'findings import', or name another one with --url or "
             f"{URL_VARIABLE}.",
             code=ExitCode.UNAVAILABLE,
@@ -84,7 +85,7 @@ class Session:
             return given
         if not known:
             raise NotFoundError(
-                f"{hidden_password(self.url)} holds no projects yet",
+                f"{shown_url(self.url)} holds no projects yet",
                 hint="Import a report first: findings import FILE --project NAME",
             )
         if given is not None:
@@ -104,11 +105,6 @@ def place_of(url: str) -> Path | None:
         return None
     path = unquote(match[1])
     return Path(path) if path and path != ":memory:" and not path.startswith("file:") else None
-
-
-def hidden_password(url: str) -> str:
-    """Return the URL without its password."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
 
 
 def _enumerated(names: list[str]) -> str:

@@ -17,6 +17,7 @@ from findings_orm.metrics.instruments import IMPORTED, RETRIED, Instruments, ins
 from findings_orm.metrics.observed import ObservedStore, Operation, outcome_of
 from findings_orm.observing import Ended, Figures, Observer, Statement
 from findings_orm.port import FindingStore, Health, IngestReport
+from findings_orm.secrecy import hide_secrets
 
 Sample = tuple[str, tuple[str, ...], float]
 
@@ -45,7 +46,7 @@ class MetricsAdapter(ObservedStore):
         instruments = instruments_of(registry)
         operations = instruments.histograms["operation_duration_seconds"]
         super().__init__(inner, observer := _Observed(instruments))
-        self.labels: tuple[str, str] = (self.adapter, name)
+        self.labels: tuple[str, str] = (self.adapter, hide_secrets(name))
         observer.labels = self.labels
         self._instruments = instruments
         self._operations = lru_cache(1024)(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pathlib
-import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, exc, make_url
@@ -14,6 +13,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 from findings_orm.errors import StorageError, StorageIntegrityError, StorageUnavailableError
 from findings_orm.migrations.transaction import make_schema
 from findings_orm.private import Access, make_file
+from findings_orm.secrecy import is_secret, shown_url
 
 Target = str | Engine | Connection
 """What a migration works on: the URL of a database, a SQLAlchemy `Engine` or a `Connection`."""
@@ -71,11 +71,18 @@ def connected(target: Target, *, create: bool = False) -> Iterator[Connection]:
         engine = engine_of(target, create=create) if isinstance(target, str) else target
         try:
             _check_dialect(engine.dialect.name, where)
-            with engine.connect() as connection:
+            with _connect(engine, where) as connection:
                 yield connection
         finally:
             if engine is not target:
                 engine.dispose()
+
+
+def _connect(engine: Engine, where: str) -> Connection:
+    try:
+        return engine.connect()
+    except TypeError as error:
+        raise StorageUnavailableError(f"{where}: the URL has an option that is unknown: {error}") from error
 
 
 def _lent(connection: Connection) -> Iterator[Connection]:
@@ -97,12 +104,13 @@ def engine_of(url: str, *, create: bool = False) -> Engine:
     """
     parsed = parse(url)
     where = _shown(parsed)
-    arguments: dict[str, Any] = {}
     schema, group = parsed.query.get("schema"), parsed.query.get("group")
-    parsed = parsed.difference_update_query(list(STORE_OPTIONS))
+    parsed, arguments = take_secrets(parsed.difference_update_query(list(STORE_OPTIONS)))
     if parsed.get_backend_name() == "postgresql":
         arguments["prepare_threshold"] = None  # leaves no prepared statements behind a pooler
     if parsed.get_backend_name() == "sqlite":
+        if arguments:
+            raise StorageUnavailableError(f"{where}: a SQLite database has no {', '.join(arguments)}")
         make_database(parsed, where, create=create, access=Access.of_group(str(group) if group else None))
         if "timeout" not in parsed.query:
             arguments["timeout"] = BUSY_TIMEOUT
@@ -136,26 +144,46 @@ def parse(url: str) -> URL:
     Raises:
         StorageUnavailableError: it is malformed, or of a database that is not supported.
     """
+    parsed = split_url(url)
+    if parsed is None or (parsed.get_backend_name() == "sqlite" and parsed.host):
+        raise StorageUnavailableError(
+            f"{shown_url(url)}: the URL of the database is malformed; it must be like sqlite:///findings.db or "
+            "postgresql://user@host/database"
+        )
+    parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
     try:
-        parsed = make_url(url)
-        parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
         parsed.get_dialect()
     except exc.NoSuchModuleError as error:
-        raise StorageUnavailableError(f"{_scheme(url)}: such databases are not supported") from error
-    except (exc.ArgumentError, ValueError) as error:
-        raise StorageUnavailableError(
-            f"{_scheme(url)}: the URL of the database is malformed; it must be like sqlite:///findings.db or "
-            "postgresql://user@host/database"
-        ) from error
+        raise StorageUnavailableError(f"{shown_url(url)}: such databases are not supported") from error
     except ImportError:
         pass  # create_engine says which module is missing
     _check_dialect(parsed.get_backend_name(), _shown(parsed))
     return parsed
 
 
-def _scheme(url: str) -> str:
-    match = re.match(r"[A-Za-z][A-Za-z0-9+.\-]*://", url)
-    return match[0] if match else "the URL"
+def split_url(url: str) -> URL | None:
+    """Return the URL of a database in parts; None for one that is malformed.
+
+    An ``@`` in a password may stand as it is. What SQLAlchemy says of a malformed one may show parts of a password: it is not
+    passed on.
+    """
+    scheme, mark, rest = url.partition("://")
+    before, _, query = rest.partition("?")
+    authority, _, path = before.partition("/")
+    account, _, host = authority.rpartition("@")
+    if "@" in account:
+        url = f"{scheme}{mark}{account.replace('@', '%40')}@{host}{url[len(scheme + mark + authority) :]}"
+    if (account and "@" in path) or ("@" in query and "=" not in query.partition("@")[0]):
+        return None  # where the password ends can't be told
+    with suppress(exc.ArgumentError, ValueError):
+        return make_url(url)
+    return None
+
+
+def take_secrets(url: URL) -> tuple[URL, dict[str, Any]]:
+    """Return a URL without the secrets of its query, and these for the driver: SQLAlchemy shows what is left."""
+    secrets = {name: value for name, value in url.query.items() if is_secret(name)}
+    return url.difference_update_query(list(secrets)), secrets
 
 
 def _check_dialect(name: str, where: str) -> None:
@@ -194,7 +222,7 @@ def described(target: Target) -> str:
 
 
 def _shown(url: URL) -> str:
-    return url.set(query={}).render_as_string(hide_password=True)
+    return shown_url(url.set(query={}).render_as_string(hide_password=False))
 
 
 @contextmanager

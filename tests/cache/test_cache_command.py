@@ -71,3 +71,32 @@ def test_what_goes_wrong_is_said(run: Any, monkeypatch: pytest.MonkeyPatch) -> N
     assert "127.0.0.1:1" in err
     assert "pa55" not in err
     assert run("cache", "clear", "--namespace", "a*")[0] == 2
+
+
+def test_a_cache_without_a_secret_is_said(
+    run: Any, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once in the log, by the store itself, by the doctor and by ``cache status``; with one, by none of them."""
+    name = redis.url.replace("127.0.0.1", "localhost")
+    for _ in range(2):
+        with open_storage("memory:", cache=name) as store:
+            store.save_finding(finding(1))
+            store.summarize(PROJECT)
+            (problem,) = store.diagnose()
+            assert (problem.level, problem.check) == ("warning", "cache-secret")
+    assert caplog.text.count("the cache has no secret") == 1
+    assert "the cache has no secret" in run("cache", "status", "--cache", redis.url)[2]
+    code, out, _ = run("doctor", "--url", "memory:", "--cache", redis.url)
+    assert (code, "cache-secret" in out) == (1, True)
+    run("cache", "clear", "--cache", redis.url)
+    caplog.clear()
+    code, secret, _ = run("cache", "secret")
+    assert (code, len(secret)) == (0, 65)
+    assert run("cache", "secret")[1] != secret
+    options = {"secret": secret.strip().encode()}
+    with open_storage("memory:", cache=redis.url, cache_options=options) as store:
+        store.save_finding(finding(1))
+        store.summarize(PROJECT)
+        assert store.diagnose() == []
+    assert "secret" not in caplog.text + run("cache", "status", "--cache", redis.url)[2]
+    assert run("doctor", "--url", "memory:", "--cache", redis.url)[0] == 0

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from findings_orm.adapters.cache import codec
 from findings_orm.adapters.cache.breaker import Breaker
-from findings_orm.adapters.cache.connecting import client_maker, hidden
+from findings_orm.adapters.cache.connecting import client_maker
 from findings_orm.adapters.cache.keys import Keys, query_arguments
 from findings_orm.adapters.cache.listening import Listener
 from findings_orm.adapters.cache.maintaining import clear_cache
 from findings_orm.adapters.cache.near import NearCache
-from findings_orm.adapters.cache.options import CacheOptions
+from findings_orm.adapters.cache.options import SIGN, UNSIGNED, CacheOptions
 from findings_orm.adapters.cache.reading import Reader, Wanted
 from findings_orm.adapters.cache.remote import Remote
 from findings_orm.adapters.cache.statistics import Statistics
 from findings_orm.adapters.cache.tokens import Remembered, Tokens
 from findings_orm.adapters.cache.writing import NotifyingStore, Projects
 from findings_orm.arguments import checked
+from findings_orm.diagnosis import Problem, by_level
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import is_uuid
 from findings_orm.forking import Forking, survives_fork
 from findings_orm.observing import Observer
 from findings_orm.port import Document, FindingStore, Health
 from findings_orm.query import FindingQuery, Page, Summary
+from findings_orm.secrecy import shown_url
 
 T = TypeVar("T")
 
 _PING_SECONDS = 5
+_log = logging.getLogger(__name__)
+
+
+@lru_cache(1024)
+def _warn_once(url: str) -> None:
+    """Say once a process, of each Redis, that there is no secret."""
+    _log.warning("%s: %s. %s", url, UNSIGNED, SIGN)
 
 
 class RedisCacheAdapter(Forking, NotifyingStore):
@@ -62,6 +73,8 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         self._make_listener = client_maker(
             redis_url, timeout=max(timeout, 1), health_check_interval=_PING_SECONDS
         )
+        if not self.options.secret:
+            _warn_once(shown_url(redis_url))
         self._closed = False
         self._begin()
         survives_fork(self)
@@ -207,7 +220,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         """See `FindingStore.health`. The store decides whether all is well; the figures of the cache are in ``details``."""
         found = super().health()
         figures = {
-            "url": hidden(self._url),
+            "url": shown_url(self._url),
             "consistency": self.options.consistency,
             "reachable": self._remote.reachable,
             "listening": self._listener.subscribed,
@@ -215,6 +228,11 @@ class RedisCacheAdapter(Forking, NotifyingStore):
             "statistics": self.statistics(),
         }
         return replace(found, details={**found.details, "cache": figures})
+
+    def diagnose(self) -> list[Problem]:
+        """See `Diagnosable.diagnose`: the problems of the store, and that the cache believes everybody."""
+        unsigned = Problem("warning", "cache-secret", f"{shown_url(self._url)}: {UNSIGNED}", SIGN)
+        return by_level([*super().diagnose(), *([] if self.options.secret else [unsigned])])
 
     def close(self) -> None:
         """Close the store and all connections to Redis."""

@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _MAGIC = b"FND1"
 _SUM = 16
+_HEAD = len(_MAGIC) + 1 + _SUM
 _PLAIN, _COMPRESSED, _TOO_LARGE = b"\0", b"\1", b"\2"
 _LEVEL = 1
 _BATCH = 200
@@ -109,15 +110,19 @@ class Codec:
 
     def unpack(self, key: str, entry: bytes) -> bytes:
         """Return the JSON of an entry. Raises DamagedError, and TooLargeError for one that says so."""
-        head = len(_MAGIC) + 1
-        kind, data = entry[len(_MAGIC) : head], entry[head + _SUM :]
-        if not hmac.compare_digest(entry[: head + _SUM], self._head(key, kind, data)):
+        if not self.sealed(key, entry):
             raise DamagedError("the checksum does not fit")
+        kind, data = entry[len(_MAGIC) : _HEAD - _SUM], entry[_HEAD:]
         if kind == _TOO_LARGE:
             raise TooLargeError
         if kind == _COMPRESSED:
             return self._decompressed(data)
         return data
+
+    def sealed(self, key: str, entry: bytes) -> bool:
+        """Return whether an entry was made with the secret of the options; without one, anybody can make such an entry."""
+        kind, data = entry[len(_MAGIC) : _HEAD - _SUM], entry[_HEAD:]
+        return hmac.compare_digest(entry[:_HEAD], self._head(key, kind, data))
 
     def _decompressed(self, data: bytes) -> bytes:
         stream = zstd.ZstdDecompressor()

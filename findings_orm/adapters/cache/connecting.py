@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from findings_orm.adapters.cache.deadline import bounded
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
+from findings_orm.secrecy import shown_url
 
 try:
     import redis.connection
@@ -31,6 +31,7 @@ SCHEMES = (
 )  # fmt: skip
 _SENTINEL_PORT = 26379
 _ENOUGH = 10_000
+_SHOW_WHAT_THEY_GOT = ("Port could not", "invalid literal")
 
 
 def client_maker(url: str, *, timeout: float, **settings: Any) -> Callable[[], Any]:
@@ -48,7 +49,7 @@ def client_maker(url: str, *, timeout: float, **settings: Any) -> Callable[[], A
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise StorageValidationError(
-            f"cache: must be a URL that begins with one of {known} (got {hidden(url)!r})", field="cache"
+            f"cache: must be a URL that begins with one of {known} (got {shown_url(url)!r})", field="cache"
         )
     options = {
         "socket_timeout": timeout,
@@ -59,18 +60,27 @@ def client_maker(url: str, *, timeout: float, **settings: Any) -> Callable[[], A
         **settings,
     }
     kind = scheme.partition("+")[2]
+    plain = url.replace("+cluster", "", 1)
     try:
-        if kind == "sentinel":
-            return _sentinel(url, options)
-        plain = url.replace("+cluster", "", 1)
-        parsed = _parse_url(plain)
+        parsed: Any = _sentinel(url, options) if kind == "sentinel" else _parse_url(plain)
     except ValueError as error:
-        raise StorageValidationError(f"cache: {hidden(url)}: {error}", field="cache") from error
+        parsed, reason = None, _reason(error)
+    if parsed is None:  # outside of the block: what the parsers raise may show parts of a password
+        raise StorageValidationError(f"cache: {shown_url(url)}: {reason}", field="cache")
+    if kind == "sentinel":
+        return cast(Callable[[], Any], parsed)
     if kind == "cluster":
         return lambda: RedisCluster.from_url(plain, **options)
     connection = bounded(parsed.get("connection_class", redis.Connection))
     merged = {**options, **parsed, "connection_class": connection, "decode_responses": False}
     return lambda: redis.Redis.from_pool(redis.ConnectionPool(**merged))
+
+
+def _reason(error: ValueError) -> str:
+    said = str(error)
+    if said.startswith(_SHOW_WHAT_THEY_GOT):
+        return "the port must be a number (in a password / and # are written %2F and %23)"
+    return said
 
 
 def _sentinel(url: str, options: dict[str, Any]) -> Callable[[], Any]:
@@ -105,9 +115,3 @@ def _sentinel(url: str, options: dict[str, Any]) -> Callable[[], Any]:
         return sentinel.master_for(unquote(service), **merged)
 
     return make
-
-
-def hidden(url: object) -> str:
-    """Return a URL without its password, for messages."""
-    text = re.sub(r"(://[^:/@]*):[^/?]*@", r"\1:***@", str(url))
-    return re.sub(r"(password=)[^&]*", r"\1***", text)

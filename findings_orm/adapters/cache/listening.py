@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+from findings_orm.secrecy import hide_secrets
+
 _log = logging.getLogger(__name__)
 
 _POLL = 0.2
@@ -70,7 +72,7 @@ class Listener:
             try:
                 failures = self._follow(failures)
             except Exception as error:  # noqa: BLE001  # whatever a broken Redis makes of it, the thread tries again
-                _log.debug("the cache hears of no writes: %s", error)
+                _log.debug("the cache hears of no writes: %s", hide_secrets(str(error)))
             self.subscribed = False
             self._ended.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
             failures += 1

@@ -8,14 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from findings_orm.adapters.cache.connecting import client_maker, hidden
+from findings_orm.adapters.cache.codec import Codec
+from findings_orm.adapters.cache.connecting import client_maker
 from findings_orm.adapters.cache.keys import Keys, operation_of
 from findings_orm.adapters.cache.listening import message
 from findings_orm.adapters.cache.options import CacheOptions
 from findings_orm.errors import StorageUnavailableError
+from findings_orm.secrecy import shown_url
 
 _BATCH = 1_000
 _TIMEOUT = 5.0
+_SAMPLE = 100
+"""How many entries are looked at for a secret: an application makes all of them with one, or none."""
+_NO_SECRET = Codec(CacheOptions())
 
 Progress = Callable[[int], object]
 
@@ -36,6 +41,7 @@ class CacheStatus:
         eviction: what it does when they are used up.
         listeners: instances that listen to writes.
         entries: operation to number of entries, of all releases.
+        unsigned: there are entries that were made without a secret: who can write to Redis can make them say anything.
     """
 
     url: str
@@ -45,6 +51,7 @@ class CacheStatus:
     eviction: str = ""
     listeners: int = 0
     entries: dict[str, int] = field(default_factory=dict)
+    unsigned: bool = False
 
 
 def cache_status(url: str, *, namespace: str = "findings", progress: Progress = _silent) -> CacheStatus:
@@ -57,20 +64,24 @@ def cache_status(url: str, *, namespace: str = "findings", progress: Progress = 
     with _client(url, namespace) as (client, keys):
         info = client.info()
         found: Counter[str] = Counter()
+        unsigned = False
         for key in client.scan_iter(match=keys.pattern(), count=_BATCH):
             operation = operation_of(key.decode(errors="replace"))
             if operation is not None:
                 found[operation] += 1
+                if not unsigned and found.total() <= _SAMPLE:
+                    unsigned = _NO_SECRET.sealed(key.decode(), client.get(key) or b"")
             progress(1)
         listeners = dict(client.pubsub_numsub(keys.channel)).get(keys.channel.encode(), 0)
         return CacheStatus(
-            hidden(url),
+            shown_url(url),
             f"{info.get('server_name', 'redis')} {info.get('valkey_version', info.get('redis_version', ''))}",
             int(info.get("used_memory", 0)),
             int(info.get("maxmemory", 0)),
             str(info.get("maxmemory_policy", "")),
             int(listeners),
             dict(sorted(found.items())),
+            unsigned,
         )
 
 
@@ -129,4 +140,4 @@ def _client(url: str, namespace: str) -> Iterator[tuple[Any, Keys]]:
     except Exception as error:
         if not type(error).__module__.startswith("redis"):
             raise
-        raise StorageUnavailableError(f"{hidden(url)}: {error}", retryable=True) from error
+        raise StorageUnavailableError(f"{shown_url(url)}: {error}", retryable=True) from error

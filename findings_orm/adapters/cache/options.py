@@ -12,6 +12,9 @@ from findings_orm.errors import StorageValidationError
 OPERATIONS = ("get_finding", "list_findings", "find", "count", "summarize", "list_projects")
 """The reads that a cache serves."""
 
+UNSIGNED = "the cache has no secret: whoever can write to its Redis can make findings disappear and change"
+SIGN = "Give the cache a secret, the same in all processes: 'findings cache secret' makes one and says how."
+
 _MEGABYTE = 2**20
 
 

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from findings_orm.adapters.cache.breaker import Breaker
 from findings_orm.adapters.cache.deadline import within
 from findings_orm.adapters.cache.statistics import Statistics
+from findings_orm.secrecy import hide_secrets
 
 T = TypeVar("T")
 
@@ -144,7 +145,7 @@ class Remote:
 
     def _failed(self, operation: str, reason: object) -> None:
         self._statistics.add(operation, "errors")
-        _log.warning("the cache is passed over: %s: %s", type(reason).__name__, reason)
+        _log.warning("the cache is passed over: %s: %s", type(reason).__name__, hide_secrets(str(reason)))
 
     def _connected(self) -> Any:
         if self._client is None:

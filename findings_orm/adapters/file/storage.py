@@ -25,6 +25,7 @@ from findings_orm.errors import StorageError, StorageUnavailableError, StorageVa
 from findings_orm.forking import INHERITED, survives_fork
 from findings_orm.private import Access
 from findings_orm.records import Records
+from findings_orm.secrecy import shown_url
 from findings_orm.store import Store
 
 _log = logging.getLogger(__name__)
@@ -507,7 +508,7 @@ def open_url(url: str, **options: Any) -> FileStorageAdapter:
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost") or not path or parts.fragment:
-        raise StorageValidationError.of_field("url", "must be file:///FOLDER", url)
+        raise StorageValidationError.of_field("url", "must be file:///FOLDER", shown_url(url))
     given: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(set(given) - {"group", "lock"})
     if unknown:

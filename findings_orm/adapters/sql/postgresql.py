@@ -35,6 +35,7 @@ from findings_orm.observing import Figures
 from findings_orm.port import IngestReport, Run, RunDiff, Sighting
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records
+from findings_orm.secrecy import shown_url
 
 ATTEMPTS = 5
 """How often a unit of work of the store's own is tried that the server undoes for a concurrent one."""
@@ -106,7 +107,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         if self.options.project_id is not None:
             check_project_id(self.options.project_id)
         shown = {"schema": self.options.schema} if self.options.schema else {}
-        where = target.set(query=shown).render_as_string()
+        where = shown_url(target.set(query=shown).render_as_string(hide_password=False))
         super().__init__(postgresql_engine(target, self.options), where, owned=True)
         self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         read, write = (self.options.local_settings(write=write) for write in (False, True))

@@ -6,9 +6,11 @@ import time
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, exc, make_url
+from sqlalchemy import URL, Engine, create_engine, event, exc
 
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
+from findings_orm.migrations.connecting import split_url, take_secrets
+from findings_orm.secrecy import shown_url
 
 DRIVERS = ("postgres", "postgresql", "postgresql+psycopg")
 _IDLE_SECONDS = 1.0
@@ -108,12 +110,11 @@ def parsed_url(url: str | URL) -> tuple[URL, dict[str, Any]]:
     Raises:
         StorageValidationError: it is no URL of PostgreSQL, or an option has no value of its kind.
     """
-    try:
-        target = make_url(url)
-    except (exc.ArgumentError, ValueError) as error:
+    target = url if isinstance(url, URL) else split_url(str(url))
+    if target is None:
         raise StorageValidationError.of_field(
-            "url", "must be postgresql://USER@HOST/DATABASE", _shown(url)
-        ) from error
+            "url", "must be postgresql://USER@HOST/DATABASE", shown_url(url)
+        )
     if target.drivername not in DRIVERS:
         raise StorageValidationError.of_field(
             "url", "must be postgresql:// or postgresql+psycopg://", target.drivername
@@ -124,11 +125,6 @@ def parsed_url(url: str | URL) -> tuple[URL, dict[str, Any]]:
         name: _value(name, target.query[name], kind) for name, kind in kinds.items() if name in target.query
     }
     return target.difference_update_query(list(given)), given
-
-
-def _shown(url: object) -> str:
-    """Return what may be said of something that is no URL: nothing that could be a password."""
-    return str(url).partition("://")[0][:40]
 
 
 def _value(name: str, text: str | tuple[str, ...], kind: str) -> Any:
@@ -151,7 +147,9 @@ def postgresql_engine(url: URL, options: Options) -> Engine:
     Nothing that it does needs the state of a session, so that it works behind a pooler in transaction mode: no
     prepared statements (unless `Options.prepare`), no ``SET``.
     """
+    url, secrets = take_secrets(url)
     arguments: dict[str, Any] = {
+        **secrets,
         "prepare_threshold": _OFTEN if options.prepare else None,
         "application_name": options.application_name,
         "connect_timeout": max(2, int(options.connect_timeout)),

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from typing import Any, ClassVar, cast
 
-from sqlalchemy import URL, Connection, Engine, Pool, StaticPool, create_engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Connection, Engine, Pool, StaticPool, create_engine
 
 from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
@@ -28,9 +27,11 @@ from findings_orm.adapters.sql.storage import SqlStore, connection_of
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.forking import FORK_TIMEOUT, INHERITED
+from findings_orm.migrations.connecting import make_database, split_url
 from findings_orm.observing import Pool as PoolFigures
 from findings_orm.private import Access, give_access
 from findings_orm.records import Records
+from findings_orm.secrecy import shown_url
 
 _UNSAFE: set[str] = set()
 """Files that a parent of this process had open when it forked."""
@@ -98,7 +99,6 @@ class SQLiteStorageAdapter(SqlStore):
     def _check_schema(self, url: URL, *, migrate: bool, access: Access) -> None:
         """Create an empty database at head; refuse one that is not at head, before anything is touched."""
         from findings_orm import migrations
-        from findings_orm.migrations.connecting import make_database
 
         make_database(url, self._where, create=True, access=access)
         if access.group is not None and self._file:
@@ -270,15 +270,12 @@ class SQLiteStorageAdapter(SqlStore):
 
 def _url_of(given: str | pathlib.Path | URL) -> URL:
     if isinstance(given, pathlib.Path) or (
-        isinstance(given, str) and "://" not in given and given != "sqlite:"
+        isinstance(given, str) and not given.startswith("sqlite:") and "://" not in given
     ):
         return URL.create("sqlite", database=str(given))
-    try:
-        url = make_url(given)
-    except ArgumentError as error:
-        raise StorageValidationError.of_field("url", "must be sqlite:///PATH", given) from error
-    if url.get_backend_name() != "sqlite":
-        raise StorageValidationError.of_field("url", "must be sqlite:///PATH", given)
+    url = given if isinstance(given, URL) else split_url("sqlite://" if given == "sqlite:" else str(given))
+    if url is None or url.get_backend_name() != "sqlite" or url.host or url.username or url.password:
+        raise StorageValidationError.of_field("url", "must be sqlite:///PATH", shown_url(given))
     return url
 
 
