@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from findings_orm.errors import StorageValidationError
@@ -38,25 +38,26 @@ def as_run(run: Run | str | Mapping[str, Any] | None, at: str) -> Run:
         StorageValidationError: names the member, the rule and the value.
     """
     if isinstance(run, Mapping):
-        unknown = sorted(set(run) - {"id", "detectors", "started_at", "tool"})
-        if unknown:
-            raise StorageValidationError.of_field(
-                f"run.{unknown[0]}", "is not one of id, detectors, started_at, tool", run[unknown[0]]
-            )
+        for name, value in run.items():
+            if name not in ("id", "detectors", "started_at", "tool"):
+                place = f"run.{name}" if isinstance(name, str) else "run"
+                raise StorageValidationError.of_field(
+                    place, "is not one of id, detectors, started_at, tool", value
+                )
         run = Run(**run)
     elif not isinstance(run, Run):
-        run = Run(id=run or "")
+        run = Run(id="" if run is None else run)
     if not isinstance(run.tool, Mapping):
         raise StorageValidationError.of_field("run.tool", "must be a JSON object", run.tool)
-    if isinstance(run.detectors, str):
+    if isinstance(run.detectors, (str, bytes, Mapping)) or not isinstance(run.detectors, Collection):
         raise StorageValidationError.of_field("run.detectors", "must be a list of detectors", run.detectors)
     probe = {
-        "id": run.id or uuid7(),
+        "id": _given(run.id, uuid7),
         "project_id": "run",
         "detector_id": "run",
         "title": "run",
         "severity": "info",
-        "created_at": run.started_at or at,
+        "created_at": _given(run.started_at, lambda: at),
         "evidence": dict(run.tool),
     }
     try:
@@ -68,3 +69,8 @@ def as_run(run: Run | str | Mapping[str, Any] | None, at: str) -> Run:
         field = member.get(error.field or "", error.field)
         raise StorageValidationError.of_field(f"run.{field}", error.rule or "", error.value) from error
     return Run(checked["id"], tuple(run.detectors), checked["created_at"], checked["evidence"])
+
+
+def _given(value: Any, make: Callable[[], str]) -> Any:
+    """Return a member of a run as it was given, or a new one where it is left out."""
+    return make() if value is None or (isinstance(value, str) and not value) else value

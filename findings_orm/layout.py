@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from findings_orm.arguments import path_of
 from findings_orm.blocks import COMMITTED
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import KNOWN_VERSIONS
@@ -41,7 +43,7 @@ def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:
     folder is written, flushed and fsynced, renamed over `path`, and the folder is fsynced. A new file is for its owner
     alone, one that is replaced stays open to whom it was; see `findings_orm.private.replacing`.
     """
-    path = pathlib.Path(path)
+    path = path_of("path", path)
     if not isinstance(data, dict) or "finding_schema_version" not in data:
         raise SchemaVersionError(f"{path}: the data has no finding_schema_version, so nothing was written")
     try:
@@ -64,11 +66,29 @@ def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:
         raise StorageValidationError(f"{path}: writing failed, {left}: {error}") from error
 
 
+def problems_of_path(path: object) -> list[str]:
+    """Return what is wrong with a path that no file can have, for people; ``[]`` for any other.
+
+    Raises:
+        StorageValidationError: it is no path at all.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise StorageValidationError.of_field("path", "must be a path", path)
+    try:
+        path_of("path", path)
+    except StorageValidationError:
+        return [f"{readable(os.fspath(path))}: no file can be called so"]
+    return []
+
+
 def check_store_layout(path: pathlib.Path) -> list[str]:
     """Return what is wrong with the store layout at `path`, for people; ``[]`` when nothing is.
 
     The findings themselves are not checked, only that they are a list.
     """
+    problems = problems_of_path(path)
+    if problems:
+        return problems
     try:
         layout = json.loads(pathlib.Path(path).read_bytes())
     except OSError as error:
@@ -77,7 +97,6 @@ def check_store_layout(path: pathlib.Path) -> list[str]:
         return [f"{path}: is not JSON: {error}"]
     if not isinstance(layout, dict):
         return [f"{path}: must be a JSON object, is {readable(layout)}"]
-    problems = []
     version = layout.get("finding_schema_version", layout.get("store_schema_version"))
     if version is None:
         problems.append(f"{path}: finding_schema_version is missing")

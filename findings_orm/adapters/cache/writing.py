@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self
 
+from findings_orm.arguments import checked
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.port import Document, FindingStore, IngestReport, PurgeReport, Run
 
@@ -40,6 +41,7 @@ class NotifyingStore(ForwardingStore):
         with self._writing(_project_of(finding)):
             super().save_finding(finding)
 
+    @checked
     def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
         with self._writing() as changed:
             if isinstance(documents, Sequence):
@@ -62,7 +64,7 @@ class NotifyingStore(ForwardingStore):
         dry_run: bool = False,
         on_invalid: Literal["raise", "quarantine"] = "raise",
     ) -> IngestReport:
-        with self._writing(*([] if dry_run else [project_id])):
+        with self._writing(*([] if dry_run is True else [project_id])):
             return super().ingest(
                 project_id,
                 documents,
@@ -89,7 +91,7 @@ class NotifyingStore(ForwardingStore):
             return super().set_status(project_id, finding_id, status, actor=actor, comment=comment)
 
     def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
-        with self._writing(*([] if dry_run else [project_id])):
+        with self._writing(*([] if dry_run is True else [project_id])):
             return super().purge(project_id, closed_before=closed_before, dry_run=dry_run)
 
     @contextmanager
@@ -112,7 +114,7 @@ class NotifyingStore(ForwardingStore):
     def _writing(self, *project_ids: str | None) -> Iterator[Projects]:
         """Let a write happen, then make it known: once the outermost unit is committed, not at all if it is rolled back."""
         units = self._changes()
-        changed: Projects = set(project_ids)
+        changed: Projects = {one for one in project_ids if one is None or isinstance(one, str)}
         self._local.changes = [*(units or ()), changed]
         try:
             yield changed

@@ -10,11 +10,15 @@ from findings_orm.adapters.file import edits, journal, names, snapshot
 from findings_orm.adapters.file.loading import read
 from findings_orm.adapters.file.snapshot import Entry, Manifest
 from findings_orm.errors import StorageError
-from findings_orm.layout import check_store_layout
+from findings_orm.layout import check_store_layout, problems_of_path
 
 
 def check(path: Path) -> list[str]:
     """Return what is wrong with a store's folder, or with one file of it; ``[]`` when nothing is."""
+    problems: list[str] | None = problems_of_path(path)
+    if problems:
+        return problems
+    path = Path(path)
     try:
         if path.is_dir() and is_store(path):
             return list(_folder(path))

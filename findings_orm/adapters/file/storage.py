@@ -442,11 +442,11 @@ class FileStorageAdapter(Store):
 
     def check_store_layout(self, path: Path) -> list[str]:
         """See `FindingStore.check_store_layout`; also of a store's folder, and of the other files in it."""
-        return checking.check(Path(path))
+        return checking.check(path)
 
     def validate_store_layout(self, path: Path) -> bool:
         """See `StoragePort.validate_store_layout`; a store's folder will do as well."""
-        return not checking.check(Path(path))
+        return not checking.check(path)
 
     def _files(self) -> list[Path]:
         return list(sharing.files_of(self.path))

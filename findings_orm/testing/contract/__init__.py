@@ -27,6 +27,7 @@ For readable failures call ``pytest.register_assert_rewrite("findings_orm.testin
 ``conftest.py`` before the first import; the number of examples is that of the hypothesis profile.
 """
 
+from findings_orm.testing.contract.arguments import ArgumentContract
 from findings_orm.testing.contract.documents import DocumentContract
 from findings_orm.testing.contract.equals import EqualContract
 from findings_orm.testing.contract.freetext import FreeTextContract
@@ -54,5 +55,6 @@ class FindingStoreContract(
     TransactionContract,
     ThreadContract,
     LifeContract,
+    ArgumentContract,
 ):
     """Everything that a `FindingStore` has to do. See the module for how to use it."""
