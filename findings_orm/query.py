@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from findings_orm.errors import StorageValidationError
-from findings_orm.finding import Severity, Status, canonical_time, check_plain_text, is_uuid
+from findings_orm.finding import MAX_DIGITS, Severity, Status, canonical_time, check_plain_text, is_uuid
 from findings_orm.freetext import RELEVANCE, WHOLE, holds_all, relevance, search_text, words_of
 
 Sort = str
@@ -83,11 +83,10 @@ class FindingQuery:
     cursor: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("project_id", "resource_prefix", "text"):
+        for name in ("project_id", "resource_prefix", "text", "sort"):
             check_plain_text(name, getattr(self, name))
         for name in _SETS:
-            given: Any = getattr(self, name)
-            values = (given,) if isinstance(given, (str, int)) else tuple(given or ())
+            values = _members(name, getattr(self, name))
             for value in values:
                 _check_member(name, value)
             object.__setattr__(self, name, values)
@@ -232,10 +231,25 @@ def _why_unbound(binding: object) -> str:
 _SETS = ("severity", "status", "detector_id", "rule_id", "cwe", "cve_id", "run_id", "tag")
 
 
+_ENDLESS = 10**MAX_DIGITS
+
+
+def _members(name: str, given: Any) -> tuple[Any, ...]:
+    """Return the values of a set of conditions, of which there may be a single one."""
+    if given is None:
+        return ()
+    if isinstance(given, (str, int)):
+        return (given,)
+    if not isinstance(given, Collection) or isinstance(given, (bytes, bytearray, Mapping)):
+        raise StorageValidationError.of_field(name, "must be a value or a collection of values", given)
+    return tuple(given)
+
+
 def _check_member(name: str, value: Any) -> None:
     if name == "cwe":
-        if type(value) is not int:
-            raise StorageValidationError.of_field(name, "must be integers", value)
+        if type(value) is not int or abs(value) >= _ENDLESS:
+            rule = f"must be integers of up to {MAX_DIGITS} digits"
+            raise StorageValidationError.of_field(name, rule, value)
         return
     check_plain_text(name, value)
     if name == "run_id" and not is_uuid(value):
@@ -245,7 +259,7 @@ def _check_member(name: str, value: Any) -> None:
 def _check_names(name: str, given: Collection[str], known: type[Severity | Status]) -> None:
     names = [member.value for member in known]
     for value in given:
-        if value not in names:
+        if not isinstance(value, str) or value not in names:
             raise StorageValidationError.of_field(name, f"must be one of {', '.join(names)}", value)
 
 
