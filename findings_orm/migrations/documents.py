@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import FIELDS, MAX_DEPTH, SCHEMA_VERSION, validate_finding
@@ -113,19 +113,40 @@ class SchemaMigrator:
             _check_version(version, "the version")
         return list(_path(from_version, to_version))
 
-    def migrate(self, from_version: str, to_version: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    @overload
+    def migrate(self, from_version: str, to_version: str, data: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    @overload
+    def migrate(
+        self, from_version: str, to_version: str, data: list[Mapping[str, Any]] | list[dict[str, Any]]
+    ) -> list[dict[str, Any]]: ...
+
+    def migrate(
+        self,
+        from_version: str,
+        to_version: str,
+        data: Mapping[str, Any] | list[Mapping[str, Any]] | list[dict[str, Any]],
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         """Return `data`, which is of one schema version, as data of another. `data` itself is not changed.
 
-        `data` is a document, or a store layout: an object with a list ``findings`` and the version under
+        `data` is a document, a list of documents, or a store layout: an object with a list ``findings`` and the version under
         ``finding_schema_version`` (or ``store_schema_version``). The result shares nothing with it. A document may lack
         what `ingest` fills in: `id`, `project_id`, `run_id`, `created_at`; it lacks the same afterwards. The findings
-        of a layout may lack their version; the layout's holds for them. Data of 0.3.0 had no version and may lack it.
+        of a layout may lack their version; the layout's holds for them. Data of 0.3.0 had no version and may lack it; a
+        layout gets one. A refusal names the index of a document in a list or a layout.
 
         Raises:
             SchemaVersionError: a version is missing, malformed, unknown or newer, or `data` says that it is of
                 another version than `from_version`.
             StorageValidationError: `data` breaks a rule of its own version; names field, rule and value.
         """
+        if not isinstance(data, list):
+            return self._migrate_one(from_version, to_version, data)
+        _check_version(from_version, "from_version")
+        _check_version(to_version, "to_version")
+        return list(self.migrate_many(from_version, to_version, data))
+
+    def _migrate_one(self, from_version: str, to_version: str, data: Mapping[str, Any]) -> dict[str, Any]:
         _check_version(from_version, "from_version")
         _check_version(to_version, "to_version")
         if not isinstance(data, dict):
@@ -143,7 +164,7 @@ class SchemaMigrator:
         Raises:
             SchemaVersionError, StorageValidationError: as `migrate`, when that document's turn comes; names its index.
         """
-        return migrate_many(self.migrate, from_version, to_version, documents)
+        return migrate_many(self._migrate_one, from_version, to_version, documents)
 
     def migrate_file(
         self,
@@ -174,7 +195,9 @@ class SchemaMigrator:
             StorageUnavailableError: the file can't be read or written.
         """
         _check_version(to_version, "to_version")
-        return migrate_file(self.migrate, path, to_version, output=output, dry_run=dry_run, progress=progress)
+        return migrate_file(
+            self._migrate_one, path, to_version, output=output, dry_run=dry_run, progress=progress
+        )
 
 
 @lru_cache(1)
@@ -232,18 +255,19 @@ def _migrate_layout(layout: Document, from_version: str, to_version: str) -> Doc
     findings = layout["findings"]
     if not isinstance(findings, list):
         raise StorageValidationError.of_field("findings", "must be a list", findings)
+    implied = {} if from_version == LEGACY else {"finding_schema_version": from_version}
     migrated = []
     for index, document in enumerate(findings):
         try:
             if not isinstance(document, dict):
                 raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", document)
-            versioned = document
-            if from_version != LEGACY:
-                versioned = {"finding_schema_version": from_version, **document}
+            versioned = document if "finding_schema_version" in document else {**implied, **document}
             _check_own_version(versioned, "finding_schema_version", from_version, f"document {index}: ")
             migrated.append(_migrate_document(versioned, from_version, to_version))
         except StorageValidationError as error:
             raise error.at(index) from error
+    if keys[0] not in layout and to_version != LEGACY:
+        layout = {keys[0]: None, **layout}
     rest = {key: to_version if key in keys else value for key, value in layout.items() if key != "findings"}
     return {**dict.fromkeys(layout), **_copied(rest), "findings": migrated}
 

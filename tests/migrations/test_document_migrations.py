@@ -528,6 +528,29 @@ def test_the_findings_of_a_layout_may_lack_their_version() -> None:
     assert layout["findings"][0]["finding_schema_version"] == NEW
 
 
+def test_a_list_is_migrated_as_many() -> None:
+    documents = [old(), old(title="b")]
+    found = SchemaMigrator().migrate(OLD, NEW, documents)
+    assert found == list(SchemaMigrator().migrate_many(OLD, NEW, documents))
+    assert migrate(OLD, NEW, []) == []
+    with pytest.raises(StorageValidationError, match="document 1: severity"):
+        migrate(OLD, NEW, [old(), old(severity="bad")])
+    with pytest.raises(SchemaVersionError, match="document 0: finding_schema_version is missing"):
+        migrate(OLD, NEW, [finding()])
+
+
+def test_a_legacy_layout_without_a_version_gets_one() -> None:
+    assert_same(
+        migrate("0.3.0", NEW, {"findings": [], "a": 1}),
+        {"finding_schema_version": NEW, "findings": [], "a": 1},
+    )
+    assert_same(migrate("0.3.0", "0.3.0", {"findings": []}), {"findings": []})
+    assert migrate("0.3.0", NEW, {"store_schema_version": "0.3.0", "findings": []}) == {
+        "store_schema_version": NEW,
+        "findings": [],
+    }
+
+
 def test_a_broken_layout_is_refused_with_the_place() -> None:
     good = {"finding_schema_version": OLD, "findings": [old()]}
     for findings, field, place in (
@@ -541,7 +564,7 @@ def test_a_broken_layout_is_refused_with_the_place() -> None:
         assert refused.value.field == field
 
 
-@pytest.mark.parametrize("data", [None, [], "x", 1, [old()]])
+@pytest.mark.parametrize("data", [None, "x", 1, (old(),), [[old()]], [old(), 1]])
 def test_what_is_no_object_is_refused(data: Any) -> None:
     with pytest.raises(StorageValidationError):
         migrate(OLD, NEW, data)
