@@ -365,8 +365,8 @@ class PostgreSQLRecords(SqlRecords):
         columns = self._columns("findings", FINDING_COLUMNS, "f.")
         return self._run(*ranges.postgresql_statement(merge, columns, project_id, values))
 
-    def _page(self, query: FindingQuery, limit: int) -> Clause:
-        return postgresql_dialect.page(query, self.dialect, limit)
+    def _rows_of_page(self, query: FindingQuery, limit: int) -> list[Row]:
+        return self._run(*postgresql_dialect.page(query, self.dialect, limit))
 
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""

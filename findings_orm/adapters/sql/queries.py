@@ -29,8 +29,9 @@ OTHERS = ("detector_id", "rule_id", "cwe", "cve_id", "run_id", "tag", "resource_
 
 _RANKS = " ".join(f"WHEN '{severity.value}' THEN {severity.rank}" for severity in Severity)
 _SEVERITY_RANK = f"CASE findings.severity {_RANKS} END"
-_FILTERS = frozenset(FINDING_COLUMNS) - {"project_id", "id"}
-_LISTS = {"cwe": "cwe_ids", "cve_id": "cve_ids", "tag": "tags"}
+LISTS = {"cwe": "cwe_ids", "cve_id": "cve_ids", "tag": "tags"}
+"""The conditions on members of lists, each with its column."""
+
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -93,7 +94,7 @@ class Dialect:
     """What databases express differently; this is SQLite's way."""
 
     beside_others: ClassVar[frozenset[str]] = frozenset({"severity", "status"})
-    """The columns to hide where there are other conditions, which mostly fewer findings meet."""
+    """The columns to hide from a count where there are other conditions, which mostly fewer findings meet."""
 
     def columns(self, columns: Iterable[str]) -> str:
         """Return columns of findings, as `mapping` takes them."""
@@ -132,23 +133,20 @@ class Dialect:
     ) -> Clause:
         """Return whether a JSON list has one of the values.
 
-        Equal lists are looked at once: an index leads from one to the next. If the column is hidden, the list of each row is.
+        Equal lists are looked at once: an index leads from one to the next. That few have one of them is what SQLite has to
+        believe to take that index. If the column is hidden, the list of each row is looked at.
         """
         if name in hidden:
-            return self._has_any(_column(name), values)
-        wanted = self._has_any("lists.value", values)
-        first, following = (
-            f"SELECT min({name}) FROM findings WHERE project_id = ? AND {name} <> '[]'{after}"  # noqa: S608  # constants
-            for after in ("", f" AND {name} > lists.value")
-        )
+            return self.has_any(_column(name), values)
+        lists, wanted = different(project_id, name), self.has_any("lists.value", values)
         sql = (
-            f"(findings.{name} <> '[]' AND findings.{name} IN ("  # noqa: S608  # constants
-            f"WITH RECURSIVE lists (value) AS ({first} UNION ALL SELECT ({following}) FROM lists WHERE value IS NOT NULL) "
-            f"SELECT value FROM lists WHERE value IS NOT NULL AND {wanted.sql}))"
+            f"(findings.{name} <> '[]' AND unlikely(findings.{name} IN ("  # noqa: S608  # constants
+            f"WITH RECURSIVE {lists.sql} SELECT value FROM lists WHERE value IS NOT NULL AND {wanted.sql})))"
         )
-        return Clause(sql, (project_id, project_id, *wanted.values))
+        return Clause(sql, (*lists.values, *wanted.values))
 
-    def _has_any(self, column: str, values: tuple[Any, ...]) -> Clause:
+    def has_any(self, column: str, values: tuple[Any, ...]) -> Clause:
+        """Return whether the JSON list in a column has one of the values."""
         found = self.is_any("", "member.value", values)
         sql = f"EXISTS (SELECT 1 FROM json_each({column}) AS member WHERE {found.sql})"  # noqa: S608  # constants
         return Clause(sql, found.values)
@@ -161,6 +159,19 @@ class Dialect:
         """Return whether the searched text has all words; compare `findings_orm.query.search_text`."""
         columns = aliased(RANKED[1:], "findings.")
         return Clause(f"findings_hold_words(?, {columns}) = 1", (json_text(words),))
+
+
+def different(project_id: str, name: str, limit: str = "") -> Clause:
+    """Return ``lists (value)`` for a ``WITH RECURSIVE``: the different values of a column, and NULL at their end, or the first
+    `limit` of them. An index leads from one to the next."""
+    kept = f" AND {name} <> '[]'" if name in LISTS.values() else ""
+    first, following = (
+        f"SELECT min({name}) FROM findings WHERE project_id = ?{kept}{after}"  # noqa: S608  # constants
+        for after in ("", f" AND {name} > lists.value")
+    )
+    end = f" LIMIT {limit}" if limit else ""
+    sql = f"lists (value) AS ({first} UNION ALL SELECT ({following}) FROM lists WHERE value IS NOT NULL{end})"  # noqa: S608
+    return Clause(sql, (project_id, project_id))
 
 
 def _end_of(prefix: str) -> str | None:
@@ -186,54 +197,30 @@ def selected(
     The position is one comparison of rows, and no other bound on the column that is sorted by is beside it: SQLite would
     begin at that, and pass over all findings with the same value before the position.
     """
-    return _page(query, dialect, limit, dialect.columns(FINDING_COLUMNS), hidden, words=words)
-
-
-def walked(query: FindingQuery, dialect: Dialect, limit: int) -> Clause:
-    """Return the statement that follows the order and leaves out what does not match: for SQLite."""
-    return selected(query, dialect, limit, _FILTERS - {query.sort_field}).whole()
-
-
-def matched_first(query: FindingQuery, dialect: Dialect, limit: int) -> Clause:
-    """Return the statement that looks up what matches, and sorts that: for SQLite."""
-    hidden = dialect.beside_others | {"id", "created_at", query.sort_field}
-    ids = _page(query, dialect, limit, _column("id"), hidden).whole()
-    found = all_of(query.project_id, dialect)._replace(order=_order(query, hidden))
-    return dialect.looked_up(found, ids)
+    return page_of(query, dialect, limit, dialect.columns(FINDING_COLUMNS), hidden, words=words)
 
 
 def all_of(project_id: str, dialect: Dialect) -> Select:
     """Return the SELECT of all documents of a project."""
-    return Select(dialect.columns(FINDING_COLUMNS), (_of_project(project_id),))
+    return Select(dialect.columns(FINDING_COLUMNS), (of_project(project_id),))
 
 
-def _of_project(project_id: str) -> Clause:
+def of_project(project_id: str) -> Clause:
+    """Return the condition that everything has."""
     return Clause("findings.project_id = ?", (project_id,))
-
-
-def few(query: FindingQuery, dialect: Dialect, limit: int) -> Clause:
-    """Return the statement that counts what meets the conditions on other things than severity and status, up to a limit."""
-    some = Select("1", conditions(query, dialect, dialect.beside_others), limit=limit).whole()
-    return Clause(f"SELECT count(*) FROM ({some.sql})", some.values)  # noqa: S608  # marks
-
-
-def by_one_value(query: FindingQuery) -> bool:
-    """Return whether a condition is on one value of a column whose index goes on in the order of the query."""
-    exact = [wanted for wanted in query.detector_id if not wanted.endswith("*")]
-    lists = (query.rule_id, query.run_id, exact if len(exact) == len(query.detector_id) else ())
-    return query.sort_field == "created_at" and any(len(values) == 1 for values in lists)
 
 
 def places(query: FindingQuery, dialect: Dialect, limit: int) -> Clause:
     """Return the statement for the ids of a page, and what each is sorted by as ``place``."""
     columns = f"findings.id, {_sort(query.sort_field)} AS place"
     pages = [
-        _page(query, dialect, limit, columns).that(*part).whole() for part in dialect.parts(query.sort_field)
+        page_of(query, dialect, limit, columns).that(*part).whole()
+        for part in dialect.parts(query.sort_field)
     ]
     return joined(" UNION ALL ", (Clause(f"({sql})", values) for sql, values in pages))
 
 
-def _page(
+def page_of(
     query: FindingQuery,
     dialect: Dialect,
     limit: int | None,
@@ -241,19 +228,23 @@ def _page(
     hidden: frozenset[str] = _NOTHING,
     *,
     words: bool = True,
+    only: Collection[str] | None = None,
 ) -> Select:
+    """Return the SELECT of some columns of the first `limit` findings in the query's order after its cursor; by the conditions
+    on some columns only, if they are given."""
     after = query.after
     bounded = query if after is None else beyond(query, after[0])
-    where = conditions(bounded, dialect, hidden, words=words)
+    where = conditions(bounded, dialect, hidden, words=words, only=only)
     if after is not None:
         sort, sign = query.sort_field, "<" if query.descending else ">"
         position = f"({_sort(sort, hidden)}, {_column('id', hidden)})"
         mark = "?" if sort == "severity" else dialect.mark(sort)
         where = (*where, Clause(f"{position} {sign} ({mark}, {dialect.mark('id')})", after))
-    return Select(columns, where, _order(query, hidden), limit)
+    return Select(columns, where, order_of(query, hidden), limit)
 
 
-def _order(query: FindingQuery, hidden: frozenset[str] = _NOTHING) -> str:
+def order_of(query: FindingQuery, hidden: frozenset[str] = _NOTHING) -> str:
+    """Return the order of a query."""
     way = " DESC" if query.descending else ""
     return f"{_sort(query.sort_field, hidden)}{way}, {_column('id', hidden)}{way}"
 
@@ -303,47 +294,64 @@ def counted(query: FindingQuery, dialect: Dialect) -> Select:
 
 
 def conditions(
-    query: FindingQuery, dialect: Dialect, hidden: frozenset[str] = _NOTHING, *, words: bool = True
+    query: FindingQuery,
+    dialect: Dialect,
+    hidden: frozenset[str] = _NOTHING,
+    *,
+    words: bool = True,
+    only: Collection[str] | None = None,
 ) -> tuple[Clause, ...]:
-    """Return the conditions of a query, the project's first; without those on its text if need be."""
-    found = tuple(_conditions(query, dialect, hidden))
+    """Return the conditions of a query, the project's first; without that on its text if need be, or those on some columns."""
+    given = by_column(query, dialect, hidden)
+    found = (
+        of_project(query.project_id),
+        *(clause for name, clause in given if only is None or name in only),
+    )
     return (*found, dialect.holds_words(query.words)) if words and query.words else found
 
 
-def _conditions(query: FindingQuery, dialect: Dialect, hidden: frozenset[str]) -> Iterator[Clause]:
-    yield _of_project(query.project_id)
+def by_column(
+    query: FindingQuery, dialect: Dialect, hidden: frozenset[str] = _NOTHING
+) -> Iterator[tuple[str, Clause]]:
+    """Yield the conditions of a query besides the project and its text, each with its column; ``created_from`` and
+    ``created_before`` may be hidden one by one."""
     for name, values in (("severity", query.severities), ("status", query.status), ("run_id", query.run_id)):
         if values:
-            yield dialect.is_any(name, _column(name, hidden), tuple(values))
+            yield name, dialect.is_any(name, _column(name, hidden), tuple(values))
     if query.rule_id:
-        yield dialect.is_any_text("rule_id", _column("rule_id", hidden), tuple(query.rule_id))
+        yield "rule_id", dialect.is_any_text("rule_id", _column("rule_id", hidden), tuple(query.rule_id))
     if query.detector_id:
-        yield _detected(_column("detector_id", hidden), query.detector_id, dialect)
-    for condition, name in _LISTS.items():
-        if wanted := tuple(getattr(query, condition)):
-            yield _held(query.project_id, name, wanted, dialect, hidden)
+        yield "detector_id", detected(_column("detector_id", hidden), query.detector_id, dialect)
+    for condition, name in LISTS.items():
+        if getattr(query, condition):
+            yield name, _held(query, condition, dialect, hidden)
     if query.resource_prefix:
-        yield dialect.starts_with(_column("resource", hidden), query.resource_prefix)
-    yield from _in_time(query, dialect, hidden)
+        yield "resource", dialect.starts_with(_column("resource", hidden), query.resource_prefix)
+    mark = dialect.mark("created_at")
+    for name, sign, time in (
+        ("created_from", ">=", query.created_from),
+        ("created_before", "<", query.created_before),
+    ):
+        if time is not None:
+            column = _column("created_at", hidden | {"created_at"} if name in hidden else hidden)
+            yield "created_at", Clause(f"{column} {sign} {mark}", (time_key(time),))
 
 
-def _in_time(query: FindingQuery, dialect: Dialect, hidden: frozenset[str]) -> Iterator[Clause]:
-    column, mark = _column("created_at", hidden), dialect.mark("created_at")
-    if query.created_from is not None:
-        yield Clause(f"{column} >= {mark}", (time_key(query.created_from),))
-    if query.created_before is not None:
-        yield Clause(f"{column} < {mark}", (time_key(query.created_before),))
+def members(query: FindingQuery, condition: str) -> tuple[Any, ...]:
+    """Return the values of which a list has to have one; a number that no column can hold is in none."""
+    wanted = getattr(query, condition)
+    return tuple(value for value in wanted if isinstance(value, str) or 0 < value <= MAX_NUMBER)
 
 
-def _held(
-    project_id: str, name: str, wanted: tuple[Any, ...], dialect: Dialect, hidden: frozenset[str]
-) -> Clause:
-    """Return whether a list has one of the values; a number that no column can hold is in none."""
-    values = tuple(value for value in wanted if isinstance(value, str) or 0 < value <= MAX_NUMBER)
-    return dialect.holds_any(project_id, name, values, hidden) if values else Clause("false")
+def _held(query: FindingQuery, condition: str, dialect: Dialect, hidden: frozenset[str]) -> Clause:
+    values = members(query, condition)
+    return (
+        dialect.holds_any(query.project_id, LISTS[condition], values, hidden) if values else Clause("false")
+    )
 
 
-def _detected(column: str, wanted: Collection[str], dialect: Dialect) -> Clause:
+def detected(column: str, wanted: Collection[str], dialect: Dialect) -> Clause:
+    """Return whether a detector is one of those wanted, or begins with one that ends in ``*``."""
     exact = tuple(one for one in wanted if not one.endswith("*"))
     found = [dialect.starts_with(column, one[:-1]) for one in wanted if one.endswith("*")]
     if exact:

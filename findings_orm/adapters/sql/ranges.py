@@ -7,12 +7,13 @@ depend on how many findings there are of which kind. The statements are driver S
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
-from itertools import product
+from itertools import count, product
 from typing import NamedTuple
 from uuid import UUID
 
-from findings_orm.adapters.sql.queries import OTHERS, beyond
+from findings_orm.adapters.sql.queries import OTHERS, Clause, beyond
 from findings_orm.finding import Severity, Status
 from findings_orm.query import FindingQuery, time_key
 
@@ -111,22 +112,109 @@ def sqlite_statement(merge: Merge, columns: str) -> str:
     )
 
 
+def sqlite_walk(
+    merge: Merge, columns: str, values: tuple[str, ...], where: Clause, budget: int | None
+) -> Clause:
+    """Return the statement for the findings that meet other conditions too, among the first `budget` of all ranges together.
+
+    Args:
+        merge: the form of the page.
+        columns: what is read of ``findings``.
+        values: the project and the values of `merge_of`.
+        where: the other conditions, none of which an index serves.
+        budget: up to how many findings are looked at; None: all.
+    """
+    numbers = count(len(values) + 1)
+    numbered = re.sub(r"\?", lambda _: f"?{next(numbers)}", where.sql)
+    return Clause(_walk(merge, columns, numbered, budget), (*values, *where.values))
+
+
+@lru_cache(256)
+def _walk(merge: Merge, columns: str, where: str, budget: int | None) -> str:
+    way = merge.direction
+    walks = " UNION ALL ".join(
+        _first_of(merge, f"{_stream(merge, severity, status, within, until)} AND {where}")
+        for (severity, within), status in product(merge.severities, merge.statuses)
+        for until in [_until(merge, severity) if budget else ""]
+    )
+    end = ("-1" if merge.sort == "severity" else "''") if merge.descending else "x'ff'"
+    bound = f"WITH {bound_of(_in_order(merge), budget, end)} " if budget else ""
+    return (
+        f"{bound}SELECT {columns} FROM ("  # noqa: S608  # parts
+        f"SELECT place, id FROM ({walks}) ORDER BY place{way}, id{way} LIMIT {merge.limit}) k "
+        f"CROSS JOIN findings ON findings.project_id = ?1 AND findings.id = k.id ORDER BY k.place{way}, k.id{way}"
+    )
+
+
+def bound_of(stream: str, budget: int, end: str) -> str:
+    """Return ``bound (place, id)`` for a ``WITH``: the place of the last of the first `budget` rows of a SELECT of both in
+    their order, else `end`, a place behind all. SQLite reads no more than that, also where ``UNION ALL`` joins several."""
+    return (
+        f"bound (place, id) AS MATERIALIZED (SELECT * FROM ({stream} LIMIT 1 OFFSET {budget - 1}) "  # noqa: S608  # parts
+        f"UNION ALL SELECT {end}, {end} LIMIT 1)"
+    )
+
+
+def sqlite_all(merge: Merge, values: tuple[str, ...]) -> Clause:
+    """Return the SELECT of all ranges together, in no order."""
+    sql = " UNION ALL ".join(_of_severities(merge))
+    each = (values[int(number) - 1] for number in re.findall(r"\?(\d+)", sql))
+    return Clause(re.sub(r"\?\d+", "?", sql), tuple(each))
+
+
+def _of_severities(merge: Merge) -> list[str]:
+    return [
+        " UNION ALL ".join(_stream(merge, severity, status, within) for status in merge.statuses)
+        for severity, within in merge.severities
+    ]
+
+
+def _in_order(merge: Merge) -> str:
+    """Return the SELECT of all ranges in the order of the page: by time all together, else one severity after the other."""
+    way = merge.direction
+    of_severities = _of_severities(merge)
+    if merge.sort != "severity":
+        return f"{' UNION ALL '.join(of_severities)} ORDER BY place{way}, id{way}"
+    return " UNION ALL ".join(f"SELECT * FROM ({each} ORDER BY id{way})" for each in of_severities)  # noqa: S608
+
+
+def _until(merge: Merge, severity: str) -> str:
+    sign = ">=" if merge.descending else "<="
+    if merge.sort != "severity":
+        return f"(created_at, id) {sign} (SELECT place, id FROM bound)"  # noqa: S608  # constants
+    rank = Severity(severity).rank
+    return f"id {sign} (SELECT CASE WHEN place = {rank} THEN id WHEN place > {rank} THEN x'ff' ELSE '' END FROM bound)"  # noqa: S608
+
+
 def _range(merge: Merge, severity: str, status: str, within: bool) -> str:
+    return _first_of(merge, _stream(merge, severity, status, within))
+
+
+def _first_of(merge: Merge, stream: str) -> str:
+    """Return the SELECT of the first findings of a range; one severity is in the order of ids."""
+    way = merge.direction
+    order = f"id{way}" if merge.sort == "severity" else f"created_at{way}, id{way}"
+    return f"SELECT * FROM ({stream} ORDER BY {order} LIMIT {merge.limit})"  # noqa: S608  # constants
+
+
+def _stream(merge: Merge, severity: str, status: str, within: bool, until: str = "") -> str:
+    """Return the SELECT of the findings of a range, up to a place: SQLite would end at a bound on the time instead, if an index
+    could serve that."""
     sign = "<" if merge.descending else ">"
     where = f"project_id = ?1 AND severity = '{severity}' AND status = '{status}'"
     if merge.sort == "severity":
-        place, order = str(Severity(severity).rank), f"id{merge.direction}"
         where += f" AND id {sign} ?2" if within else ""
     else:
-        place, order = "created_at", f"created_at{merge.direction}, id{merge.direction}"
         texts = {
-            "from": "created_at >= ?{}",
-            "before": "created_at < ?{}",
+            "from": f"{'+' if until and merge.descending else ''}created_at >= ?{{}}",
+            "before": f"{'+' if until and not merge.descending else ''}created_at < ?{{}}",
             "after": f"(created_at, id) {sign} (?{{}}, ?{{}})",
         }
         for position, name in enumerate(merge.bounds, 2):
             where += f" AND {texts[name].format(position, position + 1)}"
-    return f"SELECT * FROM (SELECT id, {place} AS place FROM findings WHERE {where} ORDER BY {order} LIMIT {merge.limit})"  # noqa: S608
+    where += f" AND {until}" if until else ""
+    place = Severity(severity).rank if merge.sort == "severity" else "created_at"
+    return f"SELECT {place} AS place, id FROM findings WHERE {where}"  # noqa: S608  # constants
 
 
 # -- PostgreSQL: one lateral SELECT for all ranges --------------------------------------------------------------------

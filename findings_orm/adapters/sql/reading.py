@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic_core import to_json
 
-from findings_orm.adapters.sql import mapping, queries, ranges, ranking
+from findings_orm.adapters.sql import mapping, queries, ranges, ranking, sqlite_ways
 from findings_orm.adapters.sql.mapping import (
     EVENT_COLUMNS,
     FINDING_COLUMNS,
@@ -38,8 +38,6 @@ from findings_orm.records import (
 READ_BATCH = 1_000
 LATEST = 1_000
 """How many findings are looked at for a page by relevance, before all are scored."""
-MANY_MATCHES = 2_000
-"""From how many findings on that meet a condition a page follows its order instead of sorting them."""
 _WIDTH = len(FINDING_COLUMNS)
 
 
@@ -200,7 +198,7 @@ class SqlReading(SqlStatements):
             merge, values = ranges.merge_of(query, limit)
             rows = self._merged(query.project_id, merge, values) if merge.severities else []
         else:
-            rows = self._run(*self._page(query, limit))
+            rows = self._rows_of_page(query, limit)
         return [mapping.document_of(row) for row in rows]
 
     def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
@@ -208,20 +206,12 @@ class SqlReading(SqlStatements):
         sql = ranges.sqlite_statement(merge, self._columns("findings", FINDING_COLUMNS, "f."))
         return self._run(sql, (project_id, *values))
 
-    def _page(self, query: FindingQuery, limit: int) -> Clause:
-        """Return the statement of a page.
-
-        SQLite does not know how many findings meet a condition. So that is looked up first, as far as it matters: a few are
-        found by an index and sorted; of many, enough are met soon on the way in the order of the page.
-        """
+    def _rows_of_page(self, query: FindingQuery, limit: int) -> list[Row]:
+        """Return the rows of a page."""
         if query.words:
-            return self._narrowed(queries.selected(query, self.dialect, limit), query, all_read=False).whole()
-        if not any(getattr(query, name) for name in queries.OTHERS) or queries.by_one_value(query):
-            return queries.selected(query, self.dialect, limit).whole()
-        many = max(MANY_MATCHES, limit)
-        count = self._run(*queries.few(query, self.dialect, many))[0][0]
-        form = queries.matched_first if count < many else queries.walked
-        return form(query, self.dialect, limit)
+            page = queries.selected(query, self.dialect, limit)
+            return self._run(*self._narrowed(page, query, all_read=False).whole())
+        return sqlite_ways.rows_of_page(self._run, query, self.dialect, limit)
 
     def _select_best(self, query: FindingQuery, limit: int) -> list[Document]:
         """Return documents by relevance, which Python decides: databases fold other letters than it does."""

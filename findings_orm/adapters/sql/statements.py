@@ -26,7 +26,7 @@ LOOKUP_BATCH = 5_000
 @lru_cache(256)
 def _returns_rows(sql: str) -> bool:
     """Return whether a statement of this package has a result; to ask the driver takes longer than to fetch it."""
-    return sql.startswith("SELECT") or " RETURNING " in sql
+    return sql.startswith(("SELECT", "WITH")) or " RETURNING " in sql
 
 
 class SqlStatements:
