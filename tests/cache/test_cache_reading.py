@@ -22,6 +22,7 @@ from findings_orm import (
     StorageUnavailableError,
     open_storage,
     register_adapter,
+    unregister_adapter,
 )
 from findings_orm.adapters.cache import EVENTS
 from findings_orm.adapters.cache.keys import Keys
@@ -281,7 +282,7 @@ def test_cache_can_be_registered_as_an_adapter(redis: RedisServer) -> None:
     store.save_finding(finding(1))
     assert len(store.list_findings(PROJECT)) == len(store.list_findings(PROJECT)) == 1
     assert store.statistics()["list_findings"] == {"near_hits": 1, "loads": 1, "misses": 1}
-    store.close()
+    unregister_adapter("cached")
 
 
 @pytest.mark.parametrize("write", ["ingest", "save_findings", "inner"])
