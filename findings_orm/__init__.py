@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from findings_orm.errors import (
     FindingNotFoundError,
+    LimitExceededError,
     SchemaVersionError,
     StorageConflictError,
     StorageError,
@@ -22,6 +23,7 @@ from findings_orm.errors import (
     StorageValidationError,
 )
 from findings_orm.finding import SCHEMA_VERSION, Finding, Severity, Status, validate_finding
+from findings_orm.limits import Limits
 from findings_orm.port import (
     Event,
     FindingStore,
@@ -79,6 +81,8 @@ __all__ = [
     "Health",
     "InMemoryStorageAdapter",
     "IngestReport",
+    "LimitExceededError",
+    "Limits",
     "Page",
     "PostgreSQLStorageAdapter",
     "PurgeReport",

@@ -7,7 +7,7 @@ into one of these, with the original chained as ``__cause__``.
 from __future__ import annotations
 
 import reprlib
-from typing import Any
+from typing import Any, Self
 
 from findings_orm.secrecy import hide_secrets
 
@@ -17,12 +17,20 @@ _SHORT.maxdict = _SHORT.maxlist = 4
 _SHORT.maxlevel = 3
 
 
+_PLACE = 200
+
+
 def readable(value: object) -> str:
     """Return `value` as text for a message, cut to a readable length."""
     try:
         return _SHORT.repr(value)
     except Exception:  # noqa: BLE001  # a value's own repr may fail in any way; the message must still be made
         return f"<{type(value).__name__}>"
+
+
+def readable_place(place: str) -> str:
+    """Return a path in a document, whose names anybody may have made up, cut to a readable length."""
+    return place if len(place) <= _PLACE else f"{place[:_PLACE]}…"
 
 
 class StorageError(Exception):
@@ -62,17 +70,24 @@ class StorageValidationError(StorageError):
         cls, field: str, rule: str, value: Any, *, index: int | None = None
     ) -> StorageValidationError:
         """Return the error for one broken rule, its message made of place, rule and value."""
-        place = f"document {index}: {field}" if index is not None else field
+        place = readable_place(field)
+        if index is not None:
+            place = f"document {index}: {place}"
         return cls(
             f"{place}: {rule} (got {readable(value)})", field=field, rule=rule, value=value, index=index
         )
 
-    def at(self, index: int) -> StorageValidationError:
+    def at(self, index: int) -> Self:
         """Return the same error, naming the position of the document in a sequence."""
         message = f"document {index}: {self}"
-        return StorageValidationError(
-            message, field=self.field, rule=self.rule, value=self.value, index=index
-        )
+        return type(self)(message, field=self.field, rule=self.rule, value=self.value, index=index)
+
+
+class LimitExceededError(StorageValidationError):
+    """Something is larger than a limit (`findings_orm.limits.Limits`) allows: it was refused before it was built.
+
+    `rule` names the limit, its value, and how to raise it; `value` is what was found.
+    """
 
 
 class SchemaVersionError(StorageError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import marshal
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from findings_orm.accepting import as_run, current_document
 from findings_orm.collector import no_collection
 from findings_orm.deferring import Deferred
 from findings_orm.errors import (
+    LimitExceededError,
     SchemaVersionError,
     StorageConflictError,
     StorageError,
@@ -22,6 +24,7 @@ from findings_orm.errors import (
 )
 from findings_orm.finding import (
     ACTIVE_STATUSES,
+    MARSHAL_FORMAT,
     SCHEMA_VERSION,
     Status,
     canonical_time,
@@ -44,16 +47,24 @@ from findings_orm.ingest import (
     plan,
     recognise,
 )
+from findings_orm.limits import DEFAULT, MB, Limits
 from findings_orm.originals import tag_original
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
 from findings_orm.receipts import LOOK_BACK, Recognition
 from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, nothing
-from findings_orm.saving import renew
+from findings_orm.saving import check_size, renew
 
 _T = TypeVar("_T")
 
 BATCH = 2_000
 """How many documents are looked up, planned and written together."""
+
+BATCH_BYTES = 16 * MB
+"""About how much memory the documents of a batch may take that come as a stream: fewer are then taken together."""
+
+_SMALL = 1_000
+_OBJECT, _LIST = 200, 60
+"""How much memory an object and a list take beside their text; documents of fewer bytes are small whatever is in them."""
 
 _STEP = 200
 _ROUNDS = 10
@@ -70,6 +81,7 @@ class Import:
         close_missing: bool = False,
         dry_run: bool = False,
         on_invalid: Literal["raise", "quarantine"] = "raise",
+        limits: Limits = DEFAULT,
     ) -> None:
         check_project_id(project_id)
         if on_invalid not in ("raise", "quarantine"):
@@ -78,6 +90,7 @@ class Import:
         self.at = now()
         self.run = as_run(run, self.at)
         self.close_missing = close_missing
+        self.limits = limits
         self.quarantine = on_invalid == "quarantine"
         self.report = IngestReport(run_id=self.run.id, dry_run=dry_run)
         self.detectors = set(self.run.detectors)
@@ -142,7 +155,7 @@ class Import:
         self, documents: Iterable[Mapping[str, Any]], recognition: Recognition
     ) -> Iterator[list[Mapping[str, Any]]]:
         """Yield the batches of a report; none where the same report came before."""
-        for batch in batches(documents, BATCH):
+        for batch in _batches(documents):
             if not recognition.takes(batch):
                 yield from recognition.put_aside()
                 yield batch
@@ -202,6 +215,8 @@ class Import:
         except (StorageError, AttributeError, KeyError, TypeError, ValueError):
             return Probe(index, {}, b"", None, b"", plain=False, has_id=False)
         content = content_of(document)
+        if len(content) > self.limits.max_document_bytes:
+            return Probe(index, {}, b"", None, b"", plain=False, has_id=False)
         known = content and self._may_stay(document, has_id=has_id)
         found = content_digest(content) if known else b""
         return Probe(index, document, digest, line, found, bool(content), has_id)
@@ -244,7 +259,9 @@ class Import:
         if not digest:
             digest, line = fingerprint(valid)
         if not found:
-            found = content_digest(content_of(valid))
+            content = content_of(valid)
+            check_size(content, self.limits)
+            found = content_digest(content)
         return Incoming(index, valid, digest, line, found, has_id, objects)
 
     def _refuse(self, index: int, given: object, error: StorageError) -> None:
@@ -253,18 +270,33 @@ class Import:
             if isinstance(error, StorageValidationError):
                 raise error.at(index) from error
             raise type(error)(f"document {index}: {error}") from error
-        field = (getattr(error, "field", None) or "finding_schema_version")[:1000]
+        self.limits.check("max_rejected", len(self.report.rejected) + 1, "the number of refused documents")
+        field = _shown((getattr(error, "field", None) or "finding_schema_version")[:1000])
         original = tag_original(given)
-        digest = hashlib.sha256(json.dumps(original).encode()).digest()
+        form = json.dumps(original)
+        try:
+            self._check_form(form, original)
+        except LimitExceededError as fault:
+            known = isinstance(error, LimitExceededError)
+            reason = f"{error}; the original is not kept" + ("" if known else f": {fault}")
+            self.report.rejected.append(Rejected(index, field, _shown(reason)))
+            return
+        digest = hashlib.sha256(form.encode()).digest()
         self._copies[digest] += 1
         key = hashlib.sha256(digest + self._copies[digest].to_bytes(8, "big")).digest()
         rejected_id = str(uuid.UUID(bytes=key[:16], version=5))
-        reason = str(error).encode(errors="backslashreplace").decode().replace("\0", "\\0")
-        field = field.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+        reason = _shown(str(error))
         self.report.rejected.append(Rejected(index, field, reason, rejected_id))
         self._originals.append(
             RejectedOriginal(rejected_id, self.run.id, index, self.at, field, reason, original)
         )
+
+    def _check_form(self, form: str, original: Any) -> None:
+        """Refuse to keep what is larger than a document may be, though it is cut nowhere."""
+        size = len(form)  # of ASCII
+        if size > self.limits.max_document_bytes:
+            size = len(json.dumps(original, ensure_ascii=False).encode(errors="surrogatepass"))
+        self.limits.check("max_document_bytes", size, "its size, in bytes")
 
     def _renew(self, documents: Iterable[Mapping[str, Any]]) -> None:
         """Bring what an older version of the algorithm identified as one of these documents to the present one."""
@@ -279,6 +311,8 @@ class Import:
         known: defaultdict[bytes, list[Identity]] = defaultdict(list)
         for identity in self.unit.identities(self.project_id, fingerprints):
             known[identity.fingerprint].append(identity)
+        for equal in known.values():
+            self.limits.check("max_equal_findings", len(equal), "the number of equal findings")
         return dict(known)
 
     def _plan(
@@ -369,6 +403,37 @@ class Import:
         )
         receipt = Receipt(run.number, *self.advance, b"" if self.report.rejected else digests)
         self.unit.put_run(self.project_id, run, receipt)
+
+
+def _batches(documents: Iterable[Any]) -> Iterator[list[Any]]:
+    if isinstance(documents, list):  # in memory as a whole already
+        yield from batches(documents, BATCH)
+        return
+    batch: list[Any] = []
+    total = 0
+    for document in documents:
+        batch.append(document)
+        total += _weight(document)
+        if len(batch) >= BATCH or total >= BATCH_BYTES:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
+def _weight(document: Any) -> int:
+    """Return about how many bytes of memory a document of JSON types takes."""
+    try:
+        data = marshal.dumps(document, MARSHAL_FORMAT)
+    except ValueError:
+        return 0
+    size = len(data)
+    return size if size < _SMALL else size + _OBJECT * data.count(b"{") + _LIST * data.count(b"[")
+
+
+def _shown(text: str) -> str:
+    """Return a text for the report, which every store can hold."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 
 def _repeated(run: Run, *, dry_run: bool) -> IngestReport:

@@ -13,6 +13,7 @@ from findings_orm.arguments import path_of
 from findings_orm.blocks import COMMITTED
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import KNOWN_VERSIONS
+from findings_orm.jsonstream import JsonReader
 from findings_orm.private import replace_file
 
 LEGACY_VERSION = "0.3.0"
@@ -66,6 +67,9 @@ def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:
         raise StorageValidationError(f"{path}: writing failed, {left}: {error}") from error
 
 
+_MEMBERS = ("finding_schema_version", "store_schema_version", "findings")
+
+
 def problems_of_path(path: object) -> list[str]:
     """Return what is wrong with a path that no file can have, for people; ``[]`` for any other.
 
@@ -90,13 +94,13 @@ def check_store_layout(path: pathlib.Path) -> list[str]:
     if problems:
         return problems
     try:
-        layout = json.loads(pathlib.Path(path).read_bytes())
+        layout = _outline(pathlib.Path(path))
     except OSError as error:
         return [f"{path}: can't be read: {error.strerror or error}"]
-    except (ValueError, RecursionError) as error:
+    except StorageValidationError as error:
         return [f"{path}: is not JSON: {error}"]
-    if not isinstance(layout, dict):
-        return [f"{path}: must be a JSON object, is {readable(layout)}"]
+    if layout is None:
+        return [f"{path}: must be a JSON object"]
     version = layout.get("finding_schema_version", layout.get("store_schema_version"))
     if version is None:
         problems.append(f"{path}: finding_schema_version is missing")
@@ -108,3 +112,25 @@ def check_store_layout(path: pathlib.Path) -> list[str]:
     if not isinstance(layout.get("findings"), list):
         problems.append(f"{path}: findings must be a list, is {readable(layout.get('findings'))}")
     return problems
+
+
+def _outline(path: pathlib.Path) -> dict[str, Any] | None:
+    """Return the members that make a file a store layout, of a list only that it is one; None where the file is no object."""
+    found: dict[str, Any] = {}
+    with path.open("rb", buffering=0) as file:
+        reader = JsonReader(file)
+        if reader.peek() not in ("{", ""):
+            reader.value()
+            reader.end()
+            return None
+        for name in reader.members():
+            start = reader.peek()
+            if start == "[":
+                reader.skip(1)
+                value: Any = []
+            else:
+                value = reader.value()
+            if name in _MEMBERS:
+                found[name] = value
+        reader.end()
+    return found

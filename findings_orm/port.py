@@ -70,7 +70,8 @@ class Rejected:
         index: its position in the import, from 0.
         field: the field at fault, as a dotted path.
         reason: the rule that was broken, with the offending value.
-        rejected_id: names the kept original, with ``on_invalid="quarantine"``; else None.
+        rejected_id: names the kept original, with ``on_invalid="quarantine"``; else None, and where it is larger than a
+            document may be: then `reason` says its size, and it is not kept.
     """
 
     index: int

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError, readable
 from findings_orm.forwarding import ForwardingStore
+from findings_orm.limits import DEFAULT, Limits, check_limits
 from findings_orm.port import FindingStore, StoragePort
 from findings_orm.secrecy import shown_url
 
@@ -132,7 +133,12 @@ def _close(name: str, adapter: StoragePort | None) -> None:
 
 
 def open_storage(
-    url: str, *, cache: str | None = None, cache_options: Mapping[str, Any] | None = None, **options: Any
+    url: str,
+    *,
+    cache: str | None = None,
+    cache_options: Mapping[str, Any] | None = None,
+    limits: Limits = DEFAULT,
+    **options: Any,
 ) -> FindingStore:
     """Open the store that a URL or a registered name names.
 
@@ -148,6 +154,7 @@ def open_storage(
         url: the URL, or the name.
         cache: URL of a Redis to put in front of the store (extra ``redis``), ``redis://host:6379/0`` for one.
         cache_options: how that behaves, see `findings_orm.adapters.cache.CacheOptions`.
+        limits: how large a document may be; stores of other packages may have no such limit.
         options: passed on to the adapter, e.g. ``migrate=True`` (bring an older database to the current schema).
 
     Raises:
@@ -159,7 +166,14 @@ def open_storage(
         raise StorageValidationError.of_field("url", f"must be a storage URL ({_known()})", url)
     if cache_options is not None and not isinstance(cache_options, Mapping):
         raise StorageValidationError.of_field("cache_options", "must be a mapping", cache_options)
+    check_limits(limits)
     store = _opened(url, options)
+    if limits != DEFAULT:
+        if isinstance(store, _Shared):
+            raise StorageValidationError.of_field(
+                "limits", "must be the defaults: the registered adapter is open already", limits
+            )
+        store.limits = limits  # type: ignore[attr-defined]  # no part of the port: `Store` has it
     return store if cache is None else _cached(store, cache, cache_options or {})
 
 

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from findings_orm.errors import StorageValidationError
 from findings_orm.finding import FIELDS, content_of
 from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
 from findings_orm.ids import now
 from findings_orm.ingest import events_of, with_status
+from findings_orm.limits import DEFAULT, UNLIMITED, Limits
 from findings_orm.port import Document, Event
 from findings_orm.records import Identity, Records, Stored
 
 
-def save(unit: Records, project_id: str, documents: list[Document]) -> None:
+def check_size(content: bytes, limits: Limits) -> None:
+    """Refuse a document that is too large.
+
+    Raises:
+        StorageValidationError: its content, as `content_of` gives it, is larger than a document may be.
+    """
+    try:
+        limits.check("max_document_bytes", len(content), "the size of the document, in bytes")
+    except StorageValidationError as error:
+        error.field = "document"
+        raise
+
+
+def save(unit: Records, project_id: str, documents: list[Document], limits: Limits = DEFAULT) -> None:
     """Store valid documents of one project; of several with one id, each replaces the one before."""
     at = now()
     revision = unit.advance(project_id, at).now
@@ -29,7 +44,7 @@ def save(unit: Records, project_id: str, documents: list[Document]) -> None:
         events: list[Event] = []
         for document, (digest, line) in identified:
             old = known.get(document["id"])
-            identity = saved_identity(document, digest, line, at, old, ordinals)
+            identity = saved_identity(document, digest, line, at, old, ordinals, limits)
             if old is None:
                 insert.append(Stored(document, identity))
                 continue
@@ -100,11 +115,23 @@ class Ordinals:
 
 
 def saved_identity(
-    document: Document, digest: bytes, line: int | None, at: str, old: Stored | None, ordinals: Ordinals
+    document: Document,
+    digest: bytes,
+    line: int | None,
+    at: str,
+    old: Stored | None,
+    ordinals: Ordinals,
+    limits: Limits = UNLIMITED,
 ) -> Identity:
-    """Return the identity of a document that is saved in the place of `old`."""
+    """Return the identity of a document that is saved in the place of `old`.
+
+    Raises:
+        StorageValidationError: the document is too large.
+    """
     status = document["status"]
-    content = content_digest(content_of(document))
+    content = content_of(document)
+    check_size(content, limits)
+    content = content_digest(content)
     if old is None:
         ordinal = ordinals.take(digest)
         fresh = Identity(

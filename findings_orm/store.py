@@ -41,6 +41,7 @@ from findings_orm.forking import Forking
 from findings_orm.ids import now
 from findings_orm.importing import Import
 from findings_orm.ingest import events_of, with_status
+from findings_orm.limits import DEFAULT, Limits
 from findings_orm.observing import Figures, Observer, Pool
 from findings_orm.originals import untag_original
 from findings_orm.port import (
@@ -69,6 +70,9 @@ class Store(Forking, FindingStore):
 
     adapter: ClassVar[str]
     """The name of the kind of store, as in `Health`."""
+
+    limits: Limits = DEFAULT
+    """How large a document may be, whatever way it comes in (`open_storage(url, limits=...)`)."""
 
     def __init__(self) -> None:
         self._local = threading.local()
@@ -203,7 +207,7 @@ class Store(Forking, FindingStore):
     def save_finding(self, finding: dict[str, Any]) -> None:
         document = validate_finding(current_document(finding))
         with self._unit(write=True) as unit:
-            save(unit, document["project_id"], [document])
+            save(unit, document["project_id"], [document], self.limits)
 
     @checked
     def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
@@ -217,7 +221,7 @@ class Store(Forking, FindingStore):
                         raise error.at(index) from error
                     by_project.setdefault(document["project_id"], []).append(document)
                 for project_id in sorted(by_project):
-                    save(unit, project_id, by_project[project_id])
+                    save(unit, project_id, by_project[project_id], self.limits)
 
     def list_findings(self, project_id: str) -> list[dict[str, Any]]:
         with self._unit() as unit:
@@ -320,7 +324,14 @@ class Store(Forking, FindingStore):
         dry_run: bool = False,
         on_invalid: Literal["raise", "quarantine"] = "raise",
     ) -> IngestReport:
-        task = Import(project_id, run, close_missing=close_missing, dry_run=dry_run, on_invalid=on_invalid)
+        task = Import(
+            project_id,
+            run,
+            close_missing=close_missing,
+            dry_run=dry_run,
+            on_invalid=on_invalid,
+            limits=self.limits,
+        )
         try:
             with self._whole() as unit:
                 report = task.execute(unit, documents)
@@ -356,10 +367,11 @@ class Store(Forking, FindingStore):
                     )
             chosen = list(fixed) if fixed is not None else list(kept)
             given = [fixed[name] if fixed is not None else _original_of(kept[name]) for name in chosen]
-            task = Import(project_id, None, on_invalid="quarantine")
+            task = Import(project_id, None, on_invalid="quarantine", limits=self.limits)
             report = task.execute(unit, given)
             refused = {refusal.index: refusal.rejected_id for refusal in report.rejected}
-            gone = [name for n, name in enumerate(chosen) if refused.get(n) != name]
+            # one refused as too large to be kept (None) stays as it was
+            gone = [name for n, name in enumerate(chosen) if refused.get(n, "") not in (name, None)]
             unit.remove_rejected(project_id, gone)
             return report
 

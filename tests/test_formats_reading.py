@@ -12,10 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from findings_orm import jsonstream
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
-from findings_orm.formats import jsonstream, open_report
-from findings_orm.formats.jsonstream import JsonReader
+from findings_orm.formats import open_report
 from findings_orm.formats.reading import Source
+from findings_orm.jsonstream import JsonReader
 
 DOCUMENT = {"detector_id": "scan.x", "title": "t", "severity": "low"}
 LINE = json.dumps(DOCUMENT).encode()

@@ -716,7 +716,7 @@ def test_documents_share_nothing() -> None:
         (json.dumps(log(result()))[:-4], "in runs[0].results"),
         (
             json.dumps(log(result())).replace("Demo", "De\nmo"),
-            "line 1, column 63, in runs[0].tool: Invalid control",
+            "line 1, column 63, in runs[0].tool.driver.name: Invalid control",
         ),
         (json.dumps(log(result())) + "x", "goes on"),
         (

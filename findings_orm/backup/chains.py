@@ -13,9 +13,10 @@ from findings_orm.backup.encryption import Key
 from findings_orm.backup.lines import unpack
 from findings_orm.backup.manifest import Manifest, ProjectHead, State
 from findings_orm.backup.reading import Reader, reading
-from findings_orm.backup.sections import BATCH, SECTIONS, Tally, key_of
+from findings_orm.backup.sections import BATCH, BATCH_BYTES, SECTIONS, Tally, key_of
 from findings_orm.backup.sections import Key as RecordKey
 from findings_orm.errors import StorageError, StorageIntegrityError
+from findings_orm.limits import DEFAULT, Limits
 
 
 class Rows(NamedTuple):
@@ -61,6 +62,7 @@ class Chain:
     paths: tuple[pathlib.Path, ...]
     manifests: tuple[Manifest, ...]
     key: Key | None = None
+    limits: Limits = DEFAULT
 
     @property
     def newest(self) -> Manifest:
@@ -91,6 +93,7 @@ class Chain:
         """
         wanted = set(self.newest.projects if projects is None else projects) - set(skip)
         lines: list[bytes] = []
+        size = 0
         tally = Tally()
         if len(self.paths) == 1:
             yield from self._plain(wanted)
@@ -100,11 +103,12 @@ class Chain:
                 project, section = entry.project, SECTIONS[entry.place[1]]
                 if entry.line is not None:
                     lines.append(entry.line)
-                    if len(lines) < BATCH:
+                    size += len(entry.line)
+                    if len(lines) < BATCH and size < BATCH_BYTES:
                         continue
                 tally.add([line + b"\n" for line in lines])
                 yield Rows(project, section, lines)
-                lines = []
+                lines, size = [], 0
                 if entry.line is None:
                     if entry.state not in (None, tally.state):
                         raise StorageIntegrityError(
@@ -115,7 +119,7 @@ class Chain:
 
     def _plain(self, wanted: set[str]) -> Iterator[Rows]:
         """Yield the records of a chain of one, which needs no folding."""
-        with reading(self.paths[0], self.key) as reader:
+        with reading(self.paths[0], self.key, self.limits) as reader:
             for part in reader.parts():
                 if part.project.id in wanted:
                     yield Rows(part.project, part.section, part.lines)
@@ -126,7 +130,7 @@ class Chain:
         alive = wanted
         for age, path in enumerate(self.paths):
             alive = alive & set(self.manifests[age].projects)
-            streams.append(_entries(stack.enter_context(reading(path, self.key)), age, alive))
+            streams.append(_entries(stack.enter_context(reading(path, self.key, self.limits)), age, alive))
         last: Place | None = None
         for entry in heapq.merge(*streams, key=lambda entry: entry[:2]):
             if entry.place != last:
@@ -202,7 +206,7 @@ class Survey(NamedTuple):
     states: dict[str, dict[str, State | None]]
 
 
-def survey(path: pathlib.Path, key: Key | None) -> Survey:
+def survey(path: pathlib.Path, key: Key | None, limits: Limits = DEFAULT) -> Survey:
     """Read a backup to its end, without looking at its records.
 
     Raises:
@@ -210,7 +214,7 @@ def survey(path: pathlib.Path, key: Key | None) -> Survey:
     """
     revisions: dict[str, int | None] = {}
     states: dict[str, dict[str, State | None]] = {}
-    with reading(path, key) as reader:
+    with reading(path, key, limits) as reader:
         for part in reader.parts():
             revisions[part.project.id] = part.project.revision
             if part.end is not None:
@@ -218,17 +222,17 @@ def survey(path: pathlib.Path, key: Key | None) -> Survey:
         return Survey(reader.sha256, revisions, states)
 
 
-def chain_of(path: pathlib.Path, key: Key | None = None) -> Chain:
+def chain_of(path: pathlib.Path, key: Key | None = None, limits: Limits = DEFAULT) -> Chain:
     """Return the chain that ends with a backup; those that it continues have to lie in its folder.
 
     Raises:
         StorageIntegrityError: one is missing, or of another schema.
     """
-    with reading(path, key) as reader:
+    with reading(path, key, limits) as reader:
         paths, manifests = [path], [reader.manifest]
     others: dict[str, tuple[pathlib.Path, Manifest]] = {}
     while (since := manifests[-1].since) is not None:
-        others = others or manifests_in(path.parent, key)
+        others = others or manifests_in(path.parent, key, limits)
         if since.id not in others:
             raise StorageIntegrityError(
                 f"{paths[-1]}: continues the backup {since.id}, which is not in the folder {path.parent}"
@@ -238,17 +242,19 @@ def chain_of(path: pathlib.Path, key: Key | None = None) -> Chain:
             raise StorageIntegrityError(f"{before}: can't be what {paths[-1]} continues")
         paths.append(before)
         manifests.append(manifest)
-    return Chain(tuple(paths), tuple(manifests), key)
+    return Chain(tuple(paths), tuple(manifests), key, limits)
 
 
-def manifests_in(folder: pathlib.Path, key: Key | None) -> dict[str, tuple[pathlib.Path, Manifest]]:
+def manifests_in(
+    folder: pathlib.Path, key: Key | None, limits: Limits = DEFAULT
+) -> dict[str, tuple[pathlib.Path, Manifest]]:
     """Return the backups in a folder by their ids; what is none, or can't be opened, is left out."""
     found = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
             continue
         try:
-            with reading(path, key) as reader:
+            with reading(path, key, limits) as reader:
                 found[reader.manifest.id] = path, reader.manifest
         except StorageError:
             continue

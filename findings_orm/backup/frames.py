@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from findings_orm.errors import StorageIntegrityError
+from findings_orm.limits import DEFAULT, FREE_BYTES, Limits
 
 try:
     if sys.version_info >= (3, 14):
@@ -30,7 +31,10 @@ SEAL_HEAD = MAGIC + b"\xa0"
 
 _CHUNK = 256 * 1024
 _TEXT_PIECE = 16 * 1024
-_TEXT_CHUNK = 512 * 1024
+TEXT_CHUNK = 512 * 1024
+_WINDOW_LOG = 26
+"""64 MB: level 19 takes 8."""
+
 _SEAL_MOST = 64 * 1024
 
 Damaged = Callable[[str], StorageIntegrityError]
@@ -100,7 +104,9 @@ class FrameReader:
         bytes, sha256: of all before the seal; known once that was read.
     """
 
-    def __init__(self, stream: BinaryIO, damaged: Damaged) -> None:
+    def __init__(self, stream: BinaryIO, damaged: Damaged, limits: Limits = DEFAULT) -> None:
+        self._limits = limits
+        self._unpacked = 0
         self._stream = stream
         self._damaged = damaged
         self._buffer = b""
@@ -141,7 +147,13 @@ class FrameReader:
         while not decompressor.eof:
             if not (data := self._buffer or self._stream.read(_CHUNK)):
                 raise self._damaged("the file ends within the frame: it was cut off")
-            yield from decompressed(decompressor, data, self._damaged)
+            for text in decompressed(decompressor, data, self._damaged):
+                self._unpacked += len(text)
+                if self._unpacked > FREE_BYTES:
+                    times = self._unpacked // (self.bytes + len(data))
+                    what = str(self._damaged("unpacked it is larger, by a factor of at least"))
+                    self._limits.check("max_expansion_ratio", times, what)
+                yield text
             self._buffer = decompressor.unused_data if decompressor.eof else b""
             self._sha256.update(memoryview(data)[: len(data) - len(self._buffer)])
             self.bytes += len(data) - len(self._buffer)
@@ -165,8 +177,8 @@ class FrameReader:
 
 
 def new_decompressor() -> zstd.ZstdDecompressor:
-    """Return what decompresses one frame."""
-    return zstd.ZstdDecompressor()
+    """Return what decompresses one frame, with no more memory than any level of `FrameWriter` makes necessary."""
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
 
 
 def decompressed(decompressor: zstd.ZstdDecompressor, data: bytes, damaged: Damaged) -> Iterator[bytes]:
@@ -182,7 +194,7 @@ def decompressed(decompressor: zstd.ZstdDecompressor, data: bytes, damaged: Dama
             break
         data = b""
         size += len(pieces[-1])
-        if size >= _TEXT_CHUNK:
+        if size >= TEXT_CHUNK:
             yield b"".join(pieces)
             pieces, size = [], 0
     if size:

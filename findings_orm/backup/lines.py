@@ -12,6 +12,9 @@ from zlib import crc32
 
 from pydantic_core import from_json, to_json
 
+from findings_orm.jsonstream import values_in
+from findings_orm.limits import Limits
+
 HEAD = len('{"crc":"00000000",')
 _PREFIX = b'{"crc":"%08x",'
 
@@ -25,6 +28,19 @@ def line_of(record: bytes) -> bytes:
 def is_intact(line: bytes) -> bool:
     """Return whether the checksum of a line (without its newline) fits."""
     return line[:HEAD] == _PREFIX % crc32(line[HEAD:])
+
+
+def check_line(line: bytes, limits: Limits) -> None:
+    """Compare a line, or what was read of it, with limits, before it becomes an object.
+
+    Raises:
+        LimitExceededError: it is larger, or has more values.
+    """
+    limits.check("max_document_bytes", len(line), "the size of the line, in bytes, is at least")
+    marks = line.count(b",") + line.count(b"[") + line.count(b"{")
+    if marks > limits.max_document_values:
+        count = values_in(line.decode("latin-1"))
+        limits.check("max_document_values", count, "the number of values in the line is at least")
 
 
 def kind_of(line: bytes) -> str:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.files import opened
-from findings_orm.backup.frames import FrameReader
-from findings_orm.backup.lines import is_intact, kind_of, pack, unpack
+from findings_orm.backup.frames import TEXT_CHUNK, FrameReader
+from findings_orm.backup.lines import check_line, is_intact, kind_of, pack, unpack
 from findings_orm.backup.manifest import (
     Manifest,
     Place,
@@ -22,8 +22,9 @@ from findings_orm.backup.manifest import (
     first_fault,
     read_manifest,
 )
-from findings_orm.backup.sections import BATCH, RECORD, SECTIONS
-from findings_orm.errors import StorageIntegrityError
+from findings_orm.backup.sections import BATCH, BATCH_BYTES, RECORD, SECTIONS
+from findings_orm.errors import LimitExceededError, StorageIntegrityError
+from findings_orm.limits import DEFAULT, Limits
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -51,9 +52,10 @@ class Reader:
         sha256: what the seal holds; known once `parts` is used up.
     """
 
-    def __init__(self, stream: BinaryIO, where: str) -> None:
+    def __init__(self, stream: BinaryIO, where: str, limits: Limits = DEFAULT) -> None:
         self.where = where
-        self._frames = FrameReader(stream, self.damaged)
+        self._limits = limits.of_lines
+        self._frames = FrameReader(stream, self.damaged, limits)
         self._texts = self._frames.frames()
         self.lines = 0
         self.sha256 = ""
@@ -70,6 +72,7 @@ class Reader:
             rest, opening = b"", self.lines > 0
             for chunk in text:
                 *lines, rest = (rest + chunk).split(b"\n")
+                self._check_size(lines[0] if lines else rest)
                 for line in lines:
                     self.lines += 1
                     if not is_intact(line):
@@ -81,6 +84,17 @@ class Reader:
                         yield line
             if rest:
                 raise self.damaged("the frame ends within a line")
+
+    def _check_size(self, line: bytes) -> None:
+        """Refuse a line that is too large, read to its end or not."""
+        if len(line) <= TEXT_CHUNK:
+            return
+        try:
+            check_line(line, self._limits)
+        except LimitExceededError as error:
+            raise LimitExceededError(
+                str(self.damaged(str(error))), rule=error.rule, value=error.value
+            ) from error
 
     def _check_place(self, line: bytes) -> None:
         place = self._model(line, "frame", Place)
@@ -119,17 +133,19 @@ class Reader:
 
     def _section_parts(self, project: ProjectHead) -> Iterator[Part]:
         digest = hashlib.sha256()
-        wanted, found = RECORD[self._section], []
+        wanted, size = RECORD[self._section], 0
+        found: list[bytes] = []
         removing = self.manifest.since is not None
         for line in self._stream:
             kind = kind_of(line)
             if kind == wanted or (removing and kind == "removed"):
                 self._count += 1
                 found.append(line)
-                if len(found) == BATCH:
+                size += len(line)
+                if len(found) == BATCH or size >= BATCH_BYTES:
                     digest.update(b"\n".join(found) + b"\n")
                     yield Part(project, self._section, found, None)
-                    found = []
+                    found, size = [], 0
                 continue
             if found:
                 digest.update(b"\n".join(found) + b"\n")
@@ -171,12 +187,12 @@ class Reader:
 
 
 @contextmanager
-def reading(path: pathlib.Path, key: Key | None = None) -> Iterator[Reader]:
-    """Open a backup for reading.
+def reading(path: pathlib.Path, key: Key | None = None, limits: Limits = DEFAULT) -> Iterator[Reader]:
+    """Open a backup for reading; its lines may be four times as large as `limits` allow for a document.
 
     Raises:
         StorageUnavailableError, StorageValidationError, StorageIntegrityError: as `opened`, `Reader`.
         SchemaVersionError: it is of a newer release.
     """
     with opened(path, key) as stream:
-        yield Reader(stream, str(path))
+        yield Reader(stream, str(path), limits)

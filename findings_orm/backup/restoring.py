@@ -20,6 +20,7 @@ from findings_orm.backup.writing import records_of
 from findings_orm.errors import FindingNotFoundError, StorageConflictError
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.ids import first_revision
+from findings_orm.limits import DEFAULT, Limits, check_limits
 from findings_orm.port import FindingStore
 from findings_orm.records import ProjectState, Records, batches
 from findings_orm.store import Store
@@ -55,6 +56,7 @@ def restore_backup(
     key: Key | None = None,
     dry_run: bool = False,
     progress: Progress = SILENT,
+    limits: Limits = DEFAULT,
 ) -> RestoreReport:
     """Restore a backup into a store, in one transaction, after all of it was verified.
 
@@ -71,15 +73,19 @@ def restore_backup(
         key: opens encrypted backups.
         dry_run: verify and count, and write nothing.
         progress: is told how far the work is.
+        limits: how large a line and the whole text may be.
 
     Raises:
+        StorageValidationError: something in the backup is beyond a limit; names it, and the option that raises it.
         StorageIntegrityError: the backup is damaged.
         StorageConflictError: the store has projects (``mode="empty"``), or a project changed while it was merged.
         FindingNotFoundError: the backup lacks a project that was named.
         SchemaVersionError: it is of a newer release.
     """
-    chain = chain_of(pathlib.Path(path), key)
-    chain.check_links([verify_backup(each, key=key, progress=progress).sha256 for each in chain.paths])
+    chain = chain_of(pathlib.Path(path), key, check_limits(limits))
+    chain.check_links(
+        [verify_backup(each, key=key, progress=progress, limits=limits).sha256 for each in chain.paths]
+    )
     chosen = _chosen(chain, projects)
     target = records_of(store)
     old = chain.newest.schema_version

@@ -25,12 +25,14 @@ from findings_orm.backup.verifying import check_record
 from findings_orm.backup.writer import Writer
 from findings_orm.backup.writing import encrypted
 from findings_orm.errors import (
+    LimitExceededError,
     StorageError,
     StorageIntegrityError,
     StorageUnavailableError,
     StorageValidationError,
 )
 from findings_orm.ids import now, uuid7
+from findings_orm.limits import DEFAULT, Limits, check_limits
 
 _STEP = 256 * 1024
 
@@ -58,6 +60,7 @@ def salvage_backup(
     *,
     key: Key | None = None,
     progress: Progress = SILENT,
+    limits: Limits = DEFAULT,
 ) -> SalvageReport:
     """Write every intact record of a damaged backup to a new backup, which verifies and restores like any other.
 
@@ -68,6 +71,7 @@ def salvage_backup(
         target: the new one.
         key: opens an encrypted one.
         progress: is told how far the work is.
+        limits: how large a line may be; a larger one counts as damaged.
 
     Raises:
         StorageIntegrityError: nothing is intact, or it is an incremental one without its manifest.
@@ -79,7 +83,7 @@ def salvage_backup(
             "target", "must be another file than the damaged one", str(target)
         )
     with _plain(source, key, report.damages) as (data, was_encrypted):
-        scan = Scan(data, str(source))
+        scan = Scan(data, str(source), check_limits(limits))
         manifest = _survey(scan, source)
         report.damages += scan.damages
         progress.phase("salvaging, ", manifest.findings)
@@ -88,13 +92,13 @@ def salvage_backup(
             encrypted(file, key if was_encrypted else None) as stream,
         ):
             writer = Writer(stream, manifest)
-            _write(writer, Scan(data, str(source)), report, progress)
+            _write(writer, Scan(data, str(source), limits), report, progress)
             writer.seal()
             report.records = writer.records
     if not report.damages:
         try:
-            survey(source, key)
-        except StorageIntegrityError as error:
+            survey(source, key, limits)
+        except (StorageIntegrityError, LimitExceededError) as error:
             report.damages.append(str(error))
     return report
 

@@ -9,10 +9,11 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from findings_orm.backup.frames import MAGIC, SEAL_HEAD, decompressed, is_frame_head, new_decompressor
-from findings_orm.backup.lines import is_intact, kind_of, unpack
+from findings_orm.backup.lines import check_line, is_intact, kind_of, unpack
 from findings_orm.backup.manifest import Manifest, Place, ProjectHead, SectionEnd, read_manifest
 from findings_orm.backup.sections import RECORD, SECTIONS
-from findings_orm.errors import StorageError, StorageIntegrityError
+from findings_orm.errors import LimitExceededError, StorageError, StorageIntegrityError
+from findings_orm.limits import DEFAULT, Limits
 
 _STEP = 256 * 1024
 _SECTION_OF = {record: section for section, record in RECORD.items()}
@@ -30,7 +31,8 @@ class Found(NamedTuple):
 class Scan:
     """Finds frames, and in them intact lines."""
 
-    def __init__(self, data: mmap.mmap | bytes, where: str) -> None:
+    def __init__(self, data: mmap.mmap | bytes, where: str, limits: Limits = DEFAULT) -> None:
+        self._limits = limits.of_lines
         self._data = data
         self._where = where
         self.damages: list[str] = []
@@ -58,9 +60,13 @@ class Scan:
         try:
             for chunk in self._texts(start):
                 *lines, rest = (rest + chunk).split(b"\n")
+                if len(rest) > self._limits.max_document_bytes:
+                    rest = rest[
+                        :1
+                    ]  # no line of a backup: whatever follows up to its end, the checksum won't fit
                 for line in lines:
                     number += 1
-                    if is_intact(line):
+                    if is_intact(line) and self._fits(line):
                         good += 1
                         if good == 1:
                             self._enter(start)
@@ -76,6 +82,14 @@ class Scan:
                 self._note(start, f"{error}; {good} lines of it are intact")
                 self._read = -1
             return 0
+
+    def _fits(self, line: bytes) -> bool:
+        try:
+            check_line(line, self._limits)
+        except LimitExceededError as error:
+            self.damages.append(f"{self._where}: {error}")
+            return False
+        return True
 
     def _enter(self, start: int) -> None:
         """Take a frame for one: what is before it and was not read is lost, and so is what it said."""

@@ -12,6 +12,7 @@ from findings_orm.backup.manifest import ProjectHead, State
 from findings_orm.collector import no_collection
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
+from findings_orm.limits import MB
 from findings_orm.plain import (
     get_event,
     get_identity,
@@ -31,6 +32,8 @@ RECORD = {"runs": "run", "findings": "finding", "events": "event", "rejected": "
 SECTIONS = tuple(RECORD)
 
 BATCH = 1_000
+BATCH_BYTES = 4 * MB
+"""How many lines, and about how many bytes of them, are taken together."""
 
 Key = tuple[Any, ...]
 """What tells the records of a section apart, and orders them."""

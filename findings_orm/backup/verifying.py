@@ -19,6 +19,7 @@ from findings_orm.backup.sections import Key as RecordKey
 from findings_orm.backup.shapes import REMOVED, SHAPES
 from findings_orm.errors import StorageError, StorageIntegrityError, StorageValidationError
 from findings_orm.finding import FIELDS, SCHEMA_VERSION, validate_finding
+from findings_orm.limits import DEFAULT, Limits, check_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ def verify_backup(
     key: Key | None = None,
     expected: str | None = None,
     progress: Progress = SILENT,
+    limits: Limits = DEFAULT,
 ) -> VerifyReport:
     """Check every byte of a backup, every count and digest, and every record in it.
 
@@ -52,14 +54,15 @@ def verify_backup(
         key: opens an encrypted one.
         expected: the SHA-256 that its seal must hold.
         progress: is told how far the work is.
+        limits: how large a line and the whole text may be.
 
     Raises:
         StorageIntegrityError: it is damaged; names the first damaged line and the record in it.
         SchemaVersionError: it is of a newer release.
         StorageUnavailableError: it can't be read.
-        StorageValidationError: it is encrypted and there is no secret key.
+        StorageValidationError: it is encrypted and there is no secret key, or something in it is beyond a limit.
     """
-    with reading(pathlib.Path(path), key) as reader:
+    with reading(pathlib.Path(path), key, check_limits(limits)) as reader:
         progress.phase("verifying, ", reader.manifest.findings)
         records = dict.fromkeys(SECTIONS, 0)
         checker = Checker(reader)

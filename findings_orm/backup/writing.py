@@ -28,6 +28,7 @@ from findings_orm.errors import (
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.ids import now, uuid7
+from findings_orm.limits import DEFAULT, UNLIMITED, Limits
 from findings_orm.port import FindingStore
 from findings_orm.private import Access
 from findings_orm.query import FindingQuery
@@ -77,6 +78,7 @@ def write_backup(
     verify: bool = True,
     group: str | None = None,
     progress: Progress = SILENT,
+    limits: Limits = DEFAULT,
 ) -> BackupReport:
     """Write a backup of a store as it is at one instant; other threads and processes go on working with it.
 
@@ -94,6 +96,7 @@ def write_backup(
         group: a group of the system whose members may read and write the file too; without one a new file is for its owner
             alone, and one that takes the place of another is for those who could open that.
         progress: is told how far the work is.
+        limits: how large a line of the earlier backup may be, and its whole text. What is written has none.
 
     Raises:
         FindingNotFoundError: the store lacks a project that was named.
@@ -105,8 +108,8 @@ def write_backup(
     start = time.monotonic()
     target = pathlib.Path(path)
     check_level(level)
-    before = None if since is None else _backup_of(pathlib.Path(since), key)
-    continued = None if before is None else chain_to_continue(before, key)
+    before = None if since is None else _backup_of(pathlib.Path(since), key, limits)
+    continued = None if before is None else chain_to_continue(before, key, limits)
     access = None if group is None else Access.of_group(group)
     with writing(target, access) as (beside, file):
         with records_of(store).snapshot() as unit, encrypted(file, key) as stream:
@@ -126,7 +129,7 @@ def write_backup(
         file.flush()
         verified = verify and (key is None or bool(key.secret))
         if verified:
-            verify_backup(beside, key=key, progress=progress, expected=sha256)
+            verify_backup(beside, key=key, progress=progress, expected=sha256, limits=UNLIMITED)
         size = beside.stat().st_size
         return BackupReport(  # made before the file gets its place: nothing is called after that
             target,
@@ -186,28 +189,28 @@ def chosen_projects(unit: Records, projects: Collection[str] | None) -> list[str
     return known if projects is None else sorted(set(projects))
 
 
-def _backup_of(path: pathlib.Path, key: Key | None) -> pathlib.Path | None:
+def _backup_of(path: pathlib.Path, key: Key | None, limits: Limits) -> pathlib.Path | None:
     """Return a backup that was named by itself or by its folder, where the newest one is meant."""
     if not path.is_dir():
         return path
-    found = manifests_in(path, key).values()
+    found = manifests_in(path, key, limits).values()
     return max(found, key=lambda one: (one[1].created_at[:19], one[1].id))[0] if found else None
 
 
-def chain_to_continue(path: pathlib.Path, key: Key | None) -> tuple[Chain, Survey]:
+def chain_to_continue(path: pathlib.Path, key: Key | None, limits: Limits = DEFAULT) -> tuple[Chain, Survey]:
     """Return the chain that ends with a backup, whole and of the current schema, and what was seen of that backup.
 
     Raises:
         SchemaVersionError: it is of another schema.
         StorageIntegrityError: one of them is damaged or missing.
     """
-    chain = chain_of(path, key)
+    chain = chain_of(path, key, limits)
     if chain.newest.schema_version != SCHEMA_VERSION:
         raise SchemaVersionError(
             f"{path}: its findings have schema {chain.newest.schema_version}, those of the store {SCHEMA_VERSION}: "
             "make a full backup"
         )
-    surveys = [survey(each, key) for each in chain.paths]
+    surveys = [survey(each, key, limits) for each in chain.paths]
     chain.check_links([each.sha256 for each in surveys])
     return chain, surveys[0]
 

@@ -13,7 +13,17 @@ from typer.core import TyperGroup
 from findings_orm.cli.backup_reports import as_json, say_backup, say_restored, say_salvaged, say_verified
 from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import CommandError, UsageError
-from findings_orm.cli.options import AsJson, Group, Yes, access_of, one_of, split
+from findings_orm.cli.options import (
+    AsJson,
+    Group,
+    Limit,
+    MaxDocument,
+    Yes,
+    access_of,
+    limits_of,
+    one_of,
+    split,
+)
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import app, command, session_of
 from findings_orm.cli.session import Session
@@ -201,6 +211,8 @@ def restore(
     key: KeyFile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and count, write nothing.")] = False,
     yes: Yes = False,
+    max_document: MaxDocument = None,
+    limit: Limit = None,
     form: AsJson = "text",
 ) -> None:
     """Restore a backup into an empty store of any kind: all of it, or nothing.
@@ -229,6 +241,7 @@ def restore(
             key=key_of(key),
             dry_run=dry_run,
             progress=tracker,
+            limits=limits_of(max_document, others=limit),
         )
     if form == "json":
         session.out.json(as_json(report))
@@ -251,6 +264,8 @@ def verify_file(
         typer.Option("--salvage", metavar="FILE", help="Write what is intact to this new backup."),
     ] = None,
     key: KeyFile = None,
+    max_document: MaxDocument = None,
+    limit: Limit = None,
     form: AsJson = "text",
 ) -> None:
     """Check every byte, count, digest and document of a backup. The exit code is 1 when it is damaged.
@@ -260,16 +275,17 @@ def verify_file(
     one_of("--format", form, ("text", "json"))
     backup = library()
     session = session_of(ctx)
+    limits = limits_of(max_document, others=limit)
     if salvage is not None:
         with Tracker(session.out, f"salvage {path.name}") as tracker:
-            saved = backup.salvage_backup(path, salvage, key=key_of(key), progress=tracker)
+            saved = backup.salvage_backup(path, salvage, key=key_of(key), progress=tracker, limits=limits)
         with session.out.report():
             say_salvaged(session.out, saved)
         if saved.damages:
             raise CommandError(f"{path} is damaged", hint=f"What is intact is in {salvage}.")
         return
     with Tracker(session.out, f"verify {path.name}") as tracker:
-        report = backup.verify_backup(path, key=key_of(key), progress=tracker)
+        report = backup.verify_backup(path, key=key_of(key), progress=tracker, limits=limits)
     if form == "json":
         session.out.json(as_json(report))
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from findings_orm.cli.failures import CommandError, InterruptError, UsageError, explain
-from findings_orm.cli.options import one_of
+from findings_orm.cli.options import Limit, MaxDocument, MaxReport, limits_of, one_of
 from findings_orm.cli.progress import CountedFile, Tracker
 from findings_orm.cli.root import command, session_of
 from findings_orm.errors import SchemaVersionError, StorageConflictError, StorageError, StorageValidationError
@@ -21,6 +21,7 @@ from findings_orm.errors import SchemaVersionError, StorageConflictError, Storag
 if TYPE_CHECKING:
     from findings_orm.cli.session import Session
     from findings_orm.formats import Report
+    from findings_orm.limits import Limits
     from findings_orm.port import FindingStore, IngestReport
 
 FORMATS = ("sarif", "nuclei", "jsonl")
@@ -31,6 +32,7 @@ FORMATS = ("sarif", "nuclei", "jsonl")
     "findings import scan.sarif --project acme-api",
     "findings import nightly/*.sarif --project acme-api --dry-run",
     "findings import full-scan.sarif --project acme-api --close-missing",
+    "findings import with-responses.sarif --project acme-api --max-document 64MB",
     "nuclei -jsonl -u https://acme.example | findings import - --project acme",
 )
 def import_(
@@ -68,6 +70,9 @@ def import_(
             "--quarantine", help="Keep refused findings aside ('findings rejected') and import the others."
         ),
     ] = False,
+    max_document: MaxDocument = None,
+    max_report: MaxReport = None,
+    limit: Limit = None,
     report: Annotated[
         str, typer.Option("--report", metavar="FORMAT", help="How to report: text, or json for programs.")
     ] = "text",
@@ -92,6 +97,7 @@ def import_(
         dry_run=dry_run,
         quarantine=quarantine,
         in_text=report == "text",
+        limits=limits_of(max_document, max_report, limit),
     )
     try:
         task.execute(files)
@@ -145,6 +151,7 @@ class _Import:
     dry_run: bool
     quarantine: bool
     in_text: bool
+    limits: Limits
     done: list[tuple[str, IngestReport]] = field(default_factory=list)
     refused: list[tuple[str, CommandError]] = field(default_factory=list)
     _reported_by: dict[str, str] = field(default_factory=dict)
@@ -163,8 +170,8 @@ class _Import:
         if self.dry_run and self.session.missing_file():
             from findings_orm.registry import open_storage
 
-            return open_storage("memory:")
-        return self.session.store(create=True)
+            return open_storage("memory:", limits=self.limits)
+        return self.session.store(create=True, limits=self.limits)
 
     def _guarded(self, store: FindingStore, file: str, *, alone: bool) -> None:
         """Import one file; note down a refusal where others may follow."""
@@ -184,7 +191,7 @@ class _Import:
 
         run_id = self.run_id or uuid7()
         try:
-            with Tracker(self.session.out, name) as tracker, _opened(file, self.form, tracker) as report:
+            with Tracker(self.session.out, name) as tracker, self._opened(file, tracker) as report:
                 self._is_legacy = report.legacy
                 outcome = self._ingest(store, report, run_id, tracker)
         except KeyboardInterrupt as error:
@@ -202,6 +209,21 @@ class _Import:
 
             with self.session.out.report():
                 write_report(self.session.out, f"{name} ({report.format})", self.project, outcome)
+
+    @contextmanager
+    def _opened(self, file: str, tracker: Tracker) -> Iterator[Report]:
+        """Open a report and check it whole, which takes a while for a large one."""
+        from findings_orm.formats import open_report
+
+        if file == "-":
+            tracker.phase("reading, ", in_bytes=True)
+            with open_report("-", self.form, limits=self.limits) as report:
+                yield report
+            return
+        with CountedFile(file, tracker) as stream:
+            tracker.phase("checking, ", Path(file).stat().st_size or None, in_bytes=True)
+            with open_report(stream, self.form, limits=self.limits) as report:
+                yield report
 
     def _ingest(self, store: FindingStore, report: Report, run_id: str, tracker: Tracker) -> IngestReport:
         from findings_orm.port import Run
@@ -285,22 +307,6 @@ def _was_recorded(store: FindingStore, project_id: str, run_id: str) -> bool:
         return any(run.id == run_id for run in store.runs(project_id))
     except StorageError:
         return False
-
-
-@contextmanager
-def _opened(file: str, form: str | None, tracker: Tracker) -> Iterator[Report]:
-    """Open a report and check it whole, which takes a while for a large one."""
-    from findings_orm.formats import open_report
-
-    if file == "-":
-        tracker.phase("reading, ", in_bytes=True)
-        with open_report("-", form) as report:
-            yield report
-        return
-    with CountedFile(file, tracker) as stream:
-        tracker.phase("checking, ", Path(file).stat().st_size or None, in_bytes=True)
-        with open_report(stream, form) as report:
-            yield report
 
 
 def _tool(tools: list[dict[str, Any]]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from findings_orm.cli.failures import UsageError
-from findings_orm.cli.options import one_of
+from findings_orm.cli.options import Limit, MaxDocument, MaxReport, limits_of, one_of
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import command, session_of
 from findings_orm.errors import StorageUnavailableError, StorageValidationError, readable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from findings_orm.cli.output import Output
     from findings_orm.cli.session import Session
     from findings_orm.formats.legacy import LegacyReport
+    from findings_orm.limits import Limits
     from findings_orm.port import FindingStore
 
 SHOWN_NOTES = 20
@@ -62,6 +63,9 @@ def import_legacy(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the import would do, and write nothing.")
     ] = False,
+    max_document: MaxDocument = None,
+    max_report: MaxReport = None,
+    limit: Limit = None,
     report: Annotated[
         str, typer.Option("--report", metavar="FORMAT", help="How to report: text, or json for programs.")
     ] = "text",
@@ -77,7 +81,8 @@ def import_legacy(
     one_of("--report", report, ("text", "json"))
     _check(source, severity)
     session = session_of(ctx)
-    with _store(session, dry_run) as store, Tracker(session.out, f"import {source}") as tracker:
+    limits = limits_of(max_document, max_report, limit)
+    with _store(session, dry_run, limits) as store, Tracker(session.out, f"import {source}") as tracker:
         try:
             found = work(
                 store,
@@ -87,6 +92,7 @@ def import_legacy(
                 on_invalid="quarantine" if quarantine else "raise",
                 dry_run=dry_run,
                 progress=tracker.add,
+                limits=limits,
             )
         except StorageValidationError as error:
             raise _explained(error) from error
@@ -111,13 +117,13 @@ def _check(source: Path, severity: str | None) -> None:
         raise UsageError(str(error), hint="Nothing was imported.") from error
 
 
-def _store(session: Session, dry_run: bool) -> AbstractContextManager[FindingStore]:
+def _store(session: Session, dry_run: bool, limits: Limits) -> AbstractContextManager[FindingStore]:
     """Open the storage; what a dry run would make is not made."""
     if dry_run and session.missing_file():
         from findings_orm.registry import open_storage
 
-        return open_storage("memory:")
-    return session.store(create=True)
+        return open_storage("memory:", limits=limits)
+    return session.store(create=True, limits=limits)
 
 
 def _explained(error: StorageValidationError) -> Exception:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from findings_orm.cli.failures import UsageError
-from findings_orm.cli.options import AsJson, one_of
+from findings_orm.cli.options import AsJson, MaxDocument, limits_of, one_of
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import command, session_of
 
@@ -44,6 +44,7 @@ def migrate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the migration would do, and write nothing.")
     ] = False,
+    max_document: MaxDocument = None,
     form: AsJson = "text",
 ) -> None:
     """Bring a file of findings to another schema version, up or down, losing nothing.
@@ -61,7 +62,12 @@ def migrate(
     with Tracker(session.out, str(file)) as tracker:
         tracker.phase("")
         found = SchemaMigrator().migrate_file(
-            file, target, output=output, dry_run=dry_run, progress=lambda _, __: tracker.add(1)
+            file,
+            target,
+            output=output,
+            dry_run=dry_run,
+            progress=lambda _, __: tracker.add(1),
+            limits=limits_of(max_document),
         )
     with session.out.report():
         if form == "json":

@@ -11,6 +11,7 @@ import typer
 from findings_orm.cli.failures import UsageError
 
 if TYPE_CHECKING:
+    from findings_orm.limits import Limits
     from findings_orm.private import Access
 
 Project = Annotated[
@@ -28,6 +29,28 @@ Group = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask. Needed where no terminal can be asked.")]
 
+MaxDocument = Annotated[
+    str | None,
+    typer.Option(
+        "--max-document",
+        metavar="SIZE",
+        help="Refuse a document, result or rule that is larger, as 64MB (8MB). Limits of what is in it go with it.",
+    ),
+]
+MaxReport = Annotated[
+    str | None,
+    typer.Option(
+        "--max-report", metavar="SIZE", help="Refuse a file that is larger, unpacked, as 64GB (16GB)."
+    ),
+]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit", metavar="NAME=N", help="Another limit, as max_expansion_ratio=1000. May be repeated."
+    ),
+]
+
+_SIZE = re.compile(r"(\d{1,15})\s*([kmgt]?)i?b?", re.ASCII | re.IGNORECASE)
 _AGE = re.compile(r"(\d{1,6})([dhw])")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
@@ -72,6 +95,44 @@ def moment(option: str, value: str) -> str:
         return canonical_time(value)
     except ValueError as error:
         raise UsageError(f"{option}: must be a date (2026-01-31), or {error} (got {value!r})") from error
+
+
+def limits_of(
+    document: str | None = None, report: str | None = None, others: list[str] | None = None
+) -> Limits:
+    """Return the limits that the options ask for; the defaults for those that were not given.
+
+    Raises:
+        UsageError: a size is none, or there is no such limit.
+    """
+    from findings_orm.limits import Limits
+
+    names = tuple(Limits.__dataclass_fields__)
+    given: dict[str, int] = {}
+    for text in others or ():
+        name, _, value = text.partition("=")
+        one_of("--limit", name, names)
+        if not re.fullmatch(r"0*[1-9]\d{0,17}", value, re.ASCII):
+            raise UsageError(f"--limit: must be NAME=N with an integer of at least 1 (got {text!r})")
+        given[name] = int(value)
+    return Limits.of_sizes(
+        document=size("--max-document", document), report=size("--max-report", report), **given
+    )
+
+
+def size(option: str, value: str | None) -> int | None:
+    """Return a size (``64MB``, ``1GB``, ``4096``) in bytes; units are those of 1,024.
+
+    Raises:
+        UsageError: `value` is no size, or 0.
+    """
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value.strip())
+    found = int(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " ") if match else 0
+    if not found:
+        raise UsageError(f"{option}: must be a size, as 512KB, 64MB or 2GB (got {value!r})")
+    return found
 
 
 def ago(option: str, value: str) -> str:

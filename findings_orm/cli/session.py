@@ -17,6 +17,7 @@ from findings_orm.errors import StorageValidationError
 from findings_orm.secrecy import shown_url
 
 if TYPE_CHECKING:
+    from findings_orm.limits import Limits
     from findings_orm.port import FindingStore
 
 DEFAULT_URL = "sqlite:///findings.db"
@@ -37,18 +38,19 @@ class Session:
         return Output(quiet=self.quiet)
 
     @contextmanager
-    def store(self, *, create: bool = False) -> Iterator[FindingStore]:
+    def store(self, *, create: bool = False, limits: Limits | None = None) -> Iterator[FindingStore]:
         """Open the storage. Without `create`, a file that is not there is an error and is not made."""
         if not create:
             self.require_file()
-        with self._opened() as store:
+        with self._opened(limits) as store:
             yield store
 
-    def _opened(self) -> FindingStore:
+    def _opened(self, limits: Limits | None) -> FindingStore:
+        from findings_orm.limits import DEFAULT
         from findings_orm.registry import open_storage
 
         try:
-            return open_storage(self.url)
+            return open_storage(self.url, limits=limits or DEFAULT)
         except StorageValidationError as error:
             raise UsageError(
                 f"--url: {error}", hint=f"The URL comes from --url or {URL_VARIABLE}."

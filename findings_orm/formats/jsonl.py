@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from findings_orm.errors import StorageValidationError
 from findings_orm.finding import SCHEMA_VERSION
-from findings_orm.formats.jsonstream import JsonReader
 from findings_orm.formats.survey import Survey
 from findings_orm.formats.writing import Stream, TextSink
+from findings_orm.jsonstream import JsonReader
 from findings_orm.layout import LEGACY_VERSION, looks_legacy, version_of
 
 _DETECTOR = re.compile(r"[A-Za-z0-9_.-]+")
@@ -39,12 +39,17 @@ def survey(reader: JsonReader, *, layout: bool = False) -> Survey:
     beside: dict[str, Any] = {}
     named: dict[tuple[str, Any], None] = {}
     found = Survey()
+    size = 0
     for document in _all(reader, beside, layout):
         found.total += 1
         found.legacy = found.legacy or looks_legacy(document)
         detector = document.get("detector_id")
-        if isinstance(detector, str):
-            named[detector, str(version_of(document) or "")] = None
+        name = (detector, str(version_of(document) or "")) if isinstance(detector, str) else None
+        if name and name not in named:
+            named[name] = None
+            size += sum(map(len, name))
+            reader.check("max_names", len(named), "the number of detectors")
+            reader.check("max_document_bytes", size, "the size of the names of detectors, in bytes")
     version = next((beside[key] for key in VERSION_KEYS if key in beside), None)
     found.context = _Context(layout, version)
     found.detectors = _detectors(named, version)
@@ -140,6 +145,8 @@ def _all(reader: JsonReader, layout: dict[str, Any], is_layout: bool) -> Iterato
         if name == "findings":
             for _ in reader.elements():
                 yield reader.object()
-        else:
+        elif name in VERSION_KEYS:
             layout[name] = reader.value()
+        else:
+            reader.value()
     reader.end()

@@ -26,6 +26,7 @@ from findings_orm.finding import Severity, check_project_id
 from findings_orm.formats.legacy_rows import Placer, comment_of
 from findings_orm.formats.report import open_report
 from findings_orm.layout import LEGACY_VERSION
+from findings_orm.limits import DEFAULT, Limits
 from findings_orm.port import FindingStore, IngestReport, Run
 
 ENDING = ".findings.json"
@@ -112,6 +113,7 @@ def import_legacy(
     on_invalid: Literal["raise", "quarantine"] = "raise",
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
+    limits: Limits = DEFAULT,
 ) -> LegacyReport:
     """Import a folder of ``<project>.findings.json`` (or one such file) in one transaction: whole or not at all.
 
@@ -128,6 +130,7 @@ def import_legacy(
         on_invalid: what to do with a row that breaks a rule, as with `FindingStore.ingest`.
         dry_run: report what the import would do, and write nothing.
         progress: called with the number of rows that are done since the last call.
+        limits: how large the files and what is in them may be.
 
     Raises:
         StorageValidationError: no such time zone or severity, a file is no JSON array of objects, or a row breaks a
@@ -135,7 +138,7 @@ def import_legacy(
         StorageConflictError: a row has the id of another finding of the project.
         StorageUnavailableError: there are no such files, or one can't be read.
     """
-    task = _Import(source, _zone(timezone), _severity(severity), progress or (lambda _: None))
+    task = _Import(source, _zone(timezone), _severity(severity), progress or (lambda _: None), limits)
     task.report.dry_run = dry_run
     task.survey()
     with nullcontext() if dry_run else store.transaction():
@@ -183,7 +186,9 @@ class _Import:
         zone: ZoneInfo | None,
         severity: str | None,
         progress: Callable[[int], None],
+        limits: Limits,
     ) -> None:
+        self.limits = limits
         self.files = legacy_files(source)
         self.zone = zone
         self.severity = severity
@@ -194,9 +199,17 @@ class _Import:
     def survey(self) -> None:
         """Read all files once: they are whole, and it is known which projects are in them."""
         for file in self.files:
-            found = dict.fromkeys(_project_of(row, file)[0] for row in _rows(file))
+            found: dict[str, None] = {}
+            for row in self.rows(file):
+                found[_project_of(row, file)[0]] = None
+                self.limits.check("max_names", len(found), f"{file}: the number of projects")
             for project_id in found or [_named(file)]:
                 self.projects.setdefault(project_id, []).append(file)
+
+    def rows(self, file: Path) -> Iterator[Document]:
+        """Yield the rows of a file."""
+        with open_report(file, "jsonl", limits=self.limits) as report:
+            yield from report
 
     def ingest(
         self, store: FindingStore, project_id: str, on_invalid: Literal["raise", "quarantine"]
@@ -237,11 +250,6 @@ def _comment(store: FindingStore, project_id: str) -> int:
     return count
 
 
-def _rows(file: Path) -> Iterator[Document]:
-    with open_report(file, "jsonl") as report:
-        yield from report
-
-
 def _named(file: Path) -> str:
     return file.name.removesuffix(ENDING) if file.name.endswith(ENDING) else file.stem
 
@@ -271,7 +279,7 @@ class _Rows(Iterable[Document]):
     def __iter__(self) -> Iterator[Document]:
         for file in self.files:
             follows = False
-            for index, row in enumerate(_rows(file)):
+            for index, row in enumerate(self.task.rows(file)):
                 project_id, said = _project_of(row, file)
                 if project_id != self.project_id:
                     follows = False

@@ -13,9 +13,9 @@ from typing import Any
 
 from findings_orm.finding import MAX_NUMBER, SCHEMA_VERSION
 from findings_orm.formats import texts
-from findings_orm.formats.jsonstream import JsonReader
 from findings_orm.formats.survey import Survey
 from findings_orm.formats.texts import plain
+from findings_orm.jsonstream import JsonReader
 
 DETECTOR = "scan.nuclei"
 

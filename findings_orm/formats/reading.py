@@ -11,7 +11,6 @@ import codecs
 import gzip
 import io
 import os
-import shutil
 import sys
 import tempfile
 import zlib
@@ -19,6 +18,7 @@ from contextlib import ExitStack
 from typing import IO, Any, BinaryIO, cast
 
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
+from findings_orm.limits import DEFAULT, FREE_BYTES, Limits
 
 _COPY_SIZE = 1 << 20
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
@@ -33,14 +33,19 @@ class Source:
     Attributes:
         name: what to call it in messages.
         total: the number of bytes it has on disk or in the stream, or None where that is not known.
+        size: how many bytes were read since the start, unpacked.
 
     Raises:
+        StorageValidationError: it has more bytes than `limits` allow, or more for its compressed size.
         StorageUnavailableError: the file is missing or can't be read.
         StorageValidationError: the stream does not give bytes, or the gzip or UTF-16 in it is damaged.
     """
 
-    def __init__(self, origin: PathOrStream) -> None:
+    def __init__(self, origin: PathOrStream, limits: Limits = DEFAULT) -> None:
         self._owned = ExitStack()
+        self._limits = limits
+        self._packed = False
+        self.size = 0
         self.total: int | None = None
         self.closed = False
         try:
@@ -68,7 +73,9 @@ class Source:
 
     def _copy(self, stream: IO[bytes]) -> IO[bytes]:
         copy = self._temporary()
-        shutil.copyfileobj(stream, copy, _COPY_SIZE)
+        while chunk := stream.read(_COPY_SIZE):
+            self._count(chunk)
+            copy.write(chunk)
         return copy
 
     def _temporary(self) -> IO[bytes]:
@@ -79,6 +86,7 @@ class Source:
         start = raw.read(4)
         raw.seek(0)
         if start[:2] == b"\x1f\x8b":
+            self._packed = True
             file = cast(IO[bytes], gzip.GzipFile(fileobj=raw, mode="rb"))
             start = file.read(4)
             file.seek(0)
@@ -88,7 +96,9 @@ class Source:
     def _recoded(self, file: IO[bytes], encoding: str) -> IO[bytes]:
         decoder = codecs.getincrementaldecoder(encoding)()
         copy = self._temporary()
+        self.size = 0
         while chunk := file.read(_COPY_SIZE):
+            self._count(chunk)
             copy.write(decoder.decode(chunk).encode())
         copy.write(decoder.decode(b"", final=True).encode())
         copy.seek(0)
@@ -99,15 +109,29 @@ class Source:
         if self.closed:
             raise StorageValidationError(f"{self.name}: the report is closed")
         self._file.seek(0)
+        self.size = 0
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes, ``b""`` at the end."""
         if self.closed:
             raise StorageValidationError(f"{self.name}: the report is closed")
         try:
-            return self._file.read(size)
+            data = self._file.read(size)
         except (OSError, EOFError, zlib.error) as error:
             raise translated(error, self.name) from error
+        self._count(data)
+        return data
+
+    def _count(self, data: bytes) -> None:
+        self.size += len(data)
+        self._limits.check(
+            "max_report_bytes", self.size, f"{self.name}: the size of the report, in bytes, is at least"
+        )
+        if self._packed and self.size > FREE_BYTES:
+            times = self.size // max(1, self._raw.tell())
+            self._limits.check(
+                "max_expansion_ratio", times, f"{self.name}: unpacked it is larger, by a factor of at least"
+            )
 
     @property
     def position(self) -> int:

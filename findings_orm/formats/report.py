@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from findings_orm.errors import StorageValidationError, readable
 from findings_orm.formats import jsonl, nuclei, sarif
-from findings_orm.formats.jsonstream import JsonReader
 from findings_orm.formats.reading import PathOrStream, Source
 from findings_orm.formats.survey import Survey
+from findings_orm.jsonstream import JsonReader
+from findings_orm.limits import DEFAULT, Limits, check_limits
 
 FORMATS = ("sarif", "nuclei", "jsonl")
 """The names of the formats that can be read."""
@@ -42,8 +44,9 @@ class Report:
         legacy: it has documents that look like those of schema 0.3.0, which `import_legacy` reads.
     """
 
-    def __init__(self, source: Source, format: str, survey: Survey) -> None:
+    def __init__(self, source: Source, format: str, survey: Survey, limits: Limits = DEFAULT) -> None:
         self._source = source
+        self._limits = limits
         self._survey = survey
         self.name = source.name
         self.format = format
@@ -54,7 +57,7 @@ class Report:
         self.legacy = survey.legacy
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        reader = _reader(self._source, self.format)
+        reader = _reader(self._source, self.format, self._limits, again=True)
         if self.format == "sarif":
             return sarif.documents(reader, self._survey)
         if self.format == "nuclei":
@@ -82,14 +85,18 @@ class Report:
         self.close()
 
 
-def open_report(path_or_stream: PathOrStream, format: str | None = None) -> Report:
+def open_report(
+    path_or_stream: PathOrStream, format: str | None = None, *, limits: Limits = DEFAULT
+) -> Report:
     """Open a report and check that it is whole.
 
     Args:
         path_or_stream: a path, ``-`` for standard input, or a stream of bytes. gzip and UTF-16 are unpacked.
         format: one of `FORMATS`; None tells by the content.
+        limits: how large the report and what is in it may be.
 
     Raises:
+        StorageValidationError: something is beyond a limit (names it, what was found, and where).
         StorageValidationError: the format is not known or not to be told, or the text is broken: not JSON, cut
             off, not of this format. Names line, column and place.
         StorageUnavailableError: the file is missing or can't be read.
@@ -101,11 +108,11 @@ def open_report(path_or_stream: PathOrStream, format: str | None = None) -> Repo
             rule=f"must be one of {', '.join(FORMATS)}",
             value=format,
         )
-    source = Source(path_or_stream)
+    source = Source(path_or_stream, check_limits(limits))
     try:
-        seen = _look(_reader(source, None))
+        seen = _look(_reader(source, None, limits))
         chosen = _chosen(source.name, format, seen)
-        return Report(source, chosen, _survey(source, chosen, seen))
+        return Report(source, chosen, _survey(source, chosen, seen, limits), limits)
     except BaseException:
         source.close()
         raise
@@ -141,18 +148,21 @@ def _chosen(name: str, format: str | None, seen: _Seen) -> str:
     return format or str(seen.format)
 
 
-def _reader(source: Source, format: str | None) -> JsonReader:
+def _reader(source: Source, format: str | None, limits: Limits, *, again: bool = False) -> JsonReader:
     source.rewind()
-    return JsonReader(source, lenient=format != "jsonl")
+    return JsonReader(source, lenient=format != "jsonl", limits=limits, again=again)
 
 
-def _survey(source: Source, format: str, seen: _Seen) -> Survey:
-    reader = _reader(source, format)
+def _survey(source: Source, format: str, seen: _Seen, limits: Limits) -> Survey:
+    reader = _reader(source, format, limits)
     if format == "sarif":
-        return sarif.survey(reader)
-    if format == "nuclei":
-        return nuclei.survey(reader)
-    return jsonl.survey(reader, layout=seen.layout)
+        found = sarif.survey(reader)
+    elif format == "nuclei":
+        found = nuclei.survey(reader)
+    else:
+        found = jsonl.survey(reader, layout=seen.layout)
+    found.size = source.size
+    return found
 
 
 def _look(reader: JsonReader) -> _Seen:
@@ -170,29 +180,29 @@ def _look(reader: JsonReader) -> _Seen:
 
 
 def _look_at_object(reader: JsonReader, *, top: bool) -> _Seen:
-    keys: list[str] = []
+    keys: dict[str, None] = {}
     for name in reader.members():
-        keys.append(name)
+        keys[name] = None
         format = _format_of(name, keys, top)
         if format:
             return _Seen(format, "", layout=top and "findings" in keys)
         value = reader.value()
         if top and name == "$schema" and "sarif" in str(value).lower():
             return _Seen("sarif", "")
-    if set(keys) >= _NUCLEI_KEYS:
+    if keys.keys() >= _NUCLEI_KEYS:
         return _Seen("nuclei", "")
-    names = ", ".join(keys[:10]) or "no properties"
+    names = ", ".join(islice(keys, 10))[:200] or "no properties"
     kind = "an object" if top else "an array of objects"
     return _Seen(None, f"it is {kind} with {names}", layout=top and "findings" in keys)
 
 
-def _format_of(name: str, keys: list[str], top: bool) -> str | None:
+def _format_of(name: str, keys: Mapping[str, None], top: bool) -> str | None:
     """Return the format that the property `name` gives away, after `keys` with it."""
     if top and name in _SARIF_KEYS:
         return "sarif"
     if name in nuclei.TEMPLATE_KEYS:
         return "nuclei"
     layout = top and "findings" in keys and any(key in keys for key in jsonl.VERSION_KEYS)
-    if name == "detector_id" or layout or set(keys) >= _LEGACY_KEYS:
+    if name == "detector_id" or layout or keys.keys() >= _LEGACY_KEYS:
         return "jsonl"
     return None

@@ -7,18 +7,30 @@ but the results, which are only checked and counted, then the results. `sarif_re
 from __future__ import annotations
 
 from collections.abc import Iterator
+from sys import getsizeof
 from typing import Any
 
-from findings_orm.formats.jsonstream import JsonReader
+from findings_orm.errors import LimitExceededError
 from findings_orm.formats.sarif_references import artifact
 from findings_orm.formats.sarif_result import document
 from findings_orm.formats.sarif_run import RUN_PROPERTIES, TABLES, Run
 from findings_orm.formats.sarif_values import items, mapping
 from findings_orm.formats.survey import Survey
+from findings_orm.jsonstream import JsonReader
+from findings_orm.limits import FREE_BYTES, size_of
 
 VERSION = "2.1.0"
 
-_KEPT = frozenset({"tool", "invocations", "taxonomies", *RUN_PROPERTIES, *TABLES})
+_KEPT = {
+    **dict.fromkeys(RUN_PROPERTIES, 0),
+    **dict.fromkeys(("invocations", *TABLES), 1),
+    "taxonomies": 3,
+    "tool": 4,
+}
+"""The properties of a run that are kept, and how many levels of each are read one by one: what is below is one value."""
+
+_RUN_BYTES, _RULE_BYTES = 4096, 2048
+"""How much memory a run and a rule take beside their JSON, generously."""
 
 
 def survey(reader: JsonReader) -> Survey:
@@ -56,6 +68,8 @@ def survey(reader: JsonReader) -> Survey:
 def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
     """Yield a document for each result, from a log that `survey` has read."""
     runs: list[Run] = found.context
+    most = max(FREE_BYTES, reader.limits.max_expansion_ratio * found.size)
+    made = 0
     for name in reader.members():
         if name != "runs" or reader.peek() != "[":
             reader.value()
@@ -67,6 +81,13 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
                     continue
                 for _ in reader.elements():
                     yield _document(reader, runs[number])
+                    made += reader.taken + runs[number].added
+                    if made > most:
+                        reader.check(
+                            "max_expansion_ratio",
+                            made // max(1, found.size),
+                            "with their rules the documents of the report are larger than it, by a factor of at least",
+                        )
 
 
 def _document(reader: JsonReader, run: Run) -> dict[str, Any]:
@@ -74,6 +95,8 @@ def _document(reader: JsonReader, run: Run) -> dict[str, Any]:
         return document(run, reader.object())
     except RecursionError:
         reader.refuse("objects and lists nest too deep")
+    except LimitExceededError as error:
+        reader.located(error)
 
 
 def _check_version(reader: JsonReader, version: Any) -> None:
@@ -96,28 +119,51 @@ def _read_run(reader: JsonReader, found: Survey) -> None:
         if name == "results":
             count = _count(reader)
         elif name == "artifacts" and reader.peek() == "[":
-            properties[name] = [artifact(reader.value()) for _ in reader.elements()]
+            properties[name] = [reader.keep(artifact(reader.value())) for _ in reader.elements()]
         elif name == "externalPropertyFileReferences":
             _check_external(reader, reader.value(), found)
         elif name in _KEPT:
-            properties[name] = reader.value()
+            properties[name] = _kept(reader, _KEPT[name])
         else:
             reader.value()
     if not mapping(mapping(properties.get("tool")).get("driver")):
         reader.refuse("a run names its tool in tool.driver, here it is missing")
+    reader.keep(None, _RUN_BYTES + _RULE_BYTES * _rules(properties["tool"]))
     run = _run(reader, properties)
     found.context.append(run)
     found.tool.append(run.info)
+    found.named += size_of(run.info, reader.limits.max_document_bytes)
+    reader.check("max_names", len(found.tool), "the number of runs")
+    reader.check("max_document_bytes", found.named, "the size of the names of tools, in bytes")
     if count is None:
-        found.notes.append(f"{run.name or 'a run'}: there are no results, the scan did not take place")
+        found.notes.append(f"{run.name[:100] or 'a run'}: there are no results, the scan did not take place")
         return
     found.total += count
     found.detectors.append(run.detector_id)
 
 
+def _kept(reader: JsonReader, levels: int) -> Any:
+    """Take a value that stays in memory, part by part on its outermost levels."""
+    start = reader.peek() if levels else ""
+    if start == "{":
+        found = {name: _kept(reader, levels - 1) for name in reader.members()}
+        reader.keep(None, getsizeof(found) + sum(map(getsizeof, found)))
+        return found
+    if start == "[":
+        return [_kept(reader, levels - 1) for _ in reader.elements()]
+    return reader.keep(reader.value())
+
+
+def _rules(tool: Any) -> int:
+    """Return how many rules the components of a tool have."""
+    components = [mapping(tool).get("driver"), *items(mapping(tool).get("extensions"))]
+    rules = [mapping(component).get("rules") for component in components]
+    return sum(len(array) for array in rules if isinstance(array, list))
+
+
 def _run(reader: JsonReader, properties: dict[str, Any]) -> Run:
     try:
-        return Run(properties)
+        return Run(properties, reader.limits)
     except RecursionError:
         reader.refuse("objects and lists nest too deep")
 
@@ -145,5 +191,5 @@ def _check_external(reader: JsonReader, value: Any, found: Survey) -> None:
             "the results of this run are in another file: put them into this one", references["results"]
         )
     if references:
-        names = ", ".join(references)
+        names = ", ".join(references)[:200]
         found.notes.append(f"{reader.place}: {names} in other files were not read")

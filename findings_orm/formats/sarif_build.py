@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from findings_orm.errors import LimitExceededError
 from findings_orm.formats.sarif_result import FINGERPRINT, OWN_FIELDS, OWN_PROPERTY, fields
 from findings_orm.formats.sarif_run import RUN_PROPERTIES, Rule, Run
 from findings_orm.formats.sarif_values import (
@@ -91,8 +92,15 @@ def exported(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str,
         rules: the rules that were made for documents so far, by detector and id: findings of one rule share it,
             as the first of them gave it. Is added to.
     """
-    found = _original(document) or _built(document, rules)
-    _reflect(found, document)
+    found = _original(document)
+    if found is not None:
+        try:
+            _reflect(found, document)
+        except LimitExceededError:  # its message would be larger than a field may be
+            found = None
+    if found is None:
+        found = _built(document, rules)
+        _reflect(found, document)
     found.gone = found.result.get("baselineState") == "absent"
     return found
 

@@ -46,6 +46,7 @@ class Collected:
         self._own_messages = rule.strings if rule else {}
         self._elements: list[tuple[str, Any]] = []
         self.found: dict[str, Any] = {}
+        self._size = 0
         self.depth = self._walk("", result)
         while self._elements:
             self._walk(*self._elements.pop())
@@ -87,6 +88,10 @@ class Collected:
         entry = element(self._run.tables.get(table), index)
         kept = self.found.setdefault(table, {})
         if entry and str(index) not in kept:
+            self._size += self._run.size_of_element(table, index, entry)
+            self._run.limits.check(
+                "max_document_bytes", self._size, "the size of what a result refers to, in bytes, is at least"
+            )
             kept[str(index)] = copied(entry)
             self._elements.append((table, entry))
 

@@ -269,8 +269,10 @@ def _evidence(run: Run, result: dict[str, Any], rule: Rule | None) -> dict[str, 
     run_kept = texts.copied(run.stored)
     if rule and rule.extension is not None:
         run_kept["tool"]["extensions"] = [component_texts(run.component(rule.extension))]
+    message = run.message(result.get("message"), rule)
+    run.add(rule, message, explained.found)
     evidence = {
-        "message": run.message(result.get("message"), rule),
+        "message": message,
         "sarif": result if fits else json.dumps(result, ensure_ascii=False),
         "level": run.level(result, rule),
         "suppressions": texts.copied(result.get("suppressions")) if fits else None,

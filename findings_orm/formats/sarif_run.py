@@ -28,6 +28,7 @@ from findings_orm.formats.sarif_values import (
     text_of,
 )
 from findings_orm.formats.texts import canonical, copied, plain, shallow, unique
+from findings_orm.limits import DEFAULT, Limits, size_of
 
 TABLES = (
     "addresses",
@@ -49,6 +50,8 @@ RUN_PROPERTIES = (
     "redactionTokens",
 )
 """The properties of a run that say how to read its results, and that do not change from scan to scan."""
+
+_REMEMBERED = 10_000
 
 HELP_LIMIT = 2000
 """How long a rule's `help` may be (as JSON) to be kept with each of its results."""
@@ -90,6 +93,13 @@ class Rule:
         return short or (name if isinstance(name, str) and name.strip() else "")
 
     @cached_property
+    def size(self) -> int:
+        """The size of what is kept with each result."""
+        most = self._run.limits.max_document_bytes
+        owner = {} if self.extension is None else component_texts(self._run.component(self.extension))
+        return size_of(self.stored, most) + size_of(owner, most)
+
+    @cached_property
     def stored(self) -> dict[str, Any]:
         """What of the descriptor is kept with each result: all, except a `help` longer than `HELP_LIMIT`."""
         kept = copied(shallow(self.descriptor))
@@ -110,10 +120,14 @@ class Run:
         detector_id: the driver's name as a slug.
         stored: what of the run is kept with each result: the texts that describe the driver, and
             `RUN_PROPERTIES`.
+        limits: how large a document may be.
+        added: how much the last document has beside its result (`add`).
         tables: the tables of `TABLES`, as arrays or as objects whose names are indexes.
     """
 
-    def __init__(self, properties: Mapping[str, Any]) -> None:
+    def __init__(self, properties: Mapping[str, Any], limits: Limits = DEFAULT) -> None:
+        self.limits = limits
+        self.added = 0
         tool = mapping(properties.get("tool"))
         self.driver = mapping(tool.get("driver"))
         extensions = tool.get("extensions")
@@ -132,7 +146,10 @@ class Run:
         self.stored.update(kept)
         self._rules: dict[int | None, list[Rule]] = {}
         self._by_id: dict[int | None, dict[str, Rule]] = {}
+        self._by_guid: dict[int | None, dict[str, Rule]] = {}
         self._found: dict[tuple[Any, ...], Rule | None] = {}
+        self._size = size_of(self.stored, limits.max_document_bytes)
+        self._sizes: dict[tuple[str, int], int] = {}
 
     @property
     def info(self) -> dict[str, Any]:
@@ -151,6 +168,24 @@ class Run:
             "information_uri": plain(uri) if isinstance(uri, str) else None,
             "successful": False if False in said else True if True in said else None,
         }
+
+    def size_of_element(self, table: str, index: int, entry: Mapping[str, Any]) -> int:
+        """Return the size of an element of a table."""
+        if (table, index) not in self._sizes:
+            self._sizes[table, index] = size_of(entry, self.limits.max_document_bytes)
+        return self._sizes[table, index]
+
+    def add(self, rule: Rule | None, *parts: Any) -> None:
+        """Count what a document has beside its result: the rule, the run, and other parts.
+
+        Raises:
+            StorageValidationError: it is more than a document may have.
+        """
+        most = self.limits.max_document_bytes
+        self.added = self._size + (rule.size if rule else 0) + sum(size_of(part, most) for part in parts)
+        self.limits.check(
+            "max_document_bytes", self.added, "the size of what a document has of its rule and run, in bytes"
+        )
 
     def component(self, extension: int | None) -> dict[str, Any]:
         """Return the driver, or an extension."""
@@ -180,6 +215,8 @@ class Run:
             identifier(component.get("name")),
         )
         if key not in self._found:
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
             self._found[key] = self._search(*key)
         return self._found[key]
 
@@ -191,9 +228,9 @@ class Run:
         if index is not None and index < len(rules) and _agrees(name, rules[index].id):
             return rules[index]
         if guid:
-            same = [rule for rule in rules if identifier(rule.descriptor.get("guid")).lower() == guid.lower()]
+            same = self._rules_by_guid(place).get(guid.lower())
             if same:
-                return same[0]
+                return same
         others = [other for other in (None, *range(len(self.extensions))) if other != place]
         parts = name.split("/", 50) if name else []
         for length in range(len(parts), 0, -1):
@@ -207,6 +244,14 @@ class Run:
         if extension not in self._by_id:
             self._by_id[extension] = {rule.id: rule for rule in reversed(self.rules(extension))}
         return self._by_id[extension]
+
+    def _rules_by_guid(self, extension: int | None) -> dict[str, Rule]:
+        if extension not in self._by_guid:
+            rules = reversed(self.rules(extension))
+            self._by_guid[extension] = {
+                identifier(rule.descriptor.get("guid")).lower(): rule for rule in rules
+            }
+        return self._by_guid[extension]
 
     def rules(self, extension: int | None) -> list[Rule]:
         """Return the rules of a component."""
@@ -263,7 +308,7 @@ class Run:
         arguments = given.get("arguments")
         name = given.get("id")
         if text:
-            return filled(text, arguments) if isinstance(arguments, list) else text
+            return filled(text, arguments, self.limits) if isinstance(arguments, list) else text
         if not isinstance(name, str):
             return ""
         component = self.component(rule.extension if rule else None)
@@ -274,7 +319,7 @@ class Run:
         ):
             found = text_of(mapping(known).get(name))
             if found:
-                return filled(found, arguments)
+                return filled(found, arguments, self.limits)
         return ""
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 
 from findings_orm.finding import MAX_NUMBER
 from findings_orm.formats.texts import canonical, cve_ids, cwe_number, strings, tags
+from findings_orm.limits import Limits
 
 LEVELS = ("none", "note", "warning", "error")
 
@@ -77,17 +78,28 @@ def slug(name: str) -> str:
     return f"sarif-{hashlib.sha256(name.encode()).hexdigest()[:12]}" if name.strip() else "sarif"
 
 
-def filled(text: str, arguments: Any) -> str:
-    """Replace ``{0}`` by the argument and ``{{``, ``}}`` by braces (§3.11.5); without argument it stays."""
+def filled(text: str, arguments: Any, limits: Limits) -> str:
+    """Replace ``{0}`` by the argument and ``{{``, ``}}`` by braces (§3.11.5); without argument it stays.
+
+    Raises:
+        StorageValidationError: the text gets longer than a field may be.
+    """
     given = arguments if isinstance(arguments, list) else []
+    size = len(text)
 
     def replacement(found: re.Match[str]) -> str:
+        nonlocal size
         if found[1] is None:
             return found[0][0]
         number = int(found[1])
         if number >= len(given):
             return found[0]
-        return given[number] if isinstance(given[number], str) else canonical(given[number])
+        new = given[number] if isinstance(given[number], str) else canonical(given[number])
+        size += len(new)
+        limits.check(
+            "max_field_bytes", size, "the size of a message with its arguments, in bytes, is at least"
+        )
+        return new
 
     return _PLACEHOLDER.sub(replacement, text)
 

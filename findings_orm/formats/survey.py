@@ -12,7 +12,9 @@ class Survey:
 
     Attributes:
         total: how many documents it has.
+        size: how many bytes it has, unpacked.
         detectors: the detector_ids that it speaks for.
+        named: how many bytes the names of tools have.
         tool: for each run of a tool its name, version and the like, as JSON.
         notes: what was left out or can't be told, for people.
         legacy: it has documents that look like those of schema 0.3.0.
@@ -20,6 +22,8 @@ class Survey:
     """
 
     total: int = 0
+    size: int = 0
+    named: int = 0
     detectors: list[str] = field(default_factory=list)
     tool: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -12,6 +12,7 @@ from typing import Any, overload
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import FIELDS, MAX_DEPTH, SCHEMA_VERSION, validate_finding
 from findings_orm.layout import LEGACY_VERSION as LEGACY
+from findings_orm.limits import DEFAULT, Limits, check_limits
 from findings_orm.migrations.files import FileMigration, Progress, migrate_file, migrate_many
 from findings_orm.migrations.scripts import DocumentChange, chain, document_changes
 
@@ -174,6 +175,7 @@ class SchemaMigrator:
         output: str | Path | None = None,
         dry_run: bool = False,
         progress: Progress | None = None,
+        limits: Limits = DEFAULT,
     ) -> FileMigration:
         """Migrate a file that holds a store layout, or an array of findings; replace it whole, or not at all.
 
@@ -187,6 +189,7 @@ class SchemaMigrator:
             output: where to write; the file itself if None.
             dry_run: report what the migration would do, and write nothing.
             progress: called after each finding with how many are done, of how many.
+            limits: how large a finding in the file may be.
 
         Raises:
             SchemaVersionError: a version is missing, malformed, unknown or newer.
@@ -196,7 +199,13 @@ class SchemaMigrator:
         """
         _check_version(to_version, "to_version")
         return migrate_file(
-            self._migrate_one, path, to_version, output=output, dry_run=dry_run, progress=progress
+            self._migrate_one,
+            path,
+            to_version,
+            output=output,
+            dry_run=dry_run,
+            progress=progress,
+            limits=check_limits(limits),
         )
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from findings_orm.errors import (
+    LimitExceededError,
     SchemaVersionError,
     StorageUnavailableError,
     StorageValidationError,
     readable,
 )
 from findings_orm.finding import SCHEMA_VERSION
+from findings_orm.jsonstream import JsonReader
 from findings_orm.layout import LEGACY_VERSION, atomic_write, version_of
+from findings_orm.limits import DEFAULT, Limits
 from findings_orm.private import Access, replace_file
 
 Document = dict[str, Any]
@@ -79,10 +83,11 @@ def migrate_file(
     output: str | Path | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
+    limits: Limits = DEFAULT,
 ) -> FileMigration:
     """Do the work of `SchemaMigrator.migrate_file`."""
     source = Path(path)
-    content = _read(source)
+    content = _read(source, limits)
     layout, is_array = _layout(source, content)
     version = _version(source, layout, is_array=is_array)
     found = FileMigration(source, version, to_version, dry_run=dry_run)
@@ -143,11 +148,23 @@ def _of_layout(layout: Document, version: str) -> Iterator[Any]:
         )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, limits: Limits) -> bytes:
     try:
+        with path.open("rb") as file:
+            _check(file, limits)
         return path.read_bytes()
     except OSError as error:
         raise StorageUnavailableError(f"{path}: can't be read: {error.strerror or error}") from error
+
+
+def _check(file: BufferedReader, limits: Limits) -> None:
+    """Compare what is in a file with limits, without taking it into memory. What else is wrong is not found here."""
+    try:
+        JsonReader(file, lenient=True, limits=limits).skip(2)
+    except LimitExceededError:
+        raise
+    except StorageValidationError:
+        pass
 
 
 def _layout(path: Path, content: bytes) -> tuple[Document, bool]:

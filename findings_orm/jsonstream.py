@@ -10,20 +10,26 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, NoReturn, Protocol
 
-from findings_orm.errors import StorageValidationError, readable
+from findings_orm.errors import LimitExceededError, StorageValidationError, readable, readable_place
+from findings_orm.limits import DEFAULT, Limits, memory_of, parts_of
 
 _CHUNK = 1 << 18
 _PARTIAL = 20
 _SPACE = " \t\n\r"
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 class Readable(Protocol):
     """Something with a name that gives bytes."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        ...
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes, ``b""`` at the end."""
@@ -45,13 +51,26 @@ class JsonReader:
     replaced instead of refused: a lone surrogate by its escape as text (``\ud800``), a float beyond the
     range of a double and an integer of thousands of digits by its text.
 
+    `limits` hold for every value; what is too large is noticed while it is read. With ``again=True``, for a text that was read
+    once, what can't fill memory is not counted again.
+
+    Attributes:
+        limits: the limits.
+        taken: how many characters the value had that was taken last.
+
     Raises:
         StorageValidationError: from every method; names line, column and the place in the structure.
     """
 
-    def __init__(self, source: Readable, *, lenient: bool = False) -> None:
+    def __init__(
+        self, source: Readable, *, lenient: bool = False, limits: Limits = DEFAULT, again: bool = False
+    ) -> None:
         self._source = source
         self._lenient = lenient
+        self.limits = limits
+        self._again = again
+        self.taken = 0
+        self._kept = 0
         self._bytes = codecs.getincrementaldecoder("utf-8")()
         self._text = ""
         self._at = 0
@@ -72,7 +91,7 @@ class JsonReader:
         text = ""
         for step in self._path:
             text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-        return text
+        return readable_place(text)
 
     def peek(self) -> str:
         """Return the next character that is not white space, ``""`` at the end."""
@@ -105,7 +124,8 @@ class JsonReader:
             except _FaultError as error:
                 self._refuse(str(error))
             except RecursionError:
-                self._refuse("objects and lists nest too deep")
+                rule = self.limits.rule("max_nesting_levels")
+                self._refuse(f"objects and lists nest too deep; {rule}", kind=LimitExceededError)
             except ValueError:  # an integer beyond sys.get_int_max_str_digits()
                 if not self._lenient:
                     self._refuse("an integer has too many digits")
@@ -115,6 +135,7 @@ class JsonReader:
                 partial = _PARTIAL if isinstance(value, (int, float)) else 0  # 1 may be the start of 1.5e9
                 if self._ended or end < len(self._text) - partial:
                     return self._taken(value, end)
+            self._check_growth()
             self._fill()
 
     def _check_cut_off(self, error: json.JSONDecodeError) -> None:
@@ -128,10 +149,52 @@ class JsonReader:
 
     def _taken(self, value: Any, end: int) -> Any:
         text, start = self._text, self._at
+        self.taken = end - start
+        if self.taken > self.limits.max_nesting_levels and not self._again:
+            self._check_value(value, start, end)
         self._at = end
         if self._lenient and (text.find("\\ud", start, end) >= 0 or text.find("\\uD", start, end) >= 0):
             return self._escaped(value)
         return value
+
+    def _check_growth(self) -> None:
+        """Refuse a value that is not read to its end and is too large already."""
+        size = len(self._text) - self._at
+        self.check("max_document_bytes", size, "the size of a value, in bytes, is at least")
+        if size > _CHUNK:
+            self._check_count(self._at, len(self._text))
+
+    def _check_count(self, start: int, end: int) -> None:
+        """Refuse too many values in a part of the text, which takes more memory for a value than for its text."""
+        most = self.limits.max_document_values
+        if _marks(self._text, start, end) > most:
+            found = values_in(self._text[start:end])
+            self.check("max_document_values", found, "the number of values in a value")
+
+    def _check_value(self, value: Any, start: int, end: int) -> None:
+        text, limits, size = self._text, self.limits, end - start
+        if text.count("{", start, end) + text.count("[", start, end) > limits.max_nesting_levels:
+            self.check("max_nesting_levels", _levels(value), "objects and lists nest too deep, in levels")
+        if 4 * size > limits.max_document_bytes:
+            self.check("max_document_bytes", _bytes(text[start:end]), "the size of a value, in bytes")
+        if size > limits.max_document_values:
+            self._check_count(start, end)
+        if 4 * size > limits.max_field_bytes:
+            self.check("max_field_bytes", _longest(value), "the longest text in a value, in bytes")
+
+    def keep(self, value: Any, beside: int = 0) -> Any:
+        """Return a value that stays in memory; with all that were kept it may take `Limits.max_shared_bytes`.
+
+        `beside` is how many bytes of memory are taken for it elsewhere.
+        """
+        self._kept += memory_of(value) + beside
+        self.check("max_shared_bytes", self._kept, "the memory for what results refer to, in bytes")
+        return value
+
+    def check(self, name: str, found: int, what: str) -> None:
+        """Refuse what is more than a limit allows, as `Limits.check`, and name the place."""
+        if found > getattr(self.limits, name):
+            self._refuse(f"{what}: {found:,}; {self.limits.rule(name)}", kind=LimitExceededError)
 
     def _escaped(self, value: Any) -> Any:
         try:
@@ -142,7 +205,8 @@ class JsonReader:
     def members(self) -> Iterator[str]:
         """Take an object: yield each name, with the cursor on its value, which the caller must take."""
         self._expect("{", "an object")
-        seen = set()
+        seen: set[str] = set()
+        names = 0
         if self.peek() == "}":
             self._at += 1
             return
@@ -153,6 +217,9 @@ class JsonReader:
             if name in seen:
                 self._refuse(f"the property {readable(name)} is there twice")
             seen.add(name)
+            names += self.taken
+            self.check("max_document_values", len(seen), "the number of members of an object")
+            self.check("max_document_bytes", names, "the size of the names in an object, in bytes")
             self._expect(":", "a colon")
             self._path.append(name)
             yield name
@@ -191,6 +258,18 @@ class JsonReader:
         value: dict[str, Any] = self.value()
         return value
 
+    def skip(self, levels: int) -> None:
+        """Take a value and forget it; its outermost levels part by part."""
+        start = self.peek() if levels else ""
+        if start == "{":
+            for _ in self.members():
+                self.skip(levels - 1)
+        elif start == "[":
+            for _ in self.elements():
+                self.skip(levels - 1)
+        else:
+            self.value()
+
     def end(self) -> None:
         """Check that nothing but white space is left."""
         if self.peek():
@@ -199,6 +278,10 @@ class JsonReader:
     def refuse(self, rule: str, value: Any = None) -> NoReturn:
         """Raise the error for a fault in what was just read or comes next."""
         self._refuse(rule, value=value)
+
+    def located(self, error: LimitExceededError) -> NoReturn:
+        """Raise an error of what was just read, with its place."""
+        self._refuse(str(error), kind=LimitExceededError)
 
     def _expect(self, char: str, name: str) -> None:
         if self.peek() != char:
@@ -219,7 +302,8 @@ class JsonReader:
         """Drop what was taken and read on: as much again as is left, so that long values take few rounds."""
         self._line, self._column = self._position(self._at)
         rest = self._text[self._at :]
-        data = self._source.read(max(_CHUNK, len(rest)))
+        most = self.limits.max_document_bytes
+        data = self._source.read(max(_CHUNK, min(len(rest), most - len(rest) + 1)))
         self._ended = not data
         self._text, self._at = rest, 0
         try:
@@ -234,12 +318,18 @@ class JsonReader:
             return self._line, self._column + at
         return self._line + lines, at - self._text.rfind("\n", 0, at)
 
-    def _refuse(self, rule: str, at: int | None = None, value: Any = None) -> NoReturn:
+    def _refuse(
+        self,
+        rule: str,
+        at: int | None = None,
+        value: Any = None,
+        kind: type[StorageValidationError] = StorageValidationError,
+    ) -> NoReturn:
         line, column = self._position(self._at if at is None else at)
         place = self.place
         where = f"line {line}, column {column}" + (f", in {place}" if place else "")
         given = f" (got {readable(value)})" if value is not None else ""
-        raise StorageValidationError(
+        raise kind(
             f"{self._source.name}: {where}: {rule}{given}", field=place or None, rule=rule, value=value
         )
 
@@ -251,6 +341,45 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise _FaultError(f"the property {readable(twice)} is there twice in one object")
     return found
+
+
+def values_in(text: str) -> int:
+    """Return how many values a JSON text has."""
+    found = _TEXT.sub("", text)
+    return _marks(found, 0, len(found))
+
+
+def _marks(text: str, start: int, end: int) -> int:
+    """Return how many values there are, at most: each but the first of all begins with a bracket or follows a comma."""
+    return text.count(",", start, end) + text.count("[", start, end) + text.count("{", start, end)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def _levels(value: Any) -> int:
+    """Return how deep objects and lists nest."""
+    level = [value]
+    depth = 0
+    while level:
+        depth += 1
+        level = [
+            inner
+            for item in level
+            for inner in (item.values() if type(item) is dict else item)
+            if type(inner) is dict or type(inner) is list
+        ]
+    return depth
+
+
+def _longest(value: Any) -> int:
+    """Return the bytes of the longest text in a value, of the names too."""
+    longest = 0
+    for part in parts_of(value):
+        if isinstance(part, str) and 4 * len(part) > longest:
+            longest = max(longest, _bytes(part))
+    return longest
 
 
 def _no_constant(name: str) -> NoReturn:

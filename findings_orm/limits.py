@@ -1,0 +1,161 @@
+"""How large what comes in from outside may be. Every limit is counted before what it limits is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from sys import getsizeof, maxsize
+from typing import Self
+
+from findings_orm.errors import LimitExceededError, StorageValidationError, readable
+
+KB, MB, GB = 1024, 1024**2, 1024**3
+
+FREE_BYTES = 64 * MB
+"""What may be unpacked, or made of a report, before `Limits.max_expansion_ratio` counts."""
+
+_VALUE_SIZE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits of what is read from reports and files, and of the documents that a store takes. What is beyond is refused.
+
+    With these defaults reading takes less than 300 MB of memory, whatever the file. They are several times what real scanners
+    write.
+
+    Attributes:
+        max_field_bytes: of one text: a title, a snippet, a response, a message with its arguments filled in. In UTF-8.
+        max_document_bytes: of one result of a report, of one rule, and of one document, as JSON. A line of a backup may have
+            four times as many: an event holds two versions of a document, a run everything that it refused.
+        max_document_values: how many values a document may have (members, elements, objects, lists), and how many
+            members the outermost objects of a report.
+        max_shared_bytes: of memory for what the results of a report refer to: rules, artifacts, taxonomies.
+        max_report_bytes: of a report or file, unpacked.
+        max_nesting_levels: how deep objects and lists may nest in a report. (A document holds 100 levels; what a result
+            has beyond is kept as text.)
+        max_expansion_ratio: how many times as large as the compressed file the text in it may be, and how many times as
+            large as a report its documents, each of which holds a copy of its rule. The first 64 MB are free.
+        max_equal_findings: how many findings of a project may be equal in what makes their fingerprint.
+        max_rejected: how many documents of one import may go to the quarantine.
+        max_names: how many runs of tools (SARIF), detectors (JSON Lines) or projects (0.3.0) may be in one report.
+
+    Raises:
+        StorageValidationError: a limit is no integer of at least 1.
+    """
+
+    max_field_bytes: int = 4 * MB
+    max_document_bytes: int = 8 * MB
+    max_document_values: int = 250_000
+    max_shared_bytes: int = 128 * MB
+    max_report_bytes: int = 16 * GB
+    max_nesting_levels: int = 400
+    max_expansion_ratio: int = 500
+    max_names: int = 10_000
+    max_rejected: int = 50_000
+    max_equal_findings: int = 100_000
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise StorageValidationError.of_field(one.name, "must be an integer of at least 1", value)
+
+    @classmethod
+    def of_sizes(cls, *, document: int | None = None, report: int | None = None, **others: int) -> Self:
+        """Return limits for documents (with what belongs to one in proportion) and reports in bytes, and others by name."""
+        made = cls()
+        if document is not None:
+            times = document / made.max_document_bytes
+            made = replace(
+                made,
+                max_document_bytes=document,
+                max_field_bytes=max(1, int(made.max_field_bytes * times)),
+                max_document_values=max(1_000, int(made.max_document_values * times)),
+                max_shared_bytes=int(made.max_shared_bytes * max(1, times)),
+            )
+        if report is not None:
+            made = replace(made, max_report_bytes=report)
+        return replace(made, **others)
+
+    @property
+    def of_lines(self) -> Self:
+        """The limits of a line of a backup as those of a document."""
+        return replace(
+            self,
+            max_document_bytes=4 * self.max_document_bytes,
+            max_document_values=4 * self.max_document_values,
+        )
+
+    def rule(self, name: str) -> str:
+        """Return a limit in words: its name, its value, and how to raise it."""
+        option = OPTIONS.get(name, f"--limit {name}=N")
+        how = f"{option}, or limits=Limits({name}=...)"
+        return f"at most {getattr(self, name):,} are allowed ({name}); to allow more: {how}"
+
+    def check(self, name: str, found: int, what: str) -> None:
+        """Compare what was found with a limit; `what` names it and its unit.
+
+        Raises:
+            LimitExceededError: it is more.
+        """
+        if found > getattr(self, name):
+            rule = self.rule(name)
+            raise LimitExceededError(f"{what}: {found:,}; {rule}", rule=rule, value=found)
+
+
+OPTIONS = {
+    "max_field_bytes": "--max-document SIZE",
+    "max_document_bytes": "--max-document SIZE",
+    "max_document_values": "--max-document SIZE",
+    "max_shared_bytes": "--max-document SIZE",
+    "max_report_bytes": "--max-report SIZE",
+}
+"""The options of the command line that raise limits; ``--limit`` raises the others."""
+
+DEFAULT = Limits()
+
+
+UNLIMITED = Limits(**dict.fromkeys((one.name for one in fields(Limits)), maxsize))
+"""For what this program has just written itself."""
+
+
+def check_limits(limits: object) -> Limits:
+    """Return `limits`, if that is what it is.
+
+    Raises:
+        StorageValidationError: it is something else.
+    """
+    if not isinstance(limits, Limits):
+        raise StorageValidationError(
+            f"limits: must be Limits (got {readable(limits)})", field="limits", value=limits
+        )
+    return limits
+
+
+def parts_of(value: object) -> Iterator[object]:
+    """Yield a JSON value and all that is in it, names too, without recursion."""
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        yield item
+        if isinstance(item, dict):
+            todo.extend(item)
+            todo.extend(item.values())
+        elif isinstance(item, list):
+            todo.extend(item)
+
+
+def size_of(value: object, most: int) -> int:
+    """Return about how many bytes a JSON value has as JSON; the count stops where it is more than `most`."""
+    size = 0
+    for part in parts_of(value):
+        size += _VALUE_SIZE + (len(part) if isinstance(part, str) else 0)
+        if size > most:
+            break
+    return size
+
+
+def memory_of(value: object) -> int:
+    """Return how many bytes of memory a JSON value takes."""
+    return sum(map(getsizeof, parts_of(value)))
