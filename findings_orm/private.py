@@ -267,9 +267,12 @@ def replacing(
             if taken:
                 fsync_folder(target.parent)
         except BaseException as error:
-            if placing and not beside.exists():
-                error.add_note(COMMITTED)
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                try:
+                    beside.unlink()
+                except FileNotFoundError:
+                    if placing:
+                        error.add_note(COMMITTED)
             raise
 
 

@@ -202,13 +202,13 @@ def make_database(url: URL, where: str, *, create: bool, access: Access) -> None
     if name in (None, "", ":memory:") or str(name).startswith("file:"):
         return
     path = pathlib.Path(str(name))
-    if create and not path.absolute().parent.is_dir():
-        raise StorageUnavailableError(
-            f"{where}: the folder {path.absolute().parent} does not exist; create it first"
-        )
-    if not create and not path.exists():
-        raise StorageUnavailableError(f"{where}: there is no such file; 'findings db upgrade' makes it")
     try:
+        if create and not path.absolute().parent.is_dir():
+            raise StorageUnavailableError(
+                f"{where}: the folder {path.absolute().parent} does not exist; create it first"
+            )
+        if not create and not path.exists():
+            raise StorageUnavailableError(f"{where}: there is no such file; 'findings db upgrade' makes it")
         make_file(path, access)
     except OSError as error:
         raise StorageUnavailableError(f"{where}: can't be made: {error.strerror or error}") from error

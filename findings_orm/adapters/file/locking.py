@@ -119,10 +119,12 @@ class StoreLock:
         file = self._file
         if file is not None:
             try:
-                fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may keep the file open
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may keep the file open
             finally:
                 self._file = None
-                file.close()
+                with suppress(OSError):  # the lock is free nevertheless, and what was written is synced
+                    file.close()
         elif self._other is not None:
             self._other.release()
 

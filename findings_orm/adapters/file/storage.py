@@ -100,8 +100,9 @@ class FileStorageAdapter(Store):
     ) -> None:
         super().__init__()
         self.path = _folder(path, base_path)
-        if self.path.exists() and not self.path.is_dir():
-            raise StorageUnavailableError(f"{self.path}: is a file; name the folder that it is in")
+        with translated(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise StorageUnavailableError(f"{self.path}: is a file; name the folder that it is in")
         if lock not in ("hard", "soft"):
             raise StorageValidationError.of_field("lock", "must be hard or soft", lock)
         self._soft = lock == "soft"
@@ -113,10 +114,10 @@ class FileStorageAdapter(Store):
         self._wrote = False
         self._reported: set[str] = set()
         self._begin()
-        if group is not None:
-            with translated(self.path):
+        with translated(self.path):
+            if group is not None:
                 sharing.give(self.path, self._disk.access)
-        self._copy = loading.load(self.path)
+            self._copy = loading.load(self.path)
         self._report()
         survives_fork(self)
 
@@ -225,11 +226,12 @@ class FileStorageAdapter(Store):
                 return
             try:
                 with self._lock, self._flushing:
-                    self._take_back()
+                    with suppress(StorageUnavailableError):  # said already
+                        self._take_back()
                     if self._up_to_date and self._outgrown():
                         self._try_to_fold()
             finally:
-                self._up_to_date = False
+                self._up_to_date, self._uncertain = False, None  # what others have seen can't be taken back
                 self._process.release()
 
     def _drop_unfinished(self) -> None:

@@ -19,6 +19,7 @@ from findings_orm.adapters.sql.sqlite_engine import (
     Synchronous,
     in_memory,
     prepare_driver,
+    share,
     sqlite_engine,
     sqlite_files,
 )
@@ -29,7 +30,7 @@ from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.forking import FORK_TIMEOUT, INHERITED
 from findings_orm.migrations.connecting import make_database, split_url
 from findings_orm.observing import Pool as PoolFigures
-from findings_orm.private import Access, give_access
+from findings_orm.private import Access
 from findings_orm.records import Records
 from findings_orm.secrecy import shown_url
 
@@ -102,7 +103,7 @@ class SQLiteStorageAdapter(SqlStore):
 
         make_database(url, self._where, create=True, access=access)
         if access.group is not None and self._file:
-            give_access(sqlite_files(self._file), access)
+            share(self._file, access)
         with translated(self._where), self._connect(self.engine) as connection:
             current = migrations.require_current(connection, migrate=migrate)
         if not current:

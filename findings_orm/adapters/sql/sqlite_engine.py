@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic_core import from_json
 from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event
 
+from findings_orm.errors import StorageUnavailableError
 from findings_orm.freetext import holds_all, search_text
 from findings_orm.private import Access, give_access
 
@@ -72,7 +73,7 @@ def sqlite_engine(
             driver.execute("PRAGMA cache_size = -16000")
             prepare_driver(driver)
             if not in_memory(url):
-                _share_like_the_database(str(url.database))
+                share(str(url.database))
         except BaseException:  # SQLAlchemy would leave it open
             opened.discard(driver)
             driver.close()
@@ -105,12 +106,20 @@ def _count_connections(engine: Engine, opened: set[object]) -> None:
         opened.discard(driver)
 
 
-def _share_like_the_database(database: str) -> None:
-    """Give the files beside a database its group: SQLite gives them its permissions, and only as root its group."""
-    main, *others = sqlite_files(os.path.realpath(database))
-    access = Access.like(main.stat())
-    if access.mode & 0o060 and access.group != os.getegid():
-        give_access(others, access)
+def share(database: str, new: Access | None = None) -> None:
+    """Give the files of a database a new access; else those beside it its group: SQLite gives them its permissions, and only
+    as root its group.
+
+    Raises:
+        StorageUnavailableError: that is not possible.
+    """
+    main, *others = files = sqlite_files(os.path.realpath(database))
+    try:
+        access = new or Access.like(main.stat())
+        if new or (access.mode & 0o060 and access.group != os.getegid()):
+            give_access(files if new else others, access)
+    except OSError as error:
+        raise StorageUnavailableError(f"{error.filename or database}: {error.strerror}") from error
 
 
 def sqlite_files(database: str | pathlib.Path) -> list[pathlib.Path]:
