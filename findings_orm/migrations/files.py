@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
+from findings_orm.blocks import COMMITTED
 from findings_orm.errors import (
     LimitExceededError,
     SchemaVersionError,
     StorageUnavailableError,
     StorageValidationError,
-    readable,
 )
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.jsonstream import JsonReader
-from findings_orm.layout import LEGACY_VERSION, atomic_write, version_of
+from findings_orm.layout import LEGACY_VERSION, version_of
 from findings_orm.limits import DEFAULT, Limits
-from findings_orm.private import Access, replace_file
+from findings_orm.private import Access, replacing
 
 Document = dict[str, Any]
 Migrate = Callable[[str, str, Document], Document]
@@ -85,31 +88,142 @@ def migrate_file(
     progress: Progress | None = None,
     limits: Limits = DEFAULT,
 ) -> FileMigration:
-    """Do the work of `SchemaMigrator.migrate_file`."""
+    """Do the work of `SchemaMigrator.migrate_file`, with memory for one finding."""
     source = Path(path)
-    content = _read(source, limits)
-    layout, is_array = _layout(source, content)
-    version = _version(source, layout, is_array=is_array)
-    found = FileMigration(source, version, to_version, dry_run=dry_run)
-    findings = layout["findings"]
-    migrated = []
-    documents = migrate_many(migrate, version, to_version, _of_layout(layout, version))
-    for index, document in enumerate(_in_file(source, documents)):
-        found.add(findings[index], document)
-        migrated.append(document)
-        if progress is not None:
-            progress(index + 1, len(findings))
     target = Path(output) if output is not None else source
-    if dry_run or (version == to_version and target == source):
+    with _opened(source) as file:
+        layout = _Layout(source, file, limits)
+        version = layout.version
+        found = FileMigration(source, version, to_version, dry_run=dry_run)
+        migrated = _migrated(migrate, layout, found, progress)
+        if dry_run or (version == to_version and target == source):
+            for _ in migrated:
+                pass
+            return found
+        others = {
+            name: to_version if name in VERSION_KEYS else value for name, value in layout.others.items()
+        }
+        bare = to_version == LEGACY_VERSION and (
+            layout.is_array or set(others) <= {"findings", *VERSION_KEYS}
+        )
+        with _replacing(target) as written:
+            for text in _array(migrated, "") if bare else _object(others, migrated):
+                written.write(text.encode())
+            written.write(b"\n")
+            if target == source:
+                found.copy = _keep(source, version)
+        found.output = target
         return found
-    changed = {**layout, "findings": migrated}
-    changed |= {key: to_version for key in VERSION_KEYS if key in layout}
-    bare = to_version == LEGACY_VERSION and (is_array or set(layout) <= {"findings", *VERSION_KEYS})
-    if target == source:
-        found.copy = _keep(source, content, version)
-    _write(target, migrated if bare else changed)
-    found.output = target
-    return found
+
+
+class _Layout:
+    """A file of findings, read part by part.
+
+    Attributes:
+        is_array: it is a bare array.
+        others: its members; `findings` has its place among them and is empty.
+        count: how many findings it has.
+        version: the schema version; that of a bare array is its first finding's.
+
+    Raises:
+        LimitExceededError: something in it is larger than `limits` allow.
+        SchemaVersionError: it has no version.
+        StorageValidationError: it is no store layout and no array.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, limits: Limits) -> None:
+        self._path, self._file, self._limits = path, file, limits
+        self.is_array = False
+        self.others: Document = {}
+        self.count = 0
+        first: Document | None = None
+        for finding in self.findings():
+            self.count += 1
+            if first is None and isinstance(finding, dict):
+                first = finding
+        if not isinstance(self.others.get("findings"), list):
+            raise StorageValidationError(
+                f"{path}: must be a store layout, an object with a list findings, or an array of findings"
+            )
+        self.version = self._version(first or {})
+
+    def _version(self, first: Document) -> str:
+        said = [self.others[key] for key in VERSION_KEYS if self.others.get(key) is not None]
+        version = said[0] if said else version_of(first)
+        if version is None and self.is_array:
+            version = LEGACY_VERSION
+        if not isinstance(version, str):
+            raise SchemaVersionError(f"{self._path}: finding_schema_version is missing")
+        return version
+
+    def findings(self) -> Iterator[Any]:
+        """Yield the findings as they are in the file."""
+        self._file.seek(0)
+        try:
+            yield from self._read(JsonReader(self._file, limits=self._limits))
+        except LimitExceededError:
+            raise
+        except OSError as error:
+            raise StorageUnavailableError(
+                f"{self._path}: can't be read: {error.strerror or error}"
+            ) from error
+        except (StorageValidationError, UnicodeDecodeError) as error:
+            raise StorageValidationError(
+                f"{self._path}: is no store layout and no array of findings: {error}"
+            ) from error
+
+    def _read(self, reader: JsonReader) -> Iterator[Any]:
+        start = reader.peek()
+        if start == "[":
+            self.is_array = True
+            self.others = {VERSION_KEYS[0]: None, "findings": []}
+            for _ in reader.elements():
+                yield reader.value()
+        elif start == "{":
+            for name in reader.members():
+                if name == "findings" and reader.peek() == "[":
+                    self.others[name] = []
+                    for _ in reader.elements():
+                        yield reader.value()
+                else:
+                    self.others[name] = reader.keep(reader.value())
+        else:
+            reader.value()
+        reader.end()
+
+
+def _migrated(
+    migrate: Migrate, layout: _Layout, found: FileMigration, progress: Progress | None
+) -> Iterator[Document]:
+    """Yield the findings in their new version, and count them; a refusal names their file."""
+    version, before = found.from_version, {}
+
+    def given() -> Iterator[Any]:
+        nonlocal before
+        for document in layout.findings():
+            before = document
+            said = isinstance(document, dict) and "finding_schema_version" not in document
+            yield (
+                {"finding_schema_version": version, **document}
+                if said and version != LEGACY_VERSION
+                else document
+            )
+
+    documents = migrate_many(migrate, version, found.to_version, given())
+    try:
+        for document in documents:
+            found.add(before, document)
+            yield document
+            if progress is not None:
+                progress(found.documents, layout.count)
+    except LimitExceededError:
+        raise
+    except StorageValidationError as error:
+        raise StorageValidationError(
+            f"{found.path}: {error}", field=error.field, rule=error.rule, value=error.value, index=error.index
+        ) from error
+    except SchemaVersionError as error:
+        raise SchemaVersionError(f"{found.path}: {error}") from error
 
 
 def migrate_many(
@@ -125,90 +239,64 @@ def migrate_many(
             raise SchemaVersionError(f"document {index}: {error}") from error
 
 
-def _in_file(path: Path, documents: Iterator[Document]) -> Iterator[Document]:
-    """Yield documents; a refusal names their file."""
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of UTF-8, or of another encoding that JSON may have."""
     try:
-        yield from documents
-    except StorageValidationError as error:
-        raise StorageValidationError(
-            f"{path}: {error}", field=error.field, rule=error.rule, value=error.value, index=error.index
-        ) from error
-    except SchemaVersionError as error:
-        raise SchemaVersionError(f"{path}: {error}") from error
-
-
-def _of_layout(layout: Document, version: str) -> Iterator[Any]:
-    """Yield the findings of a layout; its version holds for those that name none."""
-    for document in layout["findings"]:
-        said = isinstance(document, dict) and "finding_schema_version" not in document
-        yield (
-            {"finding_schema_version": version, **document}
-            if said and version != LEGACY_VERSION
-            else document
-        )
-
-
-def _read(path: Path, limits: Limits) -> bytes:
-    try:
-        with path.open("rb") as file:
-            _check(file, limits)
-        return path.read_bytes()
+        file = path.open("rb")
     except OSError as error:
         raise StorageUnavailableError(f"{path}: can't be read: {error.strerror or error}") from error
+    with file:
+        encoding = json.detect_encoding(file.read(4))
+        recoded = file if encoding.startswith("utf-8") else codecs.EncodedFile(file, "utf-8", encoding)
+        yield cast(BinaryIO, recoded)
 
 
-def _check(file: BufferedReader, limits: Limits) -> None:
-    """Compare what is in a file with limits, without taking it into memory. What else is wrong is not found here."""
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of another whole, or not at all."""
     try:
-        JsonReader(file, lenient=True, limits=limits).skip(2)
-    except LimitExceededError:
-        raise
-    except StorageValidationError:
-        pass
-
-
-def _layout(path: Path, content: bytes) -> tuple[Document, bool]:
-    """Return the store layout in a file, one made of a bare array too, and whether it was a bare array."""
-    try:
-        data = json.loads(content, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise StorageValidationError(
-            f"{path}: is no store layout and no array of findings: {error}"
+        with replacing(path) as (_, file):
+            yield file
+    except OSError as error:
+        done = COMMITTED in getattr(error, "__notes__", ())
+        problem = "was written, but not for good" if done else "can't be written"
+        raise StorageUnavailableError(
+            f"{error.filename or path}: {problem}: {error.strerror or error}"
         ) from error
-    is_array = isinstance(data, list)
-    layout = {"finding_schema_version": None, "findings": data} if is_array else data
-    if not isinstance(layout, dict) or not isinstance(layout.get("findings"), list):
-        raise StorageValidationError(
-            f"{path}: must be a store layout, an object with a list findings, or an array of findings "
-            f"(got {readable(data)})"
-        )
-    return layout, is_array
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> Document:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is there twice in one object")
-    return found
+def _object(members: Document, findings: Iterator[Document]) -> Iterator[str]:
+    """Yield a layout as JSON, as `atomic_write` writes it, with these findings in it."""
+    comma = ""
+    yield "{"
+    for name, value in members.items():
+        yield f"{comma}\n  {_json(name)}: "
+        yield from _array(findings, "  ") if name == "findings" else (_json(value, "  "),)
+        comma = ","
+    yield "\n}"
 
 
-def _version(path: Path, layout: Document, *, is_array: bool) -> str:
-    """Return the version of a layout; that of a bare array is its first finding's."""
-    said = [layout[key] for key in VERSION_KEYS if layout.get(key) is not None]
-    first = next((one for one in layout["findings"] if isinstance(one, dict)), {})
-    version = said[0] if said else version_of(first)
-    if version is None and is_array:
-        version = LEGACY_VERSION
-    if not isinstance(version, str):
-        raise SchemaVersionError(f"{path}: finding_schema_version is missing")
-    return version
+def _array(findings: Iterator[Document], indent: str) -> Iterator[str]:
+    start = "["
+    for finding in findings:
+        yield f"{start}\n{indent}  {_json(finding, indent + '  ')}"
+        start = ","
+    yield "[]" if start == "[" else f"\n{indent}]"
+
+
+def _json(value: Any, indent: str = "") -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2).replace("\n", f"\n{indent}")
+    except (ValueError, RecursionError) as error:
+        raise StorageValidationError(f"JSON can't hold the data: {error}") from error
 
 
 def _put_aside(before: Document, after: Document) -> Iterator[str]:
     """Yield the fields of a finding whose values are now in its evidence or in a corner of its provenance."""
     kept = _in_corners(after) - _in_corners(before)
-    evidence = _object(after, "evidence")
-    own = _object(before, "evidence")
+    evidence = _member(after, "evidence")
+    own = _member(before, "evidence")
     for name, value in before.items():
         moved = name in evidence and name not in own and after.get(name) != value and evidence[name] == value
         if name not in ("evidence", "provenance", "finding_schema_version") and (name in kept or moved):
@@ -218,41 +306,35 @@ def _put_aside(before: Document, after: Document) -> Iterator[str]:
 def _in_corners(document: Document) -> set[str]:
     """Return the fields that stand in the corner of the provenance, and in those that it was put around."""
     names: set[str] = set()
-    corner = _object(document, "provenance").get(CORNER)
+    corner = _member(document, "provenance").get(CORNER)
     while isinstance(corner, dict) and isinstance(corner.get("fields"), dict):
         names.update(corner["fields"])
         corner = corner.get("original")
     return names
 
 
-def _object(document: Document, name: str) -> Document:
+def _member(document: Document, name: str) -> Document:
     value = document.get(name)
     return value if isinstance(value, dict) else {}
 
 
-def _keep(path: Path, content: bytes, version: str) -> Path:
+def _keep(path: Path, version: str) -> Path:
     """Copy the old file beside itself, unless such a copy is there."""
     number = 1
     while True:
         copy = path.with_name(f"{path.name}.orig-{version}" + (f".{number}" if number > 1 else ""))
         try:
-            if copy.exists() and copy.read_bytes() == content:
-                return copy
             if not copy.exists():
-                replace_file(copy, content, Access.like(path.stat()))
+                with path.open("rb") as old, replacing(copy, Access.like(path.stat())) as (_, new):
+                    shutil.copyfileobj(old, new)
+                return copy
+            if _digest(copy) == _digest(path):
                 return copy
         except OSError as error:
             raise StorageUnavailableError(f"{copy}: can't be written: {error.strerror or error}") from error
         number += 1
 
 
-def _write(path: Path, data: Any) -> None:
-    """Write a layout or a bare array, whole or not at all."""
-    if isinstance(data, dict) and "finding_schema_version" in data:
-        atomic_write(path, data)
-        return
-    content = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=2).encode() + b"\n"
-    try:
-        replace_file(path, content)
-    except OSError as error:
-        raise StorageUnavailableError(f"{path}: can't be written: {error.strerror or error}") from error
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -141,6 +141,34 @@ def test_nothing_to_do(tmp_path: Path) -> None:
     assert read(path) == {"store_schema_version": "1.1.0", "findings": []}
 
 
+def test_the_file_is_written_as_atomic_write_does(tmp_path: Path) -> None:
+    layout = {"a": [], "findings": [LEGACY, {**LEGACY, "match": "a\n\u00e9"}], "b": {"c": [1.0, {}]}}
+    path = written(tmp_path / "f.json", {"finding_schema_version": "0.3.0", **layout})
+    MIGRATOR.migrate_file(path, SCHEMA_VERSION)
+    text = path.read_text()
+    assert text == json.dumps(json.loads(text), ensure_ascii=False, indent=2) + "\n"
+    assert list(json.loads(text)) == ["finding_schema_version", "a", "findings", "b"]
+    MIGRATOR.migrate_file(written(path, [LEGACY] * 2), "0.3.0", output=tmp_path / "array.json")
+    text = (tmp_path / "array.json").read_text()
+    assert text == json.dumps([LEGACY] * 2, ensure_ascii=False, indent=2) + "\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_other_encodings(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    path.write_bytes(
+        json.dumps([{**LEGACY, "title": "\u00e9\U0001f600"}] * 3, ensure_ascii=False).encode(encoding)
+    )
+    content = path.read_bytes()
+    report = MIGRATOR.migrate_file(path, SCHEMA_VERSION)
+    assert [one["title"] for one in read(path)["findings"]] == ["\u00e9\U0001f600"] * 3
+    assert report.copy is not None
+    assert report.copy.read_bytes() == content
+    path.write_bytes(content[:-2] + b"\x00\xd8\x00")
+    with pytest.raises(StorageValidationError, match="is no store layout"):
+        MIGRATOR.migrate_file(path, SCHEMA_VERSION)
+
+
 def test_progress(tmp_path: Path) -> None:
     said: list[tuple[int, int]] = []
     path = written(tmp_path / "f.json", [LEGACY] * 3)
