@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,7 @@ def test_files_are_whole_wherever_opening_folding_or_closing_is_interrupted(
         assert not noted or found[0] == "changed", outcome.place
         assert outcome.raised or found[0] == "changed", outcome.place
         assert not list(root.rglob("*.tmp")), outcome.place
+        assert not _open_under(root), outcome.place
         shutil.rmtree(root)
         tried += outcome.reached
     print(f"{work.__name__}: {tried} points of {calls * (len(ERRORS) if FULL else 1)}")
@@ -338,6 +340,82 @@ def test_a_thread_that_is_interrupted_while_it_writes_for_others_tells_them(
         assert save(9) is None
     with FileStorageAdapter(tmp_path / "store") as again:
         assert [one["id"] for one in again.list_findings(P)] == [uuid_of(0), uuid_of(1), uuid_of(9)]
+
+
+class Waiting(Disk):
+    """Calls what it is given, once, when a file is synced."""
+
+    then: Callable[[], object] | None = None
+
+    def sync(self, path: Path) -> None:
+        super().sync(path)
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+
+
+def _open_under(folder: Path) -> list[str]:
+    """Return the files under a folder that this process has open, where the system tells."""
+    found = []
+    for link in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):
+            found.append(os.readlink(link))
+    return [path for path in found if path.startswith(str(folder))]
+
+
+def test_each_of_a_group_is_told_the_truth_wherever_one_of_them_is_interrupted(tmp_path: Path) -> None:
+    """Three threads join one group while another one is written; one of the three is interrupted, at every call in turn."""
+    disk = Waiting()
+    with FileStorageAdapter(tmp_path / "store", disk=disk) as store, ThreadPoolExecutor(4) as pool:
+
+        def save(number: int, title: str) -> None:
+            store.save_finding(finding(number, title=title))
+
+        def group(call: int, error: type[BaseException], name: str) -> tuple[Outcome, list[Any]]:
+            begun, joined = threading.Event(), threading.Event()
+
+            def wait() -> None:
+                begun.set()
+                joined.wait()
+
+            disk.then = wait
+            first = pool.submit(save, 0, name)
+            begun.wait()
+            interrupted = pool.submit(interrupt_at, call, lambda: save(1, name), error)
+            told = [pool.submit(save, number, name) for number in (2, 3)]
+            for _ in range(1_000):
+                if len(store._group.operations) + interrupted.done() >= 3:
+                    break
+                time.sleep(0.001)
+            joined.set()
+            return interrupted.result(), [each.exception() for each in (first, *told)]
+
+        save(0, "before")
+        calls = max(group(0, Interruption, f"count {number}")[0].calls for number in range(3))
+        threads = threading.active_count()
+        tried = failed = 0
+        for call, error in points(calls, "group"):
+            name = f"{error.__name__} at {call}"
+            outcome, others = group(call, error, name)
+            seen = {one["id"] for one in store.list_findings(P) if one["title"] == name}
+            with FileStorageAdapter(tmp_path / "store", lock_timeout=0) as other:
+                assert other.list_findings(P) == store.list_findings(P), outcome.place
+                other.save_finding(finding(9, title=name))
+            assert others[0] is None, outcome.place
+            for number, raised in ((0, others[0]), (2, others[1]), (3, others[2])):
+                assert (uuid_of(number) in seen) == (raised is None), (outcome.place, others)
+                assert raised is None or (isinstance(raised, StorageUnavailableError) and raised.retryable)
+            assert outcome.raised in (None, outcome.injected), outcome.place
+            noted = COMMITTED in getattr(outcome.raised, "__notes__", ())
+            assert (uuid_of(1) in seen) == (outcome.raised is None or noted), outcome.place
+            assert not _open_under(tmp_path), outcome.place
+            tried += outcome.reached
+            failed += any(others)
+        assert threading.active_count() == threads
+        print(
+            f"group: {tried} points of {calls * (len(ERRORS) if FULL else 1)}, of which {failed} failed the others"
+        )
+        assert tried >= POINTS // 2
 
 
 def _writes_json(path: Path) -> None:
