@@ -253,7 +253,9 @@ def _folds(root: Path) -> None:
 
 def _edits(root: Path) -> None:
     path = root / P / "findings.json"
-    path.write_bytes(path.read_bytes().replace(b'"Finding 2"', b'"x"'))
+    edited = path.with_name("edited")
+    edited.write_bytes(path.read_bytes().replace(b'"Finding 2"', b'"x"'))
+    edited.replace(path)
     with FileStorageAdapter(root) as store:
         store.save_finding(finding(1, title="changed"))
 
@@ -288,7 +290,7 @@ def test_files_are_whole_wherever_opening_folding_or_closing_is_interrupted(
         assert not noted or found[0] == "changed", outcome.place
         assert outcome.raised or found[0] == "changed", outcome.place
         assert not list(root.rglob("*.tmp")), outcome.place
-        assert not _open_under(root), outcome.place
+        assert not _open_locks(root), outcome.place
         shutil.rmtree(root)
         tried += outcome.reached
     print(f"{work.__name__}: {tried} points of {calls * (len(ERRORS) if FULL else 1)}")
@@ -354,13 +356,13 @@ class Waiting(Disk):
             then()
 
 
-def _open_under(folder: Path) -> list[str]:
-    """Return the files under a folder that this process has open, where the system tells."""
+def _open_locks(folder: Path) -> list[str]:
+    """Return the lock files under a folder that this process has open, where the system tells."""
     found = []
     for link in Path("/proc/self/fd").glob("*"):
         with suppress(OSError):
             found.append(os.readlink(link))
-    return [path for path in found if path.startswith(str(folder))]
+    return [path for path in found if path.startswith(str(folder)) and path.endswith(".lock")]
 
 
 def test_each_of_a_group_is_told_the_truth_wherever_one_of_them_is_interrupted(tmp_path: Path) -> None:
@@ -408,7 +410,7 @@ def test_each_of_a_group_is_told_the_truth_wherever_one_of_them_is_interrupted(t
             assert outcome.raised in (None, outcome.injected), outcome.place
             noted = COMMITTED in getattr(outcome.raised, "__notes__", ())
             assert (uuid_of(1) in seen) == (outcome.raised is None or noted), outcome.place
-            assert not _open_under(tmp_path), outcome.place
+            assert not _open_locks(tmp_path), outcome.place
             tried += outcome.reached
             failed += any(others)
         assert threading.active_count() == threads

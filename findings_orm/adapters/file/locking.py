@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from findings_orm.errors import StorageUnavailableError
-from findings_orm.private import NO_LINKS, OWNER, Access, new_file
+from findings_orm.private import OWNER, Access, new_file
 
 try:
     import fcntl
@@ -35,7 +37,7 @@ class StoreLock:
 
     def __init__(self, path: Path, *, soft: bool = False) -> None:
         self._path = path
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._other: Any = None
         if soft or fcntl is None:
             try:
@@ -83,11 +85,15 @@ class StoreLock:
                 os.close(new_file(self._path, access))
         if fcntl is None:
             return self._try_other()
-        self._file = file = open(os.open(self._path, os.O_RDWR | NO_LINKS), "rb")  # noqa: SIM115  # open while it is held
+        # Opened by one call, so that no exception leaves it open; a link is refused below.
+        self._file = file = open(self._path, "r+b", buffering=0)  # noqa: SIM115  # open while it is held
         taken = False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
+            found = os.lstat(self._path)
+            if stat.S_ISLNK(found.st_mode):
+                raise OSError(errno.ELOOP, "is a link; remove it", str(self._path))
+            taken = os.path.samestat(os.fstat(file.fileno()), found)
         except (BlockingIOError, FileNotFoundError):
             pass
         except OSError as error:
