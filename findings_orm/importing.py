@@ -92,6 +92,7 @@ class Import:
         self.close_missing = close_missing
         self.limits = limits
         self.quarantine = on_invalid == "quarantine"
+        self._kept_bytes = 0
         self.report = IngestReport(run_id=self.run.id, dry_run=dry_run)
         self.detectors = set(self.run.detectors)
         self._fill = {
@@ -275,12 +276,13 @@ class Import:
         original = tag_original(given)
         form = json.dumps(original)
         try:
-            self._check_form(form, original)
+            self._kept_bytes += self._size_to_keep(form, original)
         except LimitExceededError as fault:
             known = isinstance(error, LimitExceededError)
             reason = f"{error}; the original is not kept" + ("" if known else f": {fault}")
             self.report.rejected.append(Rejected(index, field, _shown(reason)))
             return
+        self.limits.check("max_rejected_bytes", self._kept_bytes, "the size of what is kept aside, in bytes")
         digest = hashlib.sha256(form.encode()).digest()
         self._copies[digest] += 1
         key = hashlib.sha256(digest + self._copies[digest].to_bytes(8, "big")).digest()
@@ -291,12 +293,17 @@ class Import:
             RejectedOriginal(rejected_id, self.run.id, index, self.at, field, reason, original)
         )
 
-    def _check_form(self, form: str, original: Any) -> None:
-        """Refuse to keep what is larger than a document may be, though it is cut nowhere."""
-        size = len(form)  # of ASCII
+    def _size_to_keep(self, form: str, original: Any) -> int:
+        """Return the size of an original as JSON; `form` is that in ASCII.
+
+        Raises:
+            LimitExceededError: it is larger than a document may be.
+        """
+        size = len(form)
         if size > self.limits.max_document_bytes:
             size = len(json.dumps(original, ensure_ascii=False).encode(errors="surrogatepass"))
         self.limits.check("max_document_bytes", size, "its size, in bytes")
+        return size
 
     def _renew(self, documents: Iterable[Mapping[str, Any]]) -> None:
         """Bring what an older version of the algorithm identified as one of these documents to the present one."""

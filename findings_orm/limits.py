@@ -37,7 +37,8 @@ class Limits:
         max_expansion_ratio: how many times as large as the compressed file the text in it may be, and how many times as
             large as a report its documents, each of which holds a copy of its rule. The first 64 MB are free.
         max_equal_findings: how many findings of a project may be equal in what makes their fingerprint.
-        max_rejected: how many documents of one import may go to the quarantine.
+        max_rejected: how many documents of one import may be refused and go to the quarantine.
+        max_rejected_bytes: how large their originals may be together, as JSON.
         max_names: how many runs of tools (SARIF), detectors (JSON Lines) or projects (0.3.0) may be in one report.
 
     Raises:
@@ -53,6 +54,7 @@ class Limits:
     max_expansion_ratio: int = 500
     max_names: int = 10_000
     max_rejected: int = 50_000
+    max_rejected_bytes: int = 64 * MB
     max_equal_findings: int = 100_000
 
     def __post_init__(self) -> None:

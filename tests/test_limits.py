@@ -328,6 +328,11 @@ def test_the_quarantine_has_a_limit(opened: Callable[[Limits], Store]) -> None:
         LimitExceededError, match=r"refused documents: 4; at most 3 are allowed \(max_rejected\)"
     ):
         store.ingest("other", wrong, on_invalid="quarantine")
+    store = opened(Limits(max_rejected_bytes=10_000))
+    large = [scanned(f"R{number}", severity="x", evidence={"x": "A" * 4_000}) for number in range(3)]
+    assert len(store.ingest(PROJECT, large[:2], on_invalid="quarantine").rejected) == 2
+    with pytest.raises(LimitExceededError, match=r"kept aside, in bytes: .* \(max_rejected_bytes\)"):
+        store.ingest("other", large, on_invalid="quarantine")
     assert store.rejected_originals("other") == []
 
 

@@ -97,6 +97,8 @@ def create(
     level: Annotated[int, typer.Option("--level", metavar="1-19", help="How hard to compress.")] = 3,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read it back and check it.")] = True,
     group: Group = None,
+    max_document: MaxDocument = None,
+    limit: Limit = None,
     form: AsJson = "text",
 ) -> None:
     """Write all findings, with everything that is known of them, to one file.
@@ -120,6 +122,7 @@ def create(
             verify=verify,
             group=group,
             progress=tracker,
+            limits=limits_of(max_document, others=limit),  # for what --since names
         )
     if form == "json":
         session.out.json(as_json(report))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +11,13 @@ import typer
 
 from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import CommandError, ExitCode, NotFoundError, UsageError
-from findings_orm.cli.options import AsJson, Project, Yes, one_of
+from findings_orm.cli.options import AsJson, Limit, MaxDocument, Project, Yes, limits_of, one_of
 from findings_orm.cli.root import app, command, session_of
-from findings_orm.errors import StorageValidationError
+from findings_orm.errors import LimitExceededError, StorageValidationError
 
 if TYPE_CHECKING:
+    from findings_orm.jsonstream import JsonReader
+    from findings_orm.limits import Limits
     from findings_orm.port import FindingStore, RejectedOriginal
 
 rejected = typer.Typer(
@@ -75,6 +76,8 @@ def retry(
         ),
     ] = None,
     project: Project = None,
+    max_document: MaxDocument = None,
+    limit: Limit = None,
 ) -> None:
     """Import kept findings again, as they are or corrected. What is accepted leaves the quarantine."""
     from findings_orm.cli.render import write_report
@@ -82,8 +85,9 @@ def retry(
     if ids and fixed:
         raise UsageError("ids and --fixed exclude each other: the file names the ids")
     session = session_of(ctx)
-    given = _read_fixed(fixed) if fixed else None
-    with session.store() as store:
+    limits = limits_of(max_document, others=limit)
+    given = _read_fixed(fixed, limits) if fixed else None
+    with session.store(limits=limits) as store:
         project_id = session.project(store, project)
         kept = _kept(store, project_id, ids or list(given or ()))
         if given is None and ids:
@@ -132,12 +136,17 @@ def _kept(store: FindingStore, project_id: str, ids: list[str]) -> list[Rejected
     return [kept[rejected_id.lower()] for rejected_id in ids] if ids else list(kept.values())
 
 
-def _read_fixed(path: Path) -> Mapping[str, Mapping[str, Any]]:
+def _read_fixed(path: Path, limits: Limits) -> Mapping[str, Mapping[str, Any]]:
     """Read corrected documents by id, in either shape."""
+    from findings_orm.jsonstream import JsonReader
+
     try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CommandError(f"{path}: is no JSON: {error}") from error
+        with path.open("rb") as file:
+            data = _members(JsonReader(file, limits=limits))
+    except LimitExceededError:
+        raise
+    except StorageValidationError as error:
+        raise CommandError(f"{error}; it is no JSON") from error
     if isinstance(data, list):
         data = {_entry(path, n, entry)["rejected_id"]: entry["original"] for n, entry in enumerate(data)}
     if not isinstance(data, dict) or not data:
@@ -147,6 +156,19 @@ def _read_fixed(path: Path) -> Mapping[str, Mapping[str, Any]]:
     return {
         str(rejected_id).lower(): _untagged(path, rejected_id, form) for rejected_id, form in data.items()
     }
+
+
+def _members(reader: JsonReader) -> Any:
+    """Return what is in a file, read part by part."""
+    data: Any
+    if reader.peek() == "[":
+        data = [reader.keep(reader.value()) for _ in reader.elements()]
+    elif reader.peek() == "{":
+        data = {name: reader.keep(reader.value()) for name in reader.members()}
+    else:
+        data = reader.value()
+    reader.end()
+    return data
 
 
 def _untagged(path: Path, rejected_id: str, form: Any) -> Any:
