@@ -10,7 +10,6 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from findings_orm.backup.frames import FrameWriter, seal_frame
 from findings_orm.backup.lines import line_of, pack
@@ -211,6 +210,25 @@ def large_findings(path: Path, size: int) -> None:
     _write(path, lines)
 
 
+def wrong_lines(path: Path, size: int) -> None:
+    """JSON Lines of small documents that are all wrong, for the quarantine."""
+    _write(path, (f'{{"detector_id": "{number}"}}\n' for number in range(min(size // 25, 60_000))))
+
+
+def wrong_documents(path: Path, _size: int) -> None:
+    """JSON Lines of large documents that are all wrong, for the quarantine."""
+    value = "A" * 1_000_000
+    _write(path, (f'{{"detector_id": "{n}", "evidence": {{"x": "{value}"}}}}\n' for n in range(80)))
+
+
+def utf16(path: Path, size: int) -> None:
+    """UTF-16, which is recoded into a file before it is read, with one title of `size` bytes."""
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(('\ufeff{"detector_id": "d", "severity": "low", "title": "').encode("utf-16-le"))
+        for part in _times("A", size // 2):
+            file.write(part.encode("utf-16-le"))
+
+
 def nuclei(path: Path, size: int) -> None:
     """A response of nuclei without an end."""
     head = '{"template-id": "t", "info": {"name": "n", "severity": "low"}, "host": "h", "response": "'
@@ -227,6 +245,11 @@ def layout(path: Path, size: int) -> None:
     """A store layout, for `migrate`, with one huge finding."""
     head = '{"finding_schema_version": "1.0.0", "findings": [{"title": "'
     _write(path, (head, *_times("A", size), '"}]}'))
+
+
+def array(path: Path, size: int) -> None:
+    """An array of empty objects, for `migrate`."""
+    _write(path, ("[{}", *_times(",{}", size), "]"))
 
 
 # -- backups ---------------------------------------------------------------------------------------------------
@@ -312,7 +335,17 @@ IMPORTED: dict[str, tuple[str, Bomb]] = {
             huge_rule_texts,
             huge_artifacts,
         ),
-        ".json.gz": (json_lines, many_detectors, beside_the_findings, nuclei, legacy, large_findings),
+        ".json.gz": (
+            json_lines,
+            many_detectors,
+            beside_the_findings,
+            nuclei,
+            legacy,
+            large_findings,
+            utf16,
+            wrong_lines,
+            wrong_documents,
+        ),
     }.items()
     for bomb in bombs
 }
@@ -324,4 +357,5 @@ BACKUPS: dict[str, Bomb] = {
 }
 """What `findings verify` and `findings restore` may be given."""
 
-Result = dict[str, Any]
+REFUSED = {"wrong_lines", "wrong_documents"}
+"""Those that are imported with ``--quarantine``."""
