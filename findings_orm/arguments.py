@@ -14,9 +14,21 @@ import pathlib
 import sys
 import types
 from collections.abc import Callable
-from functools import wraps
+from functools import lru_cache, wraps
 from math import isfinite
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import (
+    IO,
+    Any,
+    BinaryIO,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TextIO,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from findings_orm.errors import StorageValidationError
 
@@ -57,6 +69,18 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def check_fields(instance: Any) -> None:
+    """Check the fields of a dataclass by their annotations.
+
+    Raises:
+        StorageValidationError: names the field.
+    """
+    for name, kind in _kinds_of_class(type(instance)).items():
+        value = getattr(instance, name)
+        if kind is not None and not kind.fits(value):
+            raise StorageValidationError.of_field(name, f"must be {kind.rule}", value)
+
+
 def path_of(name: str, value: Any) -> pathlib.Path:
     """Return an argument that is a path as one.
 
@@ -91,7 +115,12 @@ def _kind_of(annotation: Any) -> Kind | None:
         return _PLAIN[annotation]
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
-        return _any_of([_kind_of(one) for one in get_args(annotation)])
+        members = get_args(annotation)
+        if not _PATHS.isdisjoint(members):
+            members = tuple(
+                one for one in members if one is not str
+            )  # text is a path there, and no other text
+        return _any_of([_kind_of(one) for one in members])
     if origin is Literal:
         values = get_args(annotation)
         return Kind(lambda value: type(value) is str and value in values, " or ".join(values))
@@ -101,9 +130,9 @@ def _kind_of(annotation: Any) -> Kind | None:
 
 
 def _instance(cls: Any) -> Kind | None:
-    if not isinstance(cls, type) or cls is object or (_is_protocol(cls) and not _can_be_told(cls)):
+    if not isinstance(cls, type) or cls in _ANYTHING or (_is_protocol(cls) and not _can_be_told(cls)):
         return None
-    return Kind(lambda value: isinstance(value, cls), f"a {cls.__name__}")
+    return Kind(lambda value: isinstance(value, cls), _WORDS.get(cls.__name__, f"a {cls.__name__}"))
 
 
 def _is_protocol(cls: type) -> bool:
@@ -163,6 +192,10 @@ def _is_number(value: Any) -> bool:
         return False
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
 def _is_path(value: Any) -> bool:
     try:
         return b"\0" not in os.fsencode(value) and not isinstance(value, bytes)
@@ -172,12 +205,19 @@ def _is_path(value: Any) -> bool:
 
 _ONE = (str, bytes, bytearray, memoryview, collections.abc.Mapping)
 _PATH = Kind(_is_path, "a path (without NUL)")
+_PATHS = frozenset({pathlib.Path, os.PathLike[str]})
+_ANYTHING = (object, IO, BinaryIO, TextIO)
+"""Streams are what can be read, or written: who uses them asks them."""
+_WORDS = {
+    "FindingStore": "a FindingStore; findings_orm.lift makes one of an adapter with the six methods of StoragePort",
+    "StoragePort": "an adapter with the six methods of StoragePort",
+}
 _PLAIN: dict[Any, Kind | None] = {
     Any: None,
     str: Kind(lambda value: isinstance(value, str), "text"),
     bytes: Kind(lambda value: isinstance(value, bytes), "bytes"),
     bool: Kind(lambda value: value is True or value is False, "True or False"),
-    int: Kind(lambda value: isinstance(value, int) and not isinstance(value, bool), "an integer"),
+    int: Kind(_is_integer, "an integer"),
     float: Kind(_is_number, "a finite number"),
     None: Kind(lambda value: value is None, "None"),
     type(None): Kind(lambda value: value is None, "None"),
@@ -196,3 +236,4 @@ _MANY: dict[Any, str] = {
     dict: "a dict",
     set: "a set",
 }
+_kinds_of_class: Callable[[type], dict[str, Kind | None]] = lru_cache(kinds_of)

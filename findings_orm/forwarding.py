@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
+from findings_orm.arguments import checked
 from findings_orm.diagnosis import Diagnosable, Problem
-from findings_orm.errors import StorageError, StorageValidationError
+from findings_orm.errors import StorageError
 from findings_orm.observing import Figures, Observable, Observer, Pool
 from findings_orm.port import (
     Document,
@@ -39,10 +40,8 @@ class ForwardingStore(FindingStore):
         inner: the store that does the work. It belongs to this one: closing this one closes it.
     """
 
+    @checked
     def __init__(self, inner: FindingStore) -> None:
-        if not isinstance(inner, FindingStore):
-            rule = "must be a FindingStore; findings_orm.lift makes one of an adapter with the six methods of StoragePort"
-            raise StorageValidationError.of_field("inner", rule, type(inner))
         self.inner = inner
 
     def __getattr__(self, name: str) -> Any:
@@ -171,8 +170,12 @@ class ForwardingStore(FindingStore):
     @contextmanager
     def joined(self, bind: Any) -> Iterator[Self]:
         """Work inside an application's own transaction, where `inner` can (the SQL adapters)."""
-        inner: Any = self.inner
-        with inner.joined(bind):
+        join = getattr(self.inner, "joined", None)
+        if join is None:
+            raise StorageError(
+                f"{type(self.inner).__name__} has no database, so no transaction of an application to work in"
+            )
+        with join(bind):
             yield self
 
     def observe(self, observer: Observer) -> Callable[[], None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from sys import getsizeof, maxsize
 from typing import Self
 
+from findings_orm.arguments import checked
 from findings_orm.errors import LimitExceededError, StorageValidationError, readable
 
 KB, MB, GB = 1024, 1024**2, 1024**3
@@ -64,6 +65,7 @@ class Limits:
                 raise StorageValidationError.of_field(one.name, "must be an integer of at least 1", value)
 
     @classmethod
+    @checked
     def of_sizes(cls, *, document: int | None = None, report: int | None = None, **others: int) -> Self:
         """Return limits for documents (with what belongs to one in proportion) and reports in bytes, and others by name."""
         made = cls()

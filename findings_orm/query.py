@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError
 from findings_orm.finding import MAX_DIGITS, Severity, Status, canonical_time, check_plain_text, is_uuid
 from findings_orm.freetext import RELEVANCE, WHOLE, holds_all, relevance, search_text, words_of
@@ -147,9 +148,14 @@ class FindingQuery:
 
     def sort_value(self, document: Mapping[str, Any]) -> Any:
         """Return the value of a document that decides about its place."""
-        if self.sort_field == RELEVANCE:
-            return relevance(self.words, document)
-        return SORTS[self.sort_field](document)
+        with_value: Callable[[Mapping[str, Any]], Any] = SORTS.get(self.sort_field, self._relevance)
+        try:
+            return with_value(document)
+        except _NO_FINDING as error:
+            raise StorageValidationError.of_field("document", "must be a finding", document) from error
+
+    def _relevance(self, document: Mapping[str, Any]) -> int:
+        return relevance(self.words, document)
 
     @cached_property
     def _binding(self) -> str:
@@ -204,10 +210,14 @@ class FindingQuery:
 
     def cursor_after(self, document: Mapping[str, Any]) -> str:
         """Return the cursor of the page that follows `document`."""
-        position = [self._binding, self.sort_value(document), document["id"]]
-        text = json.dumps(position, separators=(",", ":"))
+        position = [self._binding, self.sort_value(document)]
+        try:
+            text = json.dumps([*position, document["id"]], separators=(",", ":"))
+        except _NO_FINDING as error:
+            raise StorageValidationError.of_field("document", "must be a finding", document) from error
         return base64.urlsafe_b64encode(text.encode()).decode()
 
+    @checked
     def page_of(self, documents: list[dict[str, Any]]) -> Page:
         """Return the page made of up to `limit` + 1 sorted documents, the last one only a sign of more."""
         items = documents[: self.limit]
@@ -231,6 +241,7 @@ def _why_unbound(binding: object) -> str:
 _SETS = ("severity", "status", "detector_id", "rule_id", "cwe", "cve_id", "run_id", "tag")
 
 
+_NO_FINDING = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 _ENDLESS = 10**MAX_DIGITS
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from findings_orm.accepting import current_document
 from findings_orm.adapters.memory import MemoryRecords, Project
+from findings_orm.arguments import checked
 from findings_orm.blocks import block
 from findings_orm.errors import (
     SchemaVersionError,
@@ -54,6 +55,7 @@ _Write = str | Document
 """A document to save, or the id of a project to delete."""
 
 
+@checked
 def lift(adapter: StoragePort, *, lock: AbstractContextManager[Any] | None = None) -> FindingStore:
     """Return a store with everything that an application needs, over an adapter that has only the six methods.
 
@@ -81,10 +83,6 @@ def lift(adapter: StoragePort, *, lock: AbstractContextManager[Any] | None = Non
         StorageValidationError: `adapter` lacks one of the six methods.
         SchemaVersionError: it holds findings of another schema version than this package.
     """
-    if not isinstance(adapter, StoragePort):
-        raise StorageValidationError.of_field(
-            "adapter", "must have the six methods of StoragePort", type(adapter)
-        )
     if isinstance(adapter, FindingStore):
         return adapter
     return LiftedStore(adapter, lock)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
+from findings_orm.arguments import checked
 from findings_orm.backup.catching_up import DoesNotFitError, catch_up
 from findings_orm.backup.progress import SILENT, Progress
 from findings_orm.backup.sections import SECTIONS, Encoder, States, Tally, load, section_lines, section_values
@@ -51,6 +52,7 @@ class CopyReport:
         }
 
 
+@checked
 def copy_store(
     source: FindingStore,
     target: FindingStore,

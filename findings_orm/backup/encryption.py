@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from findings_orm.arguments import check_fields, checked
 from findings_orm.errors import StorageIntegrityError, StorageUnavailableError, StorageValidationError
 
 AGE_HEAD = b"age-encryption.org/"
@@ -30,7 +31,11 @@ class Key:
     public: tuple[str, ...]
     secret: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @classmethod
+    @checked
     def of_text(cls, text: str, where: str = "key") -> Key:
         """Return the keys of a text: one a line; empty lines and lines that begin with ``#`` don't count.
 
@@ -57,6 +62,7 @@ class Key:
         return cls(tuple(public), tuple(secret))
 
     @classmethod
+    @checked
     def of_file(cls, path: str | os.PathLike[str]) -> Key:
         """Return the keys of a file.
 

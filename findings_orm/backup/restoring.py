@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from findings_orm.arguments import checked
 from findings_orm.backup.chains import Chain, Cursor, Rows, chain_of
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.manifest import ProjectHead
@@ -47,6 +48,7 @@ class RestoreReport:
     dry_run: bool = False
 
 
+@checked
 def restore_backup(
     store: FindingStore,
     path: str | os.PathLike[str],

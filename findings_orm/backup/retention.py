@@ -7,6 +7,7 @@ import pathlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from findings_orm.arguments import check_fields, checked
 from findings_orm.backup.chains import manifests_in
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.files import is_encrypted, remove_leftovers
@@ -32,6 +33,7 @@ class Keep:
     yearly: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         numbers = (self.last, self.daily, self.weekly, self.monthly, self.yearly)
         if min(numbers) < 0 or not any(numbers):
             raise StorageValidationError.of_field("keep", "must keep at least one backup", numbers)
@@ -50,6 +52,7 @@ class PruneReport:
     removed: list[pathlib.Path] = field(default_factory=list)
 
 
+@checked
 def prune_backups(
     folder: str | os.PathLike[str], keep: Keep, *, key: Key | None = None, dry_run: bool = False
 ) -> PruneReport:

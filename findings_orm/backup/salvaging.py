@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
+from findings_orm.arguments import checked
 from findings_orm.backup.chains import survey
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.files import is_encrypted, opened, writing
@@ -54,6 +55,7 @@ class SalvageReport:
     damages: list[str] = field(default_factory=list)
 
 
+@checked
 def salvage_backup(
     path: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -78,7 +80,10 @@ def salvage_backup(
         StorageUnavailableError, StorageValidationError: as `verify_backup`.
     """
     source, report = pathlib.Path(path), SalvageReport(pathlib.Path(target))
-    if report.path.exists() and report.path.samefile(source):
+    same = False
+    with suppress(OSError):  # one of them is not there, or can't be: who opens it says so
+        same = report.path.samefile(source)
+    if same:
         raise StorageValidationError.of_field(
             "target", "must be another file than the damaged one", str(target)
         )

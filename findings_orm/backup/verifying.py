@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from findings_orm.accepting import current_document
+from findings_orm.arguments import checked
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.lines import unpack
 from findings_orm.backup.manifest import Manifest, first_fault
@@ -39,6 +40,7 @@ class VerifyReport:
     lines: int
 
 
+@checked
 def verify_backup(
     path: str | os.PathLike[str],
     *,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import BinaryIO
 
+from findings_orm.arguments import checked
 from findings_orm.backup.chains import Chain, Survey, chain_of, manifests_in, survey
 from findings_orm.backup.encryption import Key, encrypting
 from findings_orm.backup.files import writing
@@ -23,6 +24,7 @@ from findings_orm.backup.writer import LEVEL, Writer
 from findings_orm.errors import (
     FindingNotFoundError,
     SchemaVersionError,
+    StorageUnavailableError,
     StorageValidationError,
 )
 from findings_orm.finding import SCHEMA_VERSION
@@ -67,6 +69,7 @@ class BackupReport:
     since: str | None = None
 
 
+@checked
 def write_backup(
     store: FindingStore,
     path: str | os.PathLike[str],
@@ -191,9 +194,12 @@ def chosen_projects(unit: Records, projects: Collection[str] | None) -> list[str
 
 def _backup_of(path: pathlib.Path, key: Key | None, limits: Limits) -> pathlib.Path | None:
     """Return a backup that was named by itself or by its folder, where the newest one is meant."""
-    if not path.is_dir():
-        return path
-    found = manifests_in(path, key, limits).values()
+    try:
+        if not path.is_dir():
+            return path
+        found = manifests_in(path, key, limits).values()
+    except OSError as error:
+        raise StorageUnavailableError(f"{path}: can't be read: {error.strerror or error}") from error
     return max(found, key=lambda one: (one[1].created_at[:19], one[1].id))[0] if found else None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError, readable
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.formats.csv import write_csv
@@ -37,6 +38,7 @@ EXPORT_FORMATS = tuple(_WRITERS)
 """The names of the formats that can be written."""
 
 
+@checked
 def write_report(
     documents: Iterable[Mapping[str, Any]],
     stream: Stream,

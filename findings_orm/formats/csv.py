@@ -6,6 +6,8 @@ import csv
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from findings_orm.arguments import checked
+from findings_orm.errors import StorageValidationError
 from findings_orm.formats.writing import Stream, TextSink
 
 COLUMNS = (
@@ -38,6 +40,7 @@ COLUMNS = (
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
+@checked
 def write_csv(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
     """Write the header and a row for each document, and return how many documents there were.
 
@@ -50,13 +53,20 @@ def write_csv(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
         stream: of bytes (gets UTF-8) or of text; a file of text is to be opened with ``newline=""``.
 
     Raises:
+        StorageValidationError: a document is no finding; names its index.
         StorageUnavailableError: writing failed.
     """
     writer = csv.writer(TextSink(stream), lineterminator="\r\n")
     writer.writerow(COLUMNS)
     count = 0
     for document in documents:
-        writer.writerow(_row(document))
+        try:
+            row = _row(document)
+        except (AttributeError, TypeError) as error:
+            raise StorageValidationError.of_field(
+                "document", "must be a finding", document, index=count
+            ) from error
+        writer.writerow(row)
         count += 1
     return count
 

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from findings_orm.errors import StorageValidationError
-from findings_orm.finding import SCHEMA_VERSION
+from findings_orm.arguments import checked
+from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
+from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION
 from findings_orm.formats.survey import Survey
 from findings_orm.formats.writing import Stream, TextSink
 from findings_orm.jsonstream import JsonReader
@@ -77,6 +78,7 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
         yield document
 
 
+@checked
 def write_jsonl(documents: Iterable[Mapping[str, Any] | bytes], stream: Stream) -> int:
     """Write a line of JSON for each document and return how many there were.
 
@@ -97,6 +99,7 @@ def write_jsonl(documents: Iterable[Mapping[str, Any] | bytes], stream: Stream) 
     return count
 
 
+@checked
 def write_layout(
     documents: Iterable[Mapping[str, Any]], stream: Stream, schema_version: str = SCHEMA_VERSION
 ) -> int:
@@ -109,7 +112,12 @@ def write_layout(
 
     Raises:
         StorageValidationError, StorageUnavailableError: as `write_jsonl`.
+        SchemaVersionError: the version is unknown.
     """
+    if schema_version not in KNOWN_VERSIONS:
+        raise SchemaVersionError(
+            f"there is no schema version {readable(schema_version)}; known are {', '.join(KNOWN_VERSIONS)}"
+        )
     sink = TextSink(stream)
     is_bare = schema_version == LEGACY_VERSION
     sink.write("[" if is_bare else f'{{"finding_schema_version": "{schema_version}", "findings": [')

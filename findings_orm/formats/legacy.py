@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
+from findings_orm.arguments import checked
 from findings_orm.errors import (
     StorageConflictError,
     StorageError,
@@ -104,6 +105,7 @@ class LegacyReport:
         return dict(total)
 
 
+@checked
 def import_legacy(
     store: FindingStore,
     source: str | Path,
@@ -162,16 +164,20 @@ def _severity(name: str | None) -> str | None:
     return name
 
 
+@checked
 def legacy_files(source: str | Path) -> list[Path]:
     """Return the files of 0.3.0 in a folder, sorted; of a file, itself.
 
     Raises:
-        StorageUnavailableError: there are none.
+        StorageUnavailableError: there are none, or the folder can't be read.
     """
     path = Path(source)
-    if not path.is_dir():
-        return [path]
-    found = sorted(file for file in path.iterdir() if file.name.endswith(ENDING) and file.name != ENDING)
+    try:
+        if not path.is_dir():
+            return [path]
+        found = sorted(file for file in path.iterdir() if file.name.endswith(ENDING) and file.name != ENDING)
+    except OSError as error:
+        raise StorageUnavailableError(f"{path}: can't be read: {error.strerror or error}") from error
     if not found:
         raise StorageUnavailableError(f"{path}: has no file <project>{ENDING}")
     return found

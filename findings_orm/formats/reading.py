@@ -17,7 +17,7 @@ import zlib
 from contextlib import ExitStack
 from typing import IO, Any, BinaryIO, cast
 
-from findings_orm.errors import StorageUnavailableError, StorageValidationError
+from findings_orm.errors import StorageUnavailableError, StorageValidationError, readable
 from findings_orm.limits import DEFAULT, FREE_BYTES, Limits
 
 _COPY_SIZE = 1 << 20
@@ -53,7 +53,7 @@ class Source:
             self._file = self._decoded(self._raw)
         except Exception as error:
             self.close()
-            own = translated(error, getattr(self, "name", str(origin)))
+            own = translated(error, getattr(self, "name", readable(origin)))
             if own is error:
                 raise
             raise own from error

@@ -7,6 +7,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError, readable
 from findings_orm.formats import jsonl, nuclei, sarif
 from findings_orm.formats.reading import PathOrStream, Source
@@ -85,6 +86,7 @@ class Report:
         self.close()
 
 
+@checked
 def open_report(
     path_or_stream: PathOrStream, format: str | None = None, *, limits: Limits = DEFAULT
 ) -> Report:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
+from findings_orm.arguments import checked
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.finding import Severity
 from findings_orm.formats.sarif_build import Exported, entry_of, exported
@@ -33,6 +34,7 @@ _HIGHEST_INDEX = 100_000
 """Up to here tables are written with their gaps filled, so that indexes can stay."""
 
 
+@checked
 def write_sarif(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
     """Write a SARIF 2.1.0 log with a result for each document and return how many there were.
 
@@ -71,6 +73,8 @@ def _translated(index: int) -> Iterator[None]:
 
 
 def _check(document: Mapping[str, Any], index: int) -> None:
+    if not isinstance(document, Mapping):
+        raise StorageValidationError.of_field("document", "must be a finding", document, index=index)
     for name in ("detector_id", "title"):
         if not isinstance(document.get(name), str) or not document[name]:
             raise StorageValidationError.of_field(name, "must be a text", document.get(name), index=index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import BinaryIO, TextIO
 
-from findings_orm.errors import StorageUnavailableError
+from findings_orm.errors import StorageUnavailableError, StorageValidationError
 
 Stream = BinaryIO | TextIO
 """What an export is written to; a stream of bytes gets UTF-8."""
@@ -19,6 +19,8 @@ class TextSink:
     """
 
     def __init__(self, stream: Stream) -> None:
+        if not callable(getattr(stream, "write", None)):
+            raise StorageValidationError.of_field("stream", "must be a stream that can be written", stream)
         self._stream = stream
         self._is_text = isinstance(stream, io.TextIOBase) or hasattr(stream, "encoding")
 

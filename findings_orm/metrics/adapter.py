@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from findings_orm.arguments import checked
 from findings_orm.errors import StorageError
 from findings_orm.forwarding import observable
 from findings_orm.metrics.instruments import IMPORTED, RETRIED, Instruments, instruments_of
@@ -35,6 +36,7 @@ class MetricsAdapter(ObservedStore):
         figures_every: seconds for which figures are kept.
     """
 
+    @checked
     def __init__(
         self,
         inner: FindingStore,

@@ -7,6 +7,7 @@ import sys
 from types import FrameType
 from typing import Any
 
+from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError
 from findings_orm.metrics.observed import ObservedStore, Operation, outcome_of
 from findings_orm.observing import Ended, Observer, Statement
@@ -32,6 +33,7 @@ class SlowQueries(ObservedStore):
         StorageValidationError: the threshold is negative.
     """
 
+    @checked
     def __init__(self, inner: FindingStore, *, threshold: float = 0.5, plan: bool = False) -> None:
         if not threshold >= 0:
             raise StorageValidationError.of_field("threshold", "must be seconds, 0 or more", threshold)

@@ -13,6 +13,7 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 
+from findings_orm.arguments import checked
 from findings_orm.metrics.observed import ObservedStore, Operation, outcome_of
 from findings_orm.observing import Ended, Observer, Statement
 from findings_orm.port import FindingStore, IngestReport, PurgeReport
@@ -29,6 +30,7 @@ class TracingAdapter(ObservedStore):
         statements: also make a span for each statement of a SQL store.
     """
 
+    @checked
     def __init__(
         self, inner: FindingStore, *, tracer_provider: TracerProvider | None = None, statements: bool = True
     ) -> None:

@@ -173,9 +173,10 @@ def split_url(url: str) -> URL | None:
     account, _, host = authority.rpartition("@")
     if "@" in account:
         url = f"{scheme}{mark}{account.replace('@', '%40')}@{host}{url[len(scheme + mark + authority) :]}"
-    if (account and "@" in path) or ("@" in query and "=" not in query.partition("@")[0]):
+    if "\0" in url or (account and "@" in path) or ("@" in query and "=" not in query.partition("@")[0]):
         return None  # where the password ends can't be told
     with suppress(exc.ArgumentError, ValueError):
+        url.encode()
         return make_url(url)
     return None
 

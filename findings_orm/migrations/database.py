@@ -10,6 +10,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, column, select, table
 
+from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageIntegrityError, readable
 from findings_orm.migrations.connecting import Target, connected, described
 from findings_orm.migrations.scripts import VERSION_TABLE, chain
@@ -37,6 +38,7 @@ class DatabaseStatus:
     pending: list[str]
 
 
+@checked
 def status(target: Target) -> DatabaseStatus:
     """Say where a database stands. Nothing is changed or created.
 
@@ -56,6 +58,7 @@ def status(target: Target) -> DatabaseStatus:
     )
 
 
+@checked
 def require_current(connection: Connection, *, migrate: bool = False) -> bool:
     """Check, with two statements, that a database is at the head revision. Nothing is changed or created.
 
@@ -89,6 +92,7 @@ def require_current(connection: Connection, *, migrate: bool = False) -> bool:
     )
 
 
+@checked
 def upgrade(
     target: Target,
     revision: str = "head",
@@ -120,6 +124,7 @@ def upgrade(
         _move(connection, described(target), "upgrade", revision, lock_timeout, progress)
 
 
+@checked
 def downgrade(target: Target, revision: str, *, lock_timeout: str | None = None) -> None:
     """Bring a database down to a revision, with the findings in it, in one transaction.
 
@@ -158,7 +163,7 @@ def _move(
 
 def _check_revision(revision: str) -> None:
     known = [each.id for each in chain()]
-    if revision not in ("head", "base", *known) and not re.fullmatch(r"[+-][0-9]+", revision):
+    if revision not in ("head", "base", *known) and not re.fullmatch(r"[+-][0-9]{1,9}", revision):
         raise SchemaVersionError(
             f"there is no revision {readable(revision)}; known are {', '.join(known)}, base and head"
         )

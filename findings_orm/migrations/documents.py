@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
+from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import FIELDS, MAX_DEPTH, SCHEMA_VERSION, validate_finding
 from findings_orm.layout import LEGACY_VERSION as LEGACY
@@ -157,6 +158,7 @@ class SchemaMigrator:
         _check_own_version(data, "finding_schema_version", from_version)
         return _migrate_document(data, from_version, to_version)
 
+    @checked
     def migrate_many(
         self, from_version: str, to_version: str, documents: Iterable[Mapping[str, Any]]
     ) -> Iterator[dict[str, Any]]:
@@ -167,6 +169,7 @@ class SchemaMigrator:
         """
         return migrate_many(self._migrate_one, from_version, to_version, documents)
 
+    @checked
     def migrate_file(
         self,
         path: str | Path,

@@ -20,6 +20,7 @@ from sqlalchemy import (
     inspect,
 )
 
+from findings_orm.arguments import checked
 from findings_orm.migrations.connecting import Target, connected, described
 from findings_orm.migrations.database import status
 from findings_orm.migrations.security import declared_security, found_security
@@ -31,6 +32,7 @@ _OF_PARTITION = re.compile(r"_[0-9]+$")
 _CAST = re.compile(r"::(?:double precision|timestamp with time zone|character varying|\w+)(?:\[\])?")
 
 
+@checked
 def check(target: Target) -> list[str]:
     """Return in words where a database differs from the models of this release; ``[]`` where it does not.
 

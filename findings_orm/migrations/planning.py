@@ -10,6 +10,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, text
 
+from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageError, readable
 from findings_orm.migrations.connecting import Target, connected, described
 from findings_orm.migrations.database import status
@@ -87,6 +88,7 @@ class MigrationPlan:
     backup: str
 
 
+@checked
 def plan(target: Target, revision: str = "head", *, direction: Direction | None = None) -> MigrationPlan:
     """Say what `upgrade` or `downgrade` to a revision would do. Changes nothing.
 
@@ -126,6 +128,7 @@ def plan(target: Target, revision: str = "head", *, direction: Direction | None 
         )
 
 
+@checked
 def script(target: Target, revision: str = "head", *, direction: Direction | None = None) -> str:
     """Return the SQL that brings a database to a revision, for administrators (Alembic's offline mode). Changes nothing.
 

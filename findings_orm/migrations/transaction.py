@@ -8,14 +8,24 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from findings_orm.errors import StorageIntegrityError
+from findings_orm.arguments import checked
+from findings_orm.errors import StorageError, StorageIntegrityError
+from findings_orm.finding import check_plain_text
 
 LOCK = int.from_bytes(b"findings", "big")
 """The key of the advisory lock on PostgreSQL."""
 
 
+@checked
 def make_schema(connection: Connection, name: str) -> None:
-    """Make a schema on PostgreSQL if it is not there, in the transaction that has begun; of several at once, one does."""
+    """Make a schema on PostgreSQL if it is not there, in the transaction that has begun; of several at once, one does.
+
+    Raises:
+        StorageError: the database is no PostgreSQL, which alone has schemas.
+    """
+    check_plain_text("name", name, empty=False)
+    if connection.dialect.name != "postgresql":
+        raise StorageError(f"only PostgreSQL has schemas, {connection.dialect.name} has none")
     known = text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
     if connection.execute(known, {"name": name}).first():
         return

@@ -59,6 +59,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         StorageUnavailableError: redis-py is not installed.
     """
 
+    @checked
     def __init__(self, inner: FindingStore, redis_url: str, **options: Any) -> None:
         super().__init__(inner)
         self.options = CacheOptions.of(options)
@@ -203,6 +204,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
 
         return stop
 
+    @checked
     def clear(self, project_id: str | None = None) -> int:
         """Remove all entries, or those of a project, from Redis and from the memory of all instances that listen.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, Literal
 
+from findings_orm.arguments import check_fields, checked
 from findings_orm.errors import StorageValidationError
 
 OPERATIONS = ("get_finding", "list_findings", "find", "count", "summarize", "list_projects")
@@ -61,10 +62,9 @@ class CacheOptions:
     secret: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
-        if self.consistency not in ("strict", "bounded"):
-            raise StorageValidationError.of_field(
-                "consistency", "must be strict or bounded", self.consistency
-            )
+        if not isinstance(self.secret, bytes) or len(self.secret) > 64:
+            raise StorageValidationError("secret: must be up to 64 bytes", field="secret")
+        check_fields(self)
         for name in ("max_staleness", "ttl", "timeout", "breaker_seconds", "wait_seconds", "lock_seconds"):
             _check(name, getattr(self, name), above_zero=True)
         for name in ("near_bytes", "near_seconds", "compress_from", "max_bytes", "max_plain_bytes"):
@@ -76,10 +76,9 @@ class CacheOptions:
         if not self.namespace or not self.namespace.isprintable() or set("*?[]\\: ") & set(self.namespace):
             rule = "must be text without spaces, colons, brackets and wildcards, not empty"
             raise StorageValidationError.of_field("namespace", rule, self.namespace)
-        if not isinstance(self.secret, bytes) or len(self.secret) > 64:
-            raise StorageValidationError("secret: must be up to 64 bytes", field="secret")
 
     @classmethod
+    @checked
     def of(cls, given: Mapping[str, Any]) -> CacheOptions:
         """Return the options of keyword arguments. Raises StorageValidationError for unknown ones, naming those there are."""
         known = [one.name for one in fields(cls)]
@@ -97,6 +96,10 @@ class CacheOptions:
 
     def seconds(self, operation: str) -> float:
         """Return how long an entry of an operation may live; 0: it is not cached."""
+        if not isinstance(operation, str) or operation not in OPERATIONS:
+            raise StorageValidationError.of_field(
+                "operation", f"must be one of {', '.join(OPERATIONS)}", operation
+            )
         if operation == "get_finding" and self.strict:
             return float(self.ttls.get(operation, 0))
         return float(self.ttls.get(operation, self.ttl))

@@ -18,12 +18,14 @@ from findings_orm.adapters.file.loading import Copy, core_of, load, read
 from findings_orm.adapters.file.locking import StoreLock
 from findings_orm.adapters.file.records import FileRecords, fitted, redo
 from findings_orm.adapters.file.snapshot import Entry, Known, Manifest
+from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageError, StorageUnavailableError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.port import Document
 from findings_orm.saving import save
 
 
+@checked
 def repair(path: str | os.PathLike[str], *, lock_timeout: float = 60.0) -> list[str]:
     """Make a damaged store work again with everything that is intact; return what was found and done, for people.
 
@@ -35,10 +37,10 @@ def repair(path: str | os.PathLike[str], *, lock_timeout: float = 60.0) -> list[
         SchemaVersionError: a newer release wrote the store; nothing is wrong with it.
     """
     root = Path(path).absolute()
-    if not root.is_dir() or not checking.is_store(root):
-        raise StorageUnavailableError(f"{root}: holds no store")
     lock = StoreLock(root / names.LOCK)
     with translated(root):
+        if not root.is_dir() or not checking.is_store(root):
+            raise StorageUnavailableError(f"{root}: holds no store")
         lock.acquire(lock_timeout)
         try:
             return _Repair(root).run()

@@ -94,6 +94,7 @@ class PostgreSQLStorageAdapter(SqlStore):
     adapter: ClassVar[str] = "postgresql"
     records: ClassVar[type[PostgreSQLRecords]] = PostgreSQLRecords
 
+    @checked
     def __init__(self, url: str | URL, *, migrate: bool = False, **options: Any) -> None:
         target, given = parsed_url(url)
         migrate = bool(given.pop("migrate", False)) or migrate

@@ -8,7 +8,9 @@ from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, exc
 
+from findings_orm.arguments import check_fields
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
+from findings_orm.finding import check_plain_text
 from findings_orm.migrations.connecting import split_url, take_secrets
 from findings_orm.secrecy import shown_url
 
@@ -60,6 +62,7 @@ class Options:
     application_name: str = "findings_orm"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("pool_size", "max_overflow", "pool_timeout", "connect_timeout"):
             _check_number(name, getattr(self, name))
         for name in ("pool_recycle", "statement_timeout", "lock_timeout"):
@@ -69,8 +72,8 @@ class Options:
             raise StorageValidationError.of_field("pool_size", "must be 1 or more", self.pool_size)
         for name in ("schema", "project_id", "application_name"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value or "\0" in value):
-                raise StorageValidationError.of_field(name, "must be text, not empty, without NUL", value)
+            if value is not None:
+                check_plain_text(name, value, empty=False)
 
     def local_settings(self, *, write: bool) -> list[str]:
         """Return the statements that make a transaction what these options say; they end with it."""

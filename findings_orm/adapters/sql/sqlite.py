@@ -25,6 +25,7 @@ from findings_orm.adapters.sql.sqlite_engine import (
 )
 from findings_orm.adapters.sql.sqlite_records import SQLiteRecords
 from findings_orm.adapters.sql.storage import SqlStore, connection_of
+from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.forking import FORK_TIMEOUT, INHERITED
@@ -62,6 +63,7 @@ class SQLiteStorageAdapter(SqlStore):
     adapter: ClassVar[str] = "sqlite"
     records: ClassVar[type[SQLiteRecords]] = SQLiteRecords
 
+    @checked
     def __init__(
         self,
         url: str | pathlib.Path | URL,

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.watching import Watch
+from findings_orm.arguments import checked
 from findings_orm.errors import StorageError
 from findings_orm.forking import INHERITED, survives_fork
 from findings_orm.observing import Observer, Pool
@@ -61,6 +62,7 @@ class SqlStore(Store):
     def _records(self, connection: Connection) -> SqlRecords:
         return self.records(connection, self._watch)
 
+    @checked
     @contextmanager
     def joined(self, bind: Session | Connection) -> Iterator[Self]:
         """Work inside an application's own transaction.

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, inspect
 
 from findings_orm.adapters.sql import postgresql_text_index, sqlite_text_index
+from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageUnavailableError
 from findings_orm.migrations.connecting import Target, connected, described
 from findings_orm.migrations.transaction import migration_transaction
@@ -44,6 +45,7 @@ class TextIndexStatus:
     size: int = 0
 
 
+@checked
 def create(target: Target, *, progress: Progress | None = None) -> TextIndexStatus:
     """Make the text index of a database, or complete it; one that is ready stays as it is.
 
@@ -66,6 +68,7 @@ def create(target: Target, *, progress: Progress | None = None) -> TextIndexStat
         return _status(connection)
 
 
+@checked
 def drop(target: Target) -> bool:
     """Drop the text index of a database; return whether there was any of it.
 
@@ -83,6 +86,7 @@ def drop(target: Target) -> bool:
         return found != "absent"
 
 
+@checked
 def status(target: Target) -> TextIndexStatus:
     """Say what a database has of a text index.
 
