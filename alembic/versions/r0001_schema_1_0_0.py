@@ -150,6 +150,8 @@ def _closed(document: Document, changed: Document, version: str, back: Change, a
     if not fields and not absent and _opened(changed, version, back, again) is None:
         return changed
     provenance = changed.get("provenance", {})
+    if not isinstance(provenance, dict):  # in a corner that somebody else wrote
+        provenance = {}
     fields, absent = _difference(back({**changed, "provenance": provenance}), document)
     corner: Document = {"version": version, "fields": fields}
     if absent:
@@ -436,7 +438,9 @@ def _joined(value: object) -> object:
     )
 
 
-FLATTENED: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
+FLATTENED: dict[
+    str, tuple[str, Callable[[Any], Any] | None]
+] = {  # a corner that somebody else wrote may hold anything
     "project_id": ("pid", None),
     "created_at": ("ts", None),
     "resource": ("url", None),
@@ -444,9 +448,9 @@ FLATTENED: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
         "detector_id",
         lambda value: value.replace(".", ":") if isinstance(value, str) else value,
     ),
-    "status": ("status", lambda value: WORDS.get(value, value)),
-    "cwe_ids": ("cwe", lambda value: f"CWE-{value[0]}"),
-    "owasp": ("owasp", lambda value: value[0]),
+    "status": ("status", lambda value: WORDS.get(value, value) if isinstance(value, str) else value),
+    "cwe_ids": ("cwe", lambda value: f"CWE-{value[0]}" if value and isinstance(value, list) else value),
+    "owasp": ("owasp", lambda value: value[0] if value and isinstance(value, list) else value),
     "cve_ids": ("cve_id", _joined),
 }
 ELSEWHERE = ("finding_schema_version", "rule_id", "fingerprint", "location", "evidence")

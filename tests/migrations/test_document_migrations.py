@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from corners import CORNER, REQUIRED, STEPS, VERSIONS, documents, downgraded_doc
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from findings_orm import SchemaVersionError, StorageValidationError, validate_finding
-from findings_orm.finding import KNOWN_VERSIONS, MAX_DEPTH, SCHEMA_VERSION
+from findings_orm import SchemaVersionError, StorageError, StorageValidationError, validate_finding
+from findings_orm.finding import FIELDS, KNOWN_VERSIONS, MAX_DEPTH, SCHEMA_VERSION
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.migrations.scripts import chain, document_changes
 from findings_orm.testing import strategies
@@ -418,6 +419,20 @@ def test_what_others_changed_is_left_alone() -> None:
     assert upgraded["rule_id"] is None
     assert upgraded["provenance"] == downgraded["provenance"]
     assert_equal(migrate(NEW, OLD, upgraded), downgraded)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_corner_that_somebody_else_wrote_ends_in_a_document_or_a_typed_error(field: str) -> None:
+    migrator = SchemaMigrator()
+    current = validate_finding(finding(1))
+    documents = {version: migrator.migrate(SCHEMA_VERSION, version, current) for version in KNOWN_VERSIONS}
+    for (version, document), other, value in itertools.product(
+        documents.items(), KNOWN_VERSIONS, (None, 5, True, "", "x", [], [None], [[]], {}, {"a": 1})
+    ):
+        foreign = {**document, "provenance": {CORNER: {"version": other, "fields": {field: value}}}}
+        for target in KNOWN_VERSIONS:
+            with suppress(StorageError):
+                migrator.migrate(version, target, foreign)
 
 
 @example({"start_line": 5})
