@@ -50,6 +50,7 @@ from findings_orm.ingest import (
 from findings_orm.limits import DEFAULT, MB, Limits
 from findings_orm.originals import tag_original
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
+from findings_orm.query import latest
 from findings_orm.receipts import LOOK_BACK, Recognition
 from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, nothing
 from findings_orm.saving import check_size, renew
@@ -386,13 +387,20 @@ class Import:
         missing = self.unit.unseen(self.project_id, self.detectors, self.context.number, ACTIVE_STATUSES)
         resolved = Status.RESOLVED.value
         for batch in missing:
-            changes = [StatusChange(finding_id, resolved, resolved, self.at) for finding_id, _ in batch]
+            changes = [
+                StatusChange(finding_id, resolved, resolved, latest(self.at, *times))
+                for finding_id, _, *times in batch
+            ]
             self.unit.change_status(self.project_id, changes)
             events = [
                 event
-                for finding_id, status in batch
+                for change, (finding_id, status, *_) in zip(changes, batch, strict=True)
                 for event in events_of(
-                    finding_id, {"status": [status, resolved]}, self.at, ACTOR, run_id=self.run.id
+                    finding_id,
+                    {"status": [status, resolved]},
+                    change.closed_at or self.at,
+                    ACTOR,
+                    run_id=self.run.id,
                 )
             ]
             self.unit.add_events(self.project_id, self.advance.now, events)

@@ -14,6 +14,7 @@ from findings_orm.finding import ACTIVE_STATUSES, STORE_FIELDS, Objects, Status
 from findings_orm.fingerprint import VERSION, changed_fields
 from findings_orm.ids import uuid7s
 from findings_orm.port import Document, Event
+from findings_orm.query import latest
 from findings_orm.records import Identity, Stored, Streak
 
 ACTOR = "ingest"
@@ -309,7 +310,7 @@ def _merge(
         return
     loaded = load([identity.finding_id for _, identity in to_load])
     for one, identity in to_load:
-        _merge_one(one, Stored(loaded[identity.finding_id].document, identity), run, changes)
+        _merge_one(one, loaded[identity.finding_id]._replace(identity=identity), run, changes)
 
 
 def _saw(identity: Identity, run: RunContext, detector_id: str, changes: Changes) -> None:
@@ -325,11 +326,14 @@ def _resighted(identity: Identity, run: RunContext, detector_id: str, changes: C
     if identity.last_run and not unbroken:
         changes.streaks.append(Streak(identity.finding_id, identity.first_run, identity.last_run))
     first = identity.first_run if unbroken else run.number
-    return identity._replace(last_seen=run.at, first_run=first, last_run=run.number)
+    return identity._replace(
+        last_seen=latest(run.at, identity.last_seen), first_run=first, last_run=run.number
+    )
 
 
 def _merge_one(one: Incoming, stored: Stored, run: RunContext, changes: Changes) -> None:
-    old, identity, _ = stored
+    old, identity, *_ = stored
+    at = stored.not_before(run.at)
     status = _next_status(old["status"], one.document["status"], identity.reported)
     document = {**one.document, **{name: old[name] for name in STORE_FIELDS}, "status": status}
     changed = changed_fields(old, document)
@@ -340,12 +344,12 @@ def _merge_one(one: Incoming, stored: Stored, run: RunContext, changes: Changes)
         changes.reidentify.append(identity)
         return
     if "status" in changed:
-        identity = with_status(identity, status, run.at)
+        identity = with_status(identity, status, at)
     if old["status"] == Status.RESOLVED and status in ACTIVE_STATUSES:
         changes.reopened += 1
     else:
         changes.updated += 1
-    changes.events += events_of(document["id"], changed, run.at, ACTOR, run_id=run.run_id)
+    changes.events += events_of(document["id"], changed, at, ACTOR, run_id=run.run_id)
     changes.replace.append(Stored(document, identity))
 
 

@@ -36,6 +36,11 @@ def time_key(text: str) -> str:
     return text if len(text) > 20 else f"{text[:-1]}.000000Z"
 
 
+def latest(time: str, *others: str | None) -> str:
+    """Return the latest of some canonical times."""
+    return max((time, *filter(None, others)), key=time_key)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FindingQuery:
     """Which findings of one project, in which order. Conditions are joined by AND, the members of a set by OR.

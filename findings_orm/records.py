@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from findings_orm.diagnosis import Survey
 from findings_orm.finding import Objects
 from findings_orm.port import Document, Event, RejectedOriginal, Run
-from findings_orm.query import FindingQuery, Summary
+from findings_orm.query import FindingQuery, Summary, latest
 
 
 class Identity(NamedTuple):
@@ -40,11 +40,18 @@ class Identity(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A finding with its identity, and its objects as JSON where that is at hand. The document is not to be changed."""
+    """A finding with its identity and, where at hand, its objects as JSON and the time of the last entry in its history.
+    The document is not to be changed."""
 
     document: Document
     identity: Identity
     objects: Objects | None = None
+    last_event: str | None = None
+
+    def not_before(self, at: str) -> str:
+        """Return the time of what happens to the finding now: `at`, but nothing that is known of it lies later. Clocks are set
+        back, those of two machines differ, and a writer may have waited for others."""
+        return latest(at, self.identity.last_seen, self.last_event)
 
 
 class Streak(NamedTuple):
@@ -152,7 +159,7 @@ class Records(Protocol):
         """Replace identities of known findings, without a change of fingerprint or ordinal."""
 
     def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
-        """Set `last_seen` and `last_run` of known identities: the path that must be cheap."""
+        """Set `last_seen`, if it is not later already, and `last_run` of known identities: the path that must be cheap."""
 
     def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
         """Set statuses of known findings."""
@@ -200,8 +207,9 @@ class Records(Protocol):
 
     def unseen(
         self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
-    ) -> Iterator[list[tuple[str, str]]]:
-        """Yield batches of (id, status) of the detectors' findings in `statuses` that were last seen before `run`.
+    ) -> Iterator[list[tuple[str, str, str, str | None]]]:
+        """Yield batches of (id, status, time last seen, time of the last entry in history or None) of the detectors' findings
+        in `statuses` that were last seen before `run`.
         The caller changes the statuses of a batch before it asks for the next one."""
 
     def seen_in(self, project_id: str, run: Run) -> set[str]:

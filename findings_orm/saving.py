@@ -44,7 +44,8 @@ def save(unit: Records, project_id: str, documents: list[Document], limits: Limi
         events: list[Event] = []
         for document, (digest, line) in identified:
             old = known.get(document["id"])
-            identity = saved_identity(document, digest, line, at, old, ordinals, limits)
+            time = old.not_before(at) if old else at
+            identity = saved_identity(document, digest, line, time, old, ordinals, limits)
             if old is None:
                 insert.append(Stored(document, identity))
                 continue
@@ -53,7 +54,7 @@ def save(unit: Records, project_id: str, documents: list[Document], limits: Limi
                 replace.append(Stored(document, identity))
             else:
                 reidentify.append(identity)
-            events += events_of(document["id"], changed, at, "save")
+            events += events_of(document["id"], changed, time, "save")
         if insert:
             unit.insert(project_id, insert)
         if replace:

@@ -389,9 +389,9 @@ class Store(Forking, FindingStore):
         with self._unit(write=True) as unit:
             if not _status_events(_stored(unit, project_id, finding_id).document, status, "", actor, comment):
                 return _document(unit, project_id, finding_id)
-            at = now()
-            revision = unit.advance(project_id, at).now
+            revision = unit.advance(project_id, now()).now
             found = _stored(unit, project_id, finding_id)
+            at = found.not_before(now())
             events = _status_events(found.document, status, at, actor, comment)
             if found.document["status"] != status:
                 identity = with_status(found.identity, str(status), at)
@@ -519,19 +519,19 @@ def _status_events(document: Document, status: str, at: str, actor: str, comment
 def _purge_batch(unit: Records, project_id: str, before: str) -> int:
     if not unit.closed_before(project_id, before, 1):
         return 0
+    revision = unit.advance(project_id, now()).now
     at = now()
-    revision = unit.advance(project_id, at).now
     found = unit.closed_before(project_id, before, PURGE_BATCH)
     kept = ("title", "severity", "status", "detector_id", "rule_id", "resource", "created_at")
     events = [
         Event(
-            identity.finding_id,
-            at,
+            one.identity.finding_id,
+            one.not_before(at),
             "purge",
             "purge",
-            {**{name: document[name] for name in kept}, "fingerprint": identity.fingerprint.hex()},
+            {**{name: one.document[name] for name in kept}, "fingerprint": one.identity.fingerprint.hex()},
         )
-        for document, identity, _ in found
+        for one in found
     ]
     unit.remove(project_id, [one.identity.finding_id for one in found])
     unit.add_events(project_id, revision, events)

@@ -18,7 +18,7 @@ from findings_orm.finding import ACTIVE_STATUSES
 from findings_orm.forking import FORK_TIMEOUT, survives_fork
 from findings_orm.ids import first_revision, revision_step
 from findings_orm.port import Document, Event, RejectedOriginal, Run
-from findings_orm.query import FindingQuery, Summary, matches, time_key
+from findings_orm.query import FindingQuery, Summary, latest, matches, time_key
 from findings_orm.records import (
     Advance,
     Identity,
@@ -44,6 +44,11 @@ def clone(value: Any) -> Any:
     if type(value) is list:
         return [clone(inner) for inner in value]
     return value
+
+
+def seen_at(identity: Identity, at: str, run: int) -> Identity:
+    """Return an identity as seen by a run at a time: see `Records.seen`."""
+    return identity._replace(last_seen=latest(at, identity.last_seen), last_run=run)
 
 
 @dataclass(slots=True)
@@ -133,7 +138,7 @@ class MemoryRecords(Records):
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""
         project = self.state[project_id]
-        for document, identity, _ in rows:
+        for document, identity, *_ in rows:
             if identity.finding_id in project.findings:
                 raise StorageConflictError(
                     f"project {project_id!r} has a finding {identity.finding_id} already"
@@ -144,7 +149,7 @@ class MemoryRecords(Records):
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.replace`."""
         project = self.state[project_id]
-        for document, identity, _ in rows:
+        for document, identity, *_ in rows:
             _unindex(project, project.findings[identity.finding_id].identity)
             project.findings[identity.finding_id] = Stored(document, identity)
             _index(project, identity)
@@ -157,7 +162,7 @@ class MemoryRecords(Records):
 
     def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
         """See `Records.seen`."""
-        self.reidentify(project_id, [one._replace(last_seen=at, last_run=run) for one in identities])
+        self.reidentify(project_id, [seen_at(one, at, run) for one in identities])
 
     def seen_again(self, project_id: str, last_run: int, at: str, run: int) -> None:
         """See `Records.seen_again`."""
@@ -169,7 +174,7 @@ class MemoryRecords(Records):
         """See `Records.change_status`."""
         findings = self.state[project_id].findings
         for finding_id, status, closed_as, closed_at in changes:
-            document, identity, _ = findings[finding_id]
+            document, identity, *_ = findings[finding_id]
             findings[finding_id] = Stored(
                 {**document, "status": status}, identity._replace(closed_as=closed_as, closed_at=closed_at)
             )
@@ -231,7 +236,19 @@ class MemoryRecords(Records):
     def stored(self, project_id: str, finding_ids: Collection[str]) -> dict[str, Stored]:
         """See `Records.stored`."""
         findings = self._project(project_id).findings
-        return {finding_id: findings[finding_id] for finding_id in finding_ids if finding_id in findings}
+        return {
+            finding_id: self._with_event(project_id, findings[finding_id])
+            for finding_id in finding_ids
+            if finding_id in findings
+        }
+
+    def _with_event(self, project_id: str, found: Stored) -> Stored:
+        return found._replace(last_event=self.last_event(project_id, found.identity.finding_id))
+
+    def last_event(self, project_id: str, finding_id: str) -> str | None:
+        """Return the time of the last entry in the history of a finding."""
+        events = self._project(project_id).events.get(finding_id)
+        return events[-1].at if events else None
 
     def get(self, project_id: str, finding_id: str) -> Document | None:
         """See `Records.get`."""
@@ -249,11 +266,16 @@ class MemoryRecords(Records):
 
     def unseen(
         self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
-    ) -> Iterator[list[tuple[str, str]]]:
+    ) -> Iterator[list[tuple[str, str, str, str | None]]]:
         """See `Records.unseen`."""
         found = [
-            (identity.finding_id, document["status"])
-            for document, identity, _ in self._project(project_id).findings.values()
+            (
+                identity.finding_id,
+                document["status"],
+                identity.last_seen,
+                self.last_event(project_id, identity.finding_id),
+            )
+            for document, identity, *_ in self._project(project_id).findings.values()
             if identity.last_run < run
             and document["detector_id"] in detectors
             and document["status"] in statuses
@@ -265,7 +287,7 @@ class MemoryRecords(Records):
         project = self._project(project_id)
         return {
             identity.finding_id
-            for document, identity, _ in project.findings.values()
+            for document, identity, *_ in project.findings.values()
             if document["detector_id"] in run.detectors
             and (
                 identity.first_run <= run.number <= identity.last_run
@@ -283,7 +305,8 @@ class MemoryRecords(Records):
             for one in self._project(project_id).findings.values()
             if one.identity.closed_at is not None and time_key(one.identity.closed_at) < time_key(time)
         ]
-        return [one for _, _, one in sorted(found, key=lambda row: row[:2])[:limit]]
+        first = sorted(found, key=lambda row: row[:2])[:limit]
+        return [self._with_event(project_id, one) for _, _, one in first]
 
     def count_closed_before(self, project_id: str, time: str) -> int:
         """See `Records.count_closed_before`."""

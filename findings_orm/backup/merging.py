@@ -12,7 +12,7 @@ from findings_orm.backup.planning import Plan, Side, values_of
 from findings_orm.backup.sections import BATCH, Decoder, load
 from findings_orm.ids import revision_step
 from findings_orm.port import Event, RejectedOriginal
-from findings_orm.query import time_key
+from findings_orm.query import latest, time_key
 from findings_orm.records import Kept, ProjectState, Records, Streak, batches
 
 _Item = TypeVar("_Item")
@@ -70,8 +70,13 @@ class Merger:
         assert newer is not None  # noqa: S101  # nosec B101  # one of them is there
         seen = [*self._seen(theirs, "store"), *self._seen(ours, "backup")]
         *streaks, last = _joined(seen) or [(0, 0)]
-        first_seen = min((row.identity.first_seen for row in (theirs, ours) if row), key=time_key)
-        identity = newer.identity._replace(first_seen=first_seen, first_run=last[0], last_run=last[1])
+        both = [row.identity for row in (theirs, ours) if row]
+        identity = newer.identity._replace(
+            first_seen=min((one.first_seen for one in both), key=time_key),
+            last_seen=latest(*(one.last_seen for one in both)),
+            first_run=last[0],
+            last_run=last[1],
+        )
         return Kept(newer.document, identity, tuple(Streak(identity.finding_id, *one) for one in streaks))
 
     def _seen(self, row: Kept | None, side: Side) -> list[tuple[int, int]]:

@@ -109,7 +109,7 @@ class Planner:
     def _look_at(self, rows: list[Kept]) -> None:
         known = self._unit.stored(self._project_id, [row.identity.finding_id for row in rows])
         suspects = {}
-        for document, identity, _ in rows:
+        for document, identity, *_ in rows:
             there, finding_id = known.get(identity.finding_id), identity.finding_id
             if there is None:
                 suspects[finding_id] = identity

@@ -22,6 +22,7 @@ from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.ids import now
 from findings_orm.layout import version_of
 from findings_orm.port import Document, Event
+from findings_orm.query import latest
 from findings_orm.saving import save
 
 ACTOR = "file"
@@ -157,13 +158,20 @@ def apply(state: State, project_id: str, edit: Edit) -> bool:
             lost.append(finding_id)
     if lost:
         _log.warning("%s: findings that were written meanwhile stay as written: %s", edit.path, lost)
-    save(FileRecords(state), project_id, [*accepted, *changed])
-    at = now()
+    records = FileRecords(state)
+    save(records, project_id, [*accepted, *changed])
     said = [(document["id"], "changed") for document in changed]
     said += [(finding_id, "removed") for finding_id in edit.removed if finding_id not in lost]
     events = [
-        Event(finding_id, at, ACTOR, "comment", {}, f"{what} by hand in {edit.path.name}")
+        Event(
+            finding_id,
+            latest(now(), records.last_event(project_id, finding_id)),
+            ACTOR,
+            "comment",
+            {},
+            f"{what} by hand in {edit.path.name}",
+        )
         for finding_id, what in said
     ]
-    FileRecords(state).add_events(project_id, 0, events)
+    records.add_events(project_id, 0, events)
     return bool(lost)

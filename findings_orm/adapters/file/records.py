@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from typing import Any
 
-from findings_orm.adapters.memory import MemoryRecords, Project, State
+from findings_orm.adapters.memory import MemoryRecords, Project, State, seen_at
 from findings_orm.blocks import block
 from findings_orm.errors import StorageConflictError
 from findings_orm.port import Event, RejectedOriginal, Run
@@ -158,8 +158,8 @@ class FileRecords(MemoryRecords):
 def see(findings: dict[str, Stored], finding_ids: Sequence[str], at: str, run: int) -> None:
     """Set when and by which run findings were last seen."""
     for finding_id in finding_ids:
-        document, identity, _ = findings[finding_id]
-        findings[finding_id] = Stored(document, identity._replace(last_seen=at, last_run=run))
+        document, identity, *_ = findings[finding_id]
+        findings[finding_id] = Stored(document, seen_at(identity, at, run))
 
 
 def redo(state: State, operations: Iterable[Operation]) -> None:

@@ -140,7 +140,7 @@ def render(project_id: str, project: Project) -> dict[str, bytes]:
 
 
 def _known(project: Project) -> Iterable[dict[str, Any]]:
-    for finding_id, (document, identity, _) in sorted(project.findings.items()):
+    for finding_id, (document, identity, *_) in sorted(project.findings.items()):
         yield {
             **plain.put_identity(identity),
             "status": document["status"],

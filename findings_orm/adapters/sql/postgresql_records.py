@@ -76,7 +76,7 @@ def _array_type(kind: str) -> str:
 
 def _inserted(project_id: str, rows: Sequence[Stored]) -> Iterator[tuple[BinaryRows, Iterable[Row]]]:
     """Yield what has to be copied for new findings, and where to."""
-    yield FINDING_ROWS, (binary_finding(document, objects) for document, _, objects in rows)
+    yield FINDING_ROWS, (binary_finding(document, objects) for document, _, objects, *_ in rows)
     identities = sorted((one.identity for one in rows), key=lambda one: (one.fingerprint, one.ordinal))
     yield IDENTITY_ROWS, IDENTITY_ROWS.encode((project_id, *mapping.identity_row(one)) for one in identities)
 
@@ -93,6 +93,7 @@ class PostgreSQLRecords(SqlRecords):
 
     dialect: ClassVar[queries.Dialect] = postgresql_dialect.PostgreSQLDialect()
     _is_json: ClassVar[str] = "true"
+    _later: ClassVar[str] = "greatest"
     _by_cwe: ClassVar[str] = (
         "SELECT m.value::integer, count(DISTINCT f.id) FROM findings f, jsonb_array_elements_text(f.cwe_ids) m (value) "
         "WHERE f.project_id = ? AND f.cwe_ids <> '[]' GROUP BY m.value"
@@ -227,7 +228,7 @@ class PostgreSQLRecords(SqlRecords):
             super().replace(project_id, rows)
             return
         findings = []
-        for document, _, objects in rows:
+        for document, _, objects, *_ in rows:
             values = dict(zip(FINDING_COLUMNS, mapping.finding_row(document, objects), strict=True))
             values["confidence"] = _as_float(values["confidence"])
             findings.append((document["id"], *(values[name] for name in BESIDE_KEY)))
@@ -250,7 +251,7 @@ class PostgreSQLRecords(SqlRecords):
         """See `Records.seen`."""
         keys = sorted((one.fingerprint, one.ordinal) for one in identities)
         sql = (
-            "UPDATE finding_identities old SET last_seen = ?, last_run = ? FROM (SELECT "
+            "UPDATE finding_identities old SET last_seen = greatest(last_seen, ?), last_run = ? FROM (SELECT "
             "substring(?b::bytea, 1 + 32 * (n - 1)::integer, 32) AS fingerprint, ordinal "
             "FROM unnest((SELECT ?::integer[])) WITH ORDINALITY AS ordinals (ordinal, n)) AS new "
             "WHERE old.project_id = ? AND old.fingerprint = new.fingerprint AND old.ordinal = new.ordinal"

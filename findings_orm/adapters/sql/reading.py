@@ -89,13 +89,17 @@ class SqlReading(SqlStatements):
 
     def stored(self, project_id: str, finding_ids: Collection[str]) -> dict[str, Stored]:
         """See `Records.stored`."""
-        found = (
-            Stored(mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:]))
-            for row in self._run_in(
-                f"{self._joined()} WHERE f.project_id = ?", "f.id", project_id, finding_ids
-            )
-        )
+        sql = f"{self._joined(self._last_event)} WHERE f.project_id = ?"
+        found = map(_stored_of, self._run_in(sql, "f.id", project_id, finding_ids))
         return {one.identity.finding_id: one for one in found}
+
+    @property
+    def _last_event(self) -> str:
+        """The time of the last entry in the history of ``f``."""
+        return (
+            f"(SELECT {self._columns('finding_events', ['at'], 'e.')} FROM finding_events e "  # noqa: S608  # constants
+            "WHERE e.project_id = f.project_id AND e.finding_id = f.id ORDER BY e.at DESC LIMIT 1)"
+        )
 
     def get(self, project_id: str, finding_id: str) -> Document | None:
         """See `Records.get`."""
@@ -113,12 +117,13 @@ class SqlReading(SqlStatements):
 
     def unseen(
         self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
-    ) -> Iterator[list[tuple[str, str]]]:
+    ) -> Iterator[list[tuple[str, str, str, str | None]]]:
         """See `Records.unseen`."""
         if not detectors:
             return
         sql = (
-            "SELECT f.id, f.status FROM finding_identities i "  # noqa: S608  # constants and marks
+            f"SELECT f.id, f.status, {self._columns('finding_identities', ['last_seen'], 'i.')}, {self._last_event} "  # noqa: S608
+            "FROM finding_identities i "
             "JOIN findings f ON f.project_id = i.project_id AND f.id = i.finding_id "
             "WHERE i.project_id = ? AND i.last_run < ? AND i.closed_at IS NULL AND f.id > ? "
             f"AND f.status IN ({marks(statuses)}) AND f.detector_id IN ({marks(detectors)}) "
@@ -128,7 +133,9 @@ class SqlReading(SqlStatements):
         while True:
             rows = self._run(sql, (project_id, run, after, *statuses, *detectors))
             if rows:
-                yield [(str(row[0]), row[1]) for row in rows]
+                yield [
+                    (str(row[0]), row[1], stored_time(row[2]), row[3] and stored_time(row[3])) for row in rows
+                ]
                 after = str(rows[-1][0])
             if len(rows) < LOOKUP_BATCH:
                 return
@@ -152,13 +159,10 @@ class SqlReading(SqlStatements):
     def closed_before(self, project_id: str, time: str, limit: int) -> list[Stored]:
         """See `Records.closed_before`."""
         sql = (
-            f"{self._joined()} WHERE i.project_id = ? AND i.closed_at < ? "
+            f"{self._joined(self._last_event)} WHERE i.project_id = ? AND i.closed_at < ? "
             "ORDER BY i.closed_at, i.finding_id LIMIT ?"
         )
-        return [
-            Stored(mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:]))
-            for row in self._run(sql, (project_id, time_key(time), limit))
-        ]
+        return list(map(_stored_of, self._run(sql, (project_id, time_key(time), limit))))
 
     def count_closed_before(self, project_id: str, time: str) -> int:
         """See `Records.count_closed_before`."""
@@ -348,6 +352,12 @@ class SqlReading(SqlStatements):
         )
         for rows in self._batches(Clause(sql, (project_id,))):
             yield [_original_of(row) for row in rows]
+
+
+def _stored_of(row: Row) -> Stored:
+    """Return a row of `_joined` with `_last_event` behind it."""
+    document, identity = mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:-1])
+    return Stored(document, identity, last_event=row[-1] and stored_time(row[-1]))
 
 
 def _original_of(row: Row) -> RejectedOriginal:

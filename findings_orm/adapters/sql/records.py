@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import Connection
 
@@ -61,6 +61,9 @@ RESEEN = ("content", "reported", "line", "last_seen", "first_run", "last_run", "
 class SqlRecords(SqlReading, Records):
     """The records inside one transaction. This is SQLite's way; what PostgreSQL does otherwise, it overrides."""
 
+    _later: ClassVar[str] = "max"
+    """The function that takes the later one of two times."""
+
     def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
         super().__init__(connection, watch)
         self._events: defaultdict[tuple[str, int], int] = defaultdict(int)
@@ -103,7 +106,7 @@ class SqlRecords(SqlReading, Records):
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""
-        findings = [mapping.finding_row(document, objects) for document, _, objects in rows]
+        findings = [mapping.finding_row(document, objects) for document, _, objects, *_ in rows]
         identities = [(project_id, *mapping.identity_row(one.identity)) for one in rows]
         identities.sort(key=lambda row: (row[2], row[3]))
         self._insert_all("findings", FINDING_COLUMNS, findings)
@@ -116,12 +119,12 @@ class SqlRecords(SqlReading, Records):
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.replace`."""
         findings = []
-        for document, _, objects in rows:
+        for document, _, objects, *_ in rows:
             values = dict(zip(FINDING_COLUMNS, mapping.finding_row(document, objects), strict=True))
             findings.append((*(values[name] for name in BESIDE_KEY), project_id, document["id"]))
         self._run_many(_update("findings", BESIDE_KEY, ("project_id", "id")), findings)
         identities = [
-            (*mapping.identity_row(identity)[1:], project_id, identity.finding_id) for _, identity, _ in rows
+            (*mapping.identity_row(identity)[1:], project_id, identity.finding_id) for _, identity, *_ in rows
         ]
         sql = _update("finding_identities", IDENTITY_COLUMNS[1:], ("project_id", "finding_id"))
         self._run_many(sql, identities)
@@ -140,15 +143,15 @@ class SqlRecords(SqlReading, Records):
         """See `Records.seen`."""
         time = time_key(at)
         rows = sorted((time, run, project_id, one.fingerprint, one.ordinal) for one in identities)
-        sql = _update(
-            "finding_identities", ("last_seen", "last_run"), ("project_id", "fingerprint", "ordinal")
-        )
-        self._run_many(sql, rows)
+        self._run_many(self._see("project_id", "fingerprint", "ordinal"), rows)
 
     def seen_again(self, project_id: str, last_run: int, at: str, run: int) -> None:
         """See `Records.seen_again`."""
-        sql = _update("finding_identities", ("last_seen", "last_run"), ("project_id", "last_run"))
-        self._run(sql, (time_key(at), run, project_id, last_run))
+        self._run(self._see("project_id", "last_run"), (time_key(at), run, project_id, last_run))
+
+    def _see(self, *keys: str) -> str:
+        sets = f"last_seen = {self._later}(last_seen, ?), last_run = ?"
+        return f"UPDATE finding_identities SET {sets} WHERE {' AND '.join(f'{key} = ?' for key in keys)}"  # noqa: S608
 
     def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
         """See `Records.change_status`."""

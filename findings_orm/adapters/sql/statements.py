@@ -86,11 +86,12 @@ class SqlStatements:
         """Return columns for a SELECT, in the form that `mapping` takes."""
         return aliased(tuple(columns), alias)
 
-    def _joined(self) -> str:
-        """Return the SELECT of findings with their identities."""
+    def _joined(self, *more: str) -> str:
+        """Return the SELECT of findings with their identities, and more columns."""
+        columns = ", ".join((self._columns("finding_identities", IDENTITY_COLUMNS, "i."), *more))
         return (
             f"SELECT {self._columns('findings', FINDING_COLUMNS, 'f.')}, "  # noqa: S608  # constants
-            f"{self._columns('finding_identities', IDENTITY_COLUMNS, 'i.')} FROM findings f "
+            f"{columns} FROM findings f "
             "JOIN finding_identities i ON i.project_id = f.project_id AND i.finding_id = f.id"
         )
 

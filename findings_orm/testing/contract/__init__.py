@@ -31,7 +31,7 @@ from findings_orm.testing.contract.arguments import ArgumentContract
 from findings_orm.testing.contract.documents import DocumentContract
 from findings_orm.testing.contract.equals import EqualContract
 from findings_orm.testing.contract.freetext import FreeTextContract
-from findings_orm.testing.contract.history import HistoryContract, PurgeContract
+from findings_orm.testing.contract.history import ClockContract, HistoryContract, PurgeContract
 from findings_orm.testing.contract.ingest import IngestContract
 from findings_orm.testing.contract.port import BasicContract, PortContract
 from findings_orm.testing.contract.queries import QueryContract
@@ -51,6 +51,7 @@ class FindingStoreContract(
     RunContract,
     QuarantineContract,
     HistoryContract,
+    ClockContract,
     PurgeContract,
     TransactionContract,
     ThreadContract,

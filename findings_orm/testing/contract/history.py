@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, tzinfo
+from typing import Self
+
 import pytest
 
 from findings_orm.errors import FindingNotFoundError, StorageValidationError
@@ -184,6 +188,98 @@ class HistoryContract(Capabilities):
         store.save_finding(finding(1))
         store.save_finding(finding(1, evidence=hard))
         assert_same(store.history(PROJECT, uuid_of(1))[0].changes["evidence"], [{}, hard])
+
+
+class _Clock(datetime):
+    """The present time, put forward or back."""
+
+    ahead: timedelta
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + cls.ahead
+
+
+def _jumps(clock: type[_Clock], call: Callable[[], object]) -> Iterator[object]:
+    """Call again and again, the clock being set ahead and back."""
+    for days in (0, 400, -400, 30, -30):
+        clock.ahead = timedelta(days=days)
+        yield call()
+
+
+class ClockContract(Capabilities):
+    """Times of a finding never go back, whatever the clock does."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> type[_Clock]:
+        class Clock(_Clock):
+            ahead = timedelta()
+
+        monkeypatch.setattr("findings_orm.ids.datetime", Clock)
+        return Clock
+
+    def test_a_finding_is_never_seen_before_it_was(self, store: FindingStore, clock: type[_Clock]) -> None:
+        clock.ahead = timedelta(days=9)
+        store.ingest(PROJECT, [finding(1)])
+        store.save_finding(finding(2))
+        before = [store.sighting(PROJECT, uuid_of(n)) for n in (1, 2)]
+        numbers = iter(range(100))
+
+        def again() -> None:
+            """Import the same report, one in which another finding is missing, and a changed one; save it."""
+            changed = [finding(n, confidence=next(numbers)) for n in (1, 2)]
+            for report in ([finding(1), finding(2)], [finding(1), finding(2)], [finding(2)], changed):
+                store.ingest(PROJECT, report)
+            store.save_findings([*changed, finding(1), finding(2)])
+
+        for _ in _jumps(clock, again):
+            after = [store.sighting(PROJECT, uuid_of(n)) for n in (1, 2)]
+            for old, new in zip(before, after, strict=True):
+                assert old.first_seen == new.first_seen
+                assert time_key(new.first_seen) <= time_key(old.last_seen) <= time_key(new.last_seen)
+            before = after
+
+    def test_history_never_goes_back(self, store: FindingStore, clock: type[_Clock]) -> None:
+        clock.ahead = timedelta(days=9)
+        store.ingest(PROJECT, [finding(1), finding(2)])
+        numbers = iter(range(100))
+        key = uuid_of(1)
+
+        def act() -> None:
+            """Change the finding in every way that leaves an entry in its history."""
+            store.set_status(PROJECT, key, "triaged", actor="ann")
+            store.set_status(PROJECT, key, "triaged", actor="ann", comment=f"again {next(numbers)}")
+            store.ingest(PROJECT, [finding(1, confidence=next(numbers)), finding(2)])
+            store.ingest(PROJECT, [finding(2)], close_missing=True)
+            store.ingest(PROJECT, [finding(1), finding(2)])
+            store.save_finding(finding(1, confidence=next(numbers), status="resolved"))
+            store.save_finding(finding(1))
+
+        for _ in _jumps(clock, act):
+            _assert_in_order(store, store.sighting(PROJECT, key).first_seen)
+        kinds = {(event.kind, event.actor) for event in store.history(PROJECT, key)}
+        assert kinds >= {("status", "ann"), ("comment", "ann"), ("status", "ingest"), ("change", "ingest")}
+
+    def test_closed_and_purged_no_earlier_than_the_rest(
+        self, store: FindingStore, clock: type[_Clock]
+    ) -> None:
+        store.ingest(PROJECT, [finding(1), finding(2)])
+        seen = store.sighting(PROJECT, uuid_of(1)).first_seen
+        clock.ahead = timedelta(days=9)
+        store.set_status(PROJECT, uuid_of(1), "triaged", actor="ann")
+        clock.ahead = timedelta(days=-400)
+        store.ingest(PROJECT, [finding(2)], close_missing=True)
+        closed = store.history(PROJECT, uuid_of(1))[-1]
+        assert closed.changes == {"status": ["triaged", "resolved"]}
+        assert store.purge(PROJECT, closed_before=closed.at).purged == 0
+        assert store.purge(PROJECT, closed_before=FUTURE).purged == 1
+        _assert_in_order(store, seen)
+
+
+def _assert_in_order(store: FindingStore, first: str) -> None:
+    """The history of the finding begins no earlier than it was first seen, and goes on from there."""
+    times = [time_key(time) for time in (first, *(event.at for event in store.history(PROJECT, uuid_of(1))))]
+    assert times == sorted(times)
 
 
 class PurgeContract(Capabilities):
