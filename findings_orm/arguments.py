@@ -106,7 +106,7 @@ def kinds_of(function: Callable[..., Any]) -> dict[str, Kind | None]:
 def _read(annotation: Any, names: dict[str, Any]) -> Any:
     if annotation is inspect.Parameter.empty:
         return Any
-    return eval(annotation, names) if isinstance(annotation, str) else annotation  # noqa: S307  # of this package's own code
+    return eval(annotation, names) if isinstance(annotation, str) else annotation  # noqa: S307  # nosec B307  # of this package's own code
 
 
 def _kind_of(annotation: Any) -> Kind | None:
