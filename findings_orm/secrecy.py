@@ -32,7 +32,7 @@ def is_secret(name: str) -> bool:
 def hide_secrets(text: str) -> str:
     """Return a text for people without what may be a secret in it: rather too much of it than too little.
 
-    >>> hide_secrets("can't reach postgresql://ann:PW@host/db (password='PW' user=ann)")
+    >>> hide_secrets("can't reach postgresql://ann:PW@host/db (password='PW' user=ann)")  # pragma: allowlist secret
     "can't reach postgresql://ann:***@host/db (password=*** user=ann)"
     """
     if (
@@ -64,7 +64,7 @@ def shown_url(url: object) -> str:
 
 
 def _account(word: str, start: int) -> Iterator[_Span]:
-    """Yield the place of the password in ``scheme://user:password@host``: up to the last ``@``, for one may be part of it."""
+    """Yield the place of the password between a URL's user and host: up to the last ``@``, for one may be part of it."""
     ends = [match.start() for match in _AT.finditer(word)]
     if ends:
         scheme = _SCHEME.match(word)
