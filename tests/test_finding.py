@@ -53,7 +53,10 @@ def test_broken_rule_is_refused_with_field_rule_and_value(rule: Break) -> None:
     assert isinstance(error, StorageValidationError)
     assert error.field == rule.field
     assert error.rule
-    assert str(error).startswith(rule.field)
+    named = (
+        rule.field if len(rule.field) <= 200 else f"{rule.field[:200]}…: "
+    )  # a longer one is cut in the message alone
+    assert str(error).startswith(named)
     assert error.rule in str(error)
 
 
