@@ -124,13 +124,17 @@ class StoreLock:
         """Give the lock back, if it is held."""
         file = self._file
         if file is not None:
+            # No `suppress`: it is a call, at which an exception may come. If these two fail, the lock is free nevertheless.
             try:
-                with suppress(OSError):
-                    fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may keep the file open
+                fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may keep the file open
+            except OSError:
+                pass
             finally:
                 self._file = None
-                with suppress(OSError):  # the lock is free nevertheless, and what was written is synced
+                try:  # noqa: SIM105
                     file.close()
+                except OSError:
+                    pass
         elif self._other is not None:
             self._other.release()
 
