@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-_RELEASING = {"__exit__", "release", "close"}
+_RELEASING = {"__exit__", "release"}
 
 
 class Interruption(BaseException):
