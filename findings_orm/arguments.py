@@ -156,9 +156,15 @@ def _many(origin: Any, members: tuple[Any, ...]) -> Kind:
     rule = _MANY[origin]
     if origin is collections.abc.Callable:
         return Kind(callable, rule)
+
+    def is_many(value: Any) -> bool:
+        return isinstance(value, origin) and not _is_one(value, origin)
+
     inner = members if issubclass(origin, collections.abc.Collection) else ()
     kinds = [_kind_of(one) for one in inner if one is not Ellipsis]
-    first, *rest = [_anything if kind is None else kind.fits for kind in kinds] or [_anything]
+    if not any(kinds):  # a page may be long
+        return Kind(is_many, rule)
+    first, *rest = [_anything if kind is None else kind.fits for kind in kinds]
     if issubclass(origin, collections.abc.Mapping):
         last = rest[0] if rest else _anything
 
@@ -167,11 +173,9 @@ def _many(origin: Any, members: tuple[Any, ...]) -> Kind:
     else:
 
         def fits(value: Any) -> bool:
-            return isinstance(value, origin) and not _is_one(value, origin) and all(map(first, value))
+            return is_many(value) and all(map(first, value))
 
-    return Kind(
-        fits if kinds else lambda value: isinstance(value, origin) and not _is_one(value, origin), rule
-    )
+    return Kind(fits, rule)
 
 
 def _is_one(value: object, origin: type) -> bool:

@@ -12,9 +12,17 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn, Protocol
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, Protocol, cast
 
-from findings_orm.errors import LimitExceededError, StorageValidationError, readable, readable_place
+from findings_orm.errors import (
+    LimitExceededError,
+    StorageUnavailableError,
+    StorageValidationError,
+    readable,
+    readable_place,
+)
 from findings_orm.limits import DEFAULT, Limits, memory_of, parts_of
 
 _CHUNK = 1 << 18
@@ -38,6 +46,24 @@ class Readable(Protocol):
 
 class _FaultError(ValueError):
     """A rule of this package that a syntactically correct value breaks."""
+
+
+@contextmanager
+def open_json(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of UTF-8, or of another encoding that JSON may have.
+
+    Raises:
+        StorageUnavailableError: it can't be read.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise StorageUnavailableError(f"{path}: can't be read: {error.strerror or error}") from error
+    with file:
+        encoding = json.detect_encoding(file.read(4))
+        file.seek(0)
+        recoded = file if encoding.startswith("utf-8") else codecs.EncodedFile(file, "utf-8", encoding)
+        yield cast(BinaryIO, recoded)
 
 
 class JsonReader:

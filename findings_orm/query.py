@@ -223,7 +223,7 @@ class FindingQuery:
         return base64.urlsafe_b64encode(text.encode()).decode()
 
     @checked
-    def page_of(self, documents: list[dict[str, Any]]) -> Page:
+    def page_of(self, documents: list[Any]) -> Page:
         """Return the page made of up to `limit` + 1 sorted documents, the last one only a sign of more."""
         items = documents[: self.limit]
         more = len(documents) > self.limit

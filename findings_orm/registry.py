@@ -108,7 +108,9 @@ def register_adapter(
         raise StorageValidationError.of_field(
             "adapter_class", "must make a StoragePort (six methods)", adapter_class
         )
-    _close(name, _registry.replace(name, adapter))
+    earlier = _registry.replace(name, adapter)
+    if earlier is not adapter:
+        _close(name, earlier)
 
 
 def unregister_adapter(name: str) -> None:

@@ -9,7 +9,7 @@ from findings_orm.finding import FIELDS, content_of
 from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
 from findings_orm.ids import now
 from findings_orm.ingest import events_of, with_status
-from findings_orm.limits import DEFAULT, UNLIMITED, Limits
+from findings_orm.limits import Limits
 from findings_orm.port import Document, Event
 from findings_orm.records import Identity, Records, Stored
 
@@ -27,7 +27,7 @@ def check_size(content: bytes, limits: Limits) -> None:
         raise
 
 
-def save(unit: Records, project_id: str, documents: list[Document], limits: Limits = DEFAULT) -> None:
+def save(unit: Records, project_id: str, documents: list[Document]) -> None:
     """Store valid documents of one project; of several with one id, each replaces the one before."""
     at = now()
     revision = unit.advance(project_id, at).now
@@ -45,7 +45,7 @@ def save(unit: Records, project_id: str, documents: list[Document], limits: Limi
         for document, (digest, line) in identified:
             old = known.get(document["id"])
             time = old.not_before(at) if old else at
-            identity = saved_identity(document, digest, line, time, old, ordinals, limits)
+            identity = saved_identity(document, digest, line, time, old, ordinals)
             if old is None:
                 insert.append(Stored(document, identity))
                 continue
@@ -122,17 +122,10 @@ def saved_identity(
     at: str,
     old: Stored | None,
     ordinals: Ordinals,
-    limits: Limits = UNLIMITED,
 ) -> Identity:
-    """Return the identity of a document that is saved in the place of `old`.
-
-    Raises:
-        StorageValidationError: the document is too large.
-    """
+    """Return the identity of a document that is saved in the place of `old`."""
     status = document["status"]
-    content = content_of(document)
-    check_size(content, limits)
-    content = content_digest(content)
+    content = content_digest(content_of(document))
     if old is None:
         ordinal = ordinals.take(digest)
         fresh = Identity(

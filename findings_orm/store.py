@@ -34,6 +34,7 @@ from findings_orm.finding import (
     canonical_time,
     check_plain_text,
     check_project_id,
+    content_of,
     is_uuid,
     validate_finding,
 )
@@ -59,7 +60,7 @@ from findings_orm.port import (
 from findings_orm.private import Access, give_access, open_to_everybody
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records, StatusChange, Stored, batches
-from findings_orm.saving import save
+from findings_orm.saving import check_size, save
 
 SAVE_BATCH = 1_000
 PURGE_BATCH = 1_000
@@ -205,9 +206,9 @@ class Store(Forking, FindingStore):
         return SCHEMA_VERSION
 
     def save_finding(self, finding: dict[str, Any]) -> None:
-        document = validate_finding(current_document(finding))
+        document = self._accepted(finding)
         with self._unit(write=True) as unit:
-            save(unit, document["project_id"], [document], self.limits)
+            save(unit, document["project_id"], [document])
 
     @checked
     def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
@@ -216,12 +217,18 @@ class Store(Forking, FindingStore):
                 by_project: dict[str, list[Document]] = {}
                 for index, given in batch:
                     try:
-                        document = validate_finding(current_document(given))
+                        document = self._accepted(given)
                     except StorageValidationError as error:
                         raise error.at(index) from error
                     by_project.setdefault(document["project_id"], []).append(document)
                 for project_id in sorted(by_project):
-                    save(unit, project_id, by_project[project_id], self.limits)
+                    save(unit, project_id, by_project[project_id])
+
+    def _accepted(self, given: Mapping[str, Any]) -> Document:
+        """Return a document that comes in, valid and no larger than it may be."""
+        document = validate_finding(current_document(given))
+        check_size(content_of(document), self.limits)
+        return document
 
     def list_findings(self, project_id: str) -> list[dict[str, Any]]:
         with self._unit() as unit:

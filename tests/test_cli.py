@@ -280,7 +280,7 @@ def test_quarantine_keeps_what_is_refused_to_be_corrected_and_retried(findings: 
     rest = findings.json("rejected", "list", "--format", "json")
     assert [one["field"] for one in rest] == ["cwe_ids"]
     fixed = {rest[0]["rejected_id"]: {**rest[0]["original"], "cwe_ids": [79]}}
-    (findings.folder / "fixed.json").write_text(json.dumps(fixed))
+    (findings.folder / "fixed.json").write_text(json.dumps(fixed), "utf-16")  # as PowerShell writes it
     findings("rejected", "retry", "--fixed", "fixed.json")
     assert findings.json("rejected", "list", "--format", "json") == []
     assert "nothing is kept" in findings("rejected", "list").stderr

@@ -443,6 +443,7 @@ def test_a_writer_without_the_lock_is_noticed_before_it_is_written_over(tmp_path
 WITHOUT_FLOCK = """
 import ctypes, platform, struct, sys
 from findings_orm import FileStorageAdapter, StorageUnavailableError, open_storage
+from findings_orm.adapters.file import repair
 from findings_orm.testing.samples import finding
 
 # A filter of the kernel (seccomp): flock answers what it answers on a file system that has no locks.
@@ -472,6 +473,7 @@ with open_storage(f"file://{sys.argv[1]}?lock=soft") as store, FileStorageAdapte
             assert "another process" in str(failure), failure
     other.save_finding(finding(3))
     assert len(store.list_findings("acme-api")) == 2
+assert repair(sys.argv[1], lock="soft") == []
 """
 
 

@@ -386,6 +386,10 @@ def test_a_comment_comes_to_what_was_imported_without_it(tmp_path: Path) -> None
     assert import_legacy(store, written(tmp_path, acme=[row(triage={"owner": "ann"})])).comments == 1
     (found,) = store.list_findings("acme")
     assert [one.comment for one in store.history("acme", found["id"])] == ["", "owner: ann"]
+    other = open_storage("memory:")
+    other.ingest("acme", [given])
+    report = import_legacy(other, written(tmp_path, acme=[row(triage={"owner": "ann"})]))
+    assert (report.counts()["unchanged"], report.comments) == (1, 1)
 
 
 # -- all or nothing -------------------------------------------------------------------------------------------------
@@ -511,6 +515,10 @@ def test_findings_import_names_the_command_for_such_a_file(tmp_path: Path) -> No
         result = CliRunner().invoke(app, ["--url", url, "import", str(file), "--project", "acme"])
         assert result.exit_code == code, result.output
         assert f"schema 0.3.0: 'findings import-legacy {file}'" in result.stderr
+    said = CliRunner().invoke(
+        app, ["--url", url, "import", "-", "--project", "acme"], input=json.dumps([row()])
+    )
+    assert "schema 0.3.0: 'findings import-legacy FILE'" in said.stderr
     file.write_text(json.dumps([modern]))
     result = CliRunner().invoke(app, ["--url", url, "import", str(file), "--project", "acme"])
     assert (result.exit_code, "import-legacy" in result.stderr) == (0, False)

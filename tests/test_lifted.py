@@ -321,3 +321,14 @@ def test_a_store_without_records_is_told_what_it_lacks(tmp_path: pathlib.Path) -
         write_backup(store, tmp_path / "backup")
     with pytest.raises(StorageValidationError, match=r"store.Store.*lift.*records"):
         copy_store(store, lift(DictAdapter()))
+
+
+def test_a_project_that_the_adapter_itself_deleted_is_gone() -> None:
+    adapter = DictAdapter()
+    store = lift(adapter)
+    store.save_findings([finding(1), finding(2, project_id=OTHER)])
+    adapter.delete_project(PROJECT)
+    with store.snapshot() as unit:  # type: ignore[attr-defined]  # as a backup does it
+        assert list(unit.projects()) == [OTHER]
+    assert (store.list_projects(), store.diagnose()) == ([OTHER], [])  # type: ignore[attr-defined]
+    assert store.figures().findings  # type: ignore[attr-defined]

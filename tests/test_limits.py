@@ -16,9 +16,11 @@ from typing import Any
 
 import bombs
 import pytest
+from typer.testing import CliRunner
 
 from findings_orm import LimitExceededError, Limits, StorageError, StorageValidationError, open_storage
 from findings_orm.backup import restore_backup, verify_backup, write_backup
+from findings_orm.cli.app import app
 from findings_orm.cli.failures import UsageError
 from findings_orm.cli.options import limits_of
 from findings_orm.formats import open_report, write_report
@@ -311,6 +313,32 @@ def test_a_store_refuses_large_documents(opened: Callable[[Limits], Store]) -> N
         with pytest.raises(StorageValidationError, match="max_document_bytes"):
             save()
         assert store.list_findings(PROJECT) == []
+    with pytest.raises(LimitExceededError) as refused:
+        store.save_findings([finding(1), finding(2, **large)])
+    assert refused.value.index == 1
+
+
+def test_a_large_document_in_a_file_is_edited_by_hand(tmp_path: Path) -> None:
+    url, large = (tmp_path / "store").as_uri(), Limits.of_sizes(document=16 * MB)
+    with open_storage(url, limits=large) as store:
+        store.save_finding(finding(1, evidence={"x": ["A" * MB] * 9}))
+    file = next((tmp_path / "store").rglob("findings.json"))
+    file.write_text(file.read_text().replace("Finding 1", "edited"))
+    with open_storage(url, limits=large) as store:
+        assert [one["title"] for one in store.list_findings(PROJECT)] == ["edited"]
+
+
+def test_rules_that_are_large_together_are_read_twice(tmp_path: Path) -> None:
+    rules = [{"id": f"R{n}", "fullDescription": {"text": "A" * 900}} for n in range(50)]
+    artifacts = [{"location": {"uri": f"{n}.py"}, "description": {"text": "A" * 900}} for n in range(50)]
+    run = {
+        "tool": {"driver": {"name": "d", "rules": rules}},
+        "artifacts": artifacts,
+        "results": [{"message": {"text": "t"}}],
+    }
+    file = write(tmp_path / "a.sarif", {"version": "2.1.0", "runs": [run]})
+    with open_report(file, limits=Limits(max_document_bytes=20_000)) as report:
+        assert [one["title"] for one in report] == ["t"]
 
 
 def test_the_quarantine_keeps_whole_or_says_the_size(opened: Callable[[Limits], Store]) -> None:
@@ -435,6 +463,13 @@ def test_files_of_other_commands(tmp_path: Path) -> None:
         assert not store.validate_store_layout(file)
     with pytest.raises(LimitExceededError, match="max_document_bytes"):
         SchemaMigrator().migrate_file(file, "1.0.0")
+    nested: Any = []
+    for _ in range(450):
+        nested = [nested]
+    write(file, {"finding_schema_version": "2.0.0", "findings": [], "more": nested})
+    command = ["migrate", str(file), "--to", "1.0.0", "--dry-run"]
+    assert "--limit max_nesting_levels=N" in CliRunner().invoke(app, command).stderr
+    assert CliRunner().invoke(app, [*command, "--limit", "max_nesting_levels=500"]).exit_code == 0
 
 
 def test_lines_of_a_backup(tmp_path: Path) -> None:

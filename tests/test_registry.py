@@ -102,6 +102,16 @@ def test_a_registered_name_is_opened_and_stays_open(url: str) -> None:
     unregister_adapter("scratch")
 
 
+def test_an_adapter_that_is_registered_again_stays_open() -> None:
+    store = open_storage("memory:")
+    for _ in range(2):
+        register_adapter("scratch", lambda: store)
+    store.save_finding(finding())
+    unregister_adapter("scratch")
+    with pytest.raises(StorageError, match="closed"):
+        store.save_finding(finding())
+
+
 def _installed(folder: pathlib.Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Install a package that adds the kind of store ``house``."""
     (folder / "house_findings.py").write_text(code)

@@ -17,6 +17,7 @@ from findings_orm import (
     StorageError,
     StorageUnavailableError,
     StorageValidationError,
+    migrations,
     open_storage,
 )
 from findings_orm.adapters.sql import models
@@ -186,6 +187,15 @@ def test_readers_do_not_wait_for_a_writer(store: SQLiteStorageAdapter) -> None:
         reader.join(10)
         assert seen == [1]
     assert store.list_findings("acme") == []
+
+
+def test_what_sqlite_does_not_have_is_refused(tmp_path: pathlib.Path) -> None:
+    url = f"sqlite:///{tmp_path / 'findings.db'}"
+    with open_storage(url) as store, pytest.raises(StorageValidationError, match="observer: "):
+        store.observe(5)  # type: ignore[attr-defined]
+    for ask in (migrations.status, migrations.upgrade):
+        with pytest.raises(StorageUnavailableError, match="a SQLite database has no schema"):
+            ask(f"{url}?schema=x")
 
 
 def test_options_of_the_url(tmp_path: pathlib.Path) -> None:

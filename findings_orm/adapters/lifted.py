@@ -479,7 +479,7 @@ class _State(MutableMapping[str, Project]):
 
     def __iter__(self) -> Iterator[str]:
         names = {*self._index["projects"], *self._projects}
-        return (name for name in names if name not in self._projects or self._projects[name] is not None)
+        return iter([name for name in names if self._find(name) is not None])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

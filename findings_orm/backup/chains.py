@@ -15,7 +15,7 @@ from findings_orm.backup.manifest import Manifest, ProjectHead, State
 from findings_orm.backup.reading import Reader, reading
 from findings_orm.backup.sections import BATCH, BATCH_BYTES, SECTIONS, Tally, key_of
 from findings_orm.backup.sections import Key as RecordKey
-from findings_orm.errors import StorageError, StorageIntegrityError
+from findings_orm.errors import StorageError, StorageIntegrityError, StorageUnavailableError
 from findings_orm.limits import DEFAULT, Limits
 
 
@@ -248,11 +248,17 @@ def chain_of(path: pathlib.Path, key: Key | None = None, limits: Limits = DEFAUL
 def manifests_in(
     folder: pathlib.Path, key: Key | None, limits: Limits = DEFAULT
 ) -> dict[str, tuple[pathlib.Path, Manifest]]:
-    """Return the backups in a folder by their ids; what is none, or can't be opened, is left out."""
+    """Return the backups in a folder by their ids; what is none, or can't be opened, is left out.
+
+    Raises:
+        StorageUnavailableError: the folder can't be read.
+    """
+    try:
+        paths = [path for path in sorted(folder.iterdir()) if path.name[0] != "." and path.is_file()]
+    except OSError as error:
+        raise StorageUnavailableError(f"{folder}: can't be read: {error.strerror or error}") from error
     found = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
-            continue
+    for path in paths:
         try:
             with reading(path, key, limits) as reader:
                 found[reader.manifest.id] = path, reader.manifest

@@ -24,7 +24,6 @@ from findings_orm.backup.writer import LEVEL, Writer
 from findings_orm.errors import (
     FindingNotFoundError,
     SchemaVersionError,
-    StorageUnavailableError,
     StorageValidationError,
 )
 from findings_orm.finding import SCHEMA_VERSION
@@ -194,12 +193,9 @@ def chosen_projects(unit: Records, projects: Collection[str] | None) -> list[str
 
 def _backup_of(path: pathlib.Path, key: Key | None, limits: Limits) -> pathlib.Path | None:
     """Return a backup that was named by itself or by its folder, where the newest one is meant."""
-    try:
-        if not path.is_dir():
-            return path
-        found = manifests_in(path, key, limits).values()
-    except OSError as error:
-        raise StorageUnavailableError(f"{path}: can't be read: {error.strerror or error}") from error
+    if not os.path.isdir(path):  # never raises: opening it tells what is wrong
+        return path
+    found = manifests_in(path, key, limits).values()
     return max(found, key=lambda one: (one[1].created_at[:19], one[1].id))[0] if found else None
 
 

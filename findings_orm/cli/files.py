@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import typer
 
@@ -52,12 +52,16 @@ def check(ctx: typer.Context, folder: Folder = None) -> None:
     group=files,
 )
 def repair(ctx: typer.Context, folder: Folder = None) -> None:
-    """Make a damaged store work again, with everything that is intact. The files as they were are kept beside it."""
+    """Make a damaged store work again, with everything that is intact. The files as they were are kept beside it.
+
+    On a file system without locks: --url 'file:///srv/findings?lock=soft'.
+    """
     from findings_orm.adapters.file import repair as repair_folder
 
     session = session_of(ctx)
     path = _folder(session.url, folder)
-    found = repair_folder(path)
+    lock = dict(parse_qsl(urlsplit(session.url).query)).get("lock", "hard")
+    found = repair_folder(path, lock=lock)  # type: ignore[arg-type]  # it refuses other words
     with session.out.report():
         for line in found or [f"nothing to do: {path} is as it should be"]:
             session.out.line(line)

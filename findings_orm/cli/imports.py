@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -180,7 +181,7 @@ class _Import:
         try:
             self._one(store, file, name)
         except (StorageValidationError, SchemaVersionError, StorageConflictError) as error:
-            failure = self._explained(error, name)
+            failure = self._explained(error, file, name)
             if alone:
                 raise failure from error
             self.refused.append((name, failure))
@@ -202,7 +203,7 @@ class _Import:
             self.session.out.note(f"{name}: {remark}")
         if report.legacy:
             self.session.out.note(
-                f"{name}: has findings of {_of_legacy(name)} also takes times without an offset, and owners and notes."
+                f"{name}: has findings of {_of_legacy(file)} also takes times without an offset, and owners and notes."
             )
         if self.in_text:
             from findings_orm.cli.render import write_report
@@ -255,13 +256,13 @@ class _Import:
                 "not reach"
             )
 
-    def _explained(self, error: StorageError, name: str) -> CommandError:
+    def _explained(self, error: StorageError, file: str, name: str) -> CommandError:
         failure = explain(error)
         message = str(failure) if str(failure).startswith(name) else f"{name}: {failure}"
         hint = failure.hint or "Nothing of this file was imported."
         if self._is_legacy:
             return CommandError(
-                message, hint=f"{hint} It looks like {_of_legacy(name)} takes it.", code=failure.code
+                message, hint=f"{hint} It looks like {_of_legacy(file)} takes it.", code=failure.code
             )
         if isinstance(error, StorageValidationError) and error.index is not None and not self.quarantine:
             hint += " Correct it, or import the other findings with --quarantine."
@@ -298,8 +299,8 @@ class _Import:
             self.session.out.json({"project_id": self.project, "files": files})
 
 
-def _of_legacy(name: str) -> str:
-    return f"schema 0.3.0: 'findings import-legacy {name}'"
+def _of_legacy(file: str) -> str:
+    return f"schema 0.3.0: 'findings import-legacy {'FILE' if file == '-' else shlex.quote(file)}'"
 
 
 def _was_recorded(store: FindingStore, project_id: str, run_id: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from findings_orm.cli.failures import UsageError
-from findings_orm.cli.options import AsJson, MaxDocument, limits_of, one_of
+from findings_orm.cli.options import AsJson, Limit, MaxDocument, limits_of, one_of
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import command, session_of
 
@@ -45,6 +45,7 @@ def migrate(
         bool, typer.Option("--dry-run", help="Say what the migration would do, and write nothing.")
     ] = False,
     max_document: MaxDocument = None,
+    limit: Limit = None,
     form: AsJson = "text",
 ) -> None:
     """Bring a file of findings to another schema version, up or down, losing nothing.
@@ -67,7 +68,7 @@ def migrate(
             output=output,
             dry_run=dry_run,
             progress=lambda _, __: tracker.add(1),
-            limits=limits_of(max_document),
+            limits=limits_of(max_document, others=limit),
         )
     with session.out.report():
         if form == "json":

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from findings_orm.cli.cache import CACHE_VARIABLE
-from findings_orm.cli.failures import CommandError, ExitCode
+from findings_orm.cli.failures import CommandError, ExitCode, UsageError
 from findings_orm.cli.options import AsJson, one_of
 from findings_orm.cli.root import app, command, session_of
-from findings_orm.errors import SchemaVersionError, StorageIntegrityError
+from findings_orm.errors import (
+    SchemaVersionError,
+    StorageIntegrityError,
+    StorageUnavailableError,
+    StorageValidationError,
+)
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -68,8 +73,9 @@ def doctor(
     one_of("--format", form, ("text", "json"))
     one_of("--fail-on", fail_on, LEVELS)
     session = session_of(ctx)
+    of_cache = _of_cache(cache) if cache else []
     problems, code = _examined(session, fix=fix)
-    problems += _of_cache(cache) if cache else []
+    problems += of_cache
     if form == "json":
         from findings_orm.cli.render import as_json
 
@@ -102,12 +108,22 @@ def _examined(session: Session, *, fix: bool) -> tuple[list[Problem], ExitCode]:
 
 
 def _of_cache(url: str) -> list[Problem]:
+    """Return the problems of a cache; that it can't be reached is one of them.
+
+    Raises:
+        UsageError: the URL is none of a Redis.
+    """
     from findings_orm.adapters.cache.maintaining import cache_status
-    from findings_orm.adapters.cache.options import SIGN, UNSIGNED
+    from findings_orm.adapters.cache.options import unsigned_problem
     from findings_orm.diagnosis import Problem
 
-    found = cache_status(url)
-    return [Problem("warning", "cache-secret", f"{found.url}: {UNSIGNED}", SIGN)] if found.unsigned else []
+    try:
+        found = cache_status(url)
+    except StorageUnavailableError as error:
+        return [Problem("warning", "cache", str(error), "Start it, or name another one with --cache.")]
+    except StorageValidationError as error:
+        raise UsageError(str(error)) from error
+    return [unsigned_problem(url)] if found.unsigned else []
 
 
 def _write(out: Output, problems: list[Problem]) -> None:

@@ -138,10 +138,10 @@ def _kept(store: FindingStore, project_id: str, ids: list[str]) -> list[Rejected
 
 def _read_fixed(path: Path, limits: Limits) -> Mapping[str, Mapping[str, Any]]:
     """Read corrected documents by id, in either shape."""
-    from findings_orm.jsonstream import JsonReader
+    from findings_orm.jsonstream import JsonReader, open_json
 
     try:
-        with path.open("rb") as file:
+        with open_json(path) as file:
             data = _members(JsonReader(file, limits=limits))
     except LimitExceededError:
         raise

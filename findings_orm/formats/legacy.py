@@ -235,7 +235,7 @@ class _Import:
         self.report.projects[project_id] = report
         unplaced = Counter(self.report.unplaced) + rows.placer.unplaced
         self.report.unplaced = {name: unplaced[name] for name in sorted(unplaced)}
-        if rows.have_comments and (report.created or report.updated) and not self.report.dry_run:
+        if rows.have_comments and not self.report.dry_run:
             self.report.comments += _comment(store, project_id)
         for one in report.rejected:
             self.report.rejected.append(

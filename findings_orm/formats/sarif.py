@@ -77,7 +77,7 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
         for number in reader.elements():
             for key in reader.members():
                 if key != "results" or reader.peek() != "[":
-                    reader.value()
+                    reader.skip(_KEPT.get(key, 0))  # by parts, as `survey` took it: whole it may be too large
                     continue
                 for _ in reader.elements():
                     yield _document(reader, runs[number])

@@ -109,8 +109,9 @@ def engine_of(url: str, *, create: bool = False) -> Engine:
     if parsed.get_backend_name() == "postgresql":
         arguments["prepare_threshold"] = None  # leaves no prepared statements behind a pooler
     if parsed.get_backend_name() == "sqlite":
-        if arguments:
-            raise StorageUnavailableError(f"{where}: a SQLite database has no {', '.join(arguments)}")
+        foreign = [*arguments, *(("schema",) if schema is not None else ())]
+        if foreign:
+            raise StorageUnavailableError(f"{where}: a SQLite database has no {', '.join(foreign)}")
         make_database(parsed, where, create=create, access=Access.of_group(str(group) if group else None))
         if "timeout" not in parsed.query:
             arguments["timeout"] = BUSY_TIMEOUT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import shutil
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from findings_orm.blocks import COMMITTED
 from findings_orm.errors import (
@@ -20,7 +19,7 @@ from findings_orm.errors import (
     StorageValidationError,
 )
 from findings_orm.finding import SCHEMA_VERSION
-from findings_orm.jsonstream import JsonReader
+from findings_orm.jsonstream import JsonReader, open_json
 from findings_orm.layout import LEGACY_VERSION, version_of
 from findings_orm.limits import DEFAULT, Limits
 from findings_orm.private import Access, replacing
@@ -91,7 +90,7 @@ def migrate_file(
     """Do the work of `SchemaMigrator.migrate_file`, with memory for one finding."""
     source = Path(path)
     target = Path(output) if output is not None else source
-    with _opened(source) as file:
+    with open_json(source) as file:
         layout = _Layout(source, file, limits)
         version = layout.version
         found = FileMigration(source, version, to_version, dry_run=dry_run)
@@ -237,19 +236,6 @@ def migrate_many(
             raise error.at(index) from error
         except SchemaVersionError as error:
             raise SchemaVersionError(f"document {index}: {error}") from error
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of UTF-8, or of another encoding that JSON may have."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise StorageUnavailableError(f"{path}: can't be read: {error.strerror or error}") from error
-    with file:
-        encoding = json.detect_encoding(file.read(4))
-        recoded = file if encoding.startswith("utf-8") else codecs.EncodedFile(file, "utf-8", encoding)
-        yield cast(BinaryIO, recoded)
 
 
 @contextmanager

@@ -100,3 +100,6 @@ def test_a_cache_without_a_secret_is_said(
         assert store.diagnose() == []
     assert "secret" not in caplog.text + run("cache", "status", "--cache", redis.url)[2]
     assert run("doctor", "--url", "memory:", "--cache", redis.url)[0] == 0
+    assert run("doctor", "--url", "memory:", "--cache", "http://h")[0] == 2
+    code, out, _ = run("doctor", "--url", "memory:", "--cache", "redis://127.0.0.1:1")
+    assert (code, "Start it, or name another one" in out) == (1, True)

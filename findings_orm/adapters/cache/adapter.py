@@ -15,7 +15,7 @@ from findings_orm.adapters.cache.keys import Keys, query_arguments
 from findings_orm.adapters.cache.listening import Listener
 from findings_orm.adapters.cache.maintaining import clear_cache
 from findings_orm.adapters.cache.near import NearCache
-from findings_orm.adapters.cache.options import SIGN, UNSIGNED, CacheOptions
+from findings_orm.adapters.cache.options import SIGN, UNSIGNED, CacheOptions, unsigned_problem
 from findings_orm.adapters.cache.reading import Reader, Wanted
 from findings_orm.adapters.cache.remote import Remote
 from findings_orm.adapters.cache.statistics import Statistics
@@ -233,8 +233,8 @@ class RedisCacheAdapter(Forking, NotifyingStore):
 
     def diagnose(self) -> list[Problem]:
         """See `Diagnosable.diagnose`: the problems of the store, and that the cache believes everybody."""
-        unsigned = Problem("warning", "cache-secret", f"{shown_url(self._url)}: {UNSIGNED}", SIGN)
-        return by_level([*super().diagnose(), *([] if self.options.secret else [unsigned])])
+        unsigned = [] if self.options.secret else [unsigned_problem(self._url)]
+        return by_level([*super().diagnose(), *unsigned])
 
     def close(self) -> None:
         """Close the store and all connections to Redis."""

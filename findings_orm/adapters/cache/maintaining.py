@@ -66,11 +66,12 @@ def cache_status(url: str, *, namespace: str = "findings", progress: Progress = 
         found: Counter[str] = Counter()
         unsigned = False
         for key in client.scan_iter(match=keys.pattern(), count=_BATCH):
-            operation = operation_of(key.decode(errors="replace"))
+            name = key.decode(errors="replace")
+            operation = operation_of(name)
             if operation is not None:
                 found[operation] += 1
                 if not unsigned and found.total() <= _SAMPLE:
-                    unsigned = _NO_SECRET.sealed(key.decode(), client.get(key) or b"")
+                    unsigned = _NO_SECRET.sealed(name, client.get(key) or b"")
             progress(1)
         listeners = dict(client.pubsub_numsub(keys.channel)).get(keys.channel.encode(), 0)
         return CacheStatus(

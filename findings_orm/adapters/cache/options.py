@@ -8,7 +8,9 @@ from math import isfinite
 from typing import Any, Literal
 
 from findings_orm.arguments import check_fields, checked
+from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageValidationError
+from findings_orm.secrecy import shown_url
 
 OPERATIONS = ("get_finding", "list_findings", "find", "count", "summarize", "list_projects")
 """The reads that a cache serves."""
@@ -17,6 +19,11 @@ UNSIGNED = "the cache has no secret: whoever can write to its Redis can make fin
 SIGN = "Give the cache a secret, the same in all processes: 'findings cache secret' makes one and says how."
 
 _MEGABYTE = 2**20
+
+
+def unsigned_problem(url: str) -> Problem:
+    """Return what is wrong with a cache that has no secret."""
+    return Problem("warning", "cache-secret", f"{shown_url(url)}: {UNSIGNED}", SIGN)
 
 
 @dataclass(frozen=True, kw_only=True)

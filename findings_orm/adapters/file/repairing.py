@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from findings_orm import plain
 from findings_orm.accepting import current_document
@@ -26,26 +26,28 @@ from findings_orm.saving import save
 
 
 @checked
-def repair(path: str | os.PathLike[str], *, lock_timeout: float = 60.0) -> list[str]:
+def repair(
+    path: str | os.PathLike[str], *, lock_timeout: float = 60.0, lock: Literal["hard", "soft"] = "hard"
+) -> list[str]:
     """Make a damaged store work again with everything that is intact; return what was found and done, for people.
 
     The whole damaged store is copied aside first, into a folder beside its projects. A store without damage is left
-    as it is, and the result is empty.
+    as it is, and the result is empty. `lock` is that of `FileStorageAdapter`.
 
     Raises:
         StorageUnavailableError: the folder can't be read or written.
         SchemaVersionError: a newer release wrote the store; nothing is wrong with it.
     """
     root = Path(path).absolute()
-    lock = StoreLock(root / names.LOCK)
+    guard = StoreLock(root / names.LOCK, soft=lock == "soft")
     with translated(root):
         if not root.is_dir() or not checking.is_store(root):
             raise StorageUnavailableError(f"{root}: holds no store")
-        lock.acquire(lock_timeout)
+        guard.acquire(lock_timeout)
         try:
             return _Repair(root).run()
         finally:
-            lock.release()
+            guard.release()
 
 
 class _Repair:

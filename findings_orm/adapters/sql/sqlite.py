@@ -272,10 +272,10 @@ class SQLiteStorageAdapter(SqlStore):
 
 
 def _url_of(given: str | pathlib.Path | URL) -> URL:
-    if isinstance(given, pathlib.Path) or (
+    if isinstance(given, os.PathLike) or (
         isinstance(given, str) and not given.startswith("sqlite:") and "://" not in given
     ):
-        return URL.create("sqlite", database=str(given))
+        return URL.create("sqlite", database=os.fspath(given))
     url = given if isinstance(given, URL) else split_url(given)
     if url is None or url.get_backend_name() != "sqlite" or url.host or url.username or url.password:
         raise StorageValidationError.of_field("url", "must be sqlite:///PATH", shown_url(given))

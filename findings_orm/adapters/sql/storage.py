@@ -122,6 +122,7 @@ class SqlStore(Store):
 
     # -- figures --------------------------------------------------------------------------------------------
 
+    @checked
     def observe(self, observer: Observer) -> Callable[[], None]:
         """See `Observable.observe`. Statements of an application on this engine are told too."""
         return self._watch.add(observer)

@@ -76,6 +76,7 @@ def hostile_values() -> list[Any]:
             dt.datetime(2024, 1, 1),
             uuid.UUID(int=1),
             pathlib.Path("/"),
+            pathlib.PurePosixPath("a/b"),
             object,
             object(),
             print,
