@@ -14,7 +14,7 @@ import pathlib
 import sys
 import types
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import cache, wraps
 from math import isfinite
 from typing import (
     IO,
@@ -49,21 +49,14 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     A wrong number of arguments, or one that there is not, is Python's own TypeError. The refusal is a StorageValidationError
     that names the argument; nothing of the function was done.
     """
-    kinds: list[tuple[str, Kind | None]] = []
-    by_name: dict[str, Kind | None] = {}
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not kinds:
-            kinds.extend(kinds_of(function).items())
-            by_name.update(kinds)
-        for (name, kind), value in zip(kinds, args, strict=False):
-            if kind is not None and not kind.fits(value):
-                raise StorageValidationError.of_field(name, f"must be {kind.rule}", value)
+        kinds = kinds_of(function)
+        for (name, kind), value in zip(kinds.items(), args, strict=False):
+            _check(name, kind, value)
         for name, value in kwargs.items():
-            kind = by_name.get(name)
-            if kind is not None and not kind.fits(value):
-                raise StorageValidationError.of_field(name, f"must be {kind.rule}", value)
+            _check(name, kinds.get(name), value)
         return function(*args, **kwargs)
 
     return call
@@ -75,10 +68,14 @@ def check_fields(instance: Any) -> None:
     Raises:
         StorageValidationError: names the field.
     """
-    for name, kind in _kinds_of_class(type(instance)).items():
-        value = getattr(instance, name)
-        if kind is not None and not kind.fits(value):
-            raise StorageValidationError.of_field(name, f"must be {kind.rule}", value)
+    cls: Any = type(instance)
+    for name, kind in kinds_of(cls).items():
+        _check(name, kind, getattr(instance, name))
+
+
+def _check(name: str, kind: Kind | None, value: Any) -> None:
+    if kind is not None and not kind.fits(value):
+        raise StorageValidationError.of_field(name, f"must be {kind.rule}", value)
 
 
 def path_of(name: str, value: Any) -> pathlib.Path:
@@ -92,6 +89,7 @@ def path_of(name: str, value: Any) -> pathlib.Path:
     return pathlib.Path(value)
 
 
+@cache
 def kinds_of(function: Callable[..., Any]) -> dict[str, Kind | None]:
     """Return the parameters of a function with what they may be; None for anything."""
     names = vars(sys.modules[function.__module__])
@@ -209,6 +207,7 @@ def _is_path(value: Any) -> bool:
 
 _ONE = (str, bytes, bytearray, memoryview, collections.abc.Mapping)
 _PATH = Kind(_is_path, "a path (without NUL)")
+_NONE = Kind(lambda value: value is None, "None")
 _PATHS = frozenset({pathlib.Path, os.PathLike[str]})
 _ANYTHING = (object, IO, BinaryIO, TextIO)
 """Streams are what can be read, or written: who uses them asks them."""
@@ -223,8 +222,8 @@ _PLAIN: dict[Any, Kind | None] = {
     bool: Kind(lambda value: value is True or value is False, "True or False"),
     int: Kind(_is_integer, "an integer"),
     float: Kind(_is_number, "a finite number"),
-    None: Kind(lambda value: value is None, "None"),
-    type(None): Kind(lambda value: value is None, "None"),
+    None: _NONE,
+    type(None): _NONE,
     pathlib.Path: _PATH,
     os.PathLike[str]: _PATH,
 }
@@ -240,4 +239,3 @@ _MANY: dict[Any, str] = {
     dict: "a dict",
     set: "a set",
 }
-_kinds_of_class: Callable[[type], dict[str, Kind | None]] = lru_cache(kinds_of)

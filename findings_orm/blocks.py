@@ -20,6 +20,11 @@ T = TypeVar("T")
 COMMITTED = "The write was committed before this exception came; it is stored."
 
 
+def is_committed(error: BaseException) -> bool:
+    """Return whether what an exception interrupted is stored nevertheless."""
+    return COMMITTED in getattr(error, "__notes__", ())
+
+
 class _Block(functools.partial[bool]):
     """Leaving it is a C function, so that nothing comes between; it alone keeps the generator.
 

@@ -256,7 +256,7 @@ _as_they_are = itemgetter(*(name for name in CONTENT_FIELDS if name not in _FREE
 _validate = Finding.__pydantic_validator__.validate_python
 _validate_quickly = _QuickFinding.__pydantic_validator__.validate_python
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
-_TOO_LARGE = 10**MAX_DIGITS
+TOO_LARGE = 10**MAX_DIGITS
 _NUMBERS = (int, float)
 _MEMBERS = tuple(Location.__annotations__)
 _MEMBER_ORDERS = frozenset(
@@ -415,7 +415,7 @@ def _broken_rule(value: object, depth: int) -> str | None:
         return f"must not nest deeper than {MAX_DEPTH} levels"
     if isinstance(value, str) and not _encodable(value):
         return "must not hold lone surrogates (text that UTF-8 cannot encode)"
-    if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+    if isinstance(value, int) and abs(value) >= TOO_LARGE:
         return f"must not have more than {MAX_DIGITS} digits"
     return None
 

@@ -85,8 +85,6 @@ class Import:
         limits: Limits = DEFAULT,
     ) -> None:
         check_project_id(project_id)
-        if on_invalid not in ("raise", "quarantine"):
-            raise StorageValidationError.of_field("on_invalid", "must be raise or quarantine", on_invalid)
         self.project_id = project_id
         self.at = now()
         self.run = as_run(run, self.at)

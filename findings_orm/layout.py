@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from findings_orm.arguments import path_of
-from findings_orm.blocks import COMMITTED
+from findings_orm.blocks import is_committed
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import KNOWN_VERSIONS
 from findings_orm.jsonstream import JsonReader
@@ -59,15 +59,14 @@ def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:
     try:
         replace_file(path, content)
     except OSError as error:
-        left = (
-            "the new file is there"
-            if COMMITTED in getattr(error, "__notes__", ())
-            else "the old file is as it was"
-        )
+        left = "the new file is there" if is_committed(error) else "the old file is as it was"
         raise StorageValidationError(f"{path}: writing failed, {left}: {error}") from error
 
 
-_MEMBERS = ("finding_schema_version", "store_schema_version", "findings")
+VERSION_KEYS = ("finding_schema_version", "store_schema_version")
+"""Where a layout says its version."""
+
+_MEMBERS = (*VERSION_KEYS, "findings")
 
 
 def problems_of_path(path: object) -> list[str]:

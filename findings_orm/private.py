@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from findings_orm.blocks import COMMITTED, block
-from findings_orm.errors import StorageConflictError, StorageValidationError
+from findings_orm.blocks import COMMITTED, block, is_committed
+from findings_orm.errors import StorageConflictError, StorageUnavailableError, StorageValidationError
 
 try:
     import fcntl
@@ -219,6 +219,26 @@ def target_of(path: pathlib.Path) -> pathlib.Path:
             raise PermissionError(errno.EACCES, "is a link that somebody else made; remove it", str(path))
         path = path.parent / os.readlink(path)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+@block
+def writing(
+    path: pathlib.Path, access: Access | None = None, *, alone: bool = False
+) -> Iterator[tuple[pathlib.Path, BinaryIO]]:
+    """Yield a file beside `path` that takes its place when the block ends well; see `replacing`.
+
+    Raises:
+        StorageConflictError: another process writes the same file.
+        StorageUnavailableError: the file can't be written.
+    """
+    try:
+        with replacing(path, access, alone=alone) as pair:
+            yield pair
+    except OSError as error:
+        problem = "was written, but not for good" if is_committed(error) else "can't be written"
+        raise StorageUnavailableError(
+            f"{error.filename or path}: {problem}: {error.strerror or error}"
+        ) from error
 
 
 @block

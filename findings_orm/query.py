@@ -12,7 +12,15 @@ from typing import Any
 
 from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError
-from findings_orm.finding import MAX_DIGITS, Severity, Status, canonical_time, check_plain_text, is_uuid
+from findings_orm.finding import (
+    MAX_DIGITS,
+    TOO_LARGE,
+    Severity,
+    Status,
+    canonical_time,
+    check_plain_text,
+    is_uuid,
+)
 from findings_orm.freetext import RELEVANCE, WHOLE, holds_all, relevance, search_text, words_of
 
 Sort = str
@@ -247,7 +255,6 @@ _SETS = ("severity", "status", "detector_id", "rule_id", "cwe", "cve_id", "run_i
 
 
 _NO_FINDING = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
-_ENDLESS = 10**MAX_DIGITS
 
 
 def _members(name: str, given: Any) -> tuple[Any, ...]:
@@ -263,7 +270,7 @@ def _members(name: str, given: Any) -> tuple[Any, ...]:
 
 def _check_member(name: str, value: Any) -> None:
     if name == "cwe":
-        if type(value) is not int or abs(value) >= _ENDLESS:
+        if type(value) is not int or abs(value) >= TOO_LARGE:
             rule = f"must be integers of up to {MAX_DIGITS} digits"
             raise StorageValidationError.of_field(name, rule, value)
         return

@@ -99,11 +99,8 @@ def register_adapter(
         raise StorageValidationError.of_field("name", "must be text, not empty", name)
     if not callable(adapter_class):
         raise StorageValidationError.of_field("adapter_class", "must be a class, or callable", adapter_class)
-    if config is None:
-        config = {}
-    if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):
-        raise StorageValidationError.of_field("config", "must be a mapping of keyword arguments", config)
-    adapter = _made(adapter_class, readable(adapter_class), "config", (), config)
+    keywords = _keywords("config", config)
+    adapter = _made(adapter_class, readable(adapter_class), "config", (), keywords)
     if not isinstance(adapter, StoragePort):
         raise StorageValidationError.of_field(
             "adapter_class", "must make a StoragePort (six methods)", adapter_class
@@ -111,6 +108,15 @@ def register_adapter(
     earlier = _registry.replace(name, adapter)
     if earlier is not adapter:
         _close(name, earlier)
+
+
+def _keywords(name: str, given: object) -> Mapping[str, Any]:
+    """Return an argument that holds keyword arguments, or None for no such."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise StorageValidationError.of_field(name, "must be a mapping of keyword arguments", given)
+    return given
 
 
 def unregister_adapter(name: str) -> None:
@@ -166,8 +172,7 @@ def open_storage(
     """
     if not isinstance(url, str):
         raise StorageValidationError.of_field("url", f"must be a storage URL ({_known()})", url)
-    if cache_options is not None and not isinstance(cache_options, Mapping):
-        raise StorageValidationError.of_field("cache_options", "must be a mapping", cache_options)
+    for_cache = _keywords("cache_options", cache_options)
     check_limits(limits)
     store = _opened(url, options)
     if limits != DEFAULT:
@@ -176,7 +181,7 @@ def open_storage(
                 "limits", "must be the defaults: the registered adapter is open already", limits
             )
         store.limits = limits  # type: ignore[attr-defined]  # no part of the port: `Store` has it
-    return store if cache is None else _cached(store, cache, cache_options or {})
+    return store if cache is None else _cached(store, cache, for_cache)
 
 
 def _opened(url: str, options: Mapping[str, Any]) -> FindingStore:

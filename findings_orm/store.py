@@ -414,7 +414,7 @@ class Store(Forking, FindingStore):
         project_id = _key(project_id)
         try:
             before = canonical_time(closed_before)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise StorageValidationError.of_field(
                 "closed_before", f"must be {error}", closed_before
             ) from error

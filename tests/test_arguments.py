@@ -10,7 +10,7 @@ import inspect
 import io
 import pathlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -37,7 +37,7 @@ from findings_orm.errors import readable
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.metrics import MetricsAdapter, SlowQueries, TracingAdapter
 from findings_orm.observing import Observer
-from findings_orm.testing.contract.arguments import hostile_values
+from findings_orm.testing.contract.arguments import hostile_values, use_result
 from findings_orm.testing.samples import PROJECT, finding
 
 MODULES = (
@@ -266,22 +266,11 @@ class Surroundings:
                 if public.owner is not None:
                     call = getattr(self.instances[public.owner.__name__], public.name.partition(".")[2])
                 try:
-                    use(call(**{**given, argument: value}))
+                    use_result(call(**{**given, argument: value}))
                 except StorageError:
                     pass
                 except Exception as error:  # noqa: BLE001  # whatever it is, it is none of the tree
                     yield f"{public.name}({argument}={readable(value)}): {error!r}"
-
-
-def use(result: Any) -> None:
-    """Do what is done with a result: read it, enter it, close it."""
-    if isinstance(result, (FindingStore, StoragePort)):
-        getattr(result, "close", lambda: None)()
-    elif isinstance(result, AbstractContextManager):
-        with result:
-            pass
-    elif isinstance(result, Iterator):
-        list(result)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from findings_orm import (
 from findings_orm.cli.app import app
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.formats.legacy import LegacyReport, import_legacy
+from findings_orm.testing.samples import scanned
 from findings_orm.testing.strategies import legacy_documents
 
 SAMPLES = Path(__file__).parent / "samples" / "legacy"
@@ -498,13 +499,7 @@ def test_the_command_names_what_has_no_place(tmp_path: Path) -> None:
 
 
 def test_findings_import_names_the_command_for_such_a_file(tmp_path: Path) -> None:
-    modern = {
-        "project_id": "acme",
-        "created_at": "2023-01-05T10:00:00Z",
-        "detector_id": "a.b",
-        "severity": "low",
-        "title": "t",
-    }
+    modern = scanned()
     url = f"sqlite:///{tmp_path / 'findings.db'}"
     for rows, code in (
         ([row()], 0),

@@ -360,8 +360,9 @@ def test_a_foreign_store_has_operations_and_no_gauges(registry: CollectorRegistr
     within = open_storage("memory:")
     names = ["__enter__", "__exit__", *(name for name in dir(FindingStore) if not name.startswith("_"))]
     foreign = type("Foreign", (), {name: staticmethod(getattr(within, name)) for name in names})
+    within.save_finding(finding())
     store = MetricsAdapter(foreign(), registry=registry)
-    assert store.list_projects() == []
+    assert store.list_projects() == [PROJECT]
     assert value(registry, "findings_orm_operation_duration_seconds_count", adapter="Foreign") == 1
     assert value(registry, "findings_orm_up") == 0
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any, ClassVar, TypeVar, cast
 
 from findings_orm.accepting import current_document
-from findings_orm.adapters.memory import MemoryRecords, Project
+from findings_orm.adapters.memory import MemoryRecords, MemoryStore, Project
 from findings_orm.arguments import checked
 from findings_orm.blocks import block
 from findings_orm.errors import (
@@ -40,7 +40,6 @@ from findings_orm.plain import (
 from findings_orm.port import Document, Event, FindingStore, RejectedOriginal, Run, StoragePort
 from findings_orm.records import Records, Stored, Streak
 from findings_orm.saving import Ordinals, saved_identity
-from findings_orm.store import Store
 
 RESERVED = "findings-orm.lifted"
 """Project ids that begin with this hold what the six methods have no place for; no project may be called so."""
@@ -88,7 +87,7 @@ def lift(adapter: StoragePort, *, lock: AbstractContextManager[Any] | None = Non
     return LiftedStore(adapter, lock)
 
 
-class LiftedStore(Store):
+class LiftedStore(MemoryStore):
     """What `lift` returns.
 
     Attributes:
@@ -119,18 +118,6 @@ class LiftedStore(Store):
             yield unit
             if write:
                 cast(_State, unit.state).commit(unit)
-
-    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
-        """See `Store._iterate`; the lock is held only while the project is read."""
-        with self._unit() as unit:
-            return unit.stream(project_id, as_json=as_json)
-
-    @block
-    def snapshot(self) -> Iterator[Records]:
-        """See `Store.snapshot`; the lock is held only while everything is read."""
-        with self._unit() as unit:
-            frozen = cast(MemoryRecords, unit).frozen()
-        yield frozen
 
     def atomic_write(self, path: pathlib.Path, data: dict[str, Any]) -> None:
         self.lifted.atomic_write(path, data)

@@ -442,7 +442,23 @@ def _unindex(project: Project, identity: Identity) -> None:
         del project.by_fingerprint[identity.fingerprint]
 
 
-class InMemoryStorageAdapter(Store):
+class MemoryStore(Store):
+    """A store whose units of work are `MemoryRecords`, so that a long reading needs them for a moment only."""
+
+    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+        """See `Store._iterate`; the lock is held only while the order is made."""
+        with self._unit() as unit:
+            return unit.stream(project_id, as_json=as_json)
+
+    @block
+    def snapshot(self) -> Iterator[Records]:
+        """See `Store.snapshot`; the lock is held only while the dictionaries are copied."""
+        with self._unit() as unit:
+            frozen = cast(MemoryRecords, unit).frozen()
+        yield frozen
+
+
+class InMemoryStorageAdapter(MemoryStore):
     """A `FindingStore` in memory, gone with the process. Safe for many threads: one works at a time."""
 
     adapter: ClassVar[str] = "memory"
@@ -479,18 +495,6 @@ class InMemoryStorageAdapter(Store):
             with unit.savepoint():
                 yield unit
             self._state, unit.committed = unit.state, True
-
-    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
-        """See `Store._iterate`; the lock is held only while the order is made."""
-        with self._unit() as unit:
-            return unit.stream(project_id, as_json=as_json)
-
-    @block
-    def snapshot(self) -> Iterator[Records]:
-        """See `Store.snapshot`; the lock is held only while the dictionaries are copied."""
-        with self._unit() as unit:
-            frozen = cast(MemoryRecords, unit).frozen()
-        yield frozen
 
     def _ping(self) -> dict[str, Any]:
         with self._lock:

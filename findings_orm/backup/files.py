@@ -9,31 +9,8 @@ from typing import BinaryIO
 
 from findings_orm.backup.encryption import AGE_HEAD, Key, decrypting
 from findings_orm.backup.frames import MAGIC
-from findings_orm.blocks import COMMITTED, block
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
-from findings_orm.private import Access, remove_abandoned, replacing
-
-
-@block
-def writing(path: pathlib.Path, access: Access | None = None) -> Iterator[tuple[pathlib.Path, BinaryIO]]:
-    """Yield a file beside `path` that takes its place when the block ends well; see `findings_orm.private.replacing`.
-
-    Raises:
-        StorageConflictError: another process writes the same backup.
-        StorageUnavailableError: the file can't be written.
-    """
-    try:
-        with replacing(path, access, alone=True) as (beside, file):
-            yield beside, file
-    except OSError as error:
-        problem = (
-            "was written, but not for good"
-            if COMMITTED in getattr(error, "__notes__", ())
-            else "can't be written"
-        )
-        raise StorageUnavailableError(
-            f"{error.filename or path}: {problem}: {error.strerror or error}"
-        ) from error
+from findings_orm.private import remove_abandoned
 
 
 def remove_leftovers(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -21,7 +21,7 @@ from findings_orm.backup.writing import records_of
 from findings_orm.errors import FindingNotFoundError, StorageConflictError
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.ids import first_revision
-from findings_orm.limits import DEFAULT, Limits, check_limits
+from findings_orm.limits import DEFAULT, Limits
 from findings_orm.port import FindingStore
 from findings_orm.records import ProjectState, Records, batches
 from findings_orm.store import Store
@@ -84,7 +84,7 @@ def restore_backup(
         FindingNotFoundError: the backup lacks a project that was named.
         SchemaVersionError: it is of a newer release.
     """
-    chain = chain_of(pathlib.Path(path), key, check_limits(limits))
+    chain = chain_of(pathlib.Path(path), key, limits)
     chain.check_links(
         [verify_backup(each, key=key, progress=progress, limits=limits).sha256 for each in chain.paths]
     )

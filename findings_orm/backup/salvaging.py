@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from findings_orm.arguments import checked
 from findings_orm.backup.chains import survey
 from findings_orm.backup.encryption import Key
-from findings_orm.backup.files import is_encrypted, opened, writing
+from findings_orm.backup.files import is_encrypted, opened
 from findings_orm.backup.lines import kind_of, unpack
 from findings_orm.backup.manifest import FORMAT, Manifest, ProjectHead
 from findings_orm.backup.progress import SILENT, Progress
@@ -33,7 +33,8 @@ from findings_orm.errors import (
     StorageValidationError,
 )
 from findings_orm.ids import now, uuid7
-from findings_orm.limits import DEFAULT, Limits, check_limits
+from findings_orm.limits import DEFAULT, Limits
+from findings_orm.private import writing
 
 _STEP = 256 * 1024
 
@@ -88,12 +89,12 @@ def salvage_backup(
             "target", "must be another file than the damaged one", str(target)
         )
     with _plain(source, key, report.damages) as (data, was_encrypted):
-        scan = Scan(data, str(source), check_limits(limits))
+        scan = Scan(data, str(source), limits)
         manifest = _survey(scan, source)
         report.damages += scan.damages
         progress.phase("salvaging, ", manifest.findings)
         with (
-            writing(report.path) as (_, file),
+            writing(report.path, alone=True) as (_, file),
             encrypted(file, key if was_encrypted else None) as stream,
         ):
             writer = Writer(stream, manifest)

@@ -20,7 +20,7 @@ from findings_orm.backup.sections import Key as RecordKey
 from findings_orm.backup.shapes import REMOVED, SHAPES
 from findings_orm.errors import StorageError, StorageIntegrityError, StorageValidationError
 from findings_orm.finding import FIELDS, SCHEMA_VERSION, validate_finding
-from findings_orm.limits import DEFAULT, Limits, check_limits
+from findings_orm.limits import DEFAULT, Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def verify_backup(
         StorageUnavailableError: it can't be read.
         StorageValidationError: it is encrypted and there is no secret key, or something in it is beyond a limit.
     """
-    with reading(pathlib.Path(path), key, check_limits(limits)) as reader:
+    with reading(pathlib.Path(path), key, limits) as reader:
         progress.phase("verifying, ", reader.manifest.findings)
         records = dict.fromkeys(SECTIONS, 0)
         checker = Checker(reader)

@@ -14,7 +14,6 @@ from typing import BinaryIO
 from findings_orm.arguments import checked
 from findings_orm.backup.chains import Chain, Survey, chain_of, manifests_in, survey
 from findings_orm.backup.encryption import Key, encrypting
-from findings_orm.backup.files import writing
 from findings_orm.backup.incremental import write_changes
 from findings_orm.backup.manifest import FORMAT, Manifest, Since
 from findings_orm.backup.progress import SILENT, Progress
@@ -31,7 +30,7 @@ from findings_orm.forwarding import ForwardingStore
 from findings_orm.ids import now, uuid7
 from findings_orm.limits import DEFAULT, UNLIMITED, Limits
 from findings_orm.port import FindingStore
-from findings_orm.private import Access
+from findings_orm.private import Access, writing
 from findings_orm.query import FindingQuery
 from findings_orm.records import Records
 from findings_orm.store import Store
@@ -113,7 +112,7 @@ def write_backup(
     before = None if since is None else _backup_of(pathlib.Path(since), key, limits)
     continued = None if before is None else chain_to_continue(before, key, limits)
     access = None if group is None else Access.of_group(group)
-    with writing(target, access) as (beside, file):
+    with writing(target, access, alone=True) as (beside, file):
         with records_of(store).snapshot() as unit, encrypted(file, key) as stream:
             chosen = chosen_projects(unit, projects)
             manifest = manifest_of(unit, chosen, records_of(store).adapter)

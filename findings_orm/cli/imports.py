@@ -6,7 +6,7 @@ import os
 import shlex
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -160,19 +160,11 @@ class _Import:
 
     def execute(self, files: list[str]) -> None:
         """Import the files one after the other."""
-        with self._store() as store:
+        with self.session.store_for_import(self.limits, dry_run=self.dry_run) as store:
             for file in files:
                 self._guarded(store, file, alone=len(files) == 1)
         if len(files) > 1:
             self._conclude(files)
-
-    def _store(self) -> AbstractContextManager[FindingStore]:
-        """Open the storage; what a dry run would make is not made."""
-        if self.dry_run and self.session.missing_file():
-            from findings_orm.registry import open_storage
-
-            return open_storage("memory:", limits=self.limits)
-        return self.session.store(create=True, limits=self.limits)
 
     def _guarded(self, store: FindingStore, file: str, *, alone: bool) -> None:
         """Import one file; note down a refusal where others may follow."""

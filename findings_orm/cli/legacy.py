@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,10 +16,7 @@ from findings_orm.errors import StorageUnavailableError, StorageValidationError,
 
 if TYPE_CHECKING:
     from findings_orm.cli.output import Output
-    from findings_orm.cli.session import Session
     from findings_orm.formats.legacy import LegacyReport
-    from findings_orm.limits import Limits
-    from findings_orm.port import FindingStore
 
 SHOWN_NOTES = 20
 
@@ -82,7 +78,10 @@ def import_legacy(
     _check(source, severity)
     session = session_of(ctx)
     limits = limits_of(max_document, max_report, limit)
-    with _store(session, dry_run, limits) as store, Tracker(session.out, f"import {source}") as tracker:
+    with (
+        session.store_for_import(limits, dry_run=dry_run) as store,
+        Tracker(session.out, f"import {source}") as tracker,
+    ):
         try:
             found = work(
                 store,
@@ -115,15 +114,6 @@ def _check(source: Path, severity: str | None) -> None:
         legacy_files(source)
     except StorageUnavailableError as error:
         raise UsageError(str(error), hint="Nothing was imported.") from error
-
-
-def _store(session: Session, dry_run: bool, limits: Limits) -> AbstractContextManager[FindingStore]:
-    """Open the storage; what a dry run would make is not made."""
-    if dry_run and session.missing_file():
-        from findings_orm.registry import open_storage
-
-        return open_storage("memory:", limits=limits)
-    return session.store(create=True, limits=limits)
 
 
 def _explained(error: StorageValidationError) -> Exception:

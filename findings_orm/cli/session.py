@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,14 @@ class Session:
             self.require_file()
         with self._opened(limits) as store:
             yield store
+
+    def store_for_import(self, limits: Limits, *, dry_run: bool) -> AbstractContextManager[FindingStore]:
+        """Open the storage, made if need be; what a dry run would make is not made."""
+        if dry_run and self.missing_file():
+            from findings_orm.registry import open_storage
+
+            return open_storage("memory:", limits=limits)
+        return self.store(create=True, limits=limits)
 
     def _opened(self, limits: Limits | None) -> FindingStore:
         from findings_orm.limits import DEFAULT

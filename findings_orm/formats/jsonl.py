@@ -16,10 +16,9 @@ from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION
 from findings_orm.formats.survey import Survey
 from findings_orm.formats.writing import Stream, TextSink
 from findings_orm.jsonstream import JsonReader
-from findings_orm.layout import LEGACY_VERSION, looks_legacy, version_of
+from findings_orm.layout import LEGACY_VERSION, VERSION_KEYS, looks_legacy, version_of
 
 _DETECTOR = re.compile(r"[A-Za-z0-9_.-]+")
-VERSION_KEYS = ("finding_schema_version", "store_schema_version")
 
 
 class _Context(NamedTuple):

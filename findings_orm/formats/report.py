@@ -13,7 +13,8 @@ from findings_orm.formats import jsonl, nuclei, sarif
 from findings_orm.formats.reading import PathOrStream, Source
 from findings_orm.formats.survey import Survey
 from findings_orm.jsonstream import JsonReader
-from findings_orm.limits import DEFAULT, Limits, check_limits
+from findings_orm.layout import VERSION_KEYS
+from findings_orm.limits import DEFAULT, Limits
 
 FORMATS = ("sarif", "nuclei", "jsonl")
 """The names of the formats that can be read."""
@@ -110,7 +111,7 @@ def open_report(
             rule=f"must be one of {', '.join(FORMATS)}",
             value=format,
         )
-    source = Source(path_or_stream, check_limits(limits))
+    source = Source(path_or_stream, limits)
     try:
         seen = _look(_reader(source, None, limits))
         chosen = _chosen(source.name, format, seen)
@@ -204,7 +205,7 @@ def _format_of(name: str, keys: Mapping[str, None], top: bool) -> str | None:
         return "sarif"
     if name in nuclei.TEMPLATE_KEYS:
         return "nuclei"
-    layout = top and "findings" in keys and any(key in keys for key in jsonl.VERSION_KEYS)
+    layout = top and "findings" in keys and any(key in keys for key in VERSION_KEYS)
     if name == "detector_id" or layout or keys.keys() >= _LEGACY_KEYS:
         return "jsonl"
     return None

@@ -35,7 +35,7 @@ class SlowQueries(ObservedStore):
 
     @checked
     def __init__(self, inner: FindingStore, *, threshold: float = 0.5, plan: bool = False) -> None:
-        if not threshold >= 0:
+        if threshold < 0:
             raise StorageValidationError.of_field("threshold", "must be seconds, 0 or more", threshold)
         super().__init__(inner, _Slow(self))
         self.threshold = threshold

@@ -13,14 +13,14 @@ from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import FIELDS, MAX_DEPTH, SCHEMA_VERSION, validate_finding
 from findings_orm.layout import LEGACY_VERSION as LEGACY
-from findings_orm.limits import DEFAULT, Limits, check_limits
+from findings_orm.layout import VERSION_KEYS
+from findings_orm.limits import DEFAULT, Limits
 from findings_orm.migrations.files import FileMigration, Progress, migrate_file, migrate_many
 from findings_orm.migrations.scripts import DocumentChange, chain, document_changes
 
 Document = dict[str, Any]
 
 _SEMANTIC = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
-_VERSION_KEYS = ("finding_schema_version", "store_schema_version")
 _FILLED_IN = {
     "id": "00000000-0000-4000-8000-000000000000",
     "project_id": "project",
@@ -208,7 +208,7 @@ class SchemaMigrator:
             output=output,
             dry_run=dry_run,
             progress=progress,
-            limits=check_limits(limits),
+            limits=limits,
         )
 
 
@@ -261,7 +261,7 @@ def _check_own_version(data: Document, key: str, expected: str, place: str = "")
 
 
 def _migrate_layout(layout: Document, from_version: str, to_version: str) -> Document:
-    keys = [key for key in _VERSION_KEYS if key in layout] or [_VERSION_KEYS[0]]
+    keys = [key for key in VERSION_KEYS if key in layout] or [VERSION_KEYS[0]]
     for key in keys:
         _check_own_version(layout, key, from_version)
     findings = layout["findings"]

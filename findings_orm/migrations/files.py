@@ -6,12 +6,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from findings_orm.blocks import COMMITTED
 from findings_orm.errors import (
     LimitExceededError,
     SchemaVersionError,
@@ -20,15 +18,14 @@ from findings_orm.errors import (
 )
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.jsonstream import JsonReader, open_json
-from findings_orm.layout import LEGACY_VERSION, version_of
+from findings_orm.layout import LEGACY_VERSION, VERSION_KEYS, version_of
 from findings_orm.limits import DEFAULT, Limits
-from findings_orm.private import Access, replacing
+from findings_orm.private import Access, replacing, writing
 
 Document = dict[str, Any]
 Migrate = Callable[[str, str, Document], Document]
 Progress = Callable[[int, int], None]
 
-VERSION_KEYS = ("finding_schema_version", "store_schema_version")
 CORNER = "findings_orm"
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _FROM_INGEST = ("id", "project_id", "created_at")
@@ -105,7 +102,7 @@ def migrate_file(
         bare = to_version == LEGACY_VERSION and (
             layout.is_array or set(others) <= {"findings", *VERSION_KEYS}
         )
-        with _replacing(target) as written:
+        with writing(target) as (_, written):
             for text in _array(migrated, "") if bare else _object(others, migrated):
                 written.write(text.encode())
             written.write(b"\n")
@@ -236,20 +233,6 @@ def migrate_many(
             raise error.at(index) from error
         except SchemaVersionError as error:
             raise SchemaVersionError(f"document {index}: {error}") from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that takes the place of another whole, or not at all."""
-    try:
-        with replacing(path) as (_, file):
-            yield file
-    except OSError as error:
-        done = COMMITTED in getattr(error, "__notes__", ())
-        problem = "was written, but not for good" if done else "can't be written"
-        raise StorageUnavailableError(
-            f"{error.filename or path}: {problem}: {error.strerror or error}"
-        ) from error
 
 
 def _object(members: Document, findings: Iterator[Document]) -> Iterator[str]:

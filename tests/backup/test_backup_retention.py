@@ -10,9 +10,9 @@ from stores import Open
 
 from findings_orm import StorageConflictError, StorageError, StorageValidationError
 from findings_orm.backup import Keep, Key, prune_backups, restore_backup, write_backup
-from findings_orm.backup.files import writing
 from findings_orm.backup.reading import reading
 from findings_orm.backup.writer import Writer
+from findings_orm.private import writing
 from findings_orm.testing.samples import finding
 
 
@@ -108,7 +108,7 @@ def test_what_killed_backups_left_is_removed(new_store: Open, tmp_path: pathlib.
     write_backup(new_store("memory"), tmp_path / "a")
     for name, content in ((".b.tmp", b"\x28\xb5\x2f\xfdxx"), (".c.tmp", b""), (".d.tmp", b"not ours")):
         (tmp_path / name).write_bytes(content)
-    with writing(tmp_path / "e") as (beside, _):
+    with writing(tmp_path / "e", alone=True) as (beside, _):
         prune_backups(tmp_path, Keep(last=1), dry_run=True)
         assert len(list(tmp_path.iterdir())) == 5
         prune_backups(tmp_path, Keep(last=1))
@@ -118,7 +118,7 @@ def test_what_killed_backups_left_is_removed(new_store: Open, tmp_path: pathlib.
 
 def test_two_backups_to_one_file(new_store: Open, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "a"
-    with writing(path), pytest.raises(StorageConflictError, match="another process writes"):
+    with writing(path, alone=True), pytest.raises(StorageConflictError, match="another process writes"):
         write_backup(new_store("memory"), path)
     write_backup(new_store("memory"), path)
     assert path.stat().st_mode & 0o077 == 0

@@ -110,9 +110,9 @@ class Codec:
 
     def unpack(self, key: str, entry: bytes) -> bytes:
         """Return the JSON of an entry. Raises DamagedError, and TooLargeError for one that says so."""
-        if not self.sealed(key, entry):
+        kind, data = _parts_of(entry)
+        if not hmac.compare_digest(entry[:_HEAD], self._head(key, kind, data)):
             raise DamagedError("the checksum does not fit")
-        kind, data = entry[len(_MAGIC) : _HEAD - _SUM], entry[_HEAD:]
         if kind == _TOO_LARGE:
             raise TooLargeError
         if kind == _COMPRESSED:
@@ -121,8 +121,7 @@ class Codec:
 
     def sealed(self, key: str, entry: bytes) -> bool:
         """Return whether an entry was made with the secret of the options; without one, anybody can make such an entry."""
-        kind, data = entry[len(_MAGIC) : _HEAD - _SUM], entry[_HEAD:]
-        return hmac.compare_digest(entry[:_HEAD], self._head(key, kind, data))
+        return hmac.compare_digest(entry[:_HEAD], self._head(key, *_parts_of(entry)))
 
     def _decompressed(self, data: bytes) -> bytes:
         stream = zstd.ZstdDecompressor()
@@ -197,3 +196,8 @@ DOCUMENTS: Form[list[dict[str, Any]]] = Form(_same, _list_of_objects)
 PAGE: Form[Page] = Form(lambda page: [*page.items, page.next_cursor], _page)
 COUNT: Form[int] = Form(_same, _number)
 SUMMARY: Form[Summary] = Form(_write_summary, _read_summary)
+
+
+def _parts_of(entry: bytes) -> tuple[bytes, bytes]:
+    """Return the kind and the data of an entry."""
+    return entry[len(_MAGIC) : _HEAD - _SUM], entry[_HEAD:]

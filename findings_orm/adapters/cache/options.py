@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from math import isfinite
 from typing import Any, Literal
 
 from findings_orm.arguments import check_fields, checked
@@ -112,9 +111,8 @@ class CacheOptions:
         return float(self.ttls.get(operation, self.ttl))
 
 
-def _check(name: str, value: Any, *, above_zero: bool) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-    if not number or value < 0 or (above_zero and not value):
+def _check(name: str, value: float, *, above_zero: bool) -> None:
+    if value < 0 or (above_zero and not value):
         raise StorageValidationError.of_field(
             name, f"must be a number, {'above 0' if above_zero else '0 or more'}", value
         )

@@ -159,13 +159,14 @@ def apply(state: State, project_id: str, edit: Edit) -> bool:
     if lost:
         _log.warning("%s: findings that were written meanwhile stay as written: %s", edit.path, lost)
     records = FileRecords(state)
+    at = now()
     save(records, project_id, [*accepted, *changed])
     said = [(document["id"], "changed") for document in changed]
     said += [(finding_id, "removed") for finding_id in edit.removed if finding_id not in lost]
     events = [
         Event(
             finding_id,
-            latest(now(), records.last_event(project_id, finding_id)),
+            latest(at, records.last_event(project_id, finding_id)),
             ACTOR,
             "comment",
             {},

@@ -106,7 +106,7 @@ class StoreLock:
                 "at once; put the store on one that has, or open it with lock='soft' (file:///FOLDER?lock=soft)"
             ) from error
         finally:
-            if not taken and self._file is not None:
+            if not taken:
                 self._file = None
                 file.close()
         return taken

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from findings_orm.adapters.file import checking, codec, folding, journal, loading, names, sharing
 from findings_orm.adapters.file.disk import Disk, translated
 from findings_orm.adapters.file.locking import POLL, StoreLock, busy
 from findings_orm.adapters.file.records import FileRecords, Operation
-from findings_orm.adapters.memory import MemoryRecords
-from findings_orm.arguments import checked, path_of
+from findings_orm.adapters.memory import MemoryRecords, MemoryStore
+from findings_orm.arguments import checked
 from findings_orm.blocks import block
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
@@ -26,7 +26,6 @@ from findings_orm.forking import INHERITED, survives_fork
 from findings_orm.private import Access
 from findings_orm.records import Records
 from findings_orm.secrecy import shown_url
-from findings_orm.store import Store
 
 _log = logging.getLogger(__name__)
 _TURN = 0.1
@@ -57,7 +56,7 @@ class _Ticket:
     group: _Group | None = None
 
 
-class FileStorageAdapter(Store):
+class FileStorageAdapter(MemoryStore):
     """A `FindingStore` in a folder of JSON files, for many threads and processes.
 
     The findings are held in memory; a save appends one line to a journal and waits until it is on disk. Closing the
@@ -95,7 +94,7 @@ class FileStorageAdapter(Store):
         fold_at: int = 16 * 1024 * 1024,
         fold_on_close: bool = True,
         group: str | None = None,
-        lock: str = "hard",
+        lock: Literal["hard", "soft"] = "hard",
         disk: Disk | None = None,
     ) -> None:
         super().__init__()
@@ -103,8 +102,6 @@ class FileStorageAdapter(Store):
         with translated(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise StorageUnavailableError(f"{self.path}: is a file; name the folder that it is in")
-        if lock not in ("hard", "soft"):
-            raise StorageValidationError.of_field("lock", "must be hard or soft", lock)
         self._soft = lock == "soft"
         self._disk = disk or Disk()
         self._disk.access = Access.of_group(group)
@@ -413,34 +410,11 @@ class FileStorageAdapter(Store):
             self._copy = loading.Copy(self._copy.manifest)
 
     def _fold_all(self) -> None:
-        ticket = _Ticket()
-        try:
-            self._enter(ticket)
-            with self._lock:
-                self._drop_unfinished()
-                self._refresh(writing=True)
-                if self._copy.dirty:
-                    self._try_to_fold()
-        finally:
-            try:
-                self._leave(ticket)
-            except BaseException:
-                self._leave(ticket)  # it may not have begun
-                raise
+        with self._open_unit(write=True):
+            if self._copy.dirty:
+                self._try_to_fold()
 
     # -- the store -----------------------------------------------------------------------------------------
-
-    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
-        """See `Store._iterate`; the lock is held only while the order is made."""
-        with self._unit() as unit:
-            return unit.stream(project_id, as_json=as_json)
-
-    @block
-    def snapshot(self) -> Iterator[Records]:
-        """See `Store.snapshot`; the lock is held only while the dictionaries are copied."""
-        with self._unit() as unit:
-            frozen = cast(MemoryRecords, unit).frozen()
-        yield frozen
 
     def check_store_layout(self, path: Path) -> list[str]:
         """See `FindingStore.check_store_layout`; also of a store's folder, and of the other files in it."""
@@ -497,11 +471,12 @@ def _encoded(operations: list[Operation]) -> bytes:
         raise StorageValidationError(f"JSON can't hold the data: {error}") from error
 
 
-def _folder(path: object, base_path: object) -> Path:
+def _folder(*names: str | os.PathLike[str] | None) -> Path:
     """Return the folder of a store, which is given by one of two names."""
-    if (path is None) == (base_path is None):
-        raise StorageValidationError.of_field("path", "must be given, as path or as base_path", path)
-    return path_of("path", base_path if path is None else path).absolute()
+    given = [name for name in names if name is not None]
+    if len(given) != 1:
+        raise StorageValidationError.of_field("path", "must be given, as path or as base_path", names[0])
+    return Path(given[0]).absolute()
 
 
 def open_url(url: str, **options: Any) -> FileStorageAdapter:

@@ -296,7 +296,6 @@ class PostgreSQLStorageAdapter(SqlStore):
         else:
             super().save_findings(documents)
 
-    @checked
     def ingest(
         self,
         project_id: str,

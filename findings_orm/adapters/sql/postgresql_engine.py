@@ -102,8 +102,8 @@ def _literal(text: str) -> str:
     return "E" + _quoted(text.replace("\\", "\\\\"), "'")
 
 
-def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**31 / 1000:
+def _check_number(name: str, value: float) -> None:
+    if not 0 <= value < 2**31 / 1000:
         raise StorageValidationError.of_field(name, "must be a number, not negative", value)
 
 

@@ -98,20 +98,6 @@ def _statuses(query: FindingQuery) -> tuple[str, ...]:
 # -- SQLite: a SELECT for each range ----------------------------------------------------------------------------------
 
 
-@lru_cache(256)
-def sqlite_statement(merge: Merge, columns: str) -> str:
-    """Return the statement for `columns` of ``f``; its parameters are the project and the values of `merge_of`."""
-    ranges = " UNION ALL ".join(
-        _range(merge, severity, status, within)
-        for (severity, within), status in product(merge.severities, merge.statuses)
-    )
-    way = merge.direction
-    return (
-        f"SELECT {columns} FROM (SELECT id, place FROM ({ranges}) ORDER BY place{way}, id{way} LIMIT {merge.limit}) k "  # noqa: S608
-        f"JOIN findings f ON f.project_id = ?1 AND f.id = k.id ORDER BY k.place{way}, k.id{way}"
-    )
-
-
 def sqlite_walk(
     merge: Merge, columns: str, values: tuple[str, ...], where: Clause, budget: int | None
 ) -> Clause:
@@ -157,9 +143,15 @@ def bound_of(stream: str, budget: int, end: str) -> str:
 
 def sqlite_all(merge: Merge, values: tuple[str, ...]) -> Clause:
     """Return the SELECT of all ranges together, in no order."""
+    sql, numbers = _all(merge)
+    return Clause(sql, tuple(values[number - 1] for number in numbers))
+
+
+@lru_cache(256)
+def _all(merge: Merge) -> tuple[str, tuple[int, ...]]:
+    """Return the SELECT with the numbers of its parameters, in their order."""
     sql = " UNION ALL ".join(_of_severities(merge))
-    each = (values[int(number) - 1] for number in re.findall(r"\?(\d+)", sql))
-    return Clause(re.sub(r"\?\d+", "?", sql), tuple(each))
+    return re.sub(r"\?\d+", "?", sql), tuple(map(int, re.findall(r"\?(\d+)", sql)))
 
 
 def _of_severities(merge: Merge) -> list[str]:
@@ -184,10 +176,6 @@ def _until(merge: Merge, severity: str) -> str:
         return f"(created_at, id) {sign} (SELECT place, id FROM bound)"  # noqa: S608  # constants
     rank = Severity(severity).rank
     return f"id {sign} (SELECT CASE WHEN place = {rank} THEN id WHEN place > {rank} THEN x'ff' ELSE '' END FROM bound)"  # noqa: S608
-
-
-def _range(merge: Merge, severity: str, status: str, within: bool) -> str:
-    return _first_of(merge, _stream(merge, severity, status, within))
 
 
 def _first_of(merge: Merge, stream: str) -> str:

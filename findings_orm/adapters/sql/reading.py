@@ -207,8 +207,8 @@ class SqlReading(SqlStatements):
 
     def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
         """Return the rows of a page that is merged from ranges."""
-        sql = ranges.sqlite_statement(merge, self._columns("findings", FINDING_COLUMNS, "f."))
-        return self._run(sql, (project_id, *values))
+        columns = self.dialect.columns(FINDING_COLUMNS)
+        return self._run(*ranges.sqlite_walk(merge, columns, (project_id, *values), Clause("true"), None))
 
     def _rows_of_page(self, query: FindingQuery, limit: int) -> list[Row]:
         """Return the rows of a page."""

@@ -75,8 +75,6 @@ class SQLiteStorageAdapter(SqlStore):
         group: str | None = None,
     ) -> None:
         target = _url_of(url)
-        if synchronous not in ("FULL", "NORMAL"):
-            raise StorageValidationError.of_field("synchronous", "must be FULL or NORMAL", synchronous)
         self._opened: set[object] = set()
         engine = sqlite_engine(
             target,

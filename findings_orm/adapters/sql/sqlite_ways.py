@@ -10,16 +10,15 @@ What is found out beforehand is advice only: others may write meanwhile. Each an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from findings_orm.adapters.sql import queries, ranges
 from findings_orm.adapters.sql.mapping import FINDING_COLUMNS, Row
 from findings_orm.adapters.sql.queries import LISTS, Clause, Dialect, Select
+from findings_orm.adapters.sql.sqlite_text_index import Run
 from findings_orm.adapters.sql.types import json_text
 from findings_orm.query import FindingQuery
-
-Run = Callable[[str, Sequence[Any]], list[Row]]
 
 PAGES = 20
 """The first budget of a page, as a multiple of its size."""

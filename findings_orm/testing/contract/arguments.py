@@ -135,15 +135,21 @@ _SIX = arguments_of(StoragePort)
 _OTHERS = [pair for pair in arguments_of(FindingStore) if pair not in _SIX]
 
 
+def use_result(result: Any) -> None:
+    """Do what is done with a result: read it, enter it, close it."""
+    if isinstance(result, (FindingStore, StoragePort)):
+        getattr(result, "close", lambda: None)()
+    elif isinstance(result, AbstractContextManager):
+        with result:
+            pass
+    elif isinstance(result, Iterator):
+        list(result)
+
+
 def outcome_of(store: Any, name: str, arguments: dict[str, Any]) -> str:
     """Return what a call ends with: the name of an error of this package, or ``""``. What it returns is read to the end."""
     try:
-        result = getattr(store, name)(**arguments)
-        if isinstance(result, AbstractContextManager):
-            with result:
-                pass
-        elif isinstance(result, Iterator):
-            list(result)
+        use_result(getattr(store, name)(**arguments))
     except StorageError as error:
         return type(error).__name__
     return ""

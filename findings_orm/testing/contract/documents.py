@@ -17,6 +17,7 @@ from findings_orm.finding import SCHEMA_VERSION, STORE_FIELDS, validate_finding
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
 from findings_orm.testing.contract.base import Capabilities, everything, refusal, relaxed
+from findings_orm.testing.contract.port import TIMES
 from findings_orm.testing.hostile import BREAKS, ENDLESS, break_document
 from findings_orm.testing.samples import OTHER, PROJECT, assert_all_same, assert_same, finding, ids, uuid_of
 from findings_orm.testing.strategies import documents
@@ -212,6 +213,17 @@ class DocumentContract(Capabilities):
         )
         assert list(store.iter_findings(PROJECT)) == store.list_findings(PROJECT)
         assert len(store.list_findings(PROJECT)) == 4
+        store.delete_project(PROJECT)
+        expected = [finding(number, created_at=time) for number, time in enumerate(TIMES)]
+        store.save_findings(reversed(expected))
+        assert ids(list(store.iter_findings(PROJECT))) == ids(expected)
+
+    def test_large_document_is_read_alone(self, store: FindingStore) -> None:
+        document = finding(
+            evidence={"request": "\u00e9\x00\U0001f600<>&'\"\\" * 200_000}, title="t" * 100_000
+        )
+        store.save_finding(document)
+        assert_same(store.get_finding(PROJECT, document["id"]), validate_finding(document))
 
     def test_get_finding_of_unknown_raises(self, store: FindingStore) -> None:
         store.save_finding(finding())

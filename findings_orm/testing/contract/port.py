@@ -81,6 +81,14 @@ def _only(path: pathlib.Path) -> list[str]:
     return [entry.name for entry in path.parent.iterdir()]
 
 
+TIMES = (
+    *("0001-01-01T00:00:00Z", "1999-12-31T23:59:59.999999Z", "2024-01-01T00:00:00Z"),
+    *("2024-01-01T00:00:00.000001Z", "2024-01-01T00:00:00.5Z", "2024-01-01T00:00:01Z"),
+    *("2024-01-01T00:00:01.000000Z", "9999-12-31T23:59:59Z"),
+)
+"""Times in their order; two are the same."""
+
+
 class PortContract(Capabilities):
     """What an adapter with only the six methods of `StoragePort` has to do; `lift` makes a whole store of one that does."""
 
@@ -298,12 +306,7 @@ class PortContract(Capabilities):
         assert (second["evidence"], second["tags"]) == ({}, [])
 
     def test_list_is_in_the_order_of_time_then_id(self, store: StoragePort) -> None:
-        times = (
-            *("0001-01-01T00:00:00Z", "1999-12-31T23:59:59.999999Z", "2024-01-01T00:00:00Z"),
-            *("2024-01-01T00:00:00.000001Z", "2024-01-01T00:00:00.5Z", "2024-01-01T00:00:01Z"),
-            *("2024-01-01T00:00:01.000000Z", "9999-12-31T23:59:59Z"),
-        )
-        expected = [finding(number, created_at=time) for number, time in enumerate(times)]
+        expected = [finding(number, created_at=time) for number, time in enumerate(TIMES)]
         for document in random.Random(7).sample(expected, len(expected)):
             store.save_finding(document)
         assert ids(store.list_findings(PROJECT)) == ids(expected)
