@@ -9,12 +9,12 @@ import os
 import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import COMMANDS, GROUPS_AND_COMMANDS
 from typer.testing import CliRunner, Result
 
 from findings_orm import SCHEMA_VERSION, FindingStore, open_storage
@@ -23,6 +23,8 @@ from findings_orm.cli.failures import ExitCode
 from findings_orm.testing.samples import assert_equal_values, finding, run_of, scanned
 
 P = "acme-api"
+DEFAULT = ("backup", "create")
+"""The command that `findings backup FILE` runs without being named."""
 
 
 class Findings:
@@ -830,34 +832,19 @@ def test_a_locked_database_is_unavailable(findings: Findings) -> None:
 # -- the whole ------------------------------------------------------------------------------------------------
 
 
-def commands() -> Iterator[list[str]]:
-    yield []
-    for name in (
-        "import", "list", "show", "summary", "set-status", "history", "runs", "diff", "projects", "export", "purge",
-        "delete-project", "rejected", "db",
-    ):  # fmt: skip
-        yield [name]
-    for name in ("list", "retry", "discard"):
-        yield ["rejected", name]
-    for name in ("upgrade", "downgrade", "status", "check"):
-        yield ["db", name]
-
-
-@pytest.mark.parametrize("command", list(commands()), ids=lambda command: " ".join(command) or "findings")
-def test_every_help_has_an_example(findings: Findings, command: list[str]) -> None:
+@pytest.mark.parametrize("command", GROUPS_AND_COMMANDS, ids=lambda command: " ".join(command) or "findings")
+def test_every_help_has_an_example(findings: Findings, command: tuple[str, ...]) -> None:
     text = findings(*command, "--help").stdout
     example = text.partition("Example")[2]
-    assert " ".join(["findings", *command]) in example, text
+    typed = command[:-1] if command == DEFAULT else command
+    assert " ".join(["findings", *typed]) in example, text
     assert max(map(len, text.splitlines())) <= 100
     assert "\x1b" not in text
     assert findings(*command, "-h").stdout == text
 
 
 def test_the_examples_are_real_commands(findings: Findings) -> None:
-    known = {tuple(command) for command in commands()}
-    for command in known:
-        if command in {(), ("rejected",), ("db",)}:
-            continue
+    for command in COMMANDS:
         options, _, examples = (
             findings(*command, "--help").stdout.partition("Options:")[2].partition("Example")
         )
@@ -877,9 +864,8 @@ def test_the_documentation_names_all_commands_options_and_codes(findings: Findin
     docs = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
     for code in ExitCode:
         assert f"| {int(code)} |" in docs
-    for command in commands():
-        if command:
-            assert f"findings {' '.join(command)}" in docs, command
+    typed = [" ".join(["findings", *name]) for name in COMMANDS if name != DEFAULT]
+    assert not [name for name in typed if name not in docs]
     listed = findings("list", "--help").stdout
     for word in listed.split():
         if word.startswith("--"):

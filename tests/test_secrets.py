@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import typer.main
+from commands import APP, COMMANDS
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
@@ -20,7 +20,6 @@ from redis_servers import RedisServer
 from findings_orm import StorageError, StorageUnavailableError, migrations, open_storage
 from findings_orm.adapters.cache.maintaining import cache_status
 from findings_orm.adapters.sql import access, text_index
-from findings_orm.cli.app import app
 from findings_orm.errors import StorageValidationError
 from findings_orm.forwarding import diagnosable
 from findings_orm.metrics import MetricsAdapter
@@ -230,19 +229,6 @@ def with_password(url: str, how: str) -> tuple[str, str]:
 
 
 # -- the command line ---------------------------------------------------------------------------------------------------------
-
-
-def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield all commands there are, each with its name."""
-    for name, each in group.commands.items():
-        if hasattr(each, "commands"):
-            yield from commands(each, (*path, name))
-        else:
-            yield (*path, name), each
-
-
-APP: Any = typer.main.get_command(app)
-COMMANDS = dict(commands(APP))
 
 
 def arguments(command: Any, url: str, redis_url: str, folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ import typer
 
 from findings_orm.cli.database import sql_session
 from findings_orm.cli.failures import UsageError
-from findings_orm.cli.options import AsJson, one_of
+from findings_orm.cli.options import AsJson
 from findings_orm.cli.root import app, command
 from findings_orm.errors import StorageValidationError
 
@@ -68,7 +68,6 @@ def listing(
     """List the roles and the projects that they were granted."""
     from findings_orm.adapters.sql.access import list_access
 
-    one_of("--format", form, ("text", "json"))
     session = sql_session(ctx)
     try:
         found = list_access(session.url)

@@ -21,7 +21,6 @@ from findings_orm.cli.options import (
     Yes,
     access_of,
     limits_of,
-    one_of,
     split,
 )
 from findings_orm.cli.progress import Tracker
@@ -105,7 +104,6 @@ def create(
 
     The file holds the store as it was at one instant; others may go on working with it meanwhile.
     """
-    one_of("--format", form, ("text", "json"))
     access_of(group)
     backup = library()
     session = session_of(ctx)
@@ -222,7 +220,6 @@ def restore(
 
     It is verified first. A backup of an older release is brought to the current schema.
     """
-    one_of("--format", form, ("text", "json"))
     backup = library()
     session = session_of(ctx)
     chosen = split(projects) if projects else None
@@ -275,7 +272,6 @@ def verify_file(
 
     With --salvage what is intact becomes a new backup, which can be restored.
     """
-    one_of("--format", form, ("text", "json"))
     backup = library()
     session = session_of(ctx)
     limits = limits_of(max_document, others=limit)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from findings_orm.cli.failures import UsageError
-from findings_orm.cli.options import AsJson, one_of
+from findings_orm.cli.options import AsJson
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import app, command, session_of
 from findings_orm.errors import StorageValidationError
@@ -45,7 +45,6 @@ def status(ctx: typer.Context, url: Url, namespace: Namespace = "findings", form
     from findings_orm.adapters.cache.options import SIGN, UNSIGNED
     from findings_orm.cli.render import as_json
 
-    one_of("--format", form, ("text", "json"))
     out = session_of(ctx).out
     try:
         with Tracker(out, "counting keys") as tracker:

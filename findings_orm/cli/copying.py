@@ -13,7 +13,7 @@ from findings_orm.cli.backup_reports import as_json, counted
 from findings_orm.cli.backups import Projects, library
 from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import UsageError
-from findings_orm.cli.options import AsJson, Yes, one_of, split
+from findings_orm.cli.options import AsJson, Yes, split
 from findings_orm.cli.output import Output
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import command, session_of
@@ -55,7 +55,6 @@ def copy(
     To switch over with little downtime: copy with --follow, wait until it is in step, stop what writes to the source, press
     Ctrl-C, and let the applications use the target when the command has ended.
     """
-    one_of("--format", form, ("text", "json"))
     backup = library()
     if source == target:
         raise UsageError("SOURCE-URL and TARGET-URL are the same")

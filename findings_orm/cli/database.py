@@ -8,7 +8,7 @@ import typer
 
 from findings_orm.cli.failures import CommandError, ExitCode, UsageError
 from findings_orm.cli.foreseeing import foresee
-from findings_orm.cli.options import AsJson, one_of
+from findings_orm.cli.options import AsJson
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import app, command, session_of
 from findings_orm.secrecy import shown_url
@@ -106,7 +106,6 @@ def status(ctx: typer.Context, form: AsJson = "text") -> None:
     from findings_orm import migrations
     from findings_orm.cli.render import as_json
 
-    one_of("--format", form, ("text", "json"))
     session = sql_session(ctx)
     session.require_file()
     found = migrations.status(session.url)

@@ -20,10 +20,6 @@ from findings_orm.private import replacing
 if TYPE_CHECKING:
     from findings_orm.private import Access
 
-FORMATS = ("sarif", "jsonl", "json", "csv")
-VERSIONED = ("jsonl", "json")
-_ENDINGS = {".sarif": "sarif", ".jsonl": "jsonl", ".json": "json", ".ndjson": "jsonl", ".csv": "csv"}
-
 
 @command(
     "export",
@@ -39,7 +35,7 @@ def export(
             "--format",
             "-f",
             metavar="FORMAT",
-            help="sarif, jsonl, json (a store layout) or csv; else by the ending of FILE, else jsonl.",
+            help="One of 'findings formats'; else by the ending of FILE, else jsonl.",
         ),
     ] = None,
     output: Annotated[
@@ -62,11 +58,10 @@ def export(
     Without --output, to standard output. A new file is for you alone, unless you name a group.
     """
     from findings_orm.finding import SCHEMA_VERSION
-    from findings_orm.formats import write_report
+    from findings_orm.formats import EXPORT_FORMATS, export_format_of, write_report
     from findings_orm.query import FindingQuery
 
-    by_ending = _ENDINGS.get(output.suffix.lower(), "jsonl") if output is not None else "jsonl"
-    chosen = one_of("--format", form, FORMATS) if form is not None else by_ending
+    chosen = one_of("--format", form, EXPORT_FORMATS) if form is not None else export_format_of(output)
     schema_version = _checked_version(version, chosen)
     if output is not None:
         _check_target(output)
@@ -90,12 +85,13 @@ def export(
 
 def _checked_version(version: str | None, form: str) -> str:
     from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION
+    from findings_orm.formats import VERSIONED_FORMATS
 
     chosen = one_of("--schema-version", version or SCHEMA_VERSION, KNOWN_VERSIONS)
-    if chosen != SCHEMA_VERSION and form not in VERSIONED:
+    if chosen != SCHEMA_VERSION and form not in VERSIONED_FORMATS:
         raise UsageError(
             f"--schema-version: {form} has a schema of its own, which is the same for every version",
-            hint=f"Use --format {' or '.join(VERSIONED)}.",
+            hint=f"Use --format {' or '.join(VERSIONED_FORMATS)}.",
         )
     return chosen
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from findings_orm.cli.failures import UsageError
-from findings_orm.cli.options import one_of
 
 if TYPE_CHECKING:
     from findings_orm.cli.output import Output
@@ -20,7 +19,6 @@ def foresee(
     from findings_orm import migrations
     from findings_orm.cli.render import as_json
 
-    one_of("--format", form, ("text", "json"))
     session.require_file()
     if sql:
         if form != "text":

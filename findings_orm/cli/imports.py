@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from findings_orm.cli.failures import CommandError, InterruptError, UsageError, explain
-from findings_orm.cli.options import Limit, MaxDocument, MaxReport, limits_of, one_of
+from findings_orm.cli.options import AsJson, Limit, MaxDocument, MaxReport, ReportForm, limits_of, one_of
 from findings_orm.cli.progress import CountedFile, Tracker
 from findings_orm.cli.root import command, session_of
 from findings_orm.errors import SchemaVersionError, StorageConflictError, StorageError, StorageValidationError
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from findings_orm.formats import Report
     from findings_orm.limits import Limits
     from findings_orm.port import FindingStore, IngestReport
-
-FORMATS = ("sarif", "nuclei", "jsonl")
 
 
 @command(
@@ -46,7 +44,7 @@ def import_(
     form: Annotated[
         str | None,
         typer.Option(
-            "--format", metavar="FORMAT", help="sarif, nuclei or jsonl; else seen from the content."
+            "--format", metavar="FORMAT", help="One of 'findings formats'; else seen from the content."
         ),
     ] = None,
     close_missing: Annotated[
@@ -74,9 +72,7 @@ def import_(
     max_document: MaxDocument = None,
     max_report: MaxReport = None,
     limit: Limit = None,
-    report: Annotated[
-        str, typer.Option("--report", metavar="FORMAT", help="How to report: text, or json for programs.")
-    ] = "text",
+    report: ReportForm = "text",
 ) -> None:
     """Import reports: SARIF 2.1.0, nuclei, JSON Lines.
 
@@ -85,8 +81,9 @@ def import_(
     code is that of the first refusal. A SQLite database that does not exist is made.
     """
     if form is not None:
+        from findings_orm.formats import FORMATS
+
         one_of("--format", form, FORMATS)
-    one_of("--report", report, ("text", "json"))
     _check_files(files)
     _check_run_id(run_id, files)
     task = _Import(
@@ -107,6 +104,42 @@ def import_(
             task.write_json()
     if task.refused:
         raise typer.Exit(task.refused[0][1].code)
+
+
+@command("formats", "findings formats", "findings formats --format json")
+def formats(ctx: typer.Context, form: AsJson = "text") -> None:
+    """List the formats that 'import' reads and 'export' writes."""
+    from findings_orm.cli.output import Column, Grid
+    from findings_orm.formats.known import KNOWN
+
+    out = session_of(ctx).out
+    if form == "json":
+        out.json(
+            [
+                {
+                    "name": known.name,
+                    "import": known.can("read"),
+                    "export": known.can("written"),
+                    "endings": known.endings,
+                }
+                | {"summary": known.summary}
+                for known in KNOWN.values()
+            ]
+        )
+        return
+    rows = [
+        (
+            known.name,
+            "yes" if known.can("read") else "no",
+            "yes" if known.can("written") else "no",
+            " ".join(known.endings),
+            known.summary,
+        )
+        for known in KNOWN.values()
+    ]
+    out.grid(
+        Grid((Column("NAME"), Column("IMPORT"), Column("EXPORT"), Column("ENDINGS"), Column("WHAT")), rows)
+    )
 
 
 def _check_files(files: list[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from findings_orm.cli.failures import UsageError
-from findings_orm.cli.options import Limit, MaxDocument, MaxReport, limits_of, one_of
+from findings_orm.cli.options import Limit, MaxDocument, MaxReport, ReportForm, limits_of, one_of
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import command, session_of
 from findings_orm.errors import StorageUnavailableError, StorageValidationError, readable
@@ -62,9 +62,7 @@ def import_legacy(
     max_document: MaxDocument = None,
     max_report: MaxReport = None,
     limit: Limit = None,
-    report: Annotated[
-        str, typer.Option("--report", metavar="FORMAT", help="How to report: text, or json for programs.")
-    ] = "text",
+    report: ReportForm = "text",
 ) -> None:
     """Import a folder of <project>.findings.json, as schema 0.3.0 had them: bare arrays of flat findings.
 
@@ -74,7 +72,6 @@ def import_legacy(
     """
     from findings_orm.formats.legacy import import_legacy as work
 
-    one_of("--report", report, ("text", "json"))
     _check(source, severity)
     session = session_of(ctx)
     limits = limits_of(max_document, max_report, limit)

@@ -55,7 +55,6 @@ def migrate(
     from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION
     from findings_orm.migrations import SchemaMigrator
 
-    one_of("--format", form, ("text", "json"))
     target = one_of("--to", version or SCHEMA_VERSION, KNOWN_VERSIONS)
     if not file.is_file():
         raise UsageError(f"{file}: no such file")

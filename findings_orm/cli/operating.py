@@ -70,7 +70,6 @@ def doctor(
     """
     from findings_orm.diagnosis import LEVELS
 
-    one_of("--format", form, ("text", "json"))
     one_of("--fail-on", fail_on, LEVELS)
     session = session_of(ctx)
     of_cache = _of_cache(cache) if cache else []

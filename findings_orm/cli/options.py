@@ -18,9 +18,6 @@ Project = Annotated[
     str | None,
     typer.Option("--project", "-p", metavar="NAME", help="The project; not needed when there is only one."),
 ]
-AsJson = Annotated[
-    str, typer.Option("--format", metavar="FORMAT", help="text, or json for programs.", show_default=True)
-]
 Group = Annotated[
     str | None,
     typer.Option(
@@ -64,6 +61,32 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise UsageError(f"{option}: must be one of {', '.join(known)} (got {value!r})")
     return value
+
+
+def _checked_report(ctx: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    return value if ctx.resilient_parsing else one_of(parameter.opts[0], value, ("text", "json"))
+
+
+AsJson = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="text, or json for programs.",
+        show_default=True,
+        callback=_checked_report,
+    ),
+]
+ReportForm = Annotated[
+    str,
+    typer.Option(
+        "--report",
+        metavar="FORMAT",
+        help="How to report: text, or json for programs.",
+        callback=_checked_report,
+    ),
+]
+"""As `AsJson`, where ``--format`` is that of the files."""
 
 
 def access_of(group: str | None) -> Access | None:

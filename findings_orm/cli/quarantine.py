@@ -11,7 +11,7 @@ import typer
 
 from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import CommandError, ExitCode, NotFoundError, UsageError
-from findings_orm.cli.options import AsJson, Limit, MaxDocument, Project, Yes, limits_of, one_of
+from findings_orm.cli.options import AsJson, Limit, MaxDocument, Project, Yes, limits_of
 from findings_orm.cli.root import app, command, session_of
 from findings_orm.errors import LimitExceededError, StorageValidationError
 
@@ -48,7 +48,6 @@ def list_(ctx: typer.Context, project: Project = None, form: AsJson = "text") ->
     from findings_orm.cli.render import as_json, rejected_grid
     from findings_orm.originals import tag_original
 
-    one_of("--format", form, ("text", "json"))
     session = session_of(ctx)
     with session.store() as store:
         kept = store.rejected_originals(session.project(store, project))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from findings_orm.cli.options import AsJson, Project, one_of
+from findings_orm.cli.options import AsJson, Project
 from findings_orm.cli.root import command, session_of
 
 FindingId = Annotated[
@@ -23,7 +23,6 @@ def show(ctx: typer.Context, finding_id: FindingId, project: Project = None, for
     """Show everything of one finding. The format json is the document itself."""
     from findings_orm.cli.render import write_finding
 
-    one_of("--format", form, ("text", "json"))
     session = session_of(ctx)
     with session.store() as store:
         project_id = session.project(store, project)
@@ -45,7 +44,6 @@ def history(
     """
     from findings_orm.cli.render import as_json, history_grid
 
-    one_of("--format", form, ("text", "json"))
     session = session_of(ctx)
     with session.store() as store:
         project_id = session.project(store, project)
@@ -68,7 +66,6 @@ def summary(ctx: typer.Context, project: Project = None, form: AsJson = "text") 
     """
     from findings_orm.cli.render import as_json, write_summary
 
-    one_of("--format", form, ("text", "json"))
     session = session_of(ctx)
     with session.store() as store:
         counts = store.summarize(session.project(store, project))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from findings_orm.cli.failures import NotFoundError
-from findings_orm.cli.options import AsJson, Project, one_of
+from findings_orm.cli.options import AsJson, Project
 from findings_orm.cli.root import command, session_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ def runs(ctx: typer.Context, project: Project = None, form: AsJson = "text") -> 
     """List the imports of a project, oldest first."""
     from findings_orm.cli.render import as_json, runs_grid
 
-    one_of("--format", form, ("text", "json"))
     session = session_of(ctx)
     with session.store() as store:
         found = store.runs(session.project(store, project))
@@ -46,7 +45,6 @@ def diff(
     """
     from findings_orm.cli.render import as_json, write_diff
 
-    one_of("--format", form, ("text", "json"))
     session = session_of(ctx)
     with session.store() as store:
         project_id = session.project(store, project)
@@ -79,7 +77,6 @@ def run_of(known: Sequence[Run], project_id: str, name: str) -> Run:
 @command("projects", "findings projects", "findings projects --format json")
 def projects(ctx: typer.Context, form: AsJson = "text") -> None:
     """List the projects."""
-    one_of("--format", form, ("text", "json"))
     session = session_of(ctx)
     with session.store() as store:
         known = store.list_projects()

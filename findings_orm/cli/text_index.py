@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from findings_orm.cli.database import db, sql_session
-from findings_orm.cli.options import AsJson, one_of
+from findings_orm.cli.options import AsJson
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import command
 
@@ -60,7 +60,6 @@ def status(ctx: typer.Context, form: AsJson = "text") -> None:
     from findings_orm.adapters.sql import text_index
     from findings_orm.cli.render import as_json
 
-    one_of("--format", form, ("text", "json"))
     session = sql_session(ctx)
     session.require_file()
     found = text_index.status(session.url)

@@ -15,14 +15,23 @@ from findings_orm.errors import StorageValidationError, readable
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.formats.csv import write_csv
 from findings_orm.formats.jsonl import write_jsonl, write_layout
-from findings_orm.formats.report import FORMATS, Report, open_report
+from findings_orm.formats.known import (
+    EXPORT_FORMATS,
+    FORMATS,
+    VERSIONED_FORMATS,
+    export_format_of,
+    find_format,
+)
+from findings_orm.formats.report import Report, open_report
 from findings_orm.formats.sarif_export import write_sarif
 from findings_orm.formats.writing import Stream
 
 __all__ = [
     "EXPORT_FORMATS",
     "FORMATS",
+    "VERSIONED_FORMATS",
     "Report",
+    "export_format_of",
     "open_report",
     "write_csv",
     "write_jsonl",
@@ -30,12 +39,6 @@ __all__ = [
     "write_report",
     "write_sarif",
 ]
-
-_WRITERS = {"sarif": write_sarif, "jsonl": write_jsonl, "json": write_layout, "csv": write_csv}
-_VERSIONED = ("jsonl", "json")
-
-EXPORT_FORMATS = tuple(_WRITERS)
-"""The names of the formats that can be written."""
 
 
 @checked
@@ -59,28 +62,17 @@ def write_report(
         SchemaVersionError: the schema version is unknown.
         StorageUnavailableError: writing failed.
     """
-    writer = _WRITERS.get(format)
-    if writer is None:
-        known = ", ".join(EXPORT_FORMATS)
-        raise StorageValidationError(
-            f"{readable(format)} is no format that can be written; known are {known}",
-            field="format",
-            rule=f"must be one of {known}",
-            value=format,
-        )
-    if schema_version == SCHEMA_VERSION:
-        return writer(documents, stream)
-    if format not in _VERSIONED:
-        raise StorageValidationError(
-            f"{format} has columns or a schema of its own: only {' and '.join(_VERSIONED)} can be of finding schema "
-            f"{readable(schema_version)}",
-            field="schema_version",
-            rule=f"must be {SCHEMA_VERSION} in this format",
-            value=schema_version,
-        )
-    from findings_orm.migrations import SchemaMigrator
+    found = find_format(format, "written")
+    if schema_version != SCHEMA_VERSION:
+        if not found.has_versions:
+            raise StorageValidationError(
+                f"{format} has columns or a schema of its own: only {' and '.join(VERSIONED_FORMATS)} can be of finding "
+                f"schema {readable(schema_version)}",
+                field="schema_version",
+                rule=f"must be {SCHEMA_VERSION} in this format",
+                value=schema_version,
+            )
+        from findings_orm.migrations import SchemaMigrator
 
-    older = SchemaMigrator().migrate_many(SCHEMA_VERSION, schema_version, documents)
-    if format == "json":
-        return write_layout(older, stream, schema_version)
-    return write_jsonl(older, stream)
+        documents = SchemaMigrator().migrate_many(SCHEMA_VERSION, schema_version, documents)
+    return found.write(documents, stream, schema_version)

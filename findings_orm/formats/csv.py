@@ -8,6 +8,7 @@ from typing import Any
 
 from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError
+from findings_orm.formats.base import Format
 from findings_orm.formats.writing import Stream, TextSink
 
 COLUMNS = (
@@ -91,3 +92,11 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     return "" if value is None else value
+
+
+CSV = Format(
+    name="csv",
+    summary="a table for spreadsheets (RFC 4180), a row a finding",
+    endings=(".csv",),
+    write=lambda documents, stream, _: write_csv(documents, stream),
+)

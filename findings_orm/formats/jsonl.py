@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION
+from findings_orm.formats.base import Format, Head
 from findings_orm.formats.survey import Survey
 from findings_orm.formats.writing import Stream, TextSink
 from findings_orm.jsonstream import JsonReader
 from findings_orm.layout import LEGACY_VERSION, VERSION_KEYS, looks_legacy, version_of
 
+_LEGACY_KEYS = frozenset({"pid", "ts"})
 _DETECTOR = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -26,12 +28,19 @@ class _Context(NamedTuple):
     version: Any
 
 
-def survey(reader: JsonReader, *, layout: bool = False) -> Survey:
+def recognize(head: Head) -> bool:
+    """Return whether the first object of a text is a finding of any schema version, or a store layout."""
+    keys = head.values.keys()
+    is_layout = head.is_layout and any(key in keys for key in VERSION_KEYS)
+    return head.last == "detector_id" or is_layout or keys >= _LEGACY_KEYS
+
+
+def survey(reader: JsonReader, head: Head) -> Survey:
     """Read documents up to the end; they speak for the detectors that they name.
 
     Args:
         reader: at the start of the text.
-        layout: it is a store layout, an object whose `findings` are the documents.
+        head: says whether it is a store layout, an object whose `findings` are the documents.
 
     Raises:
         StorageValidationError: not JSON, or something in it is no object.
@@ -40,7 +49,7 @@ def survey(reader: JsonReader, *, layout: bool = False) -> Survey:
     named: dict[tuple[str, Any], None] = {}
     found = Survey()
     size = 0
-    for document in _all(reader, beside, layout):
+    for document in _all(reader, beside, head.is_layout):
         found.total += 1
         found.legacy = found.legacy or looks_legacy(document)
         detector = document.get("detector_id")
@@ -51,7 +60,7 @@ def survey(reader: JsonReader, *, layout: bool = False) -> Survey:
             reader.check("max_names", len(named), "the number of detectors")
             reader.check("max_document_bytes", size, "the size of the names of detectors, in bytes")
     version = next((beside[key] for key in VERSION_KEYS if key in beside), None)
-    found.context = _Context(layout, version)
+    found.context = _Context(head.is_layout, version)
     found.detectors = _detectors(named, version)
     found.tool = [{"name": name, "detector_id": name, "version": None} for name in found.detectors]
     return found
@@ -157,3 +166,24 @@ def _all(reader: JsonReader, layout: dict[str, Any], is_layout: bool) -> Iterato
         else:
             reader.value()
     reader.end()
+
+
+JSONL = Format(
+    name="jsonl",
+    summary="findings of this package, a line each, nothing lost; reads a JSON array and a store layout too",
+    endings=(".jsonl", ".ndjson"),
+    recognize=recognize,
+    survey=survey,
+    read=documents,
+    is_strict=True,
+    write=lambda documents, stream, _: write_jsonl(documents, stream),
+    has_versions=True,
+)
+
+LAYOUT = Format(
+    name="json",
+    summary="a store layout: one JSON object with the schema version and all findings",
+    endings=(".json",),
+    write=write_layout,
+    has_versions=True,
+)

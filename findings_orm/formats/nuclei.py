@@ -13,6 +13,7 @@ from typing import Any
 
 from findings_orm.finding import MAX_NUMBER, SCHEMA_VERSION
 from findings_orm.formats import texts
+from findings_orm.formats.base import Format, Head
 from findings_orm.formats.survey import Survey
 from findings_orm.formats.texts import plain
 from findings_orm.jsonstream import JsonReader
@@ -20,6 +21,7 @@ from findings_orm.jsonstream import JsonReader
 DETECTOR = "scan.nuclei"
 
 TEMPLATE_KEYS = ("template-id", "templateID", "template_id")
+_KEYS_WITHOUT_TEMPLATE = frozenset({"info", "host"})
 _MATCHED = ("matched-at", "matched", "matched_at")
 _MATCHER = ("matcher-name", "matcher_name")
 _EXTRACTOR = ("extractor-name", "extractor_name")
@@ -29,7 +31,12 @@ _LINES = ("matched-line", "matched_line")
 _SEVERITIES = ("info", "low", "medium", "high", "critical")
 
 
-def survey(reader: JsonReader) -> Survey:
+def recognize(head: Head) -> bool:
+    """Return whether the first object of a text is a result of nuclei."""
+    return head.last in TEMPLATE_KEYS or (head.is_complete and head.values.keys() >= _KEYS_WITHOUT_TEMPLATE)
+
+
+def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `Format` calls it
     """Read a report up to its end; it speaks for `DETECTOR` even where it is empty.
 
     Raises:
@@ -44,14 +51,14 @@ def survey(reader: JsonReader) -> Survey:
     return found
 
 
-def documents(reader: JsonReader) -> Iterator[dict[str, Any]]:
+def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:  # noqa: ARG001  # as `Format` calls it
     """Yield a document for each result."""
     for result in reader.objects():
         try:
-            found = document(result)
+            made = document(result)
         except RecursionError:
             reader.refuse("objects and lists nest too deep")
-        yield found
+        yield made
 
 
 def document(result: dict[str, Any]) -> dict[str, Any]:
@@ -155,3 +162,12 @@ def _fingerprint(result: Mapping[str, Any], template: str, resource: str) -> str
         *sorted(texts.strings(extracted)),
     ]
     return f"nuclei/v1:{texts.digest(*fields)}"
+
+
+NUCLEI = Format(
+    name="nuclei",
+    summary="nuclei, JSON Lines (-jsonl) and JSON (-json-export) of its versions 2 and 3",
+    recognize=recognize,
+    survey=survey,
+    read=documents,
+)

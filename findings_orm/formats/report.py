@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError, readable
-from findings_orm.formats import jsonl, nuclei, sarif
+from findings_orm.formats.base import MAX_HEAD_TEXT, Format, Head
+from findings_orm.formats.jsonl import JSONL
+from findings_orm.formats.known import FORMATS, KNOWN, find_format
 from findings_orm.formats.reading import PathOrStream, Source
 from findings_orm.formats.survey import Survey
 from findings_orm.jsonstream import JsonReader
-from findings_orm.layout import VERSION_KEYS
 from findings_orm.limits import DEFAULT, Limits
-
-FORMATS = ("sarif", "nuclei", "jsonl")
-"""The names of the formats that can be read."""
-
-_SARIF_KEYS = frozenset({"runs", "inlineExternalProperties"})
-_LEGACY_KEYS = frozenset({"pid", "ts"})
-_NUCLEI_KEYS = frozenset({"info", "host"})
 
 
 class Report:
@@ -46,12 +40,13 @@ class Report:
         legacy: it has documents that look like those of schema 0.3.0, which `import_legacy` reads.
     """
 
-    def __init__(self, source: Source, format: str, survey: Survey, limits: Limits = DEFAULT) -> None:
+    def __init__(self, source: Source, format: Format, survey: Survey, limits: Limits = DEFAULT) -> None:
         self._source = source
+        self._format = format
         self._limits = limits
         self._survey = survey
         self.name = source.name
-        self.format = format
+        self.format = format.name
         self.detectors = survey.detectors
         self.tool = survey.tool
         self.total = survey.total
@@ -59,12 +54,7 @@ class Report:
         self.legacy = survey.legacy
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        reader = _reader(self._source, self.format, self._limits, again=True)
-        if self.format == "sarif":
-            return sarif.documents(reader, self._survey)
-        if self.format == "nuclei":
-            return nuclei.documents(reader)
-        return jsonl.documents(reader, self._survey)
+        return self._format.read(_reader(self._source, self._format, self._limits, again=True), self._survey)
 
     def __len__(self) -> int:
         return self.total
@@ -104,18 +94,12 @@ def open_report(
             off, not of this format. Names line, column and place.
         StorageUnavailableError: the file is missing or can't be read.
     """
-    if format is not None and format not in FORMATS:
-        raise StorageValidationError(
-            f"{readable(format)} is no format that can be read; known are {', '.join(FORMATS)}",
-            field="format",
-            rule=f"must be one of {', '.join(FORMATS)}",
-            value=format,
-        )
+    asked = None if format is None else find_format(format, "read")
     source = Source(path_or_stream, limits)
     try:
         seen = _look(_reader(source, None, limits))
-        chosen = _chosen(source.name, format, seen)
-        return Report(source, chosen, _survey(source, chosen, seen, limits), limits)
+        chosen = _chosen(source.name, asked, seen)
+        return Report(source, chosen, _survey(source, chosen, seen.head, limits), limits)
     except BaseException:
         source.close()
         raise
@@ -126,44 +110,39 @@ class _Seen(NamedTuple):
 
     Attributes:
         format: the format, if it is a known one.
-        what: the same in words.
-        layout: it is a store layout.
-        empty: it is an empty array, which may be any format that has arrays.
+        what: what else it is, in words.
+        head: its first object, as far as it was read.
+        is_empty: it is an empty array, which may be any format that has arrays.
     """
 
-    format: str | None
+    format: Format | None
     what: str
-    layout: bool = False
-    empty: bool = False
+    head: Head
+    is_empty: bool = False
 
 
-def _chosen(name: str, format: str | None, seen: _Seen) -> str:
+def _chosen(name: str, asked: Format | None, seen: _Seen) -> Format:
     """Return the format to read: the one asked for unless the text is another, else the one seen."""
     rule = f"must be one of {', '.join(FORMATS)}"
-    if format is None and seen.empty:
-        return "jsonl"
-    if format is None and seen.format is None:
+    if asked and seen.format and asked != seen.format:
+        raise StorageValidationError(
+            f"{name}: it is {seen.format.name}, not {asked.name}", field="format", rule=rule
+        )
+    chosen = asked or seen.format or (JSONL if seen.is_empty else None)
+    if chosen is None:
         raise StorageValidationError(
             f"{name}: {seen.what}, which is none of the known formats: {', '.join(FORMATS)}", rule=rule
         )
-    if format and seen.format and format != seen.format:
-        raise StorageValidationError(f"{name}: it is {seen.format}, not {format}", field="format", rule=rule)
-    return format or str(seen.format)
+    return chosen
 
 
-def _reader(source: Source, format: str | None, limits: Limits, *, again: bool = False) -> JsonReader:
+def _reader(source: Source, format: Format | None, limits: Limits, *, again: bool = False) -> JsonReader:
     source.rewind()
-    return JsonReader(source, lenient=format != "jsonl", limits=limits, again=again)
+    return JsonReader(source, lenient=format is None or not format.is_strict, limits=limits, again=again)
 
 
-def _survey(source: Source, format: str, seen: _Seen, limits: Limits) -> Survey:
-    reader = _reader(source, format, limits)
-    if format == "sarif":
-        found = sarif.survey(reader)
-    elif format == "nuclei":
-        found = nuclei.survey(reader)
-    else:
-        found = jsonl.survey(reader, layout=seen.layout)
+def _survey(source: Source, format: Format, head: Head, limits: Limits) -> Survey:
+    found = format.survey(_reader(source, format, limits), head)
     found.size = source.size
     return found
 
@@ -172,40 +151,32 @@ def _look(reader: JsonReader) -> _Seen:
     """Tell the format by the first object, which is read no further than needed."""
     start = reader.peek()
     if start == "{":
-        return _look_at_object(reader, top=True)
+        return _look_at_object(reader, Head(is_top=True))
+    head = Head(is_top=False)
     if start != "[":
-        return _Seen(None, f"it starts with {readable(reader.ahead())}" if start else "it is empty")
+        return _Seen(None, f"it starts with {readable(reader.ahead())}" if start else "it is empty", head)
     for _ in reader.elements():
         if reader.peek() == "{":
-            return _look_at_object(reader, top=False)
-        return _Seen(None, f"it is an array that starts with {readable(reader.value())}")
-    return _Seen(None, "it is an empty array", empty=True)
+            return _look_at_object(reader, head)
+        return _Seen(None, f"it is an array that starts with {readable(reader.value())}", head)
+    return _Seen(None, "it is an empty array", head, is_empty=True)
 
 
-def _look_at_object(reader: JsonReader, *, top: bool) -> _Seen:
-    keys: dict[str, None] = {}
+def _look_at_object(reader: JsonReader, head: Head) -> _Seen:
     for name in reader.members():
-        keys[name] = None
-        format = _format_of(name, keys, top)
+        head.values[name] = None
+        format = _recognized(head)
         if format:
-            return _Seen(format, "", layout=top and "findings" in keys)
+            return _Seen(format, "", head)
         value = reader.value()
-        if top and name == "$schema" and "sarif" in str(value).lower():
-            return _Seen("sarif", "")
-    if keys.keys() >= _NUCLEI_KEYS:
-        return _Seen("nuclei", "")
-    names = ", ".join(islice(keys, 10))[:200] or "no properties"
-    kind = "an object" if top else "an array of objects"
-    return _Seen(None, f"it is {kind} with {names}", layout=top and "findings" in keys)
+        if isinstance(value, str) and len(value) <= MAX_HEAD_TEXT:
+            head.values[name] = value
+    head.is_complete = True
+    names = ", ".join(islice(head.values, 10))[:200] or "no properties"
+    kind = "an object" if head.is_top else "an array of objects"
+    return _Seen(_recognized(head), f"it is {kind} with {names}", head)
 
 
-def _format_of(name: str, keys: Mapping[str, None], top: bool) -> str | None:
-    """Return the format that the property `name` gives away, after `keys` with it."""
-    if top and name in _SARIF_KEYS:
-        return "sarif"
-    if name in nuclei.TEMPLATE_KEYS:
-        return "nuclei"
-    layout = top and "findings" in keys and any(key in keys for key in VERSION_KEYS)
-    if name == "detector_id" or layout or keys.keys() >= _LEGACY_KEYS:
-        return "jsonl"
-    return None
+def _recognized(head: Head) -> Format | None:
+    """Return the format that what was read of the first object gives away."""
+    return next((known for known in KNOWN.values() if known.recognize(head)), None)

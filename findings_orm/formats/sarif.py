@@ -1,4 +1,4 @@
-"""SARIF 2.1.0 (OASIS) in: the structure of the log, streamed.
+"""SARIF 2.1.0 (OASIS) in, and the format as a whole: the structure of the log, streamed.
 
 The log is read twice, as what explains a result (rules, artifacts, taxonomies) may come after it: first everything
 but the results, which are only checked and counted, then the results. `sarif_result` says what becomes of each.
@@ -11,6 +11,8 @@ from sys import getsizeof
 from typing import Any
 
 from findings_orm.errors import LimitExceededError
+from findings_orm.formats.base import Format, Head
+from findings_orm.formats.sarif_export import write_sarif
 from findings_orm.formats.sarif_references import artifact
 from findings_orm.formats.sarif_result import document
 from findings_orm.formats.sarif_run import RUN_PROPERTIES, TABLES, Run
@@ -20,6 +22,8 @@ from findings_orm.jsonstream import JsonReader
 from findings_orm.limits import FREE_BYTES, size_of
 
 VERSION = "2.1.0"
+
+_OWN_KEYS = frozenset({"runs", "inlineExternalProperties"})
 
 _KEPT = {
     **dict.fromkeys(RUN_PROPERTIES, 0),
@@ -33,7 +37,13 @@ _RUN_BYTES, _RULE_BYTES = 4096, 2048
 """How much memory a run and a rule take beside their JSON, generously."""
 
 
-def survey(reader: JsonReader) -> Survey:
+def recognize(head: Head) -> bool:
+    """Return whether the first object of a text is a SARIF log."""
+    schema = head.values.get("$schema") or ""
+    return head.is_top and (head.last in _OWN_KEYS or "sarif" in schema.lower())
+
+
+def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `Format` calls it
     """Read a SARIF log up to its end.
 
     A run without an array of results is one whose scan did not take place (§3.14.23): it speaks for no
@@ -193,3 +203,14 @@ def _check_external(reader: JsonReader, value: Any, found: Survey) -> None:
     if references:
         names = ", ".join(references)[:200]
         found.notes.append(f"{reader.place}: {names} in other files were not read")
+
+
+SARIF = Format(
+    name="sarif",
+    summary=f"SARIF {VERSION}, as most static analysers write it",
+    endings=(".sarif",),
+    recognize=recognize,
+    survey=survey,
+    read=documents,
+    write=lambda documents, stream, _: write_sarif(documents, stream),
+)
