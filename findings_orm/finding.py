@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import marshal
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from itertools import combinations
 from operator import itemgetter
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -26,12 +26,14 @@ from pydantic import (
     JsonValue,
     StringConstraints,
     ValidationError,
+    create_model,
     with_config,
 )
 from pydantic_core import PydanticCustomError, from_json, to_json
 from typing_extensions import TypedDict
 
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
+from findings_orm.fields import Kind, is_optional, kinds_of_fields, members_of_records
 from findings_orm.refusals import NO_CONTROL, NO_NUL, URI, UUID, refusal
 
 SCHEMA_VERSION: Literal["2.0.0"] = "2.0.0"
@@ -155,12 +157,15 @@ def _ends_after_start(location: Location) -> Location:
     return location
 
 
-_Uuid = Annotated[str, StringConstraints(pattern=UUID), AfterValidator(str.lower)]
+_Uuid = Annotated[str, StringConstraints(pattern=UUID), AfterValidator(str.lower), Kind.UUID]
+_Time = Annotated[str, AfterValidator(_check_time), Kind.TIME]
 _Text = Annotated[str, StringConstraints(pattern=NO_NUL)]
 _Name = Annotated[str, StringConstraints(pattern=NO_NUL, min_length=1)]
 _Line = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 _JsonObject = dict[str, JsonValue]
-_Confidence = Annotated[float, Field(ge=0, le=100), BeforeValidator(_number), AfterValidator(_plain_number)]
+_Confidence = Annotated[
+    float, Field(ge=0, le=100), BeforeValidator(_number), AfterValidator(_plain_number), Kind.NUMBER
+]
 _Cvss = Annotated[float, Field(ge=0, le=10), BeforeValidator(_number), AfterValidator(_positive_zero)]
 _EMPTY_LIST: Any = Field(default_factory=list)
 _EMPTY_OBJECT: Any = Field(default_factory=dict)
@@ -193,7 +198,7 @@ class Finding(BaseModel):
     title: _Name
     severity: Literal["info", "low", "medium", "high", "critical"]
     resource: _Text = ""
-    created_at: Annotated[str, AfterValidator(_check_time)]
+    created_at: _Time
     run_id: _Uuid | None = None
     status: Literal[
         "open", "triaged", "in_progress", "resolved", "false_positive", "risk_accepted", "archived"
@@ -221,18 +226,44 @@ class Finding(BaseModel):
     provenance: _JsonObject = _EMPTY_OBJECT
 
 
-class _QuickFinding(Finding):
-    """`Finding` without the steps that run Python code. It decides about nothing: what it refuses, `Finding` judges."""
+FIELD_KINDS: Mapping[str, Kind] = kinds_of_fields(Finding)
+"""The kind of each field, by which it is validated, stored and read."""
 
-    id: Annotated[str, StringConstraints(pattern=UUID)]
-    run_id: Annotated[str, StringConstraints(pattern=UUID)] | None = None
-    created_at: str
-    evidence: Any = _EMPTY_OBJECT
-    provenance: Any = _EMPTY_OBJECT
-
-
-FIELDS: tuple[str, ...] = tuple(Finding.model_fields)
+FIELDS: tuple[str, ...] = tuple(FIELD_KINDS)
 """The names of the document's fields, in their canonical order."""
+
+
+def fields_of(*kinds: Kind) -> tuple[str, ...]:
+    """Return the names of the fields of some kinds, in their canonical order."""
+    return tuple(name for name, kind in FIELD_KINDS.items() if kind in kinds)
+
+
+_UUIDS, _TIMES = fields_of(Kind.UUID), fields_of(Kind.TIME)
+OBJECT_FIELDS = fields_of(Kind.OBJECT)
+"""The fields that are objects with any members."""
+
+
+def _quick_fields() -> Iterator[tuple[str, Any]]:
+    quick: dict[Kind, Any] = {
+        Kind.UUID: Annotated[str, StringConstraints(pattern=UUID)],
+        Kind.TIME: str,
+        Kind.OBJECT: Any,
+    }
+    hints = get_type_hints(Finding, include_extras=True)
+    for name, kind in FIELD_KINDS.items():
+        if kind in quick:
+            field = Finding.model_fields[name]
+            given = (
+                {"default_factory": field.default_factory}
+                if field.default_factory
+                else {"default": field.default}
+            )
+            annotation = quick[kind] | None if is_optional(hints[name]) else quick[kind]
+            yield name, (annotation, Field(**given))
+
+
+# `Finding` without the steps that run Python code. It decides about nothing: what it refuses, `Finding` judges.
+_QuickFinding = create_model("_QuickFinding", __base__=Finding, **dict(_quick_fields()))
 
 STORE_FIELDS = frozenset({"finding_schema_version", "id", "project_id", "created_at", "run_id"})
 """The fields that a stored finding keeps when it is seen again."""
@@ -251,16 +282,33 @@ _RULES = {
     "extra_forbidden": f"is not a field of a finding of schema {SCHEMA_VERSION}",
     "recursion_loop": f"must not nest deeper than {MAX_DEPTH} levels",
 }
-_FREE = ("location", "cvss", "confidence")  # the fields that say the same in several forms
-_as_they_are = itemgetter(*(name for name in CONTENT_FIELDS if name not in _FREE), *_FREE)
+# Fields that say the same in several forms.
+_FREE = tuple(
+    name
+    for kind in (Kind.RECORD, Kind.FLOAT, Kind.NUMBER, Kind.TIME, Kind.UUID)
+    for name in CONTENT_FIELDS
+    if FIELD_KINDS[name] is kind
+)
+_plain_values = itemgetter(*(name for name in CONTENT_FIELDS if name not in _FREE))
+_free_values = itemgetter(*_FREE)
 _validate = Finding.__pydantic_validator__.validate_python
 _validate_quickly = _QuickFinding.__pydantic_validator__.validate_python
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
 TOO_LARGE = 10**MAX_DIGITS
 _NUMBERS = (int, float)
-_MEMBERS = tuple(Location.__annotations__)
-_MEMBER_ORDERS = frozenset(
-    names for count in range(len(_MEMBERS) + 1) for names in combinations(_MEMBERS, count)
+_RECORDS_AT = tuple(
+    (
+        _FREE.index(name),
+        members,
+        frozenset(names for count in range(len(members) + 1) for names in combinations(members, count)),
+    )
+    for name, members in members_of_records(Finding).items()
+)
+_NUMBERS_AT = tuple(_FREE.index(name) for name in _FREE if FIELD_KINDS[name] in (Kind.FLOAT, Kind.NUMBER))
+_FORMS_AT: tuple[tuple[int, Callable[[str], str]], ...] = tuple(
+    (at, canonical_time if FIELD_KINDS[name] is Kind.TIME else str.lower)
+    for at, name in enumerate(_FREE)
+    if FIELD_KINDS[name] in (Kind.TIME, Kind.UUID)
 )
 MARSHAL_FORMAT = 2
 """The last format of `marshal` that writes equal values as equal bytes, whatever else refers to them."""
@@ -279,11 +327,8 @@ def validate_finding(document: Mapping[str, Any]) -> dict[str, Any]:
     return validate_content(document)[0]
 
 
-class Objects(NamedTuple):
-    """The objects of a document as JSON, which a store may write as it is."""
-
-    evidence: bytes
-    provenance: bytes
+Objects = tuple[bytes, ...]
+"""The objects of a document as JSON, in the order of `OBJECT_FIELDS`, which a store may write as it is."""
 
 
 def validate_content(
@@ -311,13 +356,17 @@ def validate_content(
 def _quickly_validated(document: dict[str, Any]) -> tuple[dict[str, Any], Objects]:
     """Validate a document of exact types, as `content_of` found; raise ValueError for one that breaks a rule."""
     canonical: dict[str, Any] = vars(_validate_quickly(document))
-    canonical["id"] = canonical["id"].lower()
-    if canonical["run_id"] is not None:
-        canonical["run_id"] = canonical["run_id"].lower()
-    canonical["created_at"] = canonical_time(canonical["created_at"])
-    canonical["evidence"], evidence = _copied(canonical["evidence"])
-    canonical["provenance"], provenance = _copied(canonical["provenance"])
-    return canonical, Objects(evidence, provenance)
+    for name in _UUIDS:
+        if canonical[name] is not None:
+            canonical[name] = canonical[name].lower()
+    for name in _TIMES:
+        if canonical[name] is not None:
+            canonical[name] = canonical_time(canonical[name])
+    objects = []
+    for name in OBJECT_FIELDS:
+        canonical[name], data = _copied(canonical[name])
+        objects.append(data)
+    return canonical, tuple(objects)
 
 
 def _copied(value: Any) -> tuple[dict[str, Any], bytes]:
@@ -365,17 +414,21 @@ def content_of(document: Mapping[str, Any]) -> bytes:
     if len(full) != len(FIELDS):
         return b""
     try:
-        *plain, location, cvss, confidence = _as_they_are(full)
-        if location is not None and tuple(location) not in _MEMBER_ORDERS:
-            ordered = {name: location[name] for name in _MEMBERS if name in location}
-            if len(ordered) != len(location):
-                return b""
-            location = ordered
-        if type(cvss) in _NUMBERS:
-            cvss += 0.0
-        if type(confidence) in _NUMBERS:
-            confidence += 0.0
-        return marshal.dumps((SCHEMA_VERSION, plain, location, cvss, confidence), MARSHAL_FORMAT)
+        plain, free = [*_plain_values(full)], [*_free_values(full)]
+        for at, members, orders in _RECORDS_AT:
+            record = free[at]
+            if record is not None and tuple(record) not in orders:
+                free[at] = {name: record[name] for name in members if name in record}
+                if len(free[at]) != len(record):
+                    return b""
+        for at in _NUMBERS_AT:
+            number = free[at]
+            if number is not None and type(number) in _NUMBERS:
+                free[at] = number + 0.0
+        for at, canonical_form in _FORMS_AT:
+            if free[at] is not None:
+                free[at] = canonical_form(free[at])
+        return marshal.dumps((SCHEMA_VERSION, plain, *free), MARSHAL_FORMAT)
     except (ValueError, KeyError, TypeError, OverflowError):
         return b""
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
 from functools import lru_cache
+from itertools import repeat
 from json.encoder import encode_basestring
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from findings_orm.adapters.sql.types import stored_time
-from findings_orm.finding import FIELDS, Objects
+from findings_orm.fields import Kind
+from findings_orm.finding import FIELD_KINDS, FIELDS, OBJECT_FIELDS, Objects, fields_of
 from findings_orm.port import Document, Event, Rejected, RejectedOriginal, Run
 from findings_orm.query import time_key
 from findings_orm.records import Identity
@@ -19,12 +21,19 @@ from findings_orm.records import Identity
 Row = Sequence[Any]
 
 FINDING_COLUMNS = FIELDS
-LISTS = ("cwe_ids", "owasp", "cve_ids", "mitre_attack", "tags", "poc_links")
-"""The fields that are lists."""
-LIST_POSITIONS = tuple(map(FINDING_COLUMNS.index, LISTS))
-OBJECT_POSITIONS = tuple(map(FINDING_COLUMNS.index, Objects._fields))
-_CREATED_AT = FINDING_COLUMNS.index("created_at")
-_LOCATION = FINDING_COLUMNS.index("location")
+LISTS = fields_of(Kind.LIST)
+JSON_FIELDS = fields_of(Kind.LIST, Kind.OBJECT, Kind.RECORD)
+"""The fields that are JSON in a column."""
+
+
+def _positions(*kinds: Kind) -> tuple[int, ...]:
+    return tuple(FINDING_COLUMNS.index(name) for name in fields_of(*kinds))
+
+
+LISTS_AT, OBJECTS_AT, _RECORDS_AT = _positions(Kind.LIST), _positions(Kind.OBJECT), _positions(Kind.RECORD)
+NUMBERS = fields_of(Kind.NUMBER)
+_TIMES, _RECORDS = fields_of(Kind.TIME), fields_of(Kind.RECORD)
+_TIMES_AT = _positions(Kind.TIME)
 
 IDENTITY_COLUMNS = (
     "finding_id",
@@ -58,14 +67,16 @@ def _encoded(value: Any, empty: str) -> str:
 def finding_row(document: Document, objects: Objects | None = None) -> tuple[Any, ...]:
     """Return the values of a canonical document in the order of `FINDING_COLUMNS`, as SQLite stores them."""
     values = list(document.values())
-    values[_CREATED_AT] = time_key(values[_CREATED_AT])
-    location = values[_LOCATION]
-    if location is not None:
-        values[_LOCATION] = to_json(location).decode()
-    for position in LIST_POSITIONS:
+    for position in _TIMES_AT:
+        if values[position] is not None:
+            values[position] = time_key(values[position])
+    for position in _RECORDS_AT:
+        if values[position] is not None:
+            values[position] = to_json(values[position]).decode()
+    for position in LISTS_AT:
         items = values[position]
         values[position] = to_json(items).decode() if items else _EMPTY_LIST
-    for position, data in zip(OBJECT_POSITIONS, objects or (None, None), strict=True):
+    for position, data in zip(OBJECTS_AT, objects or repeat(None), strict=False):
         values[position] = data.decode() if data else _encoded(values[position], _EMPTY_OBJECT)
     return tuple(values)
 
@@ -73,18 +84,22 @@ def finding_row(document: Document, objects: Objects | None = None) -> tuple[Any
 def document_of(row: Row) -> Document:
     """Return the document of a row in the order of `FINDING_COLUMNS`."""
     document = dict(zip(FINDING_COLUMNS, row, strict=True))
-    document["created_at"] = stored_time(document["created_at"])
+    for name in _TIMES:
+        if document[name] is not None:
+            document[name] = stored_time(document[name])
     for name in LISTS:
         text = document[name]
         document[name] = [] if text == _EMPTY_LIST else from_json(text)
-    for name in ("evidence", "provenance"):
+    for name in OBJECT_FIELDS:
         text = document[name]
         document[name] = {} if text == _EMPTY_OBJECT else from_json(text)
-    if document["location"] is not None:
-        document["location"] = from_json(document["location"])
-    confidence = document["confidence"]
-    if confidence is not None and confidence == int(confidence):
-        document["confidence"] = int(confidence)
+    for name in _RECORDS:
+        if document[name] is not None:
+            document[name] = from_json(document[name])
+    for name in NUMBERS:
+        number = document[name]
+        if number is not None and number == int(number):
+            document[name] = int(number)
     return document
 
 
@@ -101,17 +116,19 @@ def _json_number(value: float) -> str:
     return to_json(int(value) if value == int(value) else value).decode()
 
 
-_JSON_COLUMNS = {*LISTS, "evidence", "provenance"}
-_JSON_ENCODER: dict[str, Callable[[Any], str]] = {
-    "created_at": lambda text: f'"{stored_time(text)}"',
-    "location": str,
-    "confidence": _json_number,
-    "cvss": repr,
+_JSON_ENCODER: dict[Kind, Callable[[Any], str]] = {
+    Kind.TEXT: encode_basestring,
+    Kind.UUID: encode_basestring,
+    Kind.TIME: lambda text: f'"{stored_time(text)}"',
+    Kind.RECORD: str,
+    Kind.INTEGER: str,
+    Kind.NUMBER: _json_number,
+    Kind.FLOAT: repr,
 }
 _JSON_ENCODERS = [
-    (position, _JSON_ENCODER.get(name, encode_basestring))
+    (position, _JSON_ENCODER[FIELD_KINDS[name]])
     for position, name in enumerate(FINDING_COLUMNS)
-    if name not in _JSON_COLUMNS
+    if FIELD_KINDS[name] not in (Kind.LIST, Kind.OBJECT)
 ]
 _JSON_OBJECT = "{" + ",".join(f'"{name}":%s' for name in FINDING_COLUMNS) + "}"
 

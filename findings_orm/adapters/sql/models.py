@@ -19,6 +19,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     SmallInteger,
+    String,
     Table,
     Text,
     text,
@@ -26,6 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from findings_orm.adapters.sql.types import Json, JsonList, SortedText, Timestamp, Uuid
+from findings_orm.fields import Kind
+from findings_orm.finding import FIELD_KINDS
 
 NAMING = {
     "pk": "pk_%(table_name)s",
@@ -156,6 +159,32 @@ class Finding(Base):
     location: Mapped[dict[str, Any] | None] = mapped_column(Json)
     confidence: Mapped[float | None] = mapped_column(Double)
     tags: Mapped[list[str]] = mapped_column(JsonList, server_default=text("'[]'"))
+
+
+_COLUMN_TYPES = {
+    Kind.TEXT: Text,
+    Kind.UUID: String,
+    Kind.TIME: Timestamp,
+    Kind.INTEGER: Integer,
+    Kind.NUMBER: Double,
+    Kind.FLOAT: Double,
+    Kind.LIST: JsonList,
+    Kind.OBJECT: Json,
+    Kind.RECORD: Json,
+}
+
+
+def _check_columns() -> None:
+    """Refuse a field without a column, or with one that its values don't fit: rows are made by the kinds of fields."""
+    columns = Finding.__table__.columns
+    for name, kind in FIELD_KINDS.items():
+        wanted = _COLUMN_TYPES[kind]
+        found = type(columns[name].type) if name in columns else object
+        if not issubclass(found, wanted) or (wanted is Json and found is JsonList):
+            raise TypeError(f"Finding.{name}: a field of kind {kind} needs a column of {wanted.__name__}")
+
+
+_check_columns()
 
 
 class Identity(Base):

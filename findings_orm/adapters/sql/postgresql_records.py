@@ -230,7 +230,8 @@ class PostgreSQLRecords(SqlRecords):
         findings = []
         for document, _, objects, *_ in rows:
             values = dict(zip(FINDING_COLUMNS, mapping.finding_row(document, objects), strict=True))
-            values["confidence"] = _as_float(values["confidence"])
+            for name in mapping.NUMBERS:  # an array has one type
+                values[name] = None if values[name] is None else float(values[name])
             findings.append((document["id"], *(values[name] for name in BESIDE_KEY)))
         self._update_all("findings", BESIDE_KEY, ("id",), project_id, findings)
         identities = [mapping.identity_row(one.identity) for one in rows]
@@ -409,7 +410,3 @@ _CHILDREN_FIRST = (
     "findings",
     "finding_projects",
 )
-
-
-def _as_float(number: float | None) -> float | None:
-    return None if number is None else float(number)

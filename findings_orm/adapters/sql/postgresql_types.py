@@ -16,9 +16,10 @@ from typing import Any
 from pydantic_core import to_json
 from sqlalchemy.dialects import postgresql
 
-from findings_orm.adapters.sql.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, LISTS, Row
+from findings_orm.adapters.sql.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, LISTS_AT, OBJECTS_AT, Row
 from findings_orm.adapters.sql.models import Base
-from findings_orm.finding import Objects
+from findings_orm.fields import Kind
+from findings_orm.finding import FIELD_KINDS, Objects
 from findings_orm.port import Document
 
 Encoder = Callable[[Any], Any]
@@ -117,24 +118,29 @@ IDENTITY_ROWS = BinaryRows("finding_identities", ("project_id", *IDENTITY_COLUMN
 
 def binary_finding(document: Document, objects: Objects | None = None) -> Row:
     """Return what `FINDING_ROWS` makes of the row of a canonical document, by the shortest way."""
-    values = document.copy()
-    run_id, location = values["run_id"], values["location"]
-    cvss, confidence = values["cvss"], values["confidence"]
-    values["id"] = _binary_uuid(values["id"])
-    values["created_at"] = binary_time(values["created_at"])
-    values["run_id"] = None if run_id is None else _run_id(run_id)
-    values["location"] = None if location is None else to_json(location)
-    values["cvss"] = None if cvss is None else _DOUBLE(cvss)
-    values["confidence"] = None if confidence is None else _DOUBLE(confidence)
-    for name in LISTS:
-        items = values[name]
-        values[name] = b"\x01" + to_json(items) if items else b"\x01[]"
-    values["evidence"], values["provenance"] = objects or (
-        to_json(values["evidence"]),
-        to_json(values["provenance"]),
-    )
-    return tuple(values.values())
+    values = list(document.values())
+    for at, encode in _FIELD_ENCODERS:
+        value = values[at]
+        if value is not None:
+            values[at] = encode(value)
+    for at in LISTS_AT:
+        items = values[at]
+        values[at] = b"\x01" + to_json(items) if items else b"\x01[]"
+    for at, data in zip(OBJECTS_AT, objects or [to_json(values[at]) for at in OBJECTS_AT], strict=True):
+        values[at] = data
+    return values
 
 
-_DOUBLE = struct.Struct("!d").pack
-_run_id = lru_cache(64)(_binary_uuid)
+def _field_encoder(name: str) -> Encoder | None:
+    """Return what encodes the value of a field that is no list and no object."""
+    if FIELD_KINDS[name] is Kind.RECORD:
+        return to_json
+    encoder = _ENCODERS[TYPES["findings"][name]]
+    return lru_cache(64)(encoder) if encoder is _binary_uuid and name != "id" else encoder
+
+
+_FIELD_ENCODERS = [
+    (at, encoder)
+    for at, name in enumerate(FINDING_COLUMNS)
+    if FIELD_KINDS[name] not in (Kind.LIST, Kind.OBJECT) and (encoder := _field_encoder(name)) is not None
+]

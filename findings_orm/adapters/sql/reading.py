@@ -69,8 +69,7 @@ class SqlReading(SqlStatements):
 
     dialect: ClassVar[queries.Dialect] = queries.Dialect()
     _is_json: ClassVar[str] = " AND ".join(
-        f"json_valid(coalesce(f.{name}, '{{}}'))"
-        for name in (*mapping.LISTS, "evidence", "provenance", "location")
+        f"json_valid(coalesce(f.{name}, '{{}}'))" for name in mapping.JSON_FIELDS
     )
     """Whether the columns of JSON can be taken as they are; where not, `mapping` says what is wrong."""
     _by_cwe: ClassVar[str] = (
