@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -108,7 +109,8 @@ def test_metrics_can_be_written_once(url: str) -> None:
     assert found["findings_orm_up"] == 1
 
 
-def test_metrics_are_served_until_ctrl_c(url: str) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_metrics_are_served_until_a_signal(url: str, by: signal.Signals) -> None:
     command = [
         sys.executable,
         "-m",
@@ -137,6 +139,8 @@ def test_metrics_are_served_until_ctrl_c(url: str) -> None:
         taken = match[1].rpartition(":")[2].partition("/")[0]
         refused = findings("--url", url, "metrics", "--port", taken, code=ExitCode.FAILED)
         assert f"can't listen on 127.0.0.1:{taken}" in refused.output
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         assert process.wait(30) == 0
         assert process.stderr.read() == "ended\n"
+        with socket.create_server(("127.0.0.1", int(taken))):
+            pass

@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 import pytest
 
-from findings_orm import open_storage
+from findings_orm import migrations, open_storage
 from findings_orm.testing.samples import scanned
 
 COMMAND = [sys.executable, "-m", "findings_orm.cli"]
@@ -138,7 +138,9 @@ def is_being_written(database: Path) -> bool:
     return False
 
 
-def interrupted(folder: Path, *args: str, when: Callable[[], bool]) -> tuple[int, str, str]:
+def interrupted(
+    folder: Path, *args: str, when: Callable[[], bool], by: signal.Signals = signal.SIGINT
+) -> tuple[int, str, str]:
     # coverage's own lock is never released when the signal comes while it is held: it must not measure these.
     unmeasured = {k: v for k, v in environment().items() if not k.startswith("COVERAGE_PROCESS")}
     process = subprocess.Popen(
@@ -151,23 +153,59 @@ def interrupted(folder: Path, *args: str, when: Callable[[], bool]) -> tuple[int
         text=True,
     )
     wait_until(when, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     stdout, stderr = process.communicate(timeout=60)
     return process.returncode, stdout, stderr
 
 
-def test_ctrl_c_in_an_import_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("by", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_in_an_import_leaves_nothing(tmp_path: Path, by: signal.Signals, expected: int) -> None:
     filled(tmp_path, 1)
     name = report(tmp_path, 20_000)
     database = tmp_path / "findings.db"
     code, stdout, stderr = interrupted(
-        tmp_path, "import", name, "-p", "new", when=lambda: is_being_written(database)
+        tmp_path, "import", name, "-p", "new", when=lambda: is_being_written(database), by=by
     )
-    assert (code, stdout, stderr) == (130, "", "interrupted, nothing was written\n")
+    assert (code, stdout, stderr) == (expected, "", "interrupted, nothing was written\n")
     with open_storage(f"sqlite:///{database}") as store:
         assert store.list_projects() == [P]
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("command", ["backup", "migrate", "db upgrade"])
+def test_sigterm_leaves_nothing_half_done(tmp_path: Path, command: str) -> None:
+    filled(tmp_path, 8_000)
+    database = tmp_path / "findings.db"
+    target = tmp_path / {"backup": "b.zst", "migrate": "s.json", "db upgrade": "findings.db"}[command]
+    arguments = command.split()
+    if command == "db upgrade":
+        findings(tmp_path, "db", "downgrade", "r0001")
+    elif command == "backup":
+        target.write_text("old")
+        arguments.append(target.name)
+    else:
+        findings(tmp_path, "export", "--format", "json", "--output", target.name)
+        arguments += [target.name, "--to", "1.0.0"]
+    content, names = target.read_bytes(), set(os.listdir(tmp_path))
+
+    def half_way() -> bool:
+        if command == "db upgrade":
+            return is_being_written(database)
+        return any(name.endswith(".tmp") for name in os.listdir(tmp_path))
+
+    code, stdout, stderr = interrupted(tmp_path, *arguments, when=half_way, by=signal.SIGTERM)
+    assert (code, stdout, stderr) == (143, "", "interrupted, nothing was written\n")
+    beside = {"findings.db-wal", "findings.db-shm"}
+    assert set(os.listdir(tmp_path)) - beside == names - beside
+    if command == "db upgrade":
+        assert migrations.status(f"sqlite:///{database}").current == "r0001"
+        findings(tmp_path, "db", "upgrade")
+        findings(tmp_path, "db", "check")
+    else:
+        assert target.read_bytes() == content
 
 
 def test_ctrl_c_says_which_files_were_imported_before(tmp_path: Path) -> None:

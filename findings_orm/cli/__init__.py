@@ -18,7 +18,10 @@ NEEDED = ("typer", "rich")
 
 def main() -> None:
     """Run the command line and exit with its code (`findings_orm.cli.failures.ExitCode`)."""
+    from findings_orm.cli.stopping import code_of, stop_on_signals
+
     _replace_closed_streams()
+    stop_on_signals()
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         sys.stderr.write(
@@ -29,9 +32,9 @@ def main() -> None:
         warnings.simplefilter("ignore")  # they are for developers, who run with -W
     try:
         from findings_orm.cli.app import app
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         sys.stderr.write("interrupted, nothing was written\n")
-        raise SystemExit(130) from None
+        raise SystemExit(code_of(error, 130)) from None
     app(prog_name="findings")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,12 +18,13 @@ from findings_orm.cli.output import Output
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import command, session_of
 from findings_orm.cli.session import Session
+from findings_orm.cli.stopping import SIGNALS
 from findings_orm.secrecy import shown_url
 
 if TYPE_CHECKING:
     from findings_orm.backup import CopyReport
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, *SIGNALS)
 
 
 @command(
@@ -41,7 +42,9 @@ def copy(
     ] = False,
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Catch up with what changes, until Ctrl-C; then a last time, and end."),
+        typer.Option(
+            "--follow", help="Catch up with what changes, until Ctrl-C or SIGTERM; then a last time, and end."
+        ),
     ] = False,
     every: Annotated[float, typer.Option("--every", metavar="SECONDS", help="How often to catch up.")] = 5.0,
     yes: Yes = False,
@@ -83,19 +86,17 @@ def copy(
 
 
 class _Following:
-    """Says how far a copy is, waits, and ends with the first Ctrl-C; a second one interrupts."""
+    """Says how far a copy is, waits, and ends with the first Ctrl-C (or SIGTERM); a second one interrupts."""
 
     def __init__(self, out: Output, every: float) -> None:
         self._out = out
         self._every = every
         self._ending = threading.Event()
-        self._listens = False
+        self._before: dict[int, Any] = {}
 
     def __call__(self, report: CopyReport) -> bool:
-        if not self._listens:
-            self._listens = True
-            for number in _SIGNALS:
-                signal.signal(number, self._end)
+        if not self._before:
+            self._before = {number: signal.signal(number, self._end) for number in _SIGNALS}
         self._out.note(
             f"in step: pass {report.passes} took {report.last_pass_seconds:.1f} s; Ctrl-C makes a last one and ends"
         )
@@ -103,8 +104,8 @@ class _Following:
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self._ending.set()
-        for each in _SIGNALS:
-            signal.signal(each, signal.default_int_handler)
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
 
 
 def _say(out: Output, report: CopyReport, *, follow: bool) -> None:

@@ -27,7 +27,9 @@ class ExitCode(IntEnum):
     VERSION = 4
     NOT_FOUND = 5
     CONFLICT = 6
+    HUNG_UP = 129
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 EXIT_CODES = {
@@ -38,7 +40,9 @@ EXIT_CODES = {
     ExitCode.VERSION: "schema version: run 'findings db upgrade', or update",
     ExitCode.NOT_FOUND: "no such finding, project or run",
     ExitCode.CONFLICT: "conflict: a concurrent change won, or an id is taken",
+    ExitCode.HUNG_UP: "interrupted: the terminal went away (SIGHUP)",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
+    ExitCode.TERMINATED: "interrupted (SIGTERM)",
 }
 """The exit codes with their meanings, for ``--help``."""
 

@@ -151,8 +151,9 @@ def metrics(
         bool, typer.Option("--once", help="Write the metrics to standard output and end.")
     ] = False,
 ) -> None:
-    """Serve figures of the storage to Prometheus under /metrics: findings, size, schema. Ctrl-C ends it.
+    """Serve figures of the storage to Prometheus under /metrics: findings, size, schema. Ctrl-C or SIGTERM ends it.
 
+    Ended like that the exit code is 0, the store is closed and the port is free.
     What applications do is counted in them: docs/metrics.md.
     """
     try:
@@ -163,16 +164,21 @@ def metrics(
         raise CommandError(f"{error}", hint="pip install 'findings-orm[metrics]'") from error
     session = session_of(ctx)
     registry = CollectorRegistry()
-    with session.store() as inner, MetricsAdapter(inner, registry=registry, figures_every=every):
+    try:
+        with session.store() as inner, MetricsAdapter(inner, registry=registry, figures_every=every):
+            if once:
+                with session.out.file() as stream:
+                    stream.write(generate_latest(registry).decode())
+            else:
+                _serve(session.out, registry, host, port)
+    except KeyboardInterrupt:
         if once:
-            with session.out.file() as stream:
-                stream.write(generate_latest(registry).decode())
-        else:
-            _serve(session.out, registry, host, port)
+            raise
+        session.out.note("ended")
 
 
 def _serve(out: Output, registry: CollectorRegistry, host: str, port: int) -> None:
-    """Serve the metrics until Ctrl-C."""
+    """Serve the metrics until something interrupts."""
     from prometheus_client import start_http_server
 
     try:
@@ -185,8 +191,6 @@ def _serve(out: Output, registry: CollectorRegistry, host: str, port: int) -> No
     try:
         out.note(f"serving http://{host}:{server.server_port}/metrics; Ctrl-C ends it", always=True)
         thread.join()
-    except KeyboardInterrupt:
-        out.note("ended")
     finally:
         server.shutdown()
         server.server_close()

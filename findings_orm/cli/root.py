@@ -20,6 +20,7 @@ from findings_orm.cli.failures import (
 )
 from findings_orm.cli.output import silence
 from findings_orm.cli.session import DEFAULT_URL, URL_VARIABLE, Session
+from findings_orm.cli.stopping import code_of
 from findings_orm.cli.text import safe_lines
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.secrecy import hide_secrets
@@ -87,9 +88,9 @@ def _guarded(run: Callable[[], int], *, debug: bool) -> int:
             silence(sys.stdout)
             return ExitCode.OK
         raise
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
         _complain(InterruptError(), debug=debug)
-        return ExitCode.INTERRUPTED
+        return code_of(error, ExitCode.INTERRUPTED)
     except _BadUsage as error:
         error.message = hide_secrets(error.message)  # type: ignore[attr-defined]
         error.show()  # type: ignore[attr-defined]
@@ -99,7 +100,7 @@ def _guarded(run: Callable[[], int], *, debug: bool) -> int:
             silence(sys.stdout)
         failure = explain(error)
         _complain(failure, debug=debug)
-        return failure.code
+        return code_of(failure, failure.code) if isinstance(failure, InterruptError) else failure.code
 
 
 def _complain(failure: CommandError, *, debug: bool) -> None:

@@ -172,7 +172,8 @@ def test_following_stops_where_somebody_writes_to_the_target(new_store: Open) ->
     assert len(target.list_findings(PROJECT)) == 2
 
 
-def test_ctrl_c_ends_following_with_a_last_pass(new_url: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_following_with_a_last_pass(new_url: Callable[[str], str], by: signal.Signals) -> None:
     here, there = new_url("sqlite"), new_url("sqlite")
     with open_storage(here) as store:
         store.save_findings(finding(number) for number in range(10))
@@ -181,7 +182,7 @@ def test_ctrl_c_ends_following_with_a_last_pass(new_url: Callable[[str], str]) -
         assert process.stderr is not None
         assert any("in step" in line for line in process.stderr)
         store.save_finding(finding(11))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "1 projects are the same on both sides: 0 runs, 11 findings" in output
