@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pathlib
-import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, exc, make_url
 
-from findings_orm.errors import StorageError, StorageIntegrityError, StorageUnavailableError
+from findings_orm.blocks import block
+from findings_orm.errors import StorageUnavailableError
+from findings_orm.failures import translated
 from findings_orm.migrations.transaction import make_schema
 from findings_orm.private import Access, make_file
 from findings_orm.secrecy import is_secret, shown_url
@@ -45,13 +46,9 @@ STORE_OPTIONS = frozenset(
 
 _DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 _DIALECTS = ("sqlite", "postgresql")
-_PASSING_STATES = ("40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03")
-_UNAVAILABLE_CLASSES = ("28", "3D", "53", "57", "58")
-_PASSING = ("locked", "busy", "refused", "timed out", "timeout", "closed", "starting up", "disk is full")
-_DAMAGED = ("malformed", "not a database", "disk image", "corrupt")
 
 
-@contextmanager
+@block
 def connected(target: Target, *, create: bool = False) -> Iterator[Connection]:
     """Yield a connection to `target`; one that was given is left as it was, in its transaction or outside of any.
 
@@ -225,39 +222,3 @@ def described(target: Target) -> str:
 
 def _shown(url: URL) -> str:
     return shown_url(url.set(query={}).render_as_string(hide_password=False))
-
-
-@contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Turn errors of drivers and of SQLAlchemy raised inside the block into the package's, the original chained."""
-    try:
-        yield
-    except exc.DBAPIError as error:
-        raise _translate(error.orig or error, where) from error
-    except sqlite3.Error as error:
-        raise _translate(error, where) from error
-    except exc.TimeoutError as error:
-        raise StorageUnavailableError(
-            f"{where}: no connection became free in time", retryable=True
-        ) from error
-    except exc.SQLAlchemyError as error:
-        raise StorageError(f"{where}: {error}") from error
-
-
-def _translate(error: BaseException, where: str) -> StorageError:
-    text = str(error).strip() or type(error).__name__
-    message = f"{where}: {text}"
-    state = getattr(error, "sqlstate", None)
-    kind = type(error).__name__
-    if any(word in text for word in _DAMAGED):
-        return StorageIntegrityError(f"{where}: the file is damaged or no SQLite database: {text}")
-    if kind in ("IntegrityError", "DataError") or (state or "").startswith("23"):
-        return StorageIntegrityError(message)
-    if isinstance(error, sqlite3.OperationalError) and ("already exists" in text or "no such" in text):
-        return StorageError(message)
-    if state is not None:
-        passing = state in _PASSING_STATES or state.startswith("08")
-        unavailable = passing or state[:2] in _UNAVAILABLE_CLASSES
-        return StorageUnavailableError(message, retryable=passing) if unavailable else StorageError(message)
-    passing = any(word in text for word in _PASSING)
-    return StorageUnavailableError(message, retryable=passing)

@@ -7,13 +7,12 @@ tables (and a superuser) is not under it, and only the owner can grant. docs/pos
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.models import Access, Base
+from findings_orm.blocks import block
 from findings_orm.errors import StorageValidationError
 from findings_orm.finding import check_project_id
 from findings_orm.migrations import Target, require_current
@@ -102,11 +101,11 @@ def list_access(target: Target, *, role: str | None = None, project_id: str | No
         return [Grant(*row) for row in rows]
 
 
-@contextmanager
+@block
 def _changing(target: Target) -> Iterator[Connection]:
     """Yield a connection in a transaction that is committed at the end, unless it is the caller's."""
     where = described(target)
-    with connected(target) as connection, translated(where):
+    with connected(target) as connection:
         if connection.dialect.name != "postgresql":
             rule = "must be PostgreSQL: other databases have no roles"
             raise StorageValidationError.of_field("target", rule, where)

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from sqlalchemy import URL, Connection
 
-from findings_orm.adapters.sql.failures import lost, translated, undone
 from findings_orm.adapters.sql.models import Base, exists_on
 from findings_orm.adapters.sql.postgresql_engine import (
     Options,
@@ -30,6 +29,7 @@ from findings_orm.errors import (
     StorageUnavailableError,
     StorageValidationError,
 )
+from findings_orm.failures import lost, translated, undone
 from findings_orm.finding import check_project_id
 from findings_orm.observing import Figures
 from findings_orm.port import IngestReport, Run, RunDiff, Sighting

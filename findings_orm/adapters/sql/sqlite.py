@@ -13,7 +13,6 @@ from typing import Any, ClassVar, cast
 
 from sqlalchemy import URL, Connection, Engine, Pool, StaticPool, create_engine
 
-from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.sqlite_engine import (
     Synchronous,
@@ -28,6 +27,7 @@ from findings_orm.adapters.sql.storage import SqlStore, connection_of
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
+from findings_orm.failures import translated
 from findings_orm.forking import FORK_TIMEOUT, INHERITED
 from findings_orm.migrations.connecting import make_database, split_url
 from findings_orm.observing import Pool as PoolFigures

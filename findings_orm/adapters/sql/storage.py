@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Self
 from sqlalchemy import Connection, Engine, QueuePool
 from sqlalchemy.orm import Session
 
-from findings_orm.adapters.sql.failures import translated
 from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.watching import Watch
 from findings_orm.arguments import checked
 from findings_orm.errors import StorageError
+from findings_orm.failures import translated
 from findings_orm.forking import INHERITED, survives_fork
 from findings_orm.observing import Observer, Pool
 from findings_orm.records import Records
