@@ -18,6 +18,7 @@ from findings_orm.cli.options import (
     Group,
     Limit,
     MaxDocument,
+    Migrate,
     Yes,
     access_of,
     limits_of,
@@ -198,6 +199,7 @@ def make_key(
     "findings --url sqlite:///new.db restore nightly.jsonl.zst",
     "findings restore nightly.jsonl.zst --replace --project acme-api --yes",
     "findings restore nightly.jsonl.zst --merge --dry-run",
+    "findings --url postgresql://user@host/new restore nightly.jsonl.zst --migrate",
 )
 def restore(
     ctx: typer.Context,
@@ -208,6 +210,7 @@ def restore(
     merge: Annotated[
         bool, typer.Option("--merge", help="Unite them with those of the store; the newer version wins.")
     ] = False,
+    migrate: Migrate = False,
     projects: Projects = None,
     key: KeyFile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and count, write nothing.")] = False,
@@ -218,7 +221,8 @@ def restore(
 ) -> None:
     """Restore a backup into an empty store of any kind: all of it, or nothing.
 
-    It is verified first. A backup of an older release is brought to the current schema.
+    It is verified first. A backup of an older release is brought to the current schema. A SQLite file or folder that does
+    not exist is made; a PostgreSQL database gets its tables with --migrate.
     """
     backup = library()
     session = session_of(ctx)
@@ -228,11 +232,15 @@ def restore(
     if replace and not dry_run:
         what = ", ".join(chosen) if chosen else "all projects of the backup"
         confirm(f"this replaces {what} in the store", yes=yes)
-    if dry_run and session.missing_file():
+    if dry_run and (session.missing_file() or (migrate and session.is_empty_database())):
         target = Session("memory:", quiet=session.quiet)  # nothing is made
     else:
         target = session
-    with target.store(create=True) as store, Tracker(session.out, f"restore {path.name}") as tracker:
+    migrate = migrate and not dry_run
+    with (
+        target.store(create=True, migrate=migrate) as store,
+        Tracker(session.out, f"restore {path.name}") as tracker,
+    ):
         report = backup.restore_backup(
             store,
             path,

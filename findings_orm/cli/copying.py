@@ -13,7 +13,7 @@ from findings_orm.cli.backup_reports import as_json, counted
 from findings_orm.cli.backups import Projects, library
 from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import UsageError
-from findings_orm.cli.options import AsJson, Yes, split
+from findings_orm.cli.options import AsJson, Migrate, Yes, split
 from findings_orm.cli.output import Output
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import command, session_of
@@ -29,17 +29,20 @@ _SIGNALS = (signal.SIGINT, *SIGNALS)
 
 @command(
     "copy",
-    "findings copy sqlite:///findings.db postgresql://user@host/findings",
+    "findings copy sqlite:///findings.db postgresql://user@host/findings --migrate",
     "findings copy sqlite:///findings.db postgresql://user@host/findings --follow",
 )
 def copy(
     ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="SOURCE-URL", help="The store to copy.")],
-    target: Annotated[str, typer.Argument(metavar="TARGET-URL", help="Where to; its tables have to exist.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET-URL", help="Where to; its tables have to exist, or --migrate.")
+    ],
     projects: Projects = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Write over projects of the target that differ.")
     ] = False,
+    migrate: Migrate = False,
     follow: Annotated[
         bool,
         typer.Option(
@@ -67,7 +70,7 @@ def copy(
     quiet = session_of(ctx).quiet
     with (
         Session(source, quiet=quiet).store() as here,
-        Session(target, quiet=quiet).store(create=True) as there,
+        Session(target, quiet=quiet).store(create=True, migrate=migrate) as there,
         Tracker(out, "copy") as tracker,
     ):
         report = backup.copy_store(

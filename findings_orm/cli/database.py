@@ -138,8 +138,7 @@ def check(ctx: typer.Context) -> None:
 def sql_session(ctx: typer.Context) -> Session:
     """Return the session, if its storage is a database."""
     session = session_of(ctx)
-    scheme = session.url.partition(":")[0].partition("+")[0].lower()
-    if scheme in ("memory", "file"):
+    if not session.is_database:
         raise UsageError(
             f"{shown_url(session.url)} is no database: it has no schema to bring up or down",
             hint="Name one with --url, as sqlite:///findings.db",

@@ -26,6 +26,14 @@ Group = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask. Needed where no terminal can be asked.")]
 
+Migrate = Annotated[
+    bool,
+    typer.Option(
+        "--migrate",
+        help="Make the tables of an empty database, or bring those of an older release up to date.",
+    ),
+]
+
 MaxDocument = Annotated[
     str | None,
     typer.Option(

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from findings_orm.cli.failures import CommandError, ExitCode, NotFoundError, UsageError
 from findings_orm.cli.output import Output
-from findings_orm.errors import StorageValidationError
+from findings_orm.errors import SchemaVersionError, StorageValidationError
 from findings_orm.secrecy import shown_url
 
 if TYPE_CHECKING:
@@ -38,11 +38,16 @@ class Session:
         return Output(quiet=self.quiet)
 
     @contextmanager
-    def store(self, *, create: bool = False, limits: Limits | None = None) -> Iterator[FindingStore]:
-        """Open the storage. Without `create`, a file that is not there is an error and is not made."""
+    def store(
+        self, *, create: bool = False, migrate: bool | None = None, limits: Limits | None = None
+    ) -> Iterator[FindingStore]:
+        """Open the storage. Without `create`, a file that is not there is an error and is not made.
+
+        `migrate` is the option ``--migrate``, None where the command has none.
+        """
         if not create:
             self.require_file()
-        with self._opened(limits) as store:
+        with self._opened(limits, migrate) as store:
             yield store
 
     def store_for_import(self, limits: Limits, *, dry_run: bool) -> AbstractContextManager[FindingStore]:
@@ -53,16 +58,34 @@ class Session:
             return open_storage("memory:", limits=limits)
         return self.store(create=True, limits=limits)
 
-    def _opened(self, limits: Limits | None) -> FindingStore:
+    def _opened(self, limits: Limits | None, migrate: bool | None) -> FindingStore:
         from findings_orm.limits import DEFAULT
         from findings_orm.registry import open_storage
 
+        options = {"migrate": True} if migrate and self.is_database else {}
         try:
-            return open_storage(self.url, limits=limits or DEFAULT)
+            return open_storage(self.url, limits=limits or DEFAULT, **options)
+        except SchemaVersionError as error:
+            if migrate is None:
+                raise
+            from findings_orm.migrations.database import OR_MIGRATE
+
+            raise SchemaVersionError(str(error).replace(OR_MIGRATE, "or add --migrate")) from error
         except StorageValidationError as error:
             raise UsageError(
                 f"--url: {error}", hint=f"The URL comes from --url or {URL_VARIABLE}."
             ) from error
+
+    @property
+    def is_database(self) -> bool:
+        """Whether the URL is that of a store with a schema to bring up or down."""
+        return self.url.partition(":")[0].partition("+")[0].lower() not in ("memory", "file")
+
+    def is_empty_database(self) -> bool:
+        """Return whether the URL is that of a database without the tables."""
+        from findings_orm import migrations
+
+        return self.is_database and migrations.status(self.url).current is None
 
     def require_file(self) -> None:
         """Raise unless the file or folder of the URL exists (or the URL names none)."""

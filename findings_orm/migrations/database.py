@@ -17,6 +17,9 @@ from findings_orm.migrations.scripts import VERSION_TABLE, chain
 
 _log = logging.getLogger(__name__)
 
+OR_MIGRATE = "or open it with migrate=True"
+"""How the message about a database that is empty or behind ends, in Python's words."""
+
 
 @dataclass(frozen=True, slots=True)
 class DatabaseStatus:
@@ -88,7 +91,7 @@ def require_current(connection: Connection, *, migrate: bool = False) -> bool:
         return current == head.id
     raise SchemaVersionError(
         f"{where} is at revision {current}, this release needs {head.id} (finding schema {head.schema_version}): "
-        f"run 'findings db upgrade --url {where}', or open it with migrate=True"
+        f"run 'findings db upgrade --url {where}', {OR_MIGRATE}"
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from servers import PostgresServer
 from typer.testing import CliRunner
 
 from findings_orm import open_storage
@@ -48,6 +49,40 @@ def test_backup_verify_restore(url: str, target: pathlib.Path, new_url: Callable
     run("--url", other, "restore", target, "--replace", "--yes")
     with open_storage(other) as store:
         assert len(store.list_findings(PROJECT)) == 20
+
+
+@pytest.mark.parametrize("command", ["restore", "copy"])
+def test_an_empty_postgresql_gets_its_tables_on_request(
+    url: str, target: pathlib.Path, postgresql_18: PostgresServer, command: str
+) -> None:
+    name = postgresql_18.create_database()
+    try:
+        there = postgresql_18.url(name)
+        run("--url", url, "backup", target)
+        arguments = ["copy", url, there] if command == "copy" else ["--url", there, "restore", target]
+        refused = " ".join(run(*arguments, code=4).split())
+        assert "has no tables of findings-orm yet: run 'findings db upgrade" in refused
+        assert "or add --migrate" in refused
+        if command == "restore":
+            assert "would be restored" in run(*arguments, "--migrate", "--dry-run")
+            run(*arguments, code=4)
+        run(*arguments, "--migrate")
+        with open_storage(there) as store:
+            assert len(store.list_findings(PROJECT)) == 20
+    finally:
+        postgresql_18.drop_database(name)
+
+
+def test_migrate_brings_an_older_database_up_to_date_and_means_nothing_to_files(
+    url: str, target: pathlib.Path, new_url: Callable[[str], str]
+) -> None:
+    run("--url", url, "backup", target)
+    older, folder = new_url("sqlite"), new_url("file")
+    run("--url", older, "db", "downgrade", "r0004")
+    assert "or add --migrate" in run("--url", older, "restore", target, code=4)
+    run("--url", older, "restore", target, "--migrate", "--dry-run", code=4)
+    for each in (older, folder):
+        assert "1 projects restored" in run("--url", each, "restore", target, "--migrate")
 
 
 def test_json(url: str, target: pathlib.Path) -> None:

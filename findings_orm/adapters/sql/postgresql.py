@@ -125,6 +125,7 @@ class PostgreSQLStorageAdapter(SqlStore):
     def _check_schema(self, *, migrate: bool) -> None:
         """Refuse a server that is too old, and a database that is not at head, before anything is touched."""
         from findings_orm import migrations
+        from findings_orm.migrations.database import OR_MIGRATE
 
         with translated(self._where), self.engine.connect() as connection:
             self._check_server(connection)
@@ -135,7 +136,7 @@ class PostgreSQLStorageAdapter(SqlStore):
             if not migrate:
                 raise SchemaVersionError(
                     f"{self._where} has no tables of findings-orm yet: run 'findings db upgrade --url {self._where}', "
-                    "or open it with migrate=True"
+                    f"{OR_MIGRATE}"
                 )
             with connection.begin():
                 if self.options.schema is not None:
