@@ -3,6 +3,9 @@
 An exception from a signal handler (Ctrl-C, a worker's time limit) may come between any two calls, also while a block is entered
 or left. `contextlib.contextmanager` then never resumes its generator: what that holds (a lock, a transaction) stays until
 somebody drops the exception, for its traceback keeps the generator.
+
+So what holds something (a transaction, a lock, a thread, state of the calling thread) is a `block`, and so is what enters such
+a block. `contextlib.contextmanager` does for those that only turn errors into others.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+
+from findings_orm.blocks import block
 
 
-@contextmanager
+@block
 def no_collection() -> Iterator[bool]:
     """Pause the search for reference cycles, and say whether there was one: the many small dicts and lists of documents
     have none, and walking them again and again costs a third of an import, and two thirds of reading a long list."""

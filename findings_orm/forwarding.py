@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 from findings_orm.arguments import checked
+from findings_orm.blocks import block
 from findings_orm.diagnosis import Diagnosable, Problem
 from findings_orm.errors import StorageError
 from findings_orm.observing import Figures, Observable, Observer, Pool
@@ -162,12 +162,12 @@ class ForwardingStore(FindingStore):
 
     # -- the store itself -----------------------------------------------------------------------------------
 
-    @contextmanager
+    @block
     def transaction(self) -> Iterator[Self]:
         with self.inner.transaction():
             yield self
 
-    @contextmanager
+    @block
     def joined(self, bind: Any) -> Iterator[Self]:
         """Work inside an application's own transaction, where `inner` can (the SQL adapters)."""
         join = getattr(self.inner, "joined", None)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from findings_orm.diagnosis import Survey
+from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import Objects
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, latest
@@ -295,3 +296,16 @@ def complete(steps: Steps) -> int:
             steps.send(True)
     except StopIteration as end:
         return end.value or 0
+
+
+def check_whole(unit: Records) -> None:
+    """Refuse to commit a unit of work with a write that was interrupted half-way, which the caller may have caught.
+
+    Raises:
+        StorageUnavailableError: there is one.
+    """
+    if unit.interrupted:
+        raise StorageUnavailableError(
+            "a write of this transaction was interrupted half-way, so nothing of it was written; do it again",
+            retryable=True,
+        )

@@ -59,7 +59,7 @@ from findings_orm.port import (
 )
 from findings_orm.private import Access, give_access, open_to_everybody
 from findings_orm.query import FindingQuery, Page, Summary
-from findings_orm.records import Records, StatusChange, Stored, batches
+from findings_orm.records import Records, StatusChange, Stored, batches, check_whole
 from findings_orm.saving import check_size, save
 
 SAVE_BATCH = 1_000
@@ -135,11 +135,7 @@ class Store(Forking, FindingStore):
         try:
             with self._open_reading() if single else self._open_unit(write=write) as unit:
                 yield unit
-                if unit.interrupted:
-                    raise StorageUnavailableError(
-                        "a write of this transaction was interrupted half-way, so nothing of it was written; do it again",
-                        retryable=True,
-                    )
+                check_whole(unit)
         except BaseException as error:
             if unit is not None and unit.committed:
                 error.add_note(COMMITTED)

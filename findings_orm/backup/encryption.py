@@ -6,11 +6,12 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from findings_orm.arguments import check_fields, checked
+from findings_orm.blocks import block
 from findings_orm.errors import StorageIntegrityError, StorageUnavailableError, StorageValidationError
 
 AGE_HEAD = b"age-encryption.org/"
@@ -92,7 +93,7 @@ def _library() -> Any:
     return pyrage
 
 
-@contextmanager
+@block
 def encrypting(stream: BinaryIO, key: Key) -> Iterator[BinaryIO]:
     """Yield a stream; what is written to it goes to `stream` encrypted."""
     age = _library()
@@ -131,7 +132,7 @@ class _Watched:
         self._stream.flush()
 
 
-@contextmanager
+@block
 def decrypting(stream: BinaryIO, where: str, key: Key) -> Iterator[BinaryIO]:
     """Yield a stream to read what is in the encrypted `stream`.
 
@@ -161,7 +162,7 @@ def _is_broken_pipe(error: BaseException) -> bool:
     return isinstance(error, BrokenPipeError) or "Broken pipe" in str(error)
 
 
-@contextmanager
+@block
 def _beside(work: Callable[[], None]) -> Iterator[None]:
     """Run `work` in a thread while the block runs; its error is raised in place of the block's, which follows from it."""
     failed: list[BaseException] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import pathlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -23,6 +22,7 @@ from findings_orm.backup.manifest import (
     read_manifest,
 )
 from findings_orm.backup.sections import BATCH, BATCH_BYTES, RECORD, SECTIONS
+from findings_orm.blocks import block
 from findings_orm.errors import LimitExceededError, StorageIntegrityError
 from findings_orm.limits import DEFAULT, Limits
 
@@ -186,7 +186,7 @@ class Reader:
         return StorageIntegrityError(f"{place}: {what}")
 
 
-@contextmanager
+@block
 def reading(path: pathlib.Path, key: Key | None = None, limits: Limits = DEFAULT) -> Iterator[Reader]:
     """Open a backup for reading; its lines may be four times as large as `limits` allow for a document.
 

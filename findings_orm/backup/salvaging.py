@@ -7,7 +7,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -25,6 +25,7 @@ from findings_orm.backup.sections import Key as RecordKey
 from findings_orm.backup.verifying import check_record
 from findings_orm.backup.writer import Writer
 from findings_orm.backup.writing import encrypted
+from findings_orm.blocks import block
 from findings_orm.errors import (
     LimitExceededError,
     StorageError,
@@ -109,7 +110,7 @@ def salvage_backup(
     return report
 
 
-@contextmanager
+@block
 def _plain(
     path: pathlib.Path, key: Key | None, damages: list[str]
 ) -> Iterator[tuple[mmap.mmap | bytes, bool]]:

@@ -6,7 +6,7 @@ import os
 import pathlib
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import BinaryIO
@@ -20,6 +20,7 @@ from findings_orm.backup.progress import SILENT, Progress
 from findings_orm.backup.sections import SECTIONS, project_head, section_lines
 from findings_orm.backup.verifying import verify_backup
 from findings_orm.backup.writer import LEVEL, Writer
+from findings_orm.blocks import block
 from findings_orm.errors import (
     FindingNotFoundError,
     SchemaVersionError,
@@ -170,7 +171,7 @@ def records_of(store: FindingStore) -> Store:
     return store
 
 
-@contextmanager
+@block
 def encrypted(file: BinaryIO, key: Key | None) -> Iterator[BinaryIO]:
     """Yield the stream that a backup is written to."""
     with nullcontext(file) if key is None else encrypting(file, key) as stream:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Self
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from findings_orm.arguments import checked
+from findings_orm.blocks import block
 from findings_orm.errors import StorageError
 from findings_orm.forwarding import observable
 from findings_orm.metrics.instruments import IMPORTED, RETRIED, Instruments, instruments_of
@@ -86,7 +86,7 @@ class MetricsAdapter(ObservedStore):
         if isinstance(result, IngestReport) and not (result.dry_run or result.repeated):
             self._imported(result.counts())
 
-    @contextmanager
+    @block
     def transaction(self) -> Iterator[Self]:
         """See `FindingStore.transaction`. Imports count when it commits."""
         before = getattr(self._local, "imports", None)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import wraps
 from time import perf_counter
 from typing import Any, Self, TypeVar, cast
 
+from findings_orm.blocks import block
 from findings_orm.errors import (
     FindingNotFoundError,
     SchemaVersionError,
@@ -140,7 +141,7 @@ class ObservedStore(ForwardingStore):
             raise
         operation.end(count, None)
 
-    @contextmanager
+    @block
     def transaction(self) -> Iterator[Self]:
         """See `FindingStore.transaction`. Its time is that of the block: how long it was open."""
         operation = self._operation("transaction")

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from findings_orm.blocks import block
 from findings_orm.errors import SchemaVersionError
 from findings_orm.migrations.planning import goal_of
 from findings_orm.migrations.scripts import chain, large_indexes
@@ -93,7 +93,7 @@ def _place(connection: Connection, table: str) -> str | None:
     return found.scalar()
 
 
-@contextmanager
+@block
 def _outside_of_transactions(connection: Connection, lock_timeout: str | None) -> Iterator[None]:
     driver: Any = connection.connection.dbapi_connection
     isolation = "AUTOCOMMIT" if driver.autocommit else connection.get_isolation_level()

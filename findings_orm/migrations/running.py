@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import alembic.context
@@ -16,6 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData
 
+from findings_orm.blocks import block
 from findings_orm.errors import SchemaVersionError
 from findings_orm.migrations.prebuilding import prebuild
 from findings_orm.migrations.scripts import new_config, script_directory
@@ -89,7 +90,7 @@ def target_metadata(connection: Connection, where: str) -> MetaData:
     return found[0]
 
 
-@contextmanager
+@block
 def _alone(where: str) -> Iterator[None]:
     """Let one thread work with Alembic, turn its errors, give a migration of the application its state back."""
     with _ONE_AT_A_TIME:

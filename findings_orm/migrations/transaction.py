@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from findings_orm.arguments import checked
+from findings_orm.blocks import block
 from findings_orm.errors import StorageError, StorageIntegrityError
 from findings_orm.finding import check_plain_text
 
@@ -36,7 +36,7 @@ def make_schema(connection: Connection, name: str) -> None:
         )
 
 
-@contextmanager
+@block
 def migration_transaction(
     connection: Connection, tables: frozenset[str], *, lock_timeout: str | None = None
 ) -> Iterator[None]:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,10 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
+from redis_servers import RedisServer
 
 from findings_orm import (
     FileStorageAdapter,
     FindingStore,
+    RedisCacheAdapter,
     StorageUnavailableError,
     StorageValidationError,
     layout,
@@ -33,6 +40,8 @@ from findings_orm import (
 from findings_orm.adapters.file.disk import Disk
 from findings_orm.backup import write_backup
 from findings_orm.blocks import COMMITTED
+from findings_orm.forwarding import ForwardingStore
+from findings_orm.metrics import MetricsAdapter, TracingAdapter
 from findings_orm.testing.interruption import Interruption, Outcome, interrupt_at
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
 
@@ -44,6 +53,7 @@ pytestmark = [
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 POINTS = 12
+ROOT = Path(__file__).resolve().parents[2]
 ERRORS = (Interruption, KeyboardInterrupt, MemoryError, SystemExit)
 P = "acme-api"
 
@@ -60,10 +70,43 @@ def open_memory() -> Opened:
     return lambda: store
 
 
-@pytest.fixture(params=["memory", "files"])
-def opened(request: pytest.FixtureRequest) -> Opened:
-    found: Opened = request.getfixturevalue(f"open_{request.param}")
-    return found
+@pytest.fixture
+def open_sqlite_in_memory() -> Iterator[Opened]:
+    with open_storage("sqlite://") as store:
+        yield lambda: store
+
+
+@pytest.fixture
+def open_postgresql(postgresql_url: str) -> Opened:
+    return lambda: open_storage(postgresql_url, pool_size=2, max_overflow=1, pool_timeout=5)
+
+
+@pytest.fixture
+def open_cached_sqlite(open_sqlite: Opened, redis: RedisServer) -> Opened:
+    return lambda: RedisCacheAdapter(open_sqlite(), redis.url)
+
+
+@pytest.fixture
+def open_observed_sqlite(open_sqlite: Opened) -> Opened:
+    return lambda: TracingAdapter(MetricsAdapter(open_sqlite(), registry=CollectorRegistry()))
+
+
+STORES = ("memory", "files", "sqlite", "sqlite_in_memory", "postgresql", "cached_sqlite", "observed_sqlite")
+
+
+@pytest.fixture(params=STORES)
+def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
+    open_one: Opened = request.getfixturevalue(f"open_{request.param}")
+    stores = weakref.WeakSet[FindingStore]()
+
+    def open_and_keep() -> FindingStore:
+        store = open_one()
+        stores.add(store)
+        return store
+
+    yield open_and_keep
+    for store in stores:
+        store.close()
 
 
 # -- the works ---------------------------------------------------------------------------------------------
@@ -133,8 +176,11 @@ def seen_in(store: FindingStore) -> list[Any]:
 # -- the check ---------------------------------------------------------------------------------------------
 
 
-def check(outcome: Outcome, seen: list[Any], before: list[Any], after: list[Any]) -> None:
-    """Assert that interrupted work says the truth of what it left."""
+def check(
+    store: FindingStore, outcome: Outcome, seen: list[Any], before: list[Any], after: list[Any]
+) -> None:
+    """Assert that interrupted work says the truth of what it left. What comes once the store inside has returned, a decorator
+    may not note."""
     assert seen in (before, after), "half of a write"
     if outcome.raised is None:
         assert seen == after, "it returned, and is not there"
@@ -142,7 +188,10 @@ def check(outcome: Outcome, seen: list[Any], before: list[Any], after: list[Any]
     assert outcome.raised is outcome.injected, repr(outcome.raised)
     if before != after:
         noted = COMMITTED in getattr(outcome.raised, "__notes__", ())
-        assert noted == (seen == after), f"it {'is' if seen == after else 'is not'} there, and says otherwise"
+        silent = isinstance(store, ForwardingStore) and seen == after
+        assert silent or noted == (seen == after), (
+            f"it {'is' if seen == after else 'is not'} there, and says otherwise"
+        )
 
 
 def probe(store: FindingStore, others: ThreadPoolExecutor, number: int) -> None:
@@ -179,12 +228,17 @@ def test_a_write_is_there_as_it_says_wherever_it_is_interrupted(
     after = seen_in(store)
     tried = 0
     for call, error in points(calls, name):
+        if isinstance(
+            store, RedisCacheAdapter
+        ):  # an interrupted one may pass Redis over for a while, and make fewer calls
+            store.close()
+            store = opened()
         prepare(store)
-        outcome = interrupt_at(call, lambda: work(store), error)
+        outcome = interrupt_at(call, functools.partial(work, store), error)
         place = f"{error.__name__} at call {call} of {calls}: {outcome.place}"
         try:
             seen = seen_in(store)
-            check(outcome, seen, before, after)
+            check(store, outcome, seen, before, after)
             probe(store, others, 1)
             other = opened()
             assert [one for one in seen_in(other) if one[0] != "probe"] == seen
@@ -230,7 +284,10 @@ def test_a_transaction_that_goes_on_after_an_interrupted_call_holds_nothing_half
         except StorageUnavailableError:
             assert seen_in(store) == before
         else:
-            assert seen_in(store) == (without if outcome.raised else after), outcome.place
+            possible = [without] if outcome.raised else [after]
+            if isinstance(store, ForwardingStore):  # the store inside may have returned
+                possible.append(after)
+            assert seen_in(store) in possible, outcome.place
         probe(store, others, 1)
 
 
@@ -464,3 +521,24 @@ def test_a_file_is_the_old_or_the_new_one_wherever_its_writing_is_interrupted(
         tried += outcome.reached
     print(f"{work.__name__}: {tried} points of {calls * (len(ERRORS) if FULL else 1)}")
     assert tried >= POINTS - 1
+
+
+# -- signals -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapter", ["sqlite", "postgresql"])
+def test_imports_that_signals_interrupt_leave_no_lock_and_say_the_truth(
+    adapter: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    postgresql = adapter == "postgresql"
+    url = request.getfixturevalue("postgresql_url") if postgresql else f"sqlite:///{tmp_path / 'findings.db'}"
+    interrupts, size = (500, 200) if FULL else (40, 20)
+    command = [sys.executable, "-m", "tests.faults.interrupted", url, str(interrupts), str(size)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=500)
+    told = json.loads(done.stdout)
+    print(f"{adapter}: {told}")
+    assert told.pop("interrupted") == interrupts
+    assert (
+        told.pop("swallowed") + told.pop("untold") < interrupts // 10
+    )  # in a finalizer; as the caller went on
+    assert not any(told.values()), told

@@ -111,9 +111,9 @@ def test_a_full_disk_is_an_error_and_keeps_the_old_state(tmp_path: pathlib.Path)
     with open_storage(url) as store:
         store.ingest("acme", findings(0, 10))
     with open_storage(url, pool_size=1) as store:
-        before = store.list_findings("acme")
         with store.engine.connect() as connection:  # type: ignore[attr-defined]
             connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        before = store.list_findings("acme")
         with pytest.raises(StorageUnavailableError, match="full"):
             store.ingest("acme", findings(0, 5_000))
         assert store.list_findings("acme") == before
@@ -122,8 +122,9 @@ def test_a_full_disk_is_an_error_and_keeps_the_old_state(tmp_path: pathlib.Path)
 
 def test_a_read_only_database_can_be_read_and_refuses_writes(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "findings.db"
-    with open_storage(f"sqlite:///{path}", pool_size=1) as store:
+    with open_storage(f"sqlite:///{path}") as store:
         store.ingest("acme", findings(0, 3))
+    with open_storage(f"sqlite:///{path}", pool_size=1) as store:
         with store.engine.connect() as connection:  # type: ignore[attr-defined]
             connection.exec_driver_sql("PRAGMA query_only = ON")
         assert len(store.list_findings("acme")) == 3

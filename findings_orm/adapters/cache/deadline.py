@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
+
+from findings_orm.blocks import block
 
 _local = threading.local()
 
 
-@contextmanager
+@block
 def within(seconds: float) -> Iterator[None]:
     """Let connections of `bounded` classes raise TimeoutError in the calling thread, once this much time is over."""
     _local.until = time.monotonic() + seconds

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from findings_orm.adapters.cache.remote import Remote
+from findings_orm.blocks import block
 
 
 class Keeper:
@@ -26,7 +26,7 @@ class Keeper:
         self._held: dict[str, str] = {}
         self._thread: threading.Thread | None = None
 
-    @contextmanager
+    @block
     def holding(self, key: str, name: str) -> Iterator[None]:
         """Keep a lock that `Remote.lock` gave during the block, and release it then; an empty name is no lock."""
         if not name:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal, Self
 
 from findings_orm.arguments import checked
+from findings_orm.blocks import COMMITTED, block
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.port import Document, FindingStore, IngestReport, PurgeReport, Run
 
@@ -94,12 +94,12 @@ class NotifyingStore(ForwardingStore):
         with self._writing(*([] if dry_run is True else [project_id])):
             return super().purge(project_id, closed_before=closed_before, dry_run=dry_run)
 
-    @contextmanager
+    @block
     def transaction(self) -> Iterator[Self]:
         with self._writing(), super().transaction():
             yield self
 
-    @contextmanager
+    @block
     def joined(self, bind: Any) -> Iterator[Self]:
         """See `ForwardingStore.joined`. Other instances in bounded mode hear of the writes when the block ends, which may be
         before the application commits: until `max_staleness` later they may read what was before."""
@@ -110,7 +110,7 @@ class NotifyingStore(ForwardingStore):
         """Return what the units of work of the calling thread wrote to, outermost first; None outside of any."""
         return getattr(self._local, "changes", None)
 
-    @contextmanager
+    @block
     def _writing(self, *project_ids: str | None) -> Iterator[Projects]:
         """Let a write happen, then make it known: once the outermost unit is committed, not at all if it is rolled back."""
         units = self._changes()
@@ -126,9 +126,14 @@ class NotifyingStore(ForwardingStore):
         finally:
             self._local.changes = units
         if units:
-            units[-1].update(changed)
+            outer = units[-1]
+            outer |= changed  # no call, so that nothing comes between the write and its return
         elif changed:
-            self._committed(changed)
+            try:
+                self._committed(changed)
+            except BaseException as error:
+                error.add_note(COMMITTED)
+                raise
 
 
 def _project_of(document: Any) -> str | None:

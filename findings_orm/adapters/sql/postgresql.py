@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from functools import wraps
 from typing import Any, ClassVar, Literal, TypeVar, cast
@@ -14,14 +14,17 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 from sqlalchemy import URL, Connection
 
 from findings_orm.adapters.sql.models import Base, exists_on
+from findings_orm.adapters.sql.postgresql_commit import cancel, commit, is_idle, is_usable
 from findings_orm.adapters.sql.postgresql_engine import (
     Options,
     parsed_url,
     postgresql_engine,
 )
 from findings_orm.adapters.sql.postgresql_records import PostgreSQLRecords
-from findings_orm.adapters.sql.storage import SqlStore, connection_of
+from findings_orm.adapters.sql.records import SqlRecords
+from findings_orm.adapters.sql.storage import SqlStore, Taken, connection_of
 from findings_orm.arguments import checked
+from findings_orm.blocks import block
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import (
     SchemaVersionError,
@@ -157,30 +160,41 @@ class PostgreSQLStorageAdapter(SqlStore):
 
     # -- units of work --------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _open_unit(self, *, write: bool) -> Iterator[Records]:
-        with translated(self._where), self._begun(write=write) as connection:
-            yield self._records(connection)
-            if write:
-                with self._watched("COMMIT"):
-                    connection.commit()
-
-    def _begun(self, *, write: bool) -> Connection:
-        """Return a connection, in a transaction where one is needed; on a new one if the first is broken."""
-        consistent = getattr(self._consistent, "wanted", False)
-        connection = self._connect(self._single)
-        if not (write or consistent or self._read_settings):
-            return connection
-        begin = self._begin_write if write else self._begin_read
+    def _begun(self, *, write: bool) -> Taken:
+        """See `SqlStore._begun`: where a transaction is needed; on a new connection if the first is broken."""
+        if not (write or getattr(self._consistent, "wanted", False) or self._read_settings):
+            return self._take()
         try:
-            self.records(connection, self._watch).begin(begin)
-        except BaseException as error:
-            connection.close()
+            return super()._begun(write=write)
+        except Exception as error:
             if not lost(error):
                 raise
-            connection = self._connect(self._single)
-            self.records(connection, self._watch).begin(begin)
-        return connection
+        return super()._begun(write=write)
+
+    def _begin(self, taken: Taken, *, write: bool) -> None:
+        begin = self._begin_write if write else self._begin_read
+        self.records(taken.connection, self._watch).begin(begin)
+
+    def _take(self) -> Taken:
+        """See `SqlStore._take`: outside of any transaction statements commit themselves."""
+        taken = self._taken(self._single)
+        if is_idle(taken.driver):
+            return taken
+        self._throw_away(taken)  # an interrupted application left it so
+        return self._taken(self._single)
+
+    def _commit(self, records: SqlRecords, driver: Any) -> None:
+        commit(driver, records)
+
+    def _is_usable(self, driver: Any) -> bool:
+        return is_usable(driver)
+
+    def _is_clean(self, driver: Any) -> bool:
+        return is_idle(driver)
+
+    @staticmethod
+    def _end(driver: Any, _record: object = None) -> None:
+        cancel(driver)
 
     def _prepare(self, connection: Connection) -> None:
         """Let an application's transaction find the tables too, and narrow it, until it ends."""
@@ -192,7 +206,7 @@ class PostgreSQLStorageAdapter(SqlStore):
             sql = "SELECT set_config('findings.project_id', %s, true)"
             connection.exec_driver_sql(sql, (self.options.project_id,))
 
-    @contextmanager
+    @block
     def _one_instant(self) -> Iterator[None]:
         """Let the unit that the calling thread opens inside the block see one instant in all its statements."""
         before = getattr(self._consistent, "wanted", False)
@@ -220,7 +234,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         super().after_fork()
         self._consistent = threading.local()
 
-    @contextmanager
+    @block
     def snapshot(self) -> Iterator[Records]:
         """See `Store.snapshot`."""
         with self._one_instant(), super().snapshot() as unit:

@@ -8,13 +8,14 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from typing import Any, ClassVar, cast
 
 from sqlalchemy import URL, Connection, Engine, Pool, StaticPool, create_engine
 
 from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.sqlite_engine import (
+    Lasting,
     Synchronous,
     in_memory,
     prepare_driver,
@@ -23,8 +24,9 @@ from findings_orm.adapters.sql.sqlite_engine import (
     sqlite_files,
 )
 from findings_orm.adapters.sql.sqlite_records import SQLiteRecords
-from findings_orm.adapters.sql.storage import SqlStore, connection_of
+from findings_orm.adapters.sql.storage import SqlStore, Taken, connection_of
 from findings_orm.arguments import checked
+from findings_orm.blocks import block
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.failures import translated
@@ -51,7 +53,7 @@ class SQLiteStorageAdapter(SqlStore):
             ``"NORMAL"`` is several times as fast for single saves; a power cut (not a crash of the process) may
             then lose the last transactions, but never damages the database.
         busy_timeout: seconds to wait for another writer before `StorageUnavailableError`.
-        pool_size: connections that are kept open, for reading single answers and for units of work each.
+        pool_size: connections that are kept open for the next units of work.
         group: a group of the system whose members may read and write too. A file is made for its owner alone; those beside
             it (``-wal``, ``-shm``) are always like it, so that the others need not name the group.
 
@@ -86,8 +88,8 @@ class SQLiteStorageAdapter(SqlStore):
         self._in_memory = in_memory(target)
         self._one_at_a_time = threading.RLock()
         self._at_rest = True
-        self._readers: deque[Connection] = deque()
-        self._most_readers = pool_size
+        self._idle: deque[Taken] = deque()
+        self._most_idle = pool_size
         self._former: list[Pool] = []
         self._file = "" if self._in_memory else os.path.realpath(str(target.database))
         super().__init__(engine, target.render_as_string(), owned=True)
@@ -109,24 +111,34 @@ class SQLiteStorageAdapter(SqlStore):
         if not current:
             migrations.upgrade(self.engine)
 
-    def _begin(self, connection: Connection, *, write: bool) -> None:
-        driver: Any = connection.connection.driver_connection
-        driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-        connection.begin()
+    def _begin(self, taken: Taken, *, write: bool) -> None:
+        taken.driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        taken.connection.begin()
+
+    def _commit(self, records: SqlRecords, driver: Any) -> None:
+        try:
+            driver.commit()
+        except sqlite3.Error:
+            raise
+        except BaseException:
+            records.committed = not driver.in_transaction
+            raise
+        records.committed = True
 
     def _prepare(self, connection: Connection) -> None:
         prepare_driver(connection.connection.driver_connection)
 
-    def _alone(self) -> AbstractContextManager[object]:
-        """A database in memory has one connection."""
-        return self._one_at_a_time if self._in_memory else nullcontext()
-
-    @contextmanager
-    def _open_unit(self, *, write: bool) -> Iterator[Records]:
-        with self._alone(), super()._open_unit(write=write) as unit:
+    @block
+    def _alone(self, opened: AbstractContextManager[Records]) -> Iterator[Records]:
+        """Open a unit of work while no other is open: a database in memory has one connection."""
+        with self._one_at_a_time, opened as unit:
             yield unit
 
-    @contextmanager
+    def _open_unit(self, *, write: bool, single: bool = False) -> AbstractContextManager[Records]:
+        unit = super()._open_unit(write=write, single=single)
+        return self._alone(unit) if self._in_memory else unit
+
+    @block
     def snapshot(self) -> Iterator[Records]:
         """See `Store.snapshot`. A database in memory has one connection, so it is copied."""
         if not self._in_memory:
@@ -141,47 +153,71 @@ class SQLiteStorageAdapter(SqlStore):
             with translated(self._where), engine.connect() as connection:
                 yield self.records(connection)
 
-    @contextmanager
-    def _open_reading(self) -> Iterator[Records]:
-        """One statement sees one instant, without a transaction around it.
+    def _open_reading(self) -> AbstractContextManager[Records]:
+        """See `Store._open_reading`."""
+        return self._open_unit(write=False, single=True)
 
-        Connections wait for the next reader here: to take one out of the pool and to put it back takes longer than most
-        answers.
+    def _take(self) -> Taken:
+        """See `SqlStore._take`.
+
+        Connections wait for the next unit of work here: to take one out of the pool and to put it back takes longer than most
+        answers, and an interruption in there may lose it.
         """
-        with self._alone(), translated(self._where):
-            try:
-                connection = self._readers.pop()
-            except IndexError:
-                connection = self._connect(self.engine)
-            try:
-                yield self._records(connection)
-            except BaseException:
-                connection.close()
-                raise
-            full = len(self._readers) >= self._most_readers
-            if self._in_memory or full or connection.in_transaction():
-                connection.close()
-                return
-            self._readers.append(connection)
-            if self._closed:
-                self._close_readers()
+        try:
+            taken = self._idle.pop()
+        except IndexError:
+            taken = None
+        if taken is None:
+            taken = super()._take()
+        if taken.driver.in_transaction:  # an application left it so
+            taken.driver.rollback()
+        return taken
 
-    def _close_readers(self) -> None:
+    def _give_back(self, taken: Taken) -> None:
+        if taken.connection.in_transaction() or taken.driver.in_transaction:
+            taken.driver.rollback()
+            taken.connection.rollback()
+        full = len(self._idle) >= self._most_idle
+        if self._in_memory or full or taken.pool is not self.engine.pool:
+            super()._give_back(taken)
+            return
+        self._idle.append(taken)
+        if self._closed:
+            self._close_waiting()
+
+    def _is_clean(self, driver: Any) -> bool:
+        return not driver.in_transaction
+
+    @staticmethod
+    def _end(driver: Any, _record: object = None) -> None:
+        """See `SqlStore._end`. A closed connection keeps its locks as long as a cursor of it is there, in a traceback."""
+        with suppress(sqlite3.Error):
+            driver.rollback()
+
+    def _renew_pool(self) -> None:
+        if not self._in_memory:
+            self._close_waiting()
+            super()._renew_pool()
+
+    def _close_waiting(self) -> None:
         with suppress(IndexError):
             while True:
-                self._readers.pop().close()
+                self._idle.pop().connection.close()
 
     def pool(self) -> PoolFigures | None:
         """See `Observable.pool`."""
         found = super().pool()
         if found is None:
             return None
-        idle = found.idle + len(self._readers)
+        idle = found.idle + len(self._idle)
         return found._replace(in_use=max(len(self._opened) - idle, 0), idle=idle)
 
     def _release(self) -> None:
         self._close_idle()
         super()._release()
+        for driver in self._opened:
+            if isinstance(driver, Lasting):
+                driver.end()
 
     # -- forks ----------------------------------------------------------------------------------------------
 
@@ -201,7 +237,7 @@ class SQLiteStorageAdapter(SqlStore):
 
     def _close_idle(self) -> None:
         """Close the connections that nobody uses; those in use at an earlier fork are in the pools of that time."""
-        self._close_readers()
+        self._close_waiting()
         for pool in self._former:
             pool.dispose()
         if not self._opened:
@@ -223,9 +259,9 @@ class SQLiteStorageAdapter(SqlStore):
             return
         if self._opened:
             _UNSAFE.add(self._file)
-        INHERITED.append((self._former, self._readers, self._opened.copy()))
+        INHERITED.append((self._former, self._idle, self._opened.copy()))
         self._opened.clear()
-        self._former, self._readers = [], deque()
+        self._former, self._idle = [], deque()
         super()._leave_connections()
 
     def _connect(self, engine: Engine) -> Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sqlite3
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -57,7 +58,7 @@ def sqlite_engine(
     """
     arguments: dict[str, Any] = {"timeout": busy_timeout, "check_same_thread": False, "isolation_level": None}
     if in_memory(url):
-        engine = create_engine(url, poolclass=StaticPool, connect_args=arguments)
+        engine = create_engine(url, poolclass=StaticPool, connect_args={**arguments, "factory": Lasting})
     else:
         engine = create_engine(url, pool_size=pool_size, max_overflow=-1, connect_args=arguments)
 
@@ -76,7 +77,7 @@ def sqlite_engine(
                 share(str(url.database))
         except BaseException:  # SQLAlchemy would leave it open
             opened.discard(driver)
-            driver.close()
+            sqlite3.Connection.close(driver)
             raise
 
     @event.listens_for(engine, "begin")
@@ -89,9 +90,24 @@ def sqlite_engine(
     return engine
 
 
+class Lasting(sqlite3.Connection):
+    """A connection to a database in memory, which goes with it. SQLAlchemy closes one whose work was interrupted."""
+
+    def close(self) -> None:
+        """Stay open; `end` closes it."""
+
+    def end(self) -> None:
+        """Close the connection."""
+        super().close()
+
+
 def _count_connections(engine: Engine, opened: set[object]) -> None:
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
+        for lasting in opened:
+            if isinstance(lasting, Lasting):
+                lasting.rollback()
+                return lasting
         opening = object()
         opened.add(opening)
         try:
@@ -103,7 +119,8 @@ def _count_connections(engine: Engine, opened: set[object]) -> None:
 
     @event.listens_for(engine, "close")
     def close(driver: Any, _record: object) -> None:
-        opened.discard(driver)
+        if not isinstance(driver, Lasting):
+            opened.discard(driver)
 
 
 def share(database: str, new: Access | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from findings_orm.adapters.sql.mapping import (
     aliased,
 )
 from findings_orm.adapters.sql.watching import Watch, others_listen
+from findings_orm.blocks import block
 from findings_orm.records import (
     batches,
 )
@@ -31,6 +32,8 @@ def _returns_rows(sql: str) -> bool:
 
 class SqlStatements:
     """A connection, and the ways to run driver SQL on it."""
+
+    interrupted: bool = False
 
     def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
         self.connection = connection
@@ -95,11 +98,26 @@ class SqlStatements:
             "JOIN finding_identities i ON i.project_id = f.project_id AND i.finding_id = f.id"
         )
 
-    @contextmanager
+    @block
     def savepoint(self) -> Iterator[None]:
         """See `Records.savepoint`."""
-        with self.connection.begin_nested():
+        leaving = True
+        nested = None
+        try:
+            nested = self.connection.begin_nested()
+            leaving = False
             yield
+            leaving = True
+            nested.commit()
+        except BaseException:
+            undone = False
+            try:
+                if nested is not None:
+                    nested.rollback()
+                    undone = not leaving
+            finally:
+                self.interrupted = self.interrupted or not undone
+            raise
 
 
 def marks(values: Collection[Any]) -> str:

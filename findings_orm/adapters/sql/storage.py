@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, ClassVar, Self
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, ClassVar, NamedTuple, Self
 
-from sqlalchemy import Connection, Engine, QueuePool
+from sqlalchemy import Connection, Engine, Pool, QueuePool, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.watching import Watch
 from findings_orm.arguments import checked
+from findings_orm.blocks import block
 from findings_orm.errors import StorageError
-from findings_orm.failures import translated
+from findings_orm.failures import came_between_calls, first_of, is_interruption, raise_failure, translated
 from findings_orm.forking import INHERITED, survives_fork
-from findings_orm.observing import Observer, Pool
-from findings_orm.records import Records
+from findings_orm.observing import Observer
+from findings_orm.observing import Pool as PoolFigures
+from findings_orm.records import Records, check_whole
 from findings_orm.store import Store
+
+
+class Taken(NamedTuple):
+    """A connection that is in use: SQLAlchemy's, the driver's own below it, and the pool that both are of."""
+
+    connection: Connection
+    driver: Any
+    pool: Pool
 
 
 class SqlStore(Store):
@@ -31,29 +43,136 @@ class SqlStore(Store):
         self._where = where
         self._owned = owned
         self._watch = Watch(engine)
+        self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
+        self._end_cleanly(engine)
         survives_fork(self)
 
-    def _begin(self, connection: Connection, *, write: bool) -> None:
-        """Begin a transaction on a fresh connection."""
+    def _begin(self, taken: Taken, *, write: bool) -> None:
+        """Begin a transaction on a connection that is in none."""
         raise NotImplementedError
+
+    def _commit(self, records: SqlRecords, driver: Any) -> None:
+        """Commit on the driver's connection and let the records know, whatever comes meanwhile."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _end(driver: Any, _record: object = None) -> None:
+        """Give up the driver's locks, before its connection is closed; SQLAlchemy closes one that was interrupted."""
+        raise NotImplementedError
+
+    def _end_cleanly(self, engine: Engine) -> None:
+        if not event.contains(engine, "close", self._end):
+            event.listen(engine, "close", self._end)
 
     def _prepare(self, connection: Connection) -> None:
         """Give an application's own connection what the records need."""
 
-    @contextmanager
-    def _open_unit(self, *, write: bool) -> Iterator[Records]:
-        with translated(self._where), self._connect(self.engine) as connection:
-            with self._watched("BEGIN"):
-                self._begin(connection, write=write)
-            records = self._records(connection)
+    @block
+    def _open_unit(self, *, write: bool, single: bool = False) -> Iterator[Records]:
+        """See `Store._open_unit`; one (`single`) statement needs no transaction to see one instant."""
+        outer = sys.exc_info()[1]
+        taken, leaving = None, False
+        try:
+            taken = self._take() if single else self._begun(write=write)
+            records = self._records(taken.connection)
             yield records
             if write:
                 records.finish()
                 with self._watched("COMMIT"):
-                    connection.commit()
+                    self._commit(records, taken.driver)
+                taken.connection.commit()
+            leaving = True
+            self._give_back(taken)
+        except BaseException as error:  # noqa: BLE001  # raised again
+            if taken is not None:
+                self._abandon(taken, first_of(error, outer), leaving=leaving)
+            raise_failure(error, self._where, outer)
+
+    # -- connections ----------------------------------------------------------------------------------------
+
+    def _begun(self, *, write: bool) -> Taken:
+        """Return a connection inside a transaction."""
+        taken = self._take()
+        try:
+            with self._watched("BEGIN"):
+                self._begin(taken, write=write)
+        except BaseException as error:
+            self._abandon(taken, error)
+            raise
+        return taken
+
+    def _take(self) -> Taken:
+        """Return a connection that is in no transaction."""
+        return self._taken(self.engine)
+
+    def _taken(self, engine: Engine) -> Taken:
+        pool = self.engine.pool
+        connection = self._connect(engine)
+        try:
+            return Taken(connection, connection.connection.driver_connection, pool)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _give_back(self, taken: Taken) -> None:
+        """Let others use a connection."""
+        if taken.pool is not self.engine.pool:
+            taken.connection.invalidate()  # nobody would take it out of there again
+        taken.connection.close()
+
+    def _abandon(self, taken: Taken, error: BaseException, *, leaving: bool = False) -> None:
+        """End the transaction of a connection after an error: roll back and keep it, or throw it away.
+
+        What came inside of a call (from a handler of signals, a full memory) may have left SQLAlchemy's objects, and what was
+        said to the server, in any state. Where it came as the connection was given back, the pool may count it as in use for
+        ever.
+        """
+        kept = False
+        try:
+            if not leaving and came_between_calls(error):
+                taken.driver.rollback()
+                if self._is_clean(taken.driver):
+                    taken.connection.close()
+                    kept = True
+        except (SQLAlchemyError, self._driver_error):
+            pass  # what led here is what the caller has to know
+        finally:
+            if not kept:
+                self._throw_away(taken)
+                if leaving or is_interruption(error):
+                    self._renew_pool()
+
+    def _is_usable(self, driver: Any) -> bool:
+        """Return whether the driver's connection takes another statement, in a transaction or not."""
+        return True
+
+    def _is_clean(self, driver: Any) -> bool:
+        """Return whether the driver's connection waits for a statement, in no transaction."""
+        raise NotImplementedError
+
+    def _throw_away(self, taken: Taken) -> None:
+        try:
+            self._end(taken.driver)
+        finally:
+            taken.driver.close()
+            with suppress(SQLAlchemyError, self._driver_error):
+                taken.connection.invalidate()
+                taken.connection.close()
 
     def _connect(self, engine: Engine) -> Connection:
-        return self._watch.connect(engine) if self._watch else engine.connect()
+        try:
+            return self._watch.connect(engine) if self._watch else engine.connect()
+        except (SQLAlchemyError, StorageError):
+            raise
+        except BaseException:
+            self._renew_pool()
+            raise
+
+    def _renew_pool(self) -> None:
+        """Leave the pool; a connection that is in use is closed when it is given back."""
+        former = self.engine.pool
+        self.engine.dispose(close=False)
+        former.dispose()
 
     def _watched(self, text: str) -> AbstractContextManager[object]:
         """Return a block for a statement that SQLAlchemy does not see."""
@@ -63,7 +182,7 @@ class SqlStore(Store):
         return self.records(connection, self._watch)
 
     @checked
-    @contextmanager
+    @block
     def joined(self, bind: Session | Connection) -> Iterator[Self]:
         """Work inside an application's own transaction.
 
@@ -75,6 +194,7 @@ class SqlStore(Store):
 
         Raises:
             StorageError: the calling thread is inside `transaction()` already.
+            StorageUnavailableError: a write in the block was interrupted half-way; the application can only roll back.
         """
         if self._current is not None:
             raise StorageError("this thread is inside a transaction of the store; join before it begins")
@@ -86,11 +206,20 @@ class SqlStore(Store):
                 connection = bind
             if not connection.in_transaction():
                 connection.begin()
+            self._end_cleanly(connection.engine)
             self._prepare(connection)
+            driver = connection.connection.driver_connection
             records = self._records(connection)
-            with self._bound(records):
-                yield self
-            records.finish()
+            try:
+                with self._bound(records):
+                    yield self
+                check_whole(records)
+                records.finish()
+            except BaseException:
+                if records.interrupted or not self._is_usable(driver):
+                    with suppress(SQLAlchemyError):
+                        connection.invalidate()  # the application can only roll back
+                raise
 
     def session(self) -> Session:
         """Return an ORM session inside the unit of work of the calling thread, for the models in
@@ -127,13 +256,13 @@ class SqlStore(Store):
         """See `Observable.observe`. Statements of an application on this engine are told too."""
         return self._watch.add(observer)
 
-    def pool(self) -> Pool | None:
+    def pool(self) -> PoolFigures | None:
         """See `Observable.pool`."""
         pool: Any = self.engine.pool
         if not isinstance(pool, QueuePool):
             return None
         limit = pool.size() + pool._max_overflow if pool._max_overflow >= 0 else None
-        return Pool(pool.checkedout(), pool.checkedin(), limit, self._watch.waiting)
+        return PoolFigures(pool.checkedout(), pool.checkedin(), limit, self._watch.waiting)
 
     def _revision_of_schema(self, unit: Records) -> str | None:
         from findings_orm import migrations

@@ -6,7 +6,6 @@ It is no part of the schema that revisions make: it costs imports more than most
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, inspect
 
 from findings_orm.adapters.sql import postgresql_text_index, sqlite_text_index
 from findings_orm.arguments import checked
+from findings_orm.blocks import block
 from findings_orm.errors import SchemaVersionError, StorageUnavailableError
 from findings_orm.migrations.connecting import Target, connected, described
 from findings_orm.migrations.transaction import migration_transaction
@@ -97,7 +97,7 @@ def status(target: Target) -> TextIndexStatus:
         return _status(connection)
 
 
-@contextmanager
+@block
 def kept(connection: Connection) -> Iterator[None]:
     """Run a migration in the block, and make the index of SQLite again where that rebuilt the table below it.
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from findings_orm.blocks import block
 from findings_orm.observing import Ended, Observer, Statement
 
 _EXPLAINABLE = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
@@ -153,7 +154,7 @@ class Watch:
         ends = [end for one in self._observers if (end := one.statement(statement)) is not None]
         return Execution(ends)
 
-    @contextmanager
+    @block
     def block(self, text: str) -> Iterator[Callable[[int], None]]:
         """Watch a block that executes a statement past SQLAlchemy; yields what takes the number of rows."""
         rows: list[int] = []
