@@ -112,8 +112,9 @@ class SQLiteStorageAdapter(SqlStore):
             migrations.upgrade(self.engine)
 
     def _begin(self, taken: Taken, *, write: bool) -> None:
-        taken.driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-        taken.connection.begin()
+        with self._watched("BEGIN"):
+            taken.driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            taken.connection.begin()
 
     def _commit(self, records: SqlRecords, driver: Any) -> None:
         try:

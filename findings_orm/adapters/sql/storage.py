@@ -94,8 +94,7 @@ class SqlStore(Store):
         """Return a connection inside a transaction."""
         taken = self._take()
         try:
-            with self._watched("BEGIN"):
-                self._begin(taken, write=write)
+            self._begin(taken, write=write)
         except BaseException as error:
             self._abandon(taken, error)
             raise
