@@ -1,7 +1,8 @@
 """A process whose imports are interrupted by signals: URL, how many of them, how many findings each has.
 
-The handlers raise `KeyboardInterrupt`, `SystemExit` or the class of a worker's time limit, at any instant. Prints what came of
-it as JSON: how many imports were interrupted, and of what went wrong, how often. Python swallows an exception in a finalizer.
+The store has a pool of one connection. After each interruption another process writes at once. The handlers raise
+`KeyboardInterrupt`, `SystemExit` or the class of a worker's time limit, at any instant. Prints what came of it as JSON: how
+many imports were interrupted, and of what went wrong, how often. Python swallows an exception in a finalizer.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import signal
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
 from typing import Any
 
-from findings_orm import FindingQuery, open_storage
+from findings_orm import FindingQuery, FindingStore, open_storage
 from findings_orm.blocks import COMMITTED
 from findings_orm.testing.samples import finding, run_of, scanned
 
@@ -26,13 +30,23 @@ class SoftTimeLimitExceeded(Exception):  # noqa: N818  # named and made as that 
 ERRORS = (KeyboardInterrupt, SystemExit, SoftTimeLimitExceeded)
 
 
+@cache
+def _opened(url: str) -> FindingStore:
+    waiting = {"busy_timeout": 1.0} if url.startswith("sqlite") else {"lock_timeout": 5.0}
+    return open_storage(url, **waiting)
+
+
+def _write(url: str, number: int, project: str) -> None:
+    _opened(url).save_finding(finding(number, project_id=project))
+
+
 def main() -> None:
     """Interrupt imports, and look after each at what it left."""
     url, wanted, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     chance = random.Random(4)
     told: Counter[str] = Counter()
     raised: list[BaseException] = []
-    waiting = {"busy_timeout": 1.0} if url.startswith("sqlite") else {"lock_timeout": 5.0}
+    alone: dict[str, Any] = {} if url.startswith("sqlite") else {"max_overflow": 0, "pool_timeout": 5}
 
     def interrupt(_number: int, _frame: Any) -> None:
         raised.append(chance.choice(ERRORS)())
@@ -40,7 +54,8 @@ def main() -> None:
 
     signal.signal(signal.SIGALRM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
-    with open_storage(url) as store, open_storage(url, **waiting) as other:
+    others = ProcessPoolExecutor(1, get_context("spawn"))
+    with open_storage(url, pool_size=1, **alone) as store, others:
         start = time.perf_counter()
         store.ingest("whole", [scanned(f"R{n}") for n in range(size)])
         longest = time.perf_counter() - start
@@ -65,7 +80,7 @@ def main() -> None:
             if caught is not None and caught not in raised:
                 told[f"replaced: {caught!r}"[:200]] += 1
             try:
-                other.save_finding(finding(number, project_id=project))
+                others.submit(_write, url, number, project).result()
                 there = store.count(FindingQuery(project_id=project)) - 1
                 told["half"] += there not in (0, size)
                 noted = COMMITTED in getattr(caught, "__notes__", ())

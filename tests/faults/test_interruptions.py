@@ -27,6 +27,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 from redis_servers import RedisServer
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from findings_orm import (
     FileStorageAdapter,
@@ -38,6 +40,7 @@ from findings_orm import (
     open_storage,
 )
 from findings_orm.adapters.file.disk import Disk
+from findings_orm.adapters.sql.storage import SqlStore
 from findings_orm.backup import write_backup
 from findings_orm.blocks import COMMITTED
 from findings_orm.forwarding import ForwardingStore
@@ -96,6 +99,7 @@ STORES = ("memory", "files", "sqlite", "sqlite_in_memory", "postgresql", "cached
 
 @pytest.fixture(params=STORES)
 def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
+    """Return a callable that opens one place, as often as it is called."""
     open_one: Opened = request.getfixturevalue(f"open_{request.param}")
     stores = weakref.WeakSet[FindingStore]()
 
@@ -289,6 +293,58 @@ def test_a_transaction_that_goes_on_after_an_interrupted_call_holds_nothing_half
                 possible.append(after)
             assert seen_in(store) in possible, outcome.place
         probe(store, others, 1)
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["rolls_back", "goes_on"])
+@pytest.mark.parametrize("opened", ["sqlite", "postgresql"], indirect=True)
+def test_a_transaction_of_an_application_holds_all_of_an_interrupted_import_or_nothing(
+    opened: Opened, goes_on: bool, others: ThreadPoolExecutor
+) -> None:
+    store = opened()
+    assert isinstance(store, SqlStore)
+    engine = create_engine(store.engine.url, pool_size=1, max_overflow=0, pool_timeout=5)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE ours (number INTEGER)"))
+
+    def work(number: int, call: int) -> Outcome:
+        def import_it() -> None:
+            with store.joined(connection):
+                store.ingest(P, [scanned("R1"), scanned("R2", 3)], run=run_of(1))
+
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO ours VALUES (:number)"), {"number": number})
+            outcome = interrupt_at(call, import_it, ERRORS[number % len(ERRORS)])
+            assert outcome.raised in (None, outcome.injected), repr(outcome.raised)
+            if outcome.raised is not None and not goes_on:
+                raise outcome.raised
+        return outcome
+
+    def ours() -> list[int]:
+        with engine.connect() as connection:
+            return list(connection.scalars(text("SELECT number FROM ours ORDER BY number")))
+
+    prepare(store)
+    before = seen_in(store)
+    calls = work(0, 0).calls
+    after = seen_in(store)
+    expected = [0]
+    for number, (call, _) in enumerate(points(calls, "joined"), 1):
+        prepare(store)
+        try:
+            outcome = work(number, call)
+        except SQLAlchemyError:
+            assert goes_on  # its commit is refused
+        except ERRORS:
+            assert not goes_on
+        else:
+            assert goes_on or outcome.raised is None
+            expected.append(number)
+        seen = seen_in(store)
+        assert ours() == expected
+        assert seen in (before, after)
+        assert seen == before or expected[-1] == number
+        probe(store, others, number)
+    engine.dispose()
 
 
 # -- files -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from proxy import Proxy
 from servers import PostgresServer, embedded_binaries, postgresql_server
+from sqlalchemy import text
 
 from findings_orm import FindingStore, StorageError, StorageUnavailableError, open_storage
 from findings_orm.testing.contract.base import everything
@@ -51,6 +52,23 @@ def test_server_killed_during_imports_loses_nothing(durable: PostgresServer) -> 
             _assert_whole(store, acknowledged)
         assert all(refusal.retryable for refusal in refusals)
         assert acknowledged, "no import was fast enough to be acknowledged"
+
+
+def test_what_an_application_raises_itself_costs_no_connection(postgresql_url: str) -> None:
+    with open_storage(postgresql_url, pool_size=1, max_overflow=0) as store:
+
+        def connection() -> int:
+            with store.transaction(), store.session() as session:  # type: ignore[attr-defined]
+                found: int = session.scalar(text("SELECT pg_backend_pid()"))
+                return found
+
+        first = connection()
+        with pytest.raises(ZeroDivisionError), store.transaction():
+            store.save_finding(finding(1))
+            1 // 0  # noqa: B018
+        store.ingest(PROJECT, [scanned("R1")], run=run_of(1), dry_run=True)
+        assert store.list_findings(PROJECT) == []
+        assert connection() == first
 
 
 def _import_until(
