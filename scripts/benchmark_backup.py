@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from findings_orm import open_storage
 from findings_orm.backup import verify_backup
+from findings_orm.errors import StorageIntegrityError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OPEN = "import sys; from findings_orm import open_storage; from findings_orm.backup import *; "
@@ -146,7 +147,9 @@ def _text_of(path: pathlib.Path) -> int:
     from findings_orm.backup.frames import FrameReader
 
     with path.open("rb") as stream:
-        text = sum(len(chunk) for frame in FrameReader(stream, ValueError).frames() for chunk in frame)
+        text = sum(
+            len(chunk) for frame in FrameReader(stream, StorageIntegrityError).frames() for chunk in frame
+        )
     verify_backup(path)
     return text
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import psycopg
@@ -164,7 +165,7 @@ def _finding(one: Filter) -> Shape:
     query = FindingQuery(project_id=LARGE, limit=PAGE, **one.ours)
     return Shape(
         f"page of a {one.name}",
-        lambda store: store.find(query).items,
+        partial(_page_of, query),
         lambda driver: driver.page(_sql(driver, one), one.values, "f.created_at, f.id")[:PAGE],
     )
 
@@ -182,6 +183,14 @@ def _sql(driver: Driver, one: Filter) -> str:
     return one.sqlite if driver.kind == "SQLite" else one.postgresql
 
 
+def _page_of(query: FindingQuery, store: FindingStore) -> object:
+    return store.find(query).items
+
+
+def _page_by_hand(where: str, values: tuple[Any, ...], order: str, driver: Driver) -> object:
+    return driver.page(where, values, order)[:PAGE]
+
+
 def sorted_shapes(store: FindingStore, driver: Driver, count: int) -> Iterator[Shape]:
     """Yield the first page in each order, and one nine tenths down."""
     for sort in (sign + name for name in SORTS for sign in ("", "-")):
@@ -196,8 +205,8 @@ def sorted_shapes(store: FindingStore, driver: Driver, count: int) -> Iterator[S
         first = FindingQuery(project_id=LARGE, limit=PAGE, sort=sort)
         yield Shape(
             f"first page by {sort}",
-            lambda store, query=first: store.find(query).items,
-            lambda driver, fits=fits, order=order: driver.page(f"AND {fits} true", (), order)[:PAGE],
+            partial(_page_of, first),
+            partial(_page_by_hand, f"AND {fits} true", (), order),
         )
         sql = f"SELECT f.id FROM findings f WHERE f.project_id = ? ORDER BY {order} LIMIT 1 OFFSET {count * 9 // 10}"  # noqa: S608
         last = store.get_finding(LARGE, str(driver.rows(sql, (LARGE,))[0][0]))
@@ -210,9 +219,9 @@ def sorted_shapes(store: FindingStore, driver: Driver, count: int) -> Iterator[S
         where = f"AND {fits} ({column}, f.id) {sign} ({marks})"
         yield Shape(
             f"deep page by {sort}",
-            lambda store, query=deep: store.find(query).items,
-            lambda driver, where=where, values=(value, last["id"]), order=order: driver.page(where, values, order)[:PAGE],
-        )  # fmt: skip
+            partial(_page_of, deep),
+            partial(_page_by_hand, where, (value, last["id"]), order),
+        )
 
 
 def other_shapes(store: FindingStore) -> Iterator[Shape]:
@@ -249,7 +258,8 @@ def other_shapes(store: FindingStore) -> Iterator[Shape]:
     )
 
 
-class Select(NamedTuple):
+@dataclass(frozen=True)
+class Select:
     """Rows of the large project by hand, made into what the store returns."""
 
     table: str
@@ -290,7 +300,7 @@ def race(shape: Shape, store: FindingStore, driver: Driver, findings: int, secon
     gc.disable()
     begin = time.perf_counter()
     while len(times[0]) < LEAST or (len(times[0]) < MOST and time.perf_counter() - begin < seconds):
-        for side, call in zip(times, (lambda: shape.raw(driver), lambda: shape.ours(store)), strict=True):
+        for side, call in zip(times, (partial(shape.raw, driver), partial(shape.ours, store)), strict=True):
             start = time.perf_counter()
             call()
             side.append((time.perf_counter() - start) * 1e3)
@@ -361,7 +371,7 @@ def on_postgresql(findings: Findings, count: int) -> Iterator[tuple[FindingStore
         ):
             fill(store, findings, count)
             driver.execute("VACUUM ANALYZE")
-            yield store, Driver("PostgreSQL", lambda sql, values: driver.execute(sql, values).fetchall())  # type: ignore[call-overload]
+            yield store, Driver("PostgreSQL", lambda sql, values: driver.execute(sql, values).fetchall())
 
 
 def run(arguments: argparse.Namespace, findings: Findings) -> None:

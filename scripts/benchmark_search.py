@@ -7,7 +7,8 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
+from operator import methodcaller
 from typing import Any
 
 from findings_orm import FindingQuery, open_storage
@@ -34,6 +35,8 @@ def _round(kind: str, count: int, urls: list[str], table: Any, findings: Finding
     for url in urls:
         open_storage(url, migrate=True).close()
     text_index.create(urls[1])
+    plain: Any
+    indexed: Any
     plain, indexed = (open_storage(url) for url in urls)
 
     def both(work: str, amount: int, call: Callable[[Any], object]) -> None:
@@ -55,9 +58,9 @@ def _round(kind: str, count: int, urls: list[str], table: Any, findings: Finding
             connection.exec_driver_sql("ANALYZE")
             connection.commit()
     for name, text in SEARCHES.items():
-        query = partial(FindingQuery, project_id=PROJECT, text=text.format(count // 2), limit=50)
-        both(f"page, {name}", 1, lambda store, query=query: store.find(query()))
-        both(f"best, {name}", 1, lambda store, query=query: store.find(query(sort="-relevance")))
-        both(f"count, {name}", 1, lambda store, query=query: store.count(query()))
+        query = FindingQuery(project_id=PROJECT, text=text.format(count // 2), limit=50)
+        both(f"page, {name}", 1, methodcaller("find", query))
+        both(f"best, {name}", 1, methodcaller("find", replace(query, sort="-relevance")))
+        both(f"count, {name}", 1, methodcaller("count", query))
     plain.close()
     indexed.close()

@@ -74,7 +74,7 @@ class PostgresServer:
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run one statement outside of a transaction."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement)
 
     def create_database(self, template: str = "template0") -> str:
         """Make a database and return its name."""
@@ -213,7 +213,17 @@ class _Started:
 
     @contextmanager
     def running(self) -> Iterator[PostgresServer]:
-        command = [self.binaries / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        command: list[str | pathlib.Path] = [
+            self.binaries / "initdb",
+            "-D",
+            self.data,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+        ]
         made = subprocess.run(
             [*command, "--no-locale", "-N"], capture_output=True, text=True, check=False, **self.options
         )

@@ -45,7 +45,7 @@ def run(store: Any, *statements: str) -> None:
     with psycopg.connect(url, autocommit=True) as driver:
         driver.execute("SET session_replication_role = replica")
         for statement in statements:
-            driver.execute(statement)  # type: ignore[call-overload]
+            driver.execute(statement)
         driver.execute("SELECT pg_stat_force_next_flush()")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,8 @@ def test_every_method_of_the_port_is_handed_on() -> None:
 
 
 def test_what_a_store_has_besides_can_be_reached(open_sqlite: Callable[[], FindingStore]) -> None:
-    with ForwardingStore(ForwardingStore(open_sqlite())) as store:
+    store: Any = ForwardingStore(ForwardingStore(open_sqlite()))
+    with store:
         assert store.engine.dialect.name == "sqlite"
         assert store.innermost() is store.inner.innermost()
         with store.transaction() as inside:

@@ -304,7 +304,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Limits],
 
 def test_a_store_refuses_large_documents(opened: Callable[[Limits], Store]) -> None:
     store = opened(SMALL)
-    large = {"evidence": {"x": "A" * 3_000}}
+    large: dict[str, Any] = {"evidence": {"x": "A" * 3_000}}
     for save in (
         lambda: store.save_finding(finding(1, **large)),
         lambda: store.save_findings([finding(1), finding(2, **large)]),
@@ -343,7 +343,7 @@ def test_rules_that_are_large_together_are_read_twice(tmp_path: Path) -> None:
 
 def test_the_quarantine_keeps_whole_or_says_the_size(opened: Callable[[Limits], Store]) -> None:
     store = opened(SMALL)
-    large = {"evidence": {"x": "é" * 2_000}}
+    large: dict[str, Any] = {"evidence": {"x": "é" * 2_000}}
     given = [
         scanned(),
         scanned("R2", **large),

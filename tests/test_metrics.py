@@ -181,7 +181,7 @@ def test_an_iterator_that_is_left_early_ends_its_operation(
 ) -> None:
     with MetricsAdapter(open_sqlite(), registry=registry) as store:
         store.ingest("p", report(3))
-        documents = store.iter_findings("p")
+        documents: Any = store.iter_findings("p")
         next(documents)
         documents.close()
         assert value(registry, "findings_orm_pool_connections", state="in_use") == 0

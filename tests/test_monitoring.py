@@ -76,7 +76,7 @@ def check(query: str) -> None:
     assert selectors(tree), query
     for selector in selectors(tree):
         assert selector.name in known, f"{selector.name} does not exist: {query}"
-        labels = known[selector.name] | OF_PROMETHEUS
+        labels = known[str(selector.name)] | OF_PROMETHEUS
         for matcher in selector.matchers.matchers:
             assert matcher.name in labels, f"{selector.name} has no label {matcher.name}: {query}"
             if matcher.value.startswith("$"):
@@ -88,7 +88,7 @@ def check(query: str) -> None:
     for node in nodes(tree):
         grouping = getattr(getattr(node, "modifier", None), "labels", None) or []
         for selector in selectors(node):
-            missing = set(grouping) - known[selector.name] - OF_PROMETHEUS
+            missing = set(grouping) - known[str(selector.name)] - OF_PROMETHEUS
             assert not missing, f"{selector.name} can't be grouped by {sorted(missing)}: {query}"
 
 
@@ -126,7 +126,9 @@ def test_the_check_finds_mistakes(query: str) -> None:
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
-    shown = {base(selector.name) for query in dashboard_queries() for selector in selectors(parsed(query))}
+    shown = {
+        base(str(selector.name)) for query in dashboard_queries() for selector in selectors(parsed(query))
+    }
     assert shown == {*HISTOGRAMS, *COUNTERS, *GAUGES} - {"figures_timestamp_seconds"}
 
 

@@ -5,7 +5,7 @@ times the best one. It is measured by the instructions of its virtual machine, n
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.no_cover
 
 COUNT = 4_500
 LIMIT = 20
-PLACES = {
+PLACES: dict[str, Callable[[int], bool]] = {
     "begin": lambda n: n < COUNT // 2,
     "end": lambda n: n >= COUNT // 2,
     "spread": lambda n: n % 10 == 3,

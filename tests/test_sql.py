@@ -47,7 +47,7 @@ def _quoted(names: Iterable[str]) -> str:
 def test_enums_of_the_database_are_those_of_the_document() -> None:
     checks = {
         str(check.name): str(check.sqltext)
-        for check in models.Finding.__table__.constraints
+        for check in models.Base.metadata.tables["findings"].constraints
         if isinstance(check, CheckConstraint)
     }
     assert checks["ck_findings_severity"] == f"severity IN {_quoted(Severity)}"

@@ -298,7 +298,7 @@ def test_role_without_the_right_is_told(role_url: str) -> None:
     owner = role_url.replace(f"{ROLE}@", "postgres@")
     with psycopg.connect(owner, autocommit=True) as connection:
         for extension in ("pg_trgm", "btree_gin"):
-            connection.execute(f"CREATE EXTENSION {extension}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE EXTENSION {extension}")
     with pytest.raises(StorageUnavailableError, match="owner"):
         text_index.create(role_url)
 

@@ -8,6 +8,7 @@ import pathlib
 import random
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from stores import FULL, Open
@@ -190,8 +191,10 @@ def test_records_of_other_writers_are_checked(new_store: Open, target: pathlib.P
     manifest, project, found = (json.loads(lines[n]) for n in (0, 1, 3))
     for each in (manifest, project, found):
         del each["crc"]
-    names = ["b", "a"], ["a", "a"], []
-    changed = [(0, {"manifest": {**manifest["manifest"], "projects": some}}) for some in names]
+    names: list[list[str]] = [["b", "a"], ["a", "a"], []]
+    changed: list[tuple[int, dict[str, Any]]] = [
+        (0, {"manifest": {**manifest["manifest"], "projects": some}}) for some in names
+    ]
     heads = ({"id": "a\0"}, {"revision": 2**63}, {"revision": 0}, {"created_at": "now"}, {"more": 1})
     changed += [(1, {"project": {**project["project"], **head}}) for head in heads]
     parts = ({"ordinal": 2**31}, {"line": -1}, {"last_seen": "2024-01-01T00:00:00.0Z"}, {"closed_as": "gone"})
@@ -245,9 +248,13 @@ def text_of(path: pathlib.Path) -> bytes:
     try:
         return subprocess.run(["zstd", "-dc", path], check=True, capture_output=True).stdout
     except FileNotFoundError:
-        from findings_orm.backup.frames import zstd
+        from findings_orm.backup import frames
 
-        return zstd.decompress(path.read_bytes())
+        library: Any = vars(frames)[
+            "zstd"
+        ]  # which the package takes from the standard library or from its backport
+        text: bytes = library.decompress(path.read_bytes())
+        return text
 
 
 def rewrite(path: pathlib.Path, lines: list[bytes], level: int = 3) -> pathlib.Path:

@@ -28,7 +28,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
 
 def test_status_and_clear(run: Any, redis: RedisServer) -> None:
     redis.do("SET", "somebody-else", "1")
-    with open_storage("memory:", cache=redis.url) as store:
+    store: Any = open_storage("memory:", cache=redis.url)
+    with store:
         for project_id in (PROJECT, OTHER):
             store.save_finding(finding(project_id=project_id))
             store.summarize(project_id)
@@ -79,7 +80,8 @@ def test_a_cache_without_a_secret_is_said(
     """Once in the log, by the store itself, by the doctor and by ``cache status``; with one, by none of them."""
     name = redis.url.replace("127.0.0.1", "localhost")
     for _ in range(2):
-        with open_storage("memory:", cache=name) as store:
+        store: Any = open_storage("memory:", cache=name)
+        with store:
             store.save_finding(finding(1))
             store.summarize(PROJECT)
             (problem,) = store.diagnose()
@@ -94,7 +96,8 @@ def test_a_cache_without_a_secret_is_said(
     assert (code, len(secret)) == (0, 65)
     assert run("cache", "secret")[1] != secret
     options = {"secret": secret.strip().encode()}
-    with open_storage("memory:", cache=redis.url, cache_options=options) as store:
+    store = open_storage("memory:", cache=redis.url, cache_options=options)
+    with store:
         store.save_finding(finding(1))
         store.summarize(PROJECT)
         assert store.diagnose() == []

@@ -20,9 +20,9 @@ from findings_orm.testing.contract import FindingStoreContract
 from findings_orm.testing.machine import store_machine
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
-STRICT = {"consistency": "strict", "ttls": {"get_finding": 60.0}}
+STRICT: dict[str, Any] = {"consistency": "strict", "ttls": {"get_finding": 60.0}}
 # What another instance wrote is seen once its message has come, so the bound is short enough for the suite's own patience.
-BOUNDED = {"consistency": "bounded", "max_staleness": 60.0}
+BOUNDED: dict[str, Any] = {"consistency": "bounded", "max_staleness": 60.0}
 MODES = [pytest.param(STRICT, id="strict"), pytest.param(BOUNDED, id="bounded")]
 SCALE = settings(
     max_examples=200 if FULL else 4,
@@ -33,7 +33,7 @@ SCALE = settings(
 
 
 class _Cached(FindingStoreContract):
-    mode: ClassVar[dict[str, Any]]
+    mode: ClassVar[dict[str, Any]] = STRICT
 
     @pytest.fixture
     def store(self, reopen: Callable[[], FindingStore]) -> Iterator[FindingStore]:

@@ -170,8 +170,11 @@ def workers(
     ]
     try:
         for each in started:
+            assert each.stdout is not None
+            assert each.stderr is not None
             assert each.stdout.readline() == "ready\n", each.stderr.read()
         for each in started:
+            assert each.stdin
             each.stdin.write("\n")
             each.stdin.flush()
         yield started

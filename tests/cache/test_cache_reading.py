@@ -278,7 +278,7 @@ def test_application_s_own_transaction_reads_past_the_cache(mode: str, opened: C
 
 def test_cache_can_be_registered_as_an_adapter(redis: RedisServer) -> None:
     register_adapter("cached", RedisCacheAdapter, {"inner": open_storage("memory:"), "redis_url": redis.url})
-    store = STORAGE_REGISTRY["cached"]
+    store: Any = STORAGE_REGISTRY["cached"]
     store.save_finding(finding(1))
     assert len(store.list_findings(PROJECT)) == len(store.list_findings(PROJECT)) == 1
     assert store.statistics()["list_findings"] == {"near_hits": 1, "loads": 1, "misses": 1}

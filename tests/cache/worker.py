@@ -13,6 +13,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -158,7 +159,8 @@ def main() -> None:
         store.count(FindingQuery(project_id="unknown"))
         print("ready", flush=True)
         sys.stdin.readline()
-        {"random": operate, "summary": ask_at_once}[kind](store, *map(int, numbers))
+        work: dict[str, Callable[..., None]] = {"random": operate, "summary": ask_at_once}
+        work[kind](store, *map(int, numbers))
 
 
 if __name__ == "__main__":

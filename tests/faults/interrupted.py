@@ -32,7 +32,7 @@ ERRORS = (KeyboardInterrupt, SystemExit, SoftTimeLimitExceeded)
 
 @cache
 def _opened(url: str) -> FindingStore:
-    waiting = {"busy_timeout": 1.0} if url.startswith("sqlite") else {"lock_timeout": 5.0}
+    waiting: dict[str, Any] = {"busy_timeout": 1.0} if url.startswith("sqlite") else {"lock_timeout": 5.0}
     return open_storage(url, **waiting)
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from servers import TEMPLATE, PostgresServer
 
+from faults.importer import findings
 from findings_orm import FindingStore, Run, open_storage
 from findings_orm.backup import copy_store, restore_backup, verify_backup, write_backup
 from findings_orm.backup.copying import states_of
 from findings_orm.testing.samples import run_of
-from tests.faults.importer import findings
 
 pytestmark = pytest.mark.no_cover
 

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
+from faults.importer import findings
 from findings_orm import StorageIntegrityError, StorageUnavailableError, open_storage
-from tests.faults.importer import findings
 
 pytestmark = pytest.mark.no_cover
 

@@ -66,7 +66,7 @@ def _looks_like(original: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return members | members.flatmap(lambda corner: st.permutations(list(corner.items())).map(dict))
 
 
-corners = st.recursive(
+corners: st.SearchStrategy[Any] = st.recursive(
     st.sampled_from(
         [None, {}, "ours", [], 1, {"version": "1.1.0"}]
         + [{"version": version, "fields": {}} for version in VERSIONS]
@@ -120,8 +120,12 @@ def downgraded_documents(draw: st.DrawFn, revision: str) -> Document:
     for _ in range(draw(st.integers(0, 2)) if revision != "r0001" else 0):
         document = down(relabelled(document, revision))
     provenance = document.get("provenance")
-    corner = provenance.get(CORNER) if provenance else None
-    if not isinstance(corner, dict) or not isinstance(corner.get("fields"), dict):
+    corner = provenance.get(CORNER) if isinstance(provenance, dict) else None
+    if (
+        not isinstance(provenance, dict)
+        or not isinstance(corner, dict)
+        or not isinstance(corner.get("fields"), dict)
+    ):
         return document
     change = draw(
         st.sampled_from(["none", "members", "order", "order of fields", "a field", "a gap", "techniques"])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -88,7 +89,7 @@ def run_on_sqlite(tmp_path: Path, script: str) -> None:
 def run_on_postgresql(url: str, script: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         try:
-            connection.execute(script)  # type: ignore[call-overload]
+            connection.execute(script)
         except psycopg.Error:
             connection.execute("ROLLBACK")
             raise
@@ -185,7 +186,7 @@ def test_sql_moves_lists_of_cwes_and_categories(
         assert migrations.check(url) == []
 
 
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "status": "open",
     "rule_id": None,
     "fingerprint": None,

@@ -145,8 +145,8 @@ def test_documents_survive_up_and_down(url: str, version: str) -> None:
     migrations.downgrade(url, REVISION_OF[version])
     for found, expected in zip(documents_in(url, version), documents, strict=True):
         # A column can't be absent: what a partial document lacked is its default from now on.
-        ends = (_current(migrate(version, HEAD_SCHEMA, each)) for each in (found, expected))
-        assert difference(*ends) is None
+        now, then = (_current(migrate(version, HEAD_SCHEMA, each)) for each in (found, expected))
+        assert difference(now, then) is None
     assert children_in(url) == children
 
 

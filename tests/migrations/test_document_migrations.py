@@ -521,7 +521,12 @@ def test_data_of_another_version_than_they_were_given_as_are_refused() -> None:
 
 @pytest.mark.parametrize("key", ["finding_schema_version", "store_schema_version"])
 def test_a_store_layout_is_migrated_whole(key: str) -> None:
-    layout = {"made_by": {"x": [1]}, key: NEW, "findings": [new(rule_id="a"), new(tags=["b"])], "more": None}
+    layout: dict[str, Any] = {
+        "made_by": {"x": [1]},
+        key: NEW,
+        "findings": [new(rule_id="a"), new(tags=["b"])],
+        "more": None,
+    }
     before = copy.deepcopy(layout)
     downgraded = migrate(NEW, OLD, layout)
     assert list(downgraded) == list(layout)

@@ -228,7 +228,10 @@ def test_many_documents_one_at_a_time() -> None:
     stream = MIGRATOR.migrate_many(SCHEMA_VERSION, "1.0.0", source())
     assert [next(stream)["title"] for _ in range(5)] == list("01234")
     assert len(given) == 5
-    bad = [{**DOCUMENT, "finding_schema_version": SCHEMA_VERSION}, {"finding_schema_version": SCHEMA_VERSION}]
+    bad: list[dict[str, Any]] = [
+        {**DOCUMENT, "finding_schema_version": SCHEMA_VERSION},
+        {"finding_schema_version": SCHEMA_VERSION},
+    ]
     with pytest.raises(StorageValidationError, match="document 1: detector_id: is required") as refused:
         list(MIGRATOR.migrate_many(SCHEMA_VERSION, "1.0.0", bad))
     assert refused.value.index == 1

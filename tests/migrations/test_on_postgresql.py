@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from rows import canonical_documents, children_in, documents_in, fill, tables_in
@@ -141,7 +142,8 @@ def test_a_connection_that_breaks_in_the_middle(postgresql: str) -> None:
 
     def cut(connection: Connection, _: object, statement: str, *__: object) -> None:
         if "ALTER TABLE findings" in statement:
-            own = connection.connection.driver_connection.info.backend_pid
+            driver: Any = connection.connection.driver_connection
+            own = driver.info.backend_pid
             with session(postgresql) as other:
                 other.execute(text(f"SELECT pg_terminate_backend({own}, 5000)"))
 

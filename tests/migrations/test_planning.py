@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -144,12 +144,12 @@ def test_the_space_is_enough(url: str) -> None:
     fill(url, [validate_finding(row) for row in rows])
     for revision in (IDS[0], HEAD):
         said = migrations.plan(url, revision)
-        with closing(sizes(url)) as size, Watch(lambda size=size: next(size)) as watch:
+        with closing(sizes(url)) as size, Watch(size.__next__) as watch:
             (migrations.upgrade if revision == HEAD else migrations.downgrade)(url, revision)
         assert 0 < watch.most <= said.space
 
 
-def sizes(url: str) -> Iterator[int]:
+def sizes(url: str) -> Generator[int]:
     """Yield the bytes that a database takes on disk now, with its log, as often as asked."""
     if url.startswith("sqlite"):
         path = Path(url.removeprefix("sqlite:///"))

@@ -154,7 +154,7 @@ def test_the_command_of_alembic_builds_before(older: str) -> None:
 def test_inside_a_transaction_the_revision_makes_them_itself(older: str) -> None:
     with psycopg.connect(older, autocommit=True) as other:
         name, definition = next(iter(large_indexes(OF).items()))
-        other.execute(f"CREATE INDEX {name} ON {definition}")  # type: ignore[call-overload]
+        other.execute(f"CREATE INDEX {name} ON {definition}")
         other.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(%s)", (name,))
     said: list[str] = []
     with engine_of(older).begin() as connection:

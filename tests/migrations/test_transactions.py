@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,11 @@ def test_engines_with_an_isolation_level_of_their_own(url: str, level: str) -> N
         migrations.upgrade(connection, "r0001")
         assert isolation_of(connection) == before
     migrations.upgrade(engine)
-    for work in (
+    works: list[Callable[[], object]] = [
         lambda: migrations.downgrade(engine, "base"),
         lambda: migrations.downgrade(connection, "base"),
-    ):
+    ]
+    for work in works:
         with (
             pytest.raises(RuntimeError, match="no commit"),
             engine.connect() as connection,

@@ -72,7 +72,7 @@ def sql(role_url: str) -> Iterator[Callable[..., list[Any]]]:
     with psycopg.connect(role_url, autocommit=True) as connection:
 
         def run(statement: str, *parameters: Any) -> list[Any]:
-            cursor = connection.execute(statement, parameters)  # type: ignore[call-overload]
+            cursor = connection.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
 
         yield run

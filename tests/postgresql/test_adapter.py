@@ -9,8 +9,9 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -56,7 +57,7 @@ def empty_url(postgresql_18: PostgresServer) -> Iterator[str]:
 
 def _rows(url: str, sql: str) -> list[Any]:
     with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(sql).fetchall()  # type: ignore[call-overload,no-any-return]
+        return connection.execute(sql).fetchall()
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------
@@ -291,20 +292,18 @@ def test_sixteen_threads_share_five_connections(postgresql_url: str) -> None:
             chance = random.Random(thread)
             project = f"p{thread % 4}"
             for n in range(operations):
-                chance.choice(
-                    [
-                        lambda n=n: store.save_finding(finding(thread * 10_000 + n, project_id=project)),
-                        lambda: store.ingest(
-                            project, [scanned(f"R{chance.randrange(50)}") for _ in range(60)]
-                        ),
-                        store.list_projects,
-                        lambda: store.find(FindingQuery(project_id=project, limit=20, text="finding")),
-                        lambda: next(iter(store.iter_findings(project)), None),
-                        lambda: store.summarize(project),
-                        lambda: _rolled_back(store, project),
-                        store.health,
-                    ]
-                )()
+                one = finding(thread * 10_000 + n, project_id=project)
+                actions: list[Callable[[], object]] = [
+                    partial(store.save_finding, one),
+                    lambda: store.ingest(project, [scanned(f"R{chance.randrange(50)}") for _ in range(60)]),
+                    store.list_projects,
+                    lambda: store.find(FindingQuery(project_id=project, limit=20, text="finding")),
+                    lambda: next(iter(store.iter_findings(project)), None),
+                    lambda: store.summarize(project),
+                    lambda: _rolled_back(store, project),
+                    store.health,
+                ]
+                chance.choice(actions)()
 
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(work, range(16)))
