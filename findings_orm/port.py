@@ -238,7 +238,8 @@ class Health:
     """Whether a store works now.
 
     Attributes:
-        ok: it answered and its schema is the current one.
+        ok: it answered and its schema is the current one; or it is busy: all its connections are in use, or a unit of work of
+            another thread keeps it. Then ``details["busy"]`` says so.
         adapter: name of the kind of store.
         schema_version: version of the finding schema it holds.
         details: figures of the adapter (pool, journal mode, database version, ...).
@@ -396,7 +397,7 @@ class FindingStore(StoragePort, Protocol):
         when the block ends well, and is rolled back when it raises. A block inside a block is a savepoint."""
 
     def health(self) -> Health:
-        """Return whether the store works; never raises for a store that does not."""
+        """Return whether the store works; never raises for a store that does not, and never waits for other threads."""
 
     def close(self) -> None:
         """Release connections and files. Closing twice is no error; a closed store raises on use."""

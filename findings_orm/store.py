@@ -66,6 +66,10 @@ SAVE_BATCH = 1_000
 PURGE_BATCH = 1_000
 
 
+class BusyError(StorageUnavailableError):
+    """A store can't be asked just now, because threads of this process are at work in it."""
+
+
 class Store(Forking, FindingStore):
     """A `FindingStore` over records. Base of the adapters of this package; the port says what its methods mean."""
 
@@ -94,8 +98,16 @@ class Store(Forking, FindingStore):
         return self._open_unit(write=False)
 
     def _ping(self) -> dict[str, Any]:
-        """Return figures of a store that works; raise a `StorageError` if it does not."""
+        """Return figures of a store that works; raise a `StorageError` if it does not. Waits for no other thread.
+
+        Raises:
+            BusyError: the answer would have to wait for other threads.
+        """
         raise NotImplementedError
+
+    def _unasked(self) -> dict[str, Any]:
+        """Return the figures that are had without asking the store."""
+        return {}
 
     def _release(self) -> None:
         """Release everything; called once."""
@@ -484,8 +496,11 @@ class Store(Forking, FindingStore):
             if self._closed:
                 raise StorageUnavailableError("the store is closed")
             return Health(True, self.adapter, self.get_schema_version(), self._ping())
+        except BusyError as error:
+            figures = {**self._unasked(), "busy": str(error)}
+            return Health(True, self.adapter, self.get_schema_version(), figures)
         except StorageError as error:
-            return Health(False, self.adapter, "", {}, str(error))
+            return Health(False, self.adapter, "", self._unasked(), str(error))
 
     def close(self) -> None:
         if not self._closed:

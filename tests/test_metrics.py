@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -293,6 +294,20 @@ def test_the_pool_is_watched(postgresql_url: str, registry: CollectorRegistry) -
         assert value(registry, "findings_orm_pool_wait_seconds_bucket", le="0.1") < value(
             registry, "findings_orm_pool_wait_seconds_count"
         )
+
+
+def test_a_scrape_does_not_wait_for_an_exhausted_pool(
+    postgresql_url: str, registry: CollectorRegistry
+) -> None:
+    inner = open_storage(postgresql_url, pool_size=1, max_overflow=0, pool_timeout=600)
+    with ThreadPoolExecutor(1) as other, MetricsAdapter(inner, registry=registry, figures_every=0) as store:
+        store.ingest("p", report(2))
+        assert value(registry, "findings_orm_projects") == 1
+        with store.transaction():
+            in_use = other.submit(value, registry, "findings_orm_pool_connections", state="in_use")
+            assert in_use.result(60) == 1
+            assert other.submit(value, registry, "findings_orm_up").result(60) == 1
+            assert other.submit(store.health).result(60).ok
 
 
 def test_units_of_work_that_are_tried_again_are_counted(

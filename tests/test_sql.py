@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pathlib
+import sqlite3
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -215,6 +218,32 @@ def test_options_of_the_url(tmp_path: pathlib.Path) -> None:
     for bad in ("sqlite:", "nothing://x", "findings.db", "memory:name"):
         with pytest.raises(StorageValidationError):
             open_storage(bad)
+
+
+def test_health_of_a_locked_file_waits_for_nobody(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "findings.db"
+    with (
+        ThreadPoolExecutor(1) as other,
+        open_storage(f"sqlite:///{file}?busy_timeout=600") as store,
+        closing(sqlite3.connect(file, isolation_level=None)) as writer,
+    ):
+        writer.execute("BEGIN IMMEDIATE")
+        assert other.submit(store.health).result(60).ok, "a writer keeps nobody from reading"
+        writer.execute("ROLLBACK")
+        store._close_idle()  # type: ignore[attr-defined]  # a connection of the store would keep others from locking all
+        store.engine.dispose()  # type: ignore[attr-defined]
+        writer.execute("PRAGMA locking_mode = EXCLUSIVE")
+        writer.execute("BEGIN IMMEDIATE")
+        health = other.submit(store.health).result(60)
+        assert not health.ok
+        assert "locked" in health.problem
+        assert health.details["pool"]["in_use"] == 0
+        writer.execute("ROLLBACK")
+        writer.execute("PRAGMA locking_mode = NORMAL")
+        writer.execute("SELECT count(*) FROM findings").fetchall()
+        assert store.health().ok
+        with store.engine.connect() as connection:  # type: ignore[attr-defined]
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 600_000
 
 
 def test_counts_agree_with_the_database(store: SQLiteStorageAdapter) -> None:

@@ -40,6 +40,7 @@ from findings_orm.plain import (
 from findings_orm.port import Document, Event, FindingStore, RejectedOriginal, Run, StoragePort
 from findings_orm.records import Records, Stored, Streak
 from findings_orm.saving import Ordinals, saved_identity
+from findings_orm.store import BusyError
 
 RESERVED = "findings-orm.lifted"
 """Project ids that begin with this hold what the six methods have no place for; no project may be called so."""
@@ -127,8 +128,16 @@ class LiftedStore(MemoryStore):
 
     def _ping(self) -> dict[str, Any]:
         self._documents.check_version()
-        with self._unit() as unit:
-            return {"adapter": type(self.lifted).__name__, "projects": len(unit.projects())}
+        if not self._lock.acquire(blocking=False):
+            raise BusyError("a unit of work of another thread has this store")
+        try:
+            with self._unit() as unit:
+                return {**self._unasked(), "projects": len(unit.projects())}
+        finally:
+            self._lock.release()
+
+    def _unasked(self) -> dict[str, Any]:
+        return {"adapter": type(self.lifted).__name__}
 
     def _release(self) -> None:
         close = getattr(self.lifted, "close", None)

@@ -130,14 +130,20 @@ class MetricsAdapter(ObservedStore):
     def _recent_figures(self) -> Figures | None:
         with self._figures_lock:
             now = time.monotonic()
-            if self._figures is None or now - self._figures[0] >= self._figures_every:
+            old = self._figures is None or now - self._figures[0] >= self._figures_every
+            if old and not (self._figures and self._exhausted()):
                 try:
                     found: Figures | None = self.figures()
                 except StorageError:
                     found = None
                 self._figures = (now, found)
                 self._asked_at = time.time()
-            return self._figures[1]
+            return self._figures[1] if self._figures else None
+
+    def _exhausted(self) -> bool:
+        """Return whether the figures would wait for a connection: the scrape would end before, with the pool untold."""
+        pool = self.pool()
+        return pool is not None and pool.limit is not None and pool.in_use >= pool.limit
 
 
 def _of_figures(figures: Figures, schema_version: str) -> Iterator[Sample]:

@@ -272,7 +272,6 @@ def test_empty_pool_raises_after_its_timeout(postgresql_url: str) -> None:
             store.list_projects()
         assert caught.value.retryable
         assert time.monotonic() - start < 5
-        assert not store.health().ok
         held.close()  # type: ignore[attr-defined]
         assert store.list_projects() == [PROJECT]
 
@@ -282,6 +281,24 @@ def test_health_reports_the_pool(store: PostgreSQLStorageAdapter) -> None:
     assert health.ok
     assert health.details["pool"] == {"size": 5, "max_overflow": 10, "in_use": 1, "idle": 0}
     assert health.details["server_version"].startswith("18")
+
+
+def test_health_of_an_exhausted_pool_waits_for_nobody(postgresql_url: str) -> None:
+    url = f"{postgresql_url}?pool_size=1&max_overflow=0&pool_timeout=600"
+    with ThreadPoolExecutor(1) as other, open_storage(url) as store:
+        with store.transaction():
+            store.save_finding(finding(1))
+            assert store.health().ok, "the unit of work has a connection that can be asked"
+            health = other.submit(store.health).result(60)
+        assert (health.ok, health.problem) == (True, "")
+        assert health.details["pool"] == {"size": 1, "max_overflow": 0, "in_use": 1, "idle": 0}
+        assert "all connections of postgresql+psycopg://" in health.details["busy"]
+        assert "busy" not in store.health().details
+        with store.transaction():
+            waiting = other.submit(store.list_projects)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.2)  # everybody else goes on waiting
+        assert waiting.result(60) == [PROJECT]
 
 
 def test_sixteen_threads_share_five_connections(postgresql_url: str) -> None:

@@ -26,6 +26,7 @@ from findings_orm.forking import INHERITED, survives_fork
 from findings_orm.private import Access
 from findings_orm.records import Records
 from findings_orm.secrecy import shown_url
+from findings_orm.store import BusyError
 
 _log = logging.getLogger(__name__)
 _TURN = 0.1
@@ -449,7 +450,9 @@ class FileStorageAdapter(MemoryStore):
         return size
 
     def _ping(self) -> dict[str, Any]:
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            raise BusyError(f"a unit of work of another thread has {self.path}")
+        try:
             self._refresh()
             copy = self._copy
             position = copy.position
@@ -462,6 +465,11 @@ class FileStorageAdapter(MemoryStore):
                 "unfinished_record": position.torn if position else 0,
                 "edited": list(copy.edited),
             }
+        finally:
+            self._lock.release()
+
+    def _unasked(self) -> dict[str, Any]:
+        return {"path": str(self.path)}
 
 
 def _encoded(operations: list[Operation]) -> bytes:

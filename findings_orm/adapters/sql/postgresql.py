@@ -361,18 +361,20 @@ class PostgreSQLStorageAdapter(SqlStore):
 
     def _figures(self, connection: Connection) -> dict[str, Any]:
         info: Any = connection.connection.driver_connection.info  # type: ignore[union-attr]
-        pool: Any = self.engine.pool
         return {
             "server_version": info.parameter_status("server_version"),
             "database": info.dbname,
             "role": connection.exec_driver_sql("SELECT current_user::text").scalar(),
             "schema": self.options.schema,
-            "pool": {
-                "size": pool.size(),
-                "max_overflow": self.options.max_overflow,
-                "in_use": pool.checkedout(),
-                "idle": pool.checkedin(),
-            },
+        }
+
+    def _of_pool(self) -> dict[str, Any]:
+        pool: Any = self.engine.pool
+        return {
+            "size": pool.size(),
+            "max_overflow": self.options.max_overflow,
+            "in_use": pool.checkedout(),
+            "idle": pool.checkedin(),
         }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, exc
 
+from findings_orm.adapters.sql.pools import AskedPool
 from findings_orm.arguments import check_fields
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.finding import check_plain_text
@@ -164,6 +165,7 @@ def postgresql_engine(url: URL, options: Options) -> Engine:
             connect_args=arguments,
             client_encoding="utf8",
             use_native_hstore=False,
+            poolclass=AskedPool,
             pool_size=options.pool_size,
             max_overflow=options.max_overflow,
             pool_timeout=options.pool_timeout,

@@ -36,6 +36,7 @@ from findings_orm.observing import Pool as PoolFigures
 from findings_orm.private import Access
 from findings_orm.records import Records
 from findings_orm.secrecy import shown_url
+from findings_orm.store import BusyError
 
 _UNSAFE: set[str] = set()
 """Files that a parent of this process had open when it forked."""
@@ -86,6 +87,7 @@ class SQLiteStorageAdapter(SqlStore):
             opened=self._opened,
         )
         self._in_memory = in_memory(target)
+        self._milliseconds = int(busy_timeout * 1000)
         self._one_at_a_time = threading.RLock()
         self._at_rest = True
         self._idle: deque[Taken] = deque()
@@ -300,10 +302,26 @@ class SQLiteStorageAdapter(SqlStore):
 
     def _figures(self, connection: Connection) -> dict[str, Any]:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "page_count", "page_size", "freelist_count")
-        figures = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas}
+        driver: Any = connection.connection.driver_connection
+        driver.execute("PRAGMA busy_timeout = 0")
+        try:
+            figures = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas}
+        finally:
+            driver.execute(f"PRAGMA busy_timeout = {self._milliseconds}")
         version = connection.exec_driver_sql("SELECT sqlite_version()").scalar()
-        pool = self.pool()
-        return {"sqlite_version": version, **figures, "pool": pool and pool._asdict()}
+        return {"sqlite_version": version, **figures}
+
+    def _asked(self) -> dict[str, Any]:
+        if not self._in_memory:
+            return super()._asked()
+        if not self._one_at_a_time.acquire(blocking=False):
+            raise BusyError(
+                "a unit of work of another thread has the one connection of this database in memory"
+            )
+        try:
+            return super()._asked()
+        finally:
+            self._one_at_a_time.release()
 
 
 def _url_of(given: str | pathlib.Path | URL) -> URL:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic_core import from_json
 from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event
 
+from findings_orm.adapters.sql.pools import AskedPool
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.freetext import holds_all, search_text
 from findings_orm.private import Access, give_access
@@ -60,7 +61,9 @@ def sqlite_engine(
     if in_memory(url):
         engine = create_engine(url, poolclass=StaticPool, connect_args={**arguments, "factory": Lasting})
     else:
-        engine = create_engine(url, pool_size=pool_size, max_overflow=-1, connect_args=arguments)
+        engine = create_engine(
+            url, poolclass=AskedPool, pool_size=pool_size, max_overflow=-1, connect_args=arguments
+        )
 
     _count_connections(engine, opened)
 
@@ -111,6 +114,8 @@ def _count_connections(engine: Engine, opened: set[object]) -> None:
         opening = object()
         opened.add(opening)
         try:
+            if isinstance(engine.pool, AskedPool) and engine.pool.asking:
+                options = {**options, "timeout": 0}
             driver = dialect.connect(*arguments, **options)
             opened.add(driver)
             return driver

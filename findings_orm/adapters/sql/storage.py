@@ -9,19 +9,21 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from sqlalchemy import Connection, Engine, Pool, QueuePool, event
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from findings_orm.adapters.sql.pools import AskedPool
 from findings_orm.adapters.sql.records import SqlRecords
 from findings_orm.adapters.sql.watching import Watch
 from findings_orm.arguments import checked
 from findings_orm.blocks import block
-from findings_orm.errors import StorageError
+from findings_orm.errors import StorageError, StorageUnavailableError
 from findings_orm.failures import came_between_calls, first_of, is_interruption, raise_failure, translated
 from findings_orm.forking import INHERITED, survives_fork
 from findings_orm.observing import Observer
 from findings_orm.observing import Pool as PoolFigures
 from findings_orm.records import Records, check_whole
-from findings_orm.store import Store
+from findings_orm.store import BusyError, Store
 
 
 class Taken(NamedTuple):
@@ -269,9 +271,25 @@ class SqlStore(Store):
         return migrations.status(connection_of(unit)).current
 
     def _ping(self) -> dict[str, Any]:
+        pool = self.engine.pool
+        try:
+            return pool.at_once(self._asked) if isinstance(pool, AskedPool) else self._asked()
+        except StorageUnavailableError as error:
+            if not isinstance(error.__cause__, PoolTimeoutError):
+                raise
+            raise BusyError(f"all connections of {self._where} are in use") from error
+
+    def _asked(self) -> dict[str, Any]:
         with self._unit() as unit:
             figures = self._figures(unit.connection) if isinstance(unit, SqlRecords) else {}
-            return {"url": self._where, **figures}
+            return {"url": self._where, **figures, "pool": self._of_pool()}
+
+    def _unasked(self) -> dict[str, Any]:
+        return {"url": self._where, "pool": self._of_pool()}
+
+    def _of_pool(self) -> dict[str, Any] | None:
+        pool = self.pool()
+        return pool and pool._asdict()
 
     def _figures(self, connection: Connection) -> dict[str, Any]:
         return {}

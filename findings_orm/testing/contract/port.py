@@ -6,6 +6,7 @@ import copy
 import json
 import pathlib
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -338,6 +339,12 @@ class BasicContract(PortContract):
         health = store.health()
         assert (health.ok, health.schema_version, health.problem) == (True, SCHEMA_VERSION, "")
         assert health.adapter
+
+    def test_health_waits_for_no_other_thread(self, store: FindingStore) -> None:
+        with ThreadPoolExecutor(1) as other, store.transaction():
+            store.save_finding(finding(1))
+            health = other.submit(store.health).result(60)
+        assert (health.ok, health.schema_version, health.problem) == (True, SCHEMA_VERSION, "")
 
     def test_all_problems_are_listed(self, store: FindingStore, folder: pathlib.Path) -> None:
         (folder / "store.json").write_text('{"finding_schema_version": "9.0.0"}')
