@@ -38,7 +38,8 @@ _SOURCE_FILE = re.compile(
 )
 _ROOTED = re.compile(r"[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", re.ASCII)
 _OTHER = re.compile(
-    r"(?!file:|[A-Za-z]:[/\\])(?:.*://|(?:arn|urn|pkg|cpe|docker|oci):|\[)|.*@[A-Za-z0-9_+.-]+\Z|.*[T ]\d\d\Z",
+    r"(?!file:|[A-Za-z]:[/\\])(?:.*://|(?:arn|urn|pkg|cpe|docker|oci):|\[)|.*@[A-Za-z0-9_+.-]+\Z|.*[T ]\d\d\Z"
+    r"|[A-Za-z0-9.-]+:\d+/",
     re.ASCII | re.DOTALL,
 )
 _IMAGE = re.compile(r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9._/-]+(?::\d+)?", re.ASCII)
@@ -98,7 +99,8 @@ def without_line(resource: str, path: str | None = None) -> tuple[str, int | Non
     * or the path is rooted (``/``, ``./``, ``../``, ``~``, ``C:\``, ``file:``) or has a backslash,
     * or it has a ``/``, and characters that the name of a container image can't have (``src/Main:12``).
 
-    Everything else stays whole: ports (``host:8080``), URLs, tags and digests of images (``ghcr.io/org/app:1``,
+    Everything else stays whole, and what begins with a host and its port is no file whatever its name ends in
+    (``localhost:5000/site.js:1``): ports (``host:8080``), URLs, tags and digests of images (``ghcr.io/org/app:1``,
     ``app@sha256:…``), ``arn:``, ``urn:``, ``pkg:``, ``cpe:``, IPv6 addresses, times. A number in
     parentheses is a line after the name of a source file, in a path with a backslash, and where the location says so
     (``/api/Users(12)`` is an address). After ``#L`` it always is.

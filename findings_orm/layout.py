@@ -20,6 +20,7 @@ LEGACY_VERSION = "0.3.0"
 """The version of the flat documents, which don't say a version."""
 
 _LEGACY_NAMES = frozenset({"pid", "ts", "cve_id", "triage"})
+_ROW_NAMES = frozenset({"pid", "detector_id"})
 _SEMANTIC = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 
 
@@ -35,6 +36,13 @@ def looks_legacy(document: Mapping[str, Any]) -> bool:
     if "finding_schema_version" in document:
         return False
     return document.get("status") in ("accepted_risk", "fixed") or not _LEGACY_NAMES.isdisjoint(document)
+
+
+def is_layout(data: Mapping[str, Any], version: str) -> bool:
+    """Return whether an object of a schema version is a store layout. In 0.3.0 a row may have any field, `findings` too."""
+    if version == LEGACY_VERSION:
+        return isinstance(data.get("findings"), list) and _ROW_NAMES.isdisjoint(data)
+    return "findings" in data
 
 
 def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:

@@ -44,6 +44,8 @@ WHOLE = [
     "org/app:12",
     "nginx:1",
     "localhost:5000/org/app:1",
+    "localhost:5000/site.js:1",
+    "10.0.0.1:5000/node.js:18",
     "REGISTRY.example/app:3",
     "app@sha256:12",
     "ghcr.io/org/App@sha256:12",

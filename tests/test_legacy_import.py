@@ -41,7 +41,7 @@ PLACED_HERE = {"severity", "evidence"}
 Opener = Callable[[], FindingStore]
 
 
-def written(folder: Path, **files: list[Any]) -> Path:
+def written(folder: Path, **files: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
         (folder / f"{name}.findings.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -498,6 +498,18 @@ def test_the_command_names_what_has_no_place(tmp_path: Path) -> None:
     assert "status of 1 rows is no known status, or the triage says another: it stays in evidence" in said
 
 
+@pytest.mark.parametrize("value", [[], [{"pid": "other"}], None, "x"])
+def test_a_row_may_have_a_field_named_findings(value: object, tmp_path: Path) -> None:
+    given = row(findings=value)
+    made = SchemaMigrator().migrate("0.3.0", SCHEMA_VERSION, given)
+    assert isinstance(made, dict)
+    assert made["evidence"]["findings"] == value
+    with open_storage("memory:") as store:
+        import_legacy(store, written(tmp_path, acme=[given]))
+        (stored,) = store.list_findings("acme")
+    assert stored["evidence"] == made["evidence"]
+
+
 def test_findings_import_names_the_command_for_such_a_file(tmp_path: Path) -> None:
     modern = scanned()
     url = f"sqlite:///{tmp_path / 'findings.db'}"
@@ -505,6 +517,7 @@ def test_findings_import_names_the_command_for_such_a_file(tmp_path: Path) -> No
         ([row()], 0),
         ([{**modern, "triage": TRIAGE}], 1),
         ([modern, {**modern, "status": "fixed"}], 1),
+        ({"findings": [row(title="in a layout")]}, 0),
     ):
         file = written(tmp_path, acme=rows) / "acme.findings.json"
         result = CliRunner().invoke(app, ["--url", url, "import", str(file), "--project", "acme"])

@@ -288,6 +288,25 @@ def test_the_doctor_warns_of_files_that_everybody_may_open_and_mends_them(
         assert {int(mode, 8) & 0o666 for mode in modes(place).values()} == {mended}
 
 
+def test_the_doctor_looks_through_a_link_to_the_folder(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    with FileStorageAdapter(real) as store:
+        store.ingest(P, report())
+    link.symlink_to(real)
+    real.chmod(0o755)
+    with FileStorageAdapter(link) as store:
+        assert [problem.check for problem in store.diagnose()] == ["permissions"]
+        assert store.mend() == [f"{real}: rwx------"]
+
+
+def test_a_link_to_an_empty_folder_may_become_a_store(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(0o755)
+    (tmp_path / "link").symlink_to("real")
+    with FileStorageAdapter(tmp_path / "link") as store:
+        store.ingest(P, report())
+    assert stat.S_IMODE((tmp_path / "real").stat().st_mode) == 0o700
+
+
 def test_doctor_fix(findings_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     database = findings_folder / "findings.db"
     database.chmod(0o644)

@@ -31,7 +31,8 @@ class _Context(NamedTuple):
 def recognize(head: Head) -> bool:
     """Return whether the first object of a text is a finding of any schema version, or a store layout."""
     keys = head.values.keys()
-    is_layout = head.is_layout and any(key in keys for key in VERSION_KEYS)
+    is_bare = head.is_complete and keys <= {"findings"}  # a layout of 0.3.0
+    is_layout = head.is_layout and (is_bare or any(key in keys for key in VERSION_KEYS))
     return head.last == "detector_id" or is_layout or keys >= _LEGACY_KEYS
 
 

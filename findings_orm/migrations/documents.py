@@ -13,7 +13,7 @@ from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import FIELDS, MAX_DEPTH, SCHEMA_VERSION, validate_finding
 from findings_orm.layout import LEGACY_VERSION as LEGACY
-from findings_orm.layout import VERSION_KEYS
+from findings_orm.layout import VERSION_KEYS, is_layout
 from findings_orm.limits import DEFAULT, Limits
 from findings_orm.migrations.files import FileMigration, Progress, migrate_file, migrate_many
 from findings_orm.migrations.scripts import DocumentChange, chain, document_changes
@@ -153,7 +153,7 @@ class SchemaMigrator:
         _check_version(to_version, "to_version")
         if not isinstance(data, dict):
             raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", data)
-        if isinstance(data.get("findings"), list) or ("findings" in data and from_version != LEGACY):
+        if is_layout(data, from_version):
             return _migrate_layout(data, from_version, to_version)
         _check_own_version(data, "finding_schema_version", from_version)
         return _migrate_document(data, from_version, to_version)

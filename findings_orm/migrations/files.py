@@ -96,9 +96,10 @@ def migrate_file(
             for _ in migrated:
                 pass
             return found
-        others = {
-            name: to_version if name in VERSION_KEYS else value for name, value in layout.others.items()
-        }
+        others = dict(layout.others)
+        if to_version != LEGACY_VERSION and not any(name in VERSION_KEYS for name in others):
+            others = {VERSION_KEYS[0]: None, **others}
+        others = {name: to_version if name in VERSION_KEYS else value for name, value in others.items()}
         bare = to_version == LEGACY_VERSION and (
             layout.is_array or set(others) <= {"findings", *VERSION_KEYS}
         )
@@ -146,7 +147,7 @@ class _Layout:
     def _version(self, first: Document) -> str:
         said = [self.others[key] for key in VERSION_KEYS if self.others.get(key) is not None]
         version = said[0] if said else version_of(first)
-        if version is None and self.is_array:
+        if version is None and (self.is_array or not self.count):
             version = LEGACY_VERSION
         if not isinstance(version, str):
             raise SchemaVersionError(f"{self._path}: finding_schema_version is missing")

@@ -11,7 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from findings_orm import SchemaMigrator, SchemaVersionError, StorageUnavailableError, StorageValidationError
+from findings_orm import (
+    SchemaMigrator,
+    SchemaVersionError,
+    StorageUnavailableError,
+    StorageValidationError,
+    open_storage,
+)
 from findings_orm.cli.app import app
 from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION
 from findings_orm.testing.strategies import assert_same, documents, legacy_documents
@@ -101,6 +107,14 @@ def test_a_bare_array_becomes_a_layout(tmp_path: Path) -> None:
     assert read(path) == {"finding_schema_version": SCHEMA_VERSION, "findings": []}
 
 
+@pytest.mark.parametrize("rows", [[], [LEGACY]])
+def test_a_layout_without_a_version_gets_one(rows: list[Any], tmp_path: Path) -> None:
+    path = written(tmp_path / "f.json", {"findings": rows, "made_by": "x"})
+    MIGRATOR.migrate_file(path, SCHEMA_VERSION)
+    assert read(path) == MIGRATOR.migrate("0.3.0", SCHEMA_VERSION, {"findings": rows, "made_by": "x"})
+    assert open_storage("memory:").validate_store_layout(path)
+
+
 def test_what_has_no_room_is_counted(tmp_path: Path) -> None:
     rows = [{**DOCUMENT, "cwe_ids": [79, 89], "owasp": ["A03:2021"]}, DOCUMENT]
     path = written(tmp_path / "f.json", {"finding_schema_version": SCHEMA_VERSION, "findings": rows})
@@ -184,7 +198,6 @@ def test_progress(tmp_path: Path) -> None:
         ('{"a": 1}\n{"a": 2}', StorageValidationError, "is no store layout"),
         ("5", StorageValidationError, "must be a store layout"),
         ('{"findings": {}}', StorageValidationError, "must be a store layout"),
-        ('{"findings": []}', SchemaVersionError, "finding_schema_version is missing"),
         ('{"findings": [{"title": "x"}]}', SchemaVersionError, "finding_schema_version is missing"),
         ('{"finding_schema_version": "9.0.0", "findings": [{}]}', SchemaVersionError, "newer"),
         ('[{"title": "x", "detector_id": "a"}]', StorageValidationError, "document 0: severity: is required"),

@@ -22,6 +22,7 @@ def access_of(root: Path, new: Access) -> Access:
 
 def make_root(root: Path, access: Access) -> None:
     """Make the folder of a store. One that is there, empty and this user's own, gets the access too; as ``initdb`` does it."""
+    root = root.resolve()  # modes are never changed through a link
     make_folder(root, access)
     if root.stat().st_uid == os.geteuid() and not any(root.iterdir()):
         set_access(root, access)
@@ -34,6 +35,6 @@ def give(root: Path, access: Access) -> list[Path]:
 
 def files_of(root: Path) -> Iterator[Path]:
     """Yield the folder of a store, and all folders and files in it."""
-    for folder, _, files in os.walk(root):
+    for folder, _, files in os.walk(root.resolve()):
         yield Path(folder)
         yield from (Path(folder, name) for name in files)
