@@ -31,7 +31,8 @@ class Limits:
             four times as many: an event holds two versions of a document, a run everything that it refused.
         max_document_values: how many values a document may have (members, elements, objects, lists), and how many
             members the outermost objects of a report.
-        max_shared_bytes: of memory for what the results of a report refer to: rules, artifacts, taxonomies.
+        max_shared_bytes: of memory for what the results of a report refer to: rules, artifacts, taxonomies; and for the notes
+            of an import of 0.3.0.
         max_report_bytes: of a report or file, unpacked.
         max_nesting_levels: how deep objects and lists may nest in a report. (A document holds 100 levels; what a result
             has beyond is kept as text.)
@@ -40,7 +41,8 @@ class Limits:
         max_equal_findings: how many findings of a project may be equal in what makes their fingerprint.
         max_rejected: how many documents of one import may be refused and go to the quarantine.
         max_rejected_bytes: how large their originals may be together, as JSON.
-        max_names: how many runs of tools (SARIF), detectors (JSON Lines) or projects (0.3.0) may be in one report.
+        max_names: how many runs of tools (SARIF), detectors (JSON Lines), projects (0.3.0) or fields without a place (0.3.0)
+            may be in one report.
 
     Raises:
         StorageValidationError: a limit is no integer of at least 1.
@@ -122,6 +124,29 @@ DEFAULT = Limits()
 
 UNLIMITED = Limits(**dict.fromkeys((one.name for one in fields(Limits)), maxsize))
 """For what this program has just written itself."""
+
+
+class FieldNames:
+    """The names of fields that a report counts: so many, and so much text, as `limits` allow; `place` is what is read."""
+
+    def __init__(self, limits: Limits, place: object) -> None:
+        self._limits, self._place = limits, place
+        self._names: set[str] = set()
+        self._size = 0
+
+    def add(self, name: str) -> None:
+        """Take a name, which may have come before.
+
+        Raises:
+            LimitExceededError: there are more than `Limits.max_names`, or they are larger than a document may be.
+        """
+        if name in self._names:
+            return
+        self._names.add(name)
+        self._size += len(name)
+        self._limits.check("max_names", len(self._names), f"{self._place}: the number of names of fields")
+        what = f"{self._place}: the size of the names of fields, in characters"
+        self._limits.check("max_document_bytes", self._size, what)
 
 
 def check_limits(limits: object) -> Limits:

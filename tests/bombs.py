@@ -241,6 +241,16 @@ def legacy(path: Path, size: int) -> None:
     _write(path, (head, *_times("A", size), '"}]'))
 
 
+def legacy_names(path: Path, size: int) -> None:
+    """Rows of 0.3.0 whose fields have other names in every row, of 1,000 characters."""
+    row = '{"pid": "p", "ts": "2024-01-01T00:00:00Z", "detector_id": "a", "title": "t", "severity": "low"'
+    rows = (
+        row + "".join(f', "u{one}_{n:0>1000}": 1' for n in range(300)) + "}"
+        for one in range(size // 300_000 + 1)
+    )
+    _write(path, ("[", *(f"{text}," for text in rows), row, "}]"))
+
+
 def layout(path: Path, size: int) -> None:
     """A store layout, for `migrate`, with one huge finding."""
     head = '{"finding_schema_version": "1.0.0", "findings": [{"title": "'

@@ -91,10 +91,12 @@ def test_no_file_fills_memory(tmp_path: Path) -> None:
     """Many files in one process: the peak of its memory is that of the worst."""
     url = ["--url", f"sqlite:///{tmp_path}/findings.db", "-q"]
     bombs.legacy(tmp_path / "p.findings.json", SIZE)
+    bombs.legacy_names(tmp_path / "names.findings.json", SIZE if FULL else 10 * MB)
     bombs.layout(tmp_path / "layout.json", SIZE)
     bombs.array(tmp_path / "array.json", 4 * MB)
     commands = [command_for(name, tmp_path) for name in sorted(bombs.IMPORTED) if name not in ONLY_FULL]
-    commands += [[*url, "import-legacy", str(tmp_path / "p.findings.json")]]
+    commands += [[*url, "import-legacy", str(tmp_path / f"{name}.findings.json")] for name in ("p", "names")]
+    commands += [["-q", "migrate", str(tmp_path / "names.findings.json"), "--dry-run"]]
     commands += [[*url, "migrate", str(tmp_path / name)] for name in ("layout.json", "array.json")]
     told = [text for code, text in run_all(commands) if code == 1]
     assert len(told) == len(commands)
@@ -470,6 +472,56 @@ def test_files_of_other_commands(tmp_path: Path) -> None:
     command = ["migrate", str(file), "--to", "1.0.0", "--dry-run"]
     assert "--limit max_nesting_levels=N" in CliRunner().invoke(app, command).stderr
     assert CliRunner().invoke(app, [*command, "--limit", "max_nesting_levels=500"]).exit_code == 0
+
+
+def legacy_row(**more: Any) -> dict[str, Any]:
+    row = {"pid": "p", "ts": "2024-01-01T00:00:00Z", "detector_id": "a", "title": "t", "severity": "low"}
+    return {**row, **more}
+
+
+@pytest.mark.parametrize(
+    ("limits", "rows"),
+    [
+        (Limits(max_names=30), [legacy_row(**{f"u{n}": 1}) for n in range(31)]),
+        (Limits(max_names=30), [legacy_row(**{f"u{row}{n}": 1 for n in range(16)}) for row in range(2)]),
+        (Limits(max_document_bytes=3_000), [legacy_row(**{f"{n:0>1000}": 1}) for n in range(4)]),
+    ],
+)
+def test_names_of_fields_that_reports_count(limits: Limits, rows: list[Any], tmp_path: Path) -> None:
+    file = write(tmp_path / "p.findings.json", rows)
+    name = "max_names" if limits.max_names == 30 else "max_document_bytes"
+    words = rf"p\.findings\.json: the .* names of fields.*; at most [\d,]+ are allowed \({name}\)"
+    with open_storage("memory:") as store:
+        assert len(import_legacy(store, file, dry_run=True).unplaced) == len(rows) * (len(rows[0]) - 5)
+        with pytest.raises(LimitExceededError, match=words):
+            import_legacy(store, file, limits=limits)
+        assert store.list_projects() == []
+    for version in ("1.0.0", "2.0.0"):
+        with pytest.raises(LimitExceededError, match=words):
+            SchemaMigrator().migrate_file(file, version, limits=limits)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"status": "A" * 900},
+        {"triage": {f"k{n}": 1 for n in range(50)}},
+        {"id": "%032x"},
+        {"severity": "A" * 900},
+        {"pid": "%032x"},
+    ],
+)
+def test_notes_of_an_import_of_0_3_0_have_a_limit(more: dict[str, Any], tmp_path: Path) -> None:
+    """Notes, ids, refused rows, and places where rows of another project begin."""
+    rows = [
+        legacy_row(**{name: value % n if "%" in value else value for name, value in more.items()})
+        for n in range(100)
+    ]
+    file = write(tmp_path / "p.findings.json", rows)
+    with open_storage("memory:") as store:
+        import_legacy(store, file, on_invalid="quarantine", dry_run=True)
+        with pytest.raises(LimitExceededError, match=r"memory for notes and ids.* \(max_shared_bytes\)"):
+            import_legacy(store, file, on_invalid="quarantine", limits=Limits(max_shared_bytes=8_000))
 
 
 def test_lines_of_a_backup(tmp_path: Path) -> None:

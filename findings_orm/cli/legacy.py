@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,8 +131,9 @@ def _as_json(found: LegacyReport) -> dict[str, Any]:
     from findings_orm.cli.render import as_json
 
     counts: dict[str, Any] = {"files": found.files, **found.counts()}
-    rest = {name: getattr(found, name) for name in ("comments", "unplaced", "projects", "notes", "rejected")}
-    return {**counts, "dry_run": found.dry_run, **as_json(rest)}
+    rest = {name: as_json(getattr(found, name)) for name in ("comments", "unplaced", "projects", "rejected")}
+    notes = [{each.name: getattr(one, each.name) for each in fields(one)} for one in found.notes]  # no copies
+    return {**counts, "dry_run": found.dry_run, **rest, "notes": notes}
 
 
 def _write(out: Output, found: LegacyReport) -> None:

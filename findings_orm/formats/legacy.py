@@ -27,7 +27,7 @@ from findings_orm.finding import Severity, check_project_id
 from findings_orm.formats.legacy_rows import Placer, comment_of
 from findings_orm.formats.report import open_report
 from findings_orm.layout import LEGACY_VERSION
-from findings_orm.limits import DEFAULT, Limits
+from findings_orm.limits import DEFAULT, FieldNames, Limits, memory_of
 from findings_orm.port import FindingStore, IngestReport, Run
 
 ENDING = ".findings.json"
@@ -35,6 +35,9 @@ ENDING = ".findings.json"
 
 ACTOR = "import-legacy"
 """Who writes the comments."""
+
+_ID_BYTES = 128
+"""How much memory the id of a row takes, in a set."""
 
 Document = dict[str, Any]
 
@@ -121,7 +124,7 @@ def import_legacy(
 
     A row is of the project that its `pid` names, else of that of the file's name. Importing a folder again changes nothing.
     An id that an earlier row of the project has, or that is no UUID, stays in `evidence`; the finding gets a new one.
-    Memory: the ids of one project, and the notes.
+    Memory: the ids of one project, and the notes; both together have a limit.
 
     Args:
         store: where to.
@@ -146,6 +149,7 @@ def import_legacy(
     with nullcontext() if dry_run else store.transaction():
         for project_id in sorted(task.projects):
             task.ingest(store, project_id, on_invalid)
+    task.report.unplaced = dict(sorted(task.report.unplaced.items()))
     return task.report
 
 
@@ -201,6 +205,9 @@ class _Import:
         self.progress = progress
         self.report = LegacyReport([file.name for file in self.files])
         self.projects: dict[str, list[Path]] = {}
+        self._names = FieldNames(limits, source)
+        self._source = source
+        self._kept = 0
 
     def survey(self) -> None:
         """Read all files once: they are whole, and it is known which projects are in them."""
@@ -233,25 +240,43 @@ class _Import:
         except (StorageValidationError, StorageConflictError) as error:
             raise rows.explained(error) from error
         self.report.projects[project_id] = report
-        unplaced = Counter(self.report.unplaced) + rows.placer.unplaced
-        self.report.unplaced = {name: unplaced[name] for name in sorted(unplaced)}
         if rows.have_comments and not self.report.dry_run:
             self.report.comments += _comment(store, project_id)
         for one in report.rejected:
+            self.keep([one.field, one.reason, one.rejected_id])
             self.report.rejected.append(
                 LegacyRejected(*rows.origin(one.index), one.field, one.reason, one.rejected_id)
             )
 
+    def note(self, file: str, index: int, placer: Placer) -> None:
+        """Report what was decided about the last row of a placer."""
+        counts = self.report.unplaced
+        for name in placer.unplaced:
+            self._names.add(name)
+            counts[name] = counts.get(name, 0) + 1
+        for name, (text, value) in placer.notes.items():
+            self._names.add(name)
+            self.keep([name, text, value])
+            self.report.notes.append(LegacyNote(file, index, name, text, value))
+        self.keep(None, _ID_BYTES * len(placer.ids))
+
+    def keep(self, value: Any, beside: int = 0) -> None:
+        """Count the memory of what stays until the end of the import; `beside` is that of what is let go earlier."""
+        self._kept += memory_of(value)
+        what = f"{self._source}: the memory for notes and ids, in bytes"
+        self.limits.check("max_shared_bytes", self._kept + beside, what)
+
 
 def _comment(store: FindingStore, project_id: str) -> int:
     """Write what triages say in words into the history of their findings, once; return how many it was."""
-    found = ((one["id"], one["status"], comment_of(one)) for one in store.iter_findings(project_id))
     count = 0
-    for finding_id, status, comment in [one for one in found if one[2]]:
+    for finding_id in [one["id"] for one in store.iter_findings(project_id) if comment_of(one)]:
+        found = store.get_finding(project_id, finding_id)
+        comment = comment_of(found)
         if not any(
             (one.actor, one.comment) == (ACTOR, comment) for one in store.history(project_id, finding_id)
         ):
-            store.set_status(project_id, finding_id, status, actor=ACTOR, comment=comment)
+            store.set_status(project_id, finding_id, found["status"], actor=ACTOR, comment=comment)
             count += 1
     return count
 
@@ -292,12 +317,11 @@ class _Rows(Iterable[Document]):
                     continue
                 if not follows:
                     self.starts.append((self.count, file.name, index))
+                    self.task.keep([self.count, index])
                     follows = True
                 self.count += 1
                 document = self.placer.document(row, names_project=said)
-                self.task.report.notes += [
-                    LegacyNote(file.name, index, name, *note) for name, note in self.placer.notes.items()
-                ]
+                self.task.note(file.name, index, self.placer)
                 self.task.progress(1)
                 self.have_comments = self.have_comments or "triage" in row
                 yield document
@@ -319,6 +343,4 @@ class _Rows(Iterable[Document]):
         message = f"{file}: document {index}: {text.partition(': ')[2]}"
         if not isinstance(error, StorageValidationError):
             return type(error)(message)
-        return StorageValidationError(
-            message, field=error.field, rule=error.rule, value=error.value, index=index
-        )
+        return type(error)(message, field=error.field, rule=error.rule, value=error.value, index=index)

@@ -5,7 +5,6 @@ where that can't tell without a guess by what the import was told.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -41,20 +40,21 @@ class Placer:
 
     Attributes:
         notes: what was decided about the last row: field, what was done in words, the value as it was.
-        unplaced: how many rows have a field that no version has a place for, by its name: it is in `evidence`.
+        unplaced: fields of the last row that no version has a place for: they are in `evidence`.
+        ids: the ids of all rows.
     """
 
     def __init__(self, zone: ZoneInfo | None, severity: str | None) -> None:
         self.zone = zone
         self.severity = severity
         self.notes: dict[str, tuple[str, Any]] = {}
-        self.unplaced: Counter[str] = Counter()
+        self.unplaced: list[str] = []
         self._migrator = SchemaMigrator()
-        self._ids: set[str] = set()
+        self.ids: set[str] = set()
 
     def document(self, row: Document, *, names_project: bool) -> Document:
         """Return the document for a row, or the row itself, to be refused, where it breaks a rule."""
-        self.notes = {}
+        self.notes, self.unplaced = {}, []
         if row.get("finding_schema_version", LEGACY_VERSION) != LEGACY_VERSION:
             return row
         row.pop("finding_schema_version", None)  # 0.3.0 had none; it would be kept aside
@@ -105,15 +105,15 @@ class Placer:
         if found is None:
             if row.get("id") not in (None, ""):
                 self._note("id", row, "is no UUID: the finding gets a new one, this stays in evidence")
-        elif found in self._ids:
+        elif found in self.ids:
             del document["id"]
             _keep(document, "id", row["id"])
             self._note("id", row, "an earlier row has it: the finding gets a new one, this stays in evidence")
         else:
-            self._ids.add(found)
+            self.ids.add(found)
 
     def _note_what_stays(self, row: Document, document: Document) -> None:
-        """Note each value that is in the evidence now, though its field has a place, and count those that have none."""
+        """Note each value that is in the evidence now, though its field has a place, and name those that have none."""
         evidence = document["evidence"]
         for name in row:
             if (
@@ -129,7 +129,7 @@ class Placer:
                 if note:
                     self._note(name, row, note)
                 else:
-                    self.unplaced[name] += 1
+                    self.unplaced.append(name)
 
     def _note_triage(self, left: Any) -> None:
         if not isinstance(left, dict):

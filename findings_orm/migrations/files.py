@@ -19,7 +19,7 @@ from findings_orm.errors import (
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.jsonstream import JsonReader, open_json
 from findings_orm.layout import LEGACY_VERSION, VERSION_KEYS, version_of
-from findings_orm.limits import DEFAULT, Limits
+from findings_orm.limits import DEFAULT, FieldNames, Limits
 from findings_orm.private import Access, replacing, writing
 
 Document = dict[str, Any]
@@ -91,7 +91,7 @@ def migrate_file(
         layout = _Layout(source, file, limits)
         version = layout.version
         found = FileMigration(source, version, to_version, dry_run=dry_run)
-        migrated = _migrated(migrate, layout, found, progress)
+        migrated = _migrated(migrate, layout, found, progress, FieldNames(limits, source))
         if dry_run or (version == to_version and target == source):
             for _ in migrated:
                 pass
@@ -190,7 +190,11 @@ class _Layout:
 
 
 def _migrated(
-    migrate: Migrate, layout: _Layout, found: FileMigration, progress: Progress | None
+    migrate: Migrate,
+    layout: _Layout,
+    found: FileMigration,
+    progress: Progress | None,
+    names: FieldNames,
 ) -> Iterator[Document]:
     """Yield the findings in their new version, and count them; a refusal names their file."""
     version, before = found.from_version, {}
@@ -209,6 +213,8 @@ def _migrated(
     documents = migrate_many(migrate, version, found.to_version, given())
     try:
         for document in documents:
+            for name in (*before, *document):
+                names.add(name)
             found.add(before, document)
             yield document
             if progress is not None:
