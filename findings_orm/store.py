@@ -13,12 +13,14 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
+from weakref import finalize
 
 from findings_orm import layout
 from findings_orm.accepting import current_document
 from findings_orm.arguments import checked
 from findings_orm.blocks import COMMITTED, block
 from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of, problems_of_files
+from findings_orm.dropping import when_dropped
 from findings_orm.errors import (
     FindingNotFoundError,
     StorageError,
@@ -82,6 +84,7 @@ class Store(Forking, FindingStore):
     def __init__(self) -> None:
         self._local = threading.local()
         self._closed = False
+        self._finalizer: finalize[..., Any] | None = None
 
     def after_fork(self) -> None:
         """See `Forking.after_fork`: units of work are the parent's."""
@@ -505,7 +508,18 @@ class Store(Forking, FindingStore):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._unguard()
             self._release()
+
+    def _guard(self, where: str, release: Callable[..., object], *held: Any) -> None:
+        """See `when_dropped`; takes the place of an earlier guard."""
+        self._unguard()
+        if not self._closed:
+            self._finalizer = when_dropped(self, where, release, *held)
+
+    def _unguard(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer.detach()
 
     def __enter__(self) -> Self:
         return self

@@ -197,6 +197,7 @@ def test_a_save_writes_as_many_bytes_into_a_large_store_as_into_an_empty_one(tmp
             store.save_finding(finding(2 + number))
         written.append(disk.written() - before)
         assert len(store.list_findings(P)) == size + 1001
+        store.close()
     assert written[1] == pytest.approx(written[0], rel=0.1), written
     assert written[0] < 1000 * 1500
 

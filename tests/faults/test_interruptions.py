@@ -360,9 +360,9 @@ def _opens_and_writes(root: Path) -> None:
 
 
 def _folds(root: Path) -> None:
-    store = FileStorageAdapter(root, fold_at=0)
-    store.save_finding(finding(1, title="changed"))
-    store.save_finding(finding(2, title="x"))
+    with FileStorageAdapter(root, fold_at=0, fold_on_close=False) as store:
+        store.save_finding(finding(1, title="changed"))
+        store.save_finding(finding(2, title="x"))
 
 
 def _edits(root: Path) -> None:

@@ -23,6 +23,7 @@ from findings_orm.adapters.cache.tokens import Remembered, Tokens
 from findings_orm.adapters.cache.writing import NotifyingStore, Projects
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem, by_level
+from findings_orm.dropping import when_dropped
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import is_uuid
 from findings_orm.forking import Forking, survives_fork
@@ -93,6 +94,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         self._listener = Listener(
             self._make_listener, self._keys.channel, self._forget, self._forget_revisions
         )
+        self._finalizer = when_dropped(self, shown_url(self._url), self._remote.close)
 
     # -- reading --------------------------------------------------------------------------------------------
 
@@ -239,6 +241,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
     def close(self) -> None:
         """Close the store and all connections to Redis."""
         self._closed = True
+        self._finalizer.detach()
         self._listener.close()
         self._remote.close()
         super().close()
@@ -248,4 +251,5 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         self._statistics.reset()
         self._breaker.reset()
         self._remote.reset()
+        self._finalizer.detach()
         self._begin()

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
+from weakref import WeakMethod
 
 from findings_orm.secrecy import hide_secrets
 
@@ -28,8 +29,9 @@ class Listener:
     Args:
         make: makes a client of its own.
         channel: the channel.
-        heard: is called with a project that was written to, None for any.
-        missed: is called when the subscription begins (again): there may have been writes before.
+        heard: a method that is called with a project that was written to, None for any. Its object is not kept alive: the
+            thread ends by itself, a moment after that is gone.
+        missed: a method that is called when the subscription begins (again): there may have been writes before.
     """
 
     def __init__(
@@ -41,8 +43,8 @@ class Listener:
     ) -> None:
         self._make = make
         self._channel = channel
-        self._heard = heard
-        self._missed = missed
+        self._heard: Callable[[], Callable[[str | None], None] | None] = WeakMethod(heard)
+        self._missed: Callable[[], Callable[[], None] | None] = WeakMethod(missed)
         self._name = uuid4().hex
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -68,7 +70,7 @@ class Listener:
 
     def _listen(self) -> None:
         failures = 0
-        while not self._ended.is_set():
+        while self._wanted():
             try:
                 failures = self._follow(failures)
             except Exception as error:  # noqa: BLE001  # whatever a broken Redis makes of it, the thread tries again
@@ -83,7 +85,7 @@ class Listener:
         try:
             with client.pubsub() as subscription:
                 subscription.subscribe(self._channel)
-                while not self._ended.is_set():
+                while self._wanted():
                     received = subscription.get_message(timeout=_POLL)
                     if received is not None:
                         failures = 0
@@ -92,13 +94,19 @@ class Listener:
             client.close()
         return failures
 
+    def _wanted(self) -> bool:
+        return not self._ended.is_set() and self._heard() is not None
+
     def _take(self, received: dict[str, Any]) -> None:
+        heard, missed = self._heard(), self._missed()
+        if heard is None or missed is None:
+            return
         if received["type"] == "subscribe":
-            self._missed()
+            missed()
             self.subscribed = True
         elif received["type"] == "message":
             for project_id in self._projects(received["data"]):
-                self._heard(project_id)
+                heard(project_id)
 
     def _projects(self, data: bytes) -> list[str | None]:
         try:

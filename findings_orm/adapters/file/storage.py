@@ -118,6 +118,7 @@ class FileStorageAdapter(MemoryStore):
             self._copy = loading.load(self.path)
         self._report()
         survives_fork(self)
+        self._guard(str(self.path), StoreLock.release, self._process)
 
     def _begin(self) -> None:
         """Make all that a forked process can't share with its parent."""
@@ -141,6 +142,7 @@ class FileStorageAdapter(MemoryStore):
         super().after_fork()
         INHERITED.append(self._process)
         self._begin()
+        self._guard(str(self.path), StoreLock.release, self._process)
         if not at_rest:
             self._copy = loading.Copy(self._copy.manifest)
 

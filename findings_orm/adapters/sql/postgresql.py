@@ -124,6 +124,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         except BaseException:
             self.engine.dispose()
             raise
+        self._guard_engine()
 
     def _check_schema(self, *, migrate: bool) -> None:
         """Refuse a server that is too old, and a database that is not at head, before anything is touched."""

@@ -100,6 +100,10 @@ class SQLiteStorageAdapter(SqlStore):
         except BaseException:
             engine.dispose()
             raise
+        self._guard_engine()
+
+    def _guard_engine(self) -> None:
+        self._guard(self._where, _close_all, self.engine, self._idle, self._former, self._opened)
 
     def _check_schema(self, url: URL, *, migrate: bool, access: Access) -> None:
         """Create an empty database at head; refuse one that is not at head, before anything is touched."""
@@ -203,9 +207,7 @@ class SQLiteStorageAdapter(SqlStore):
             super()._renew_pool()
 
     def _close_waiting(self) -> None:
-        with suppress(IndexError):
-            while True:
-                self._idle.pop().connection.close()
+        _close_idle(self._idle)
 
     def pool(self) -> PoolFigures | None:
         """See `Observable.pool`."""
@@ -216,11 +218,7 @@ class SQLiteStorageAdapter(SqlStore):
         return found._replace(in_use=max(len(self._opened) - idle, 0), idle=idle)
 
     def _release(self) -> None:
-        self._close_idle()
-        super()._release()
-        for driver in self._opened:
-            if isinstance(driver, Lasting):
-                driver.end()
+        _close_all(self.engine, self._idle, self._former, self._opened)
 
     # -- forks ----------------------------------------------------------------------------------------------
 
@@ -322,6 +320,23 @@ class SQLiteStorageAdapter(SqlStore):
             return super()._asked()
         finally:
             self._one_at_a_time.release()
+
+
+def _close_idle(idle: deque[Taken]) -> None:
+    with suppress(IndexError):
+        while True:
+            idle.pop().connection.close()
+
+
+def _close_all(engine: Engine, idle: deque[Taken], former: list[Pool], opened: set[object]) -> None:
+    """Close the connections of a store; not in it, for it may be gone."""
+    _close_idle(idle)
+    for pool in former:
+        pool.dispose()
+    engine.dispose()
+    for driver in opened:
+        if isinstance(driver, Lasting):
+            driver.end()
 
 
 def _url_of(given: str | pathlib.Path | URL) -> URL:

@@ -249,6 +249,7 @@ class SqlStore(Store):
         """Leave all connections to the parent, in a forked child."""
         INHERITED.append(self.engine.pool)
         self.engine.dispose(close=False)
+        self._guard_engine()
 
     # -- figures --------------------------------------------------------------------------------------------
 
@@ -297,6 +298,11 @@ class SqlStore(Store):
     def _release(self) -> None:
         if self._owned:
             self.engine.dispose()
+
+    def _guard_engine(self) -> None:
+        """Let the connections be closed when the store is dropped; an application's engine is its own affair."""
+        if self._owned:
+            self._guard(self._where, Engine.dispose, self.engine)
 
 
 def connection_of(unit: Records) -> Connection:
