@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 from findings_orm.arguments import checked
-from findings_orm.blocks import block
+from findings_orm.blocks import COMMITTED, block
 from findings_orm.diagnosis import Diagnosable, Problem
 from findings_orm.errors import StorageError
 from findings_orm.observing import Figures, Observable, Observer, Pool
@@ -53,6 +53,22 @@ class ForwardingStore(FindingStore):
         """Return the store at the bottom, below all decorators."""
         inner = self.inner
         return inner.innermost() if isinstance(inner, ForwardingStore) else inner
+
+    def _commits(self) -> bool:
+        """Return whether what the calling thread writes here is committed at once, in no unit of work that is open."""
+        return not getattr(self.inner, "in_transaction", False)
+
+    def _came_after_write(self, error: BaseException, *, commits: bool) -> None:
+        """Take notice of an exception that came after a write of the store inside had returned: it is stored (`commits`), or
+        the unit of work that it belongs to, which can't be told of it, is refused at its end.
+
+        Call it where ``except`` catches in the function that made the write: leaving one more block may be interrupted too.
+        """
+        refuse = getattr(self.innermost(), "refuse_unit", None)
+        if commits:
+            error.add_note(COMMITTED)
+        elif refuse is not None:
+            refuse()
 
     # -- the port -------------------------------------------------------------------------------------------
 

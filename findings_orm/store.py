@@ -128,6 +128,11 @@ class Store(Forking, FindingStore):
         or in the iterable that an import reads from."""
         return self._current is not None
 
+    def refuse_unit(self) -> None:
+        """Let the unit of work of the calling thread refuse to commit, as after a write that was interrupted half-way."""
+        if self._current is not None:
+            self._current.interrupted = True
+
     def _check_open(self) -> None:
         if self._closed:
             raise StorageUnavailableError(f"this {self.adapter} store is closed; open it again")

@@ -91,14 +91,22 @@ class MetricsAdapter(ObservedStore):
         """See `FindingStore.transaction`. Imports count when it commits."""
         before = getattr(self._local, "imports", None)
         imports: list[Mapping[str, int]] = []
-        self._local.imports = imports
+        commits = self._commits()
+        ended = False
         try:
-            with super().transaction():
-                yield self
-        finally:
-            self._local.imports = before
-        for counts in imports:
-            self._imported(counts)
+            self._local.imports = imports
+            try:
+                with super().transaction():
+                    yield self
+                ended = True
+            finally:
+                self._local.imports = before
+            for counts in imports:
+                self._imported(counts)
+        except BaseException as error:
+            if ended:
+                self._came_after_write(error, commits=commits)
+            raise
 
     def _imported(self, counts: Mapping[str, int]) -> None:
         pending = getattr(self._local, "imports", None)

@@ -69,17 +69,26 @@ class Operation:
         """Take notice that the operation ended, with a result or an error. Comes once."""
 
 
-def _watched(method: _Method) -> _Method:
+def _watched(method: _Method, *, writes: bool = False) -> _Method:
     @wraps(method)
     def watched(self: ObservedStore, *args: Any, **options: Any) -> Any:
         operation = self._operation(method.__name__)
+        changes = writes and options.get("dry_run") is not True
+        commits = changes and self._commits()
+        changed = False
         try:
-            with operation:
-                result = method(self, *args, **options)
+            try:
+                with operation:
+                    result = method(self, *args, **options)
+                    changed = changes
+            except BaseException as error:
+                operation.end(None, error)
+                raise
+            operation.end(result, None)
         except BaseException as error:
-            operation.end(None, error)
+            if changed:
+                self._came_after_write(error, commits=commits)
             raise
-        operation.end(result, None)
         return result
 
     return cast("_Method", watched)
@@ -145,16 +154,26 @@ class ObservedStore(ForwardingStore):
     def transaction(self) -> Iterator[Self]:
         """See `FindingStore.transaction`. Its time is that of the block: how long it was open."""
         operation = self._operation("transaction")
-        self._local.depth = getattr(self._local, "depth", 0) + 1
+        commits = self._commits()
+        ended = False
+        depth = getattr(self._local, "depth", 0)
         try:
-            with operation, super().transaction():
-                yield self
+            self._local.depth = depth + 1
+            try:
+                with operation:
+                    with super().transaction():
+                        yield self
+                    ended = True
+            except BaseException as error:
+                self._local.depth = depth
+                operation.end(None, error)
+                raise
+            self._local.depth = depth
+            operation.end(None, None)
         except BaseException as error:
-            self._local.depth -= 1
-            operation.end(None, error)
+            if ended:
+                self._came_after_write(error, commits=commits)
             raise
-        self._local.depth -= 1
-        operation.end(None, None)
 
     def close(self) -> None:
         """See `FindingStore.close`."""
@@ -163,10 +182,10 @@ class ObservedStore(ForwardingStore):
             stop()
         super().close()
 
-    save_finding = _watched(ForwardingStore.save_finding)
-    save_findings = _watched(ForwardingStore.save_findings)
+    save_finding = _watched(ForwardingStore.save_finding, writes=True)
+    save_findings = _watched(ForwardingStore.save_findings, writes=True)
     list_findings = _watched(ForwardingStore.list_findings)
-    delete_project = _watched(ForwardingStore.delete_project)
+    delete_project = _watched(ForwardingStore.delete_project, writes=True)
     get_finding = _watched(ForwardingStore.get_finding)
     find = _watched(ForwardingStore.find)
     count = _watched(ForwardingStore.count)
@@ -177,12 +196,12 @@ class ObservedStore(ForwardingStore):
     sighting = _watched(ForwardingStore.sighting)
     runs = _watched(ForwardingStore.runs)
     diff_runs = _watched(ForwardingStore.diff_runs)
-    ingest = _watched(ForwardingStore.ingest)
+    ingest = _watched(ForwardingStore.ingest, writes=True)
     rejected_originals = _watched(ForwardingStore.rejected_originals)
-    discard_rejected = _watched(ForwardingStore.discard_rejected)
-    retry_rejected = _watched(ForwardingStore.retry_rejected)
-    set_status = _watched(ForwardingStore.set_status)
-    purge = _watched(ForwardingStore.purge)
+    discard_rejected = _watched(ForwardingStore.discard_rejected, writes=True)
+    retry_rejected = _watched(ForwardingStore.retry_rejected, writes=True)
+    set_status = _watched(ForwardingStore.set_status, writes=True)
+    purge = _watched(ForwardingStore.purge, writes=True)
     figures = _watched(ForwardingStore.figures)
     health = _watched(ForwardingStore.health)
     atomic_write = _watched(ForwardingStore.atomic_write)

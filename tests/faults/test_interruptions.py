@@ -43,7 +43,6 @@ from findings_orm.adapters.file.disk import Disk
 from findings_orm.adapters.sql.storage import SqlStore
 from findings_orm.backup import write_backup
 from findings_orm.blocks import COMMITTED
-from findings_orm.forwarding import ForwardingStore
 from findings_orm.metrics import MetricsAdapter, TracingAdapter
 from findings_orm.testing.interruption import Interruption, Outcome, interrupt_at
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
@@ -180,11 +179,8 @@ def seen_in(store: FindingStore) -> list[Any]:
 # -- the check ---------------------------------------------------------------------------------------------
 
 
-def check(
-    store: FindingStore, outcome: Outcome, seen: list[Any], before: list[Any], after: list[Any]
-) -> None:
-    """Assert that interrupted work says the truth of what it left. What comes once the store inside has returned, a decorator
-    may not note."""
+def check(outcome: Outcome, seen: list[Any], before: list[Any], after: list[Any]) -> None:
+    """Assert that interrupted work says the truth of what it left."""
     assert seen in (before, after), "half of a write"
     if outcome.raised is None:
         assert seen == after, "it returned, and is not there"
@@ -192,10 +188,7 @@ def check(
     assert outcome.raised is outcome.injected, repr(outcome.raised)
     if before != after:
         noted = COMMITTED in getattr(outcome.raised, "__notes__", ())
-        silent = isinstance(store, ForwardingStore) and seen == after
-        assert silent or noted == (seen == after), (
-            f"it {'is' if seen == after else 'is not'} there, and says otherwise"
-        )
+        assert noted == (seen == after), f"it {'is' if seen == after else 'is not'} there, and says otherwise"
 
 
 def probe(store: FindingStore, others: ThreadPoolExecutor, number: int) -> None:
@@ -242,7 +235,7 @@ def test_a_write_is_there_as_it_says_wherever_it_is_interrupted(
         place = f"{error.__name__} at call {call} of {calls}: {outcome.place}"
         try:
             seen = seen_in(store)
-            check(store, outcome, seen, before, after)
+            check(outcome, seen, before, after)
             probe(store, others, 1)
             other = opened()
             assert [one for one in seen_in(other) if one[0] != "probe"] == seen
@@ -288,10 +281,7 @@ def test_a_transaction_that_goes_on_after_an_interrupted_call_holds_nothing_half
         except StorageUnavailableError:
             assert seen_in(store) == before
         else:
-            possible = [without] if outcome.raised else [after]
-            if isinstance(store, ForwardingStore):  # the store inside may have returned
-                possible.append(after)
-            assert seen_in(store) in possible, outcome.place
+            assert seen_in(store) == (without if outcome.raised else after), outcome.place
         probe(store, others, 1)
 
 

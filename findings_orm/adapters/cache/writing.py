@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar
 
 from findings_orm.arguments import checked
-from findings_orm.blocks import COMMITTED, block
+from findings_orm.blocks import block
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.port import Document, FindingStore, IngestReport, PurgeReport, Run
+
+T = TypeVar("T")
 
 Projects = set[str | None]
 """Projects that were written to; None stands for any."""
@@ -38,21 +40,18 @@ class NotifyingStore(ForwardingStore):
     # -- writing --------------------------------------------------------------------------------------------
 
     def save_finding(self, finding: dict[str, Any]) -> None:
-        with self._writing(_project_of(finding)):
-            super().save_finding(finding)
+        self._write({_project_of(finding)}, lambda: self.inner.save_finding(finding))
 
     @checked
     def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
-        with self._writing() as changed:
-            if isinstance(documents, Sequence):
-                changed.update(map(_project_of, documents))
-                super().save_findings(documents)
-            else:
-                super().save_findings(_noting(documents, changed))
+        if isinstance(documents, Sequence):
+            self._write(set(map(_project_of, documents)), lambda: self.inner.save_findings(documents))
+        else:
+            changed: Projects = set()
+            self._write(changed, lambda: self.inner.save_findings(_noting(documents, changed)))
 
     def delete_project(self, project_id: str) -> None:
-        with self._writing(project_id):
-            super().delete_project(project_id)
+        self._write(_only(project_id), lambda: self.inner.delete_project(project_id))
 
     def ingest(
         self,
@@ -64,60 +63,86 @@ class NotifyingStore(ForwardingStore):
         dry_run: bool = False,
         on_invalid: Literal["raise", "quarantine"] = "raise",
     ) -> IngestReport:
-        with self._writing(*([] if dry_run is True else [project_id])):
-            return super().ingest(
+        return self._write(
+            set() if dry_run is True else _only(project_id),
+            lambda: self.inner.ingest(
                 project_id,
                 documents,
                 run=run,
                 close_missing=close_missing,
                 dry_run=dry_run,
                 on_invalid=on_invalid,
-            )
+            ),
+        )
 
     def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
-        with self._writing(project_id):
-            return super().discard_rejected(project_id, rejected_ids)
+        return self._write(_only(project_id), lambda: self.inner.discard_rejected(project_id, rejected_ids))
 
     def retry_rejected(
         self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
     ) -> IngestReport:
-        with self._writing(project_id):
-            return super().retry_rejected(project_id, fixed)
+        return self._write(_only(project_id), lambda: self.inner.retry_rejected(project_id, fixed))
 
     def set_status(
         self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
     ) -> Document:
-        with self._writing(project_id):
-            return super().set_status(project_id, finding_id, status, actor=actor, comment=comment)
+        return self._write(
+            _only(project_id),
+            lambda: self.inner.set_status(project_id, finding_id, status, actor=actor, comment=comment),
+        )
 
     def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
-        with self._writing(*([] if dry_run is True else [project_id])):
-            return super().purge(project_id, closed_before=closed_before, dry_run=dry_run)
+        return self._write(
+            set() if dry_run is True else _only(project_id),
+            lambda: self.inner.purge(project_id, closed_before=closed_before, dry_run=dry_run),
+        )
 
     @block
     def transaction(self) -> Iterator[Self]:
-        with self._writing(), super().transaction():
-            yield self
+        commits = self._commits()
+        ended = False
+        try:
+            with self._writing(set()):
+                with super().transaction():
+                    yield self
+                ended = True
+        except BaseException as error:
+            if ended:
+                self._came_after_write(error, commits=commits)
+            raise
 
     @block
     def joined(self, bind: Any) -> Iterator[Self]:
         """See `ForwardingStore.joined`. Other instances in bounded mode hear of the writes when the block ends, which may be
         before the application commits: until `max_staleness` later they may read what was before."""
-        with self._writing(), super().joined(bind):
+        with self._writing(set()), super().joined(bind):
             yield self
 
     def _changes(self) -> list[Projects] | None:
         """Return what the units of work of the calling thread wrote to, outermost first; None outside of any."""
         return getattr(self._local, "changes", None)
 
+    def _write(self, changed: Projects, write: Callable[[], T]) -> T:
+        """Let the store inside write to projects, and take notice of what interrupts anything after that."""
+        commits = self._commits()
+        returned = False
+        try:
+            with self._writing(changed):
+                result = write()
+                returned = True
+        except BaseException as error:
+            if returned and changed:
+                self._came_after_write(error, commits=commits)
+            raise
+        return result
+
     @block
-    def _writing(self, *project_ids: str | None) -> Iterator[Projects]:
+    def _writing(self, changed: Projects) -> Iterator[None]:
         """Let a write happen, then make it known: once the outermost unit is committed, not at all if it is rolled back."""
         units = self._changes()
-        changed: Projects = {one for one in project_ids if one is None or isinstance(one, str)}
         self._local.changes = [*(units or ()), changed]
         try:
-            yield changed
+            yield
         except BaseException:
             # Part of it may have been committed all the same (a purge in batches, an answer that was lost).
             for project_id in changed:
@@ -129,11 +154,12 @@ class NotifyingStore(ForwardingStore):
             outer = units[-1]
             outer |= changed  # no call, so that nothing comes between the write and its return
         elif changed:
-            try:
-                self._committed(changed)
-            except BaseException as error:
-                error.add_note(COMMITTED)
-                raise
+            self._committed(changed)
+
+
+def _only(project_id: object) -> Projects:
+    """Return a project as all that a write changes; none where it is no name, as the store inside will say."""
+    return {project_id} if isinstance(project_id, str) else set()
 
 
 def _project_of(document: Any) -> str | None:

@@ -128,7 +128,7 @@ class SqlStore(Store):
         said to the server, in any state. Where it came as the connection was given back, the pool may count it as in use for
         ever.
         """
-        kept = False
+        kept, unknown = False, leaving or is_interruption(error)
         try:
             if not leaving and came_between_calls(error):
                 taken.driver.rollback()
@@ -137,10 +137,13 @@ class SqlStore(Store):
                     kept = True
         except (SQLAlchemyError, self._driver_error):
             pass  # what led here is what the caller has to know
+        except BaseException:
+            unknown = True
+            raise
         finally:
             if not kept:
                 self._throw_away(taken)
-                if leaving or is_interruption(error):
+                if unknown:
                     self._renew_pool()
 
     def _is_usable(self, driver: Any) -> bool:
