@@ -87,7 +87,7 @@ class SqlStore(Store):
             self._give_back(taken)
         except BaseException as error:  # noqa: BLE001  # raised again
             if taken is not None:
-                self._abandon(taken, first_of(error, outer), leaving=leaving)
+                self._abandon(taken, error, outer, leaving=leaving)
             raise_failure(error, self._where, outer)
 
     # -- connections ----------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class SqlStore(Store):
         try:
             self._begin(taken, write=write)
         except BaseException as error:
-            self._abandon(taken, error)
+            self._abandon(taken, error, None)
             raise
         return taken
 
@@ -121,16 +121,20 @@ class SqlStore(Store):
             taken.connection.invalidate()  # nobody would take it out of there again
         taken.connection.close()
 
-    def _abandon(self, taken: Taken, error: BaseException, *, leaving: bool = False) -> None:
+    def _abandon(
+        self, taken: Taken, error: BaseException, outer: BaseException | None, *, leaving: bool = False
+    ) -> None:
         """End the transaction of a connection after an error: roll back and keep it, or throw it away.
 
         What came inside of a call (from a handler of signals, a full memory) may have left SQLAlchemy's objects, and what was
         said to the server, in any state. Where it came as the connection was given back, the pool may count it as in use for
         ever.
         """
-        kept, unknown = False, leaving or is_interruption(error)
+        kept, known = False, False
         try:
-            if not leaving and came_between_calls(error):
+            first = first_of(error, outer)
+            known = not leaving and not is_interruption(first)
+            if known and came_between_calls(first):
                 taken.driver.rollback()
                 if self._is_clean(taken.driver):
                     taken.connection.close()
@@ -138,12 +142,12 @@ class SqlStore(Store):
         except (SQLAlchemyError, self._driver_error):
             pass  # what led here is what the caller has to know
         except BaseException:
-            unknown = True
+            known = False
             raise
         finally:
             if not kept:
                 self._throw_away(taken)
-                if unknown:
+                if not known:
                     self._renew_pool()
 
     def _is_usable(self, driver: Any) -> bool:
