@@ -215,7 +215,9 @@ class Import:
         except (StorageError, AttributeError, KeyError, TypeError, ValueError):
             return Probe(index, {}, b"", None, b"", plain=False, has_id=False)
         content = content_of(document)
-        if len(content) > self.limits.max_document_bytes:
+        try:
+            check_size(document, content, self.limits)
+        except LimitExceededError:
             return Probe(index, {}, b"", None, b"", plain=False, has_id=False)
         known = content and self._may_stay(document, has_id=has_id)
         found = content_digest(content) if known else b""
@@ -260,7 +262,7 @@ class Import:
             digest, line = fingerprint(valid)
         if not found:
             content = content_of(valid)
-            check_size(content, self.limits)
+            check_size(valid, content, self.limits)
             found = content_digest(content)
         return Incoming(index, valid, digest, line, found, has_id, objects)
 

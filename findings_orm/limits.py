@@ -175,6 +175,11 @@ def parts_of(value: object) -> Iterator[object]:
             todo.extend(item)
 
 
+def values_of(value: object) -> int:
+    """Return how many values a JSON value has, as `jsonstream.values_in` counts them in its text."""
+    return sum(max(1, len(part)) for part in parts_of(value) if isinstance(part, (dict, list)))
+
+
 def size_of(value: object, most: int) -> int:
     """Return about how many bytes a JSON value has as JSON; the count stops where it is more than `most`."""
     size = 0

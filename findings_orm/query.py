@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from findings_orm.arguments import checked
@@ -37,6 +38,9 @@ SORTS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
 
 MAX_PAGE = 10_000
 """The largest page that `find` returns."""
+
+MAX_MEMBERS = 10_000
+"""How many values a set of conditions of a query may have."""
 
 
 def time_key(text: str) -> str:
@@ -75,7 +79,8 @@ class FindingQuery:
         cursor: `Page.next_cursor` of the page before; None for the first one. It holds for the same project, conditions and
             `sort` only; `limit` may change from page to page.
 
-    A single value may be given in place of a set. Raises `StorageValidationError` for values that can't match.
+    A single value may be given in place of a set, which has up to `MAX_MEMBERS`. Raises `StorageValidationError` for values
+    that can't match.
     """
 
     project_id: str
@@ -265,7 +270,10 @@ def _members(name: str, given: Any) -> tuple[Any, ...]:
         return (given,)
     if not isinstance(given, Collection) or isinstance(given, (bytes, bytearray, Mapping)):
         raise StorageValidationError.of_field(name, "must be a value or a collection of values", given)
-    return tuple(given)
+    members = tuple(islice(given, MAX_MEMBERS + 1))
+    if len(members) > MAX_MEMBERS:
+        raise StorageValidationError.of_field(name, f"must be at most {MAX_MEMBERS:,} values", given)
+    return members
 
 
 def _check_member(name: str, value: Any) -> None:

@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from findings_orm.errors import StorageValidationError
-from findings_orm.finding import FIELDS, content_of
+from findings_orm.finding import DEFAULTS, FIELDS, content_of
 from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
 from findings_orm.ids import now
 from findings_orm.ingest import events_of, with_status
-from findings_orm.limits import Limits
+from findings_orm.limits import Limits, values_of
 from findings_orm.port import Document, Event
 from findings_orm.records import Identity, Records, Stored
 
 
-def check_size(content: bytes, limits: Limits) -> None:
-    """Refuse a document that is too large.
+def check_size(document: Document, content: bytes, limits: Limits) -> None:
+    """Refuse a document that is too large; `content` is what `content_of` gives for it.
 
     Raises:
-        StorageValidationError: its content, as `content_of` gives it, is larger than a document may be.
+        LimitExceededError: its content is larger than a document may be, or it has more values.
     """
     try:
         limits.check("max_document_bytes", len(content), "the size of the document, in bytes")
+        if (
+            len(content) + len(FIELDS) > limits.max_document_values
+        ):  # a value takes a byte of content, or is a field
+            limits.check(
+                "max_document_values",
+                values_of({**DEFAULTS, **document}),
+                "the number of values in the document",
+            )
     except StorageValidationError as error:
         error.field = "document"
         raise

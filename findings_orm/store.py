@@ -243,7 +243,7 @@ class Store(Forking, FindingStore):
     def _accepted(self, given: Mapping[str, Any]) -> Document:
         """Return a document that comes in, valid and no larger than it may be."""
         document = validate_finding(current_document(given))
-        check_size(content_of(document), self.limits)
+        check_size(document, content_of(document), self.limits)
         return document
 
     def list_findings(self, project_id: str) -> list[dict[str, Any]]:
@@ -371,7 +371,11 @@ class Store(Forking, FindingStore):
     @checked
     def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
         with self._whole() as unit:
-            ids = [one.lower() for one in rejected_ids if is_uuid(one)]
+            ids = []
+            for one in rejected_ids:
+                check_plain_text("rejected_ids", one)
+                if is_uuid(one):
+                    ids.append(one.lower())
             if _key(project_id) not in unit.projects():
                 return 0
             unit.advance(project_id, now())

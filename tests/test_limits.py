@@ -18,7 +18,14 @@ import bombs
 import pytest
 from typer.testing import CliRunner
 
-from findings_orm import LimitExceededError, Limits, StorageError, StorageValidationError, open_storage
+from findings_orm import (
+    FindingQuery,
+    LimitExceededError,
+    Limits,
+    StorageError,
+    StorageValidationError,
+    open_storage,
+)
 from findings_orm.backup import restore_backup, verify_backup, write_backup
 from findings_orm.cli.app import app
 from findings_orm.cli.failures import UsageError
@@ -320,6 +327,26 @@ def test_a_store_refuses_large_documents(opened: Callable[[Limits], Store]) -> N
     assert refused.value.index == 1
 
 
+def test_a_store_refuses_many_values(opened: Callable[[Limits], Store]) -> None:
+    store = opened(SMALL)
+    many: dict[str, Any] = {"evidence": {"x": [0] * 80}}
+    for save in (
+        lambda: store.save_finding(finding(1, **many)),
+        lambda: store.save_findings([finding(1), finding(2, **many)]),
+        lambda: store.ingest(PROJECT, [scanned(), scanned("R2", **many)]),
+    ):
+        with pytest.raises(LimitExceededError, match=r"values in the document: \d+; .*max_document_values"):
+            save()
+        assert store.list_findings(PROJECT) == []
+    report = store.ingest(PROJECT, [scanned(), scanned("R2", **many)], on_invalid="quarantine")
+    assert (report.created, report.rejected[0].field) == (1, "document")
+    rejected_id = report.rejected[0].rejected_id or ""
+    assert [one.field for one in store.retry_rejected(PROJECT).rejected] == ["document"]
+    fixed = store.retry_rejected(PROJECT, {rejected_id: scanned("R2", **many)})
+    assert [one.field for one in fixed.rejected] == ["document"]
+    store.save_finding(finding(3, evidence={"x": [0] * 40}))
+
+
 def test_a_large_document_in_a_file_is_edited_by_hand(tmp_path: Path) -> None:
     url, large = (tmp_path / "store").as_uri(), Limits.of_sizes(document=16 * MB)
     with open_storage(url, limits=large) as store:
@@ -546,3 +573,17 @@ def test_hostile_backups_are_refused(name: str, tmp_path: Path) -> None:
         verify_backup(tmp_path / "b", limits=limits_of("2MB"))
     if name in ("backup_manifest", "backup_line", "backup_objects"):
         assert_told(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "name", ["severity", "status", "detector_id", "rule_id", "cwe", "cve_id", "run_id", "tag"]
+)
+def test_many_conditions_are_refused_before_they_are_made(name: str) -> None:
+    given: Any = {name: range(10**9)}
+    with pytest.raises(StorageValidationError, match=f"{name}: must be at most 10,000 values"):
+        FindingQuery(project_id=PROJECT, **given)
+
+
+def test_ids_to_discard_are_refused_at_the_first_wrong_one(opened: Callable[[Limits], Store]) -> None:
+    with pytest.raises(StorageValidationError, match="rejected_ids: must be text"):
+        opened(DEFAULT).discard_rejected(PROJECT, range(10**9))  # type: ignore[arg-type]  # what is refused
