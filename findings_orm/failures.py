@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import CO_GENERATOR
@@ -40,6 +41,10 @@ _OTHER_SCHEMA = ("42P01", "42703", "3F000", "42P07", "42701", "42710")
 _OTHER_SQLITE_SCHEMA = ("no such table", "no such column", "already exists")
 _REFUSED = ("authentication failed", "no pg_hba.conf entry", "does not exist")
 """What a server says that lets nobody in, in English; a failure to connect has no SQLSTATE."""
+
+_DROPPED = "user-defined function raised exception"
+"""What SQLite says where a function of ours raised; it drops what that was."""
+_local = threading.local()
 
 _LIBRARIES = {"findings_orm", "sqlalchemy", "psycopg", "psycopg_binary", "contextlib"}
 _KNOWN = {*_LIBRARIES, *sys.stdlib_module_names}
@@ -104,6 +109,7 @@ def came_between_calls(error: BaseException) -> bool:
 def first_of(error: BaseException, outer: BaseException | None) -> BaseException:
     """Return what came from outside, where an error was raised only as it left this package and the libraries below; else
     the error. What was handled before the work began (`outer`) is none of it."""
+    _restore_dropped(error)
     latest, before = error, error.__context__
     while before is not None and before is not outer and not (is_interruption(latest) or _is_foreign(latest)):
         handled = before is latest.__cause__ or latest.__suppress_context__
@@ -112,6 +118,21 @@ def first_of(error: BaseException, outer: BaseException | None) -> BaseException
             return before
         latest, before = before, before.__context__
     return error
+
+
+def keep_dropped(error: BaseException) -> None:
+    """Keep an exception that a driver is about to drop, until `first_of` is asked about the error that it raises for it."""
+    _local.dropped = error
+
+
+def _restore_dropped(error: BaseException) -> None:
+    """Put what the driver dropped where Python would have put it: at the beginning of what led to its error."""
+    dropped, _local.dropped = getattr(_local, "dropped", None), None
+    if dropped is None or _DROPPED not in str(error):
+        return
+    while error.__context__ is not None:
+        error = error.__context__
+    error.__context__ = dropped
 
 
 def _is_foreign(error: BaseException) -> bool:

@@ -31,9 +31,13 @@ def search_text(document: Mapping[str, Any]) -> str:
         document["resource"],
         document["detector_id"],
         document["rule_id"] or "",
-        _snippet(document),
     )
-    return fold("\n".join(parts))
+    return folded_text("\n".join(parts), document)
+
+
+def folded_text(texts: str, document: Mapping[str, Any]) -> str:
+    """Return the folded text of a document whose other texts are at hand, a line each; its snippet is taken from it."""
+    return fold(f"{texts}\n{_snippet(document)}")
 
 
 def _snippet(document: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import json
 import os
 import random
@@ -32,6 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from findings_orm import (
     FileStorageAdapter,
+    FindingQuery,
     FindingStore,
     RedisCacheAdapter,
     StorageUnavailableError,
@@ -588,3 +590,29 @@ def test_imports_that_signals_interrupt_leave_no_lock_and_say_the_truth(
         told.pop("swallowed") + told.pop("untold") < interrupts // 10
     )  # in a finalizer; as the caller went on
     assert not any(told.values()), told
+
+
+# -- functions of ours that a driver calls, whose exceptions it drops --------------------------------------------------
+
+
+class SoftTimeLimit(Exception):  # noqa: N818  # named as that of a task queue
+    """A task takes too long."""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SoftTimeLimit, MemoryError])
+def test_an_interruption_of_a_search_by_text_leaves_as_it_came(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    """SQLite calls Python for each finding then, and drops what is raised in there."""
+    query = FindingQuery(project_id=P, text="none")
+    with open_storage(f"sqlite:///{tmp_path}/findings.db") as store:
+        store.ingest(P, [scanned(f"R{n}") for n in range(20)])
+        inside = 0
+        for point in itertools.count(1, 1 if FULL else 11):
+            outcome = interrupt_at(point, lambda: store.count(query), error)
+            if not outcome.reached:
+                break
+            inside += "freetext.py" in outcome.place
+            assert outcome.raised is outcome.injected, outcome
+            assert store.count(query) == 0
+        assert inside >= 5

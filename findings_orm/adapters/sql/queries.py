@@ -157,8 +157,11 @@ class Dialect:
 
     def holds_words(self, words: tuple[str, ...]) -> Clause:
         """Return whether the searched text has all words; compare `findings_orm.query.search_text`."""
-        columns = aliased(RANKED[1:], "findings.")
-        return Clause(f"findings_hold_words(?, {columns}) = 1", (json_text(words),))
+        texts = " || char(10) || ".join(f"findings.{name}" for name in ("title", "resource", "detector_id"))
+        texts += (
+            " || char(10) || coalesce(findings.rule_id, '') || char(0) || coalesce(findings.location, '')"
+        )
+        return Clause(f"findings_hold_words(? || char(0) || {texts}) = 1", (json_text(words),))
 
 
 def different(project_id: str, name: str, limit: str = "") -> Clause:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sqlite3
+from collections.abc import Generator
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -13,7 +14,8 @@ from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event
 
 from findings_orm.adapters.sql.pools import AskedPool
 from findings_orm.errors import StorageUnavailableError
-from findings_orm.freetext import holds_all, search_text
+from findings_orm.failures import keep_dropped
+from findings_orm.freetext import folded_text, holds_all
 from findings_orm.private import Access, give_access
 
 Synchronous = Literal["FULL", "NORMAL"]
@@ -24,24 +26,38 @@ def _words(words: str) -> tuple[str, ...]:
     return tuple(from_json(words))
 
 
-def _hold_words(
-    words: str, title: str, resource: str, detector_id: str, rule_id: str | None, location: str | None
-) -> bool:
-    text = search_text(
-        {
-            "title": title,
-            "resource": resource,
-            "detector_id": detector_id,
-            "rule_id": rule_id,
-            "location": from_json(location) if location else None,
-        }
-    )
-    return holds_all(_words(words), text)
+def _hold_words(given: str) -> bool:
+    words, texts, location = given.split("\0")  # which no text of a finding has
+    document = {"location": from_json(location)} if location else {}
+    return holds_all(_words(words), folded_text(texts, document))
+
+
+def _answers() -> Generator[Any, str]:
+    """Yield what `_hold_words` says of each text that is sent.
+
+    SQLite drops what a function raises, also what a handler of signals raises as a Python function begins. A generator is
+    resumed inside of its `try`: what comes is kept for `first_of`, and the statement fails as its answer can't be stored.
+    """
+    answer: Any = None
+    while True:
+        try:
+            while True:
+                answer = _hold_words((yield answer))
+        except GeneratorExit:
+            return
+        except BaseException as error:  # noqa: BLE001  # raised again where the statement fails
+            keep_dropped(error)
+            answer = _UNSTORABLE
+
+
+_UNSTORABLE = object()
 
 
 def prepare_driver(driver: Any) -> None:
     """Give a connection of the driver the functions that statements call."""
-    driver.create_function("findings_hold_words", 6, _hold_words, deterministic=True)
+    answers = _answers()
+    next(answers)
+    driver.create_function("findings_hold_words", 1, answers.send, deterministic=True)
 
 
 def sqlite_engine(
