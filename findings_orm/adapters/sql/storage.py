@@ -87,7 +87,12 @@ class SqlStore(Store):
             self._give_back(taken)
         except BaseException as error:  # noqa: BLE001  # raised again
             if taken is not None:
-                self._abandon(taken, error, outer, leaving=leaving)
+                try:
+                    self._abandon(taken, error, outer, leaving=leaving)
+                except BaseException as interruption:  # noqa: BLE001  # raised again; it came as the error was handled
+                    self._throw_away(taken)
+                    self._renew_pool()
+                    raise_failure(interruption, self._where, outer)
             raise_failure(error, self._where, outer)
 
     # -- connections ----------------------------------------------------------------------------------------
@@ -98,7 +103,12 @@ class SqlStore(Store):
         try:
             self._begin(taken, write=write)
         except BaseException as error:
-            self._abandon(taken, error, None)
+            try:
+                self._abandon(taken, error, None)
+            except BaseException:
+                self._throw_away(taken)
+                self._renew_pool()
+                raise
             raise
         return taken
 
@@ -130,25 +140,16 @@ class SqlStore(Store):
         said to the server, in any state. Where it came as the connection was given back, the pool may count it as in use for
         ever.
         """
-        kept, known = False, False
-        try:
-            first = first_of(error, outer)
-            known = not leaving and not is_interruption(first)
-            if known and came_between_calls(first):
+        first = first_of(error, outer)
+        with suppress(SQLAlchemyError, self._driver_error):  # what led here is what the caller has to know
+            if not leaving and came_between_calls(first):
                 taken.driver.rollback()
                 if self._is_clean(taken.driver):
                     taken.connection.close()
-                    kept = True
-        except (SQLAlchemyError, self._driver_error):
-            pass  # what led here is what the caller has to know
-        except BaseException:
-            known = False
-            raise
-        finally:
-            if not kept:
-                self._throw_away(taken)
-                if not known:
-                    self._renew_pool()
+                    return
+        self._throw_away(taken)
+        if leaving or is_interruption(first):
+            self._renew_pool()
 
     def _is_usable(self, driver: Any) -> bool:
         """Return whether the driver's connection takes another statement, in a transaction or not."""
@@ -163,7 +164,8 @@ class SqlStore(Store):
             self._end(taken.driver)
         finally:
             taken.driver.close()
-            with suppress(SQLAlchemyError, self._driver_error):
+            # An interrupted transaction of SQLAlchemy fails its own assertions.
+            with suppress(SQLAlchemyError, AssertionError, self._driver_error):
                 taken.connection.invalidate()
                 taken.connection.close()
 
