@@ -57,7 +57,7 @@ MODULES = (
 
 INNER = {
     *("kept", "version_of", "looks_legacy", "problems_of_path", "open_url", "observable", "diagnosable"),
-    *("Report", "ObservedStore", "Limits.rule", "Limits.check"),
+    *("Report", "ObservedStore", "Limits.rule", "Limits.check", "is_layout"),
 }
 """What the package's own modules call, with what was checked before."""
 
