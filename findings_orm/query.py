@@ -39,7 +39,7 @@ SORTS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
 MAX_PAGE = 10_000
 """The largest page that `find` returns."""
 
-MAX_MEMBERS = 10_000
+MAX_MEMBERS = 100_000
 """How many values a set of conditions of a query may have."""
 
 

@@ -580,7 +580,7 @@ def test_hostile_backups_are_refused(name: str, tmp_path: Path) -> None:
 )
 def test_many_conditions_are_refused_before_they_are_made(name: str) -> None:
     given: Any = {name: range(10**9)}
-    with pytest.raises(StorageValidationError, match=f"{name}: must be at most 10,000 values"):
+    with pytest.raises(StorageValidationError, match=f"{name}: must be at most 100,000 values"):
         FindingQuery(project_id=PROJECT, **given)
 
 
