@@ -65,6 +65,13 @@ Work = Callable[[FindingStore], object]
 Opened = Callable[[], FindingStore]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _collect_what_was_interrupted() -> Iterator[None]:
+    """Drop connections that were interrupted while they were made, which no one can close, before other tests hear of them."""
+    yield
+    gc.collect()
+
+
 # -- the stores: a callable that opens one place as often as it is called ----------------------------------
 
 
