@@ -109,6 +109,18 @@ def postgresql_15_url(postgresql_15: PostgresServer, connected_15: psycopg.Conne
     return postgresql_15.url(DATABASE)
 
 
+@pytest.fixture
+def emptied_postgresql_url(postgresql_18: PostgresServer) -> str:
+    """Return the URL of an empty, migrated database on PostgreSQL 18, for tests that change nothing but rows."""
+    return postgresql_18.url(postgresql_18.emptied_database())
+
+
+@pytest.fixture
+def emptied_postgresql_15_url(postgresql_15: PostgresServer) -> str:
+    """Return the URL of an empty, migrated database on PostgreSQL 15, for tests that change nothing but rows."""
+    return postgresql_15.url(postgresql_15.emptied_database())
+
+
 @pytest.fixture(scope="session")
 def redis_session() -> Iterator[RedisServer]:
     """Return a running Redis."""

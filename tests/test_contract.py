@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from servers import lowest_binaries
+from servers import PostgresServer, lowest_binaries
 
 from findings_orm import FindingStore, open_storage
 from findings_orm.adapters.sql import sqlite_records, text_index
@@ -49,8 +49,8 @@ class TestPostgreSQL18(FindingStoreContract):
     shared_between_processes = True
 
     @pytest.fixture
-    def reopen(self, postgresql_url: str) -> Callable[[], FindingStore]:
-        return lambda: open_storage(postgresql_url)
+    def reopen(self, emptied_postgresql_url: str) -> Callable[[], FindingStore]:
+        return lambda: open_storage(emptied_postgresql_url)
 
     @pytest.fixture
     def store(self, reopen: Callable[[], FindingStore]) -> Iterator[FindingStore]:
@@ -63,8 +63,8 @@ if lowest_binaries():
     @pytest.mark.no_cover
     class TestPostgreSQL15(TestPostgreSQL18):
         @pytest.fixture
-        def reopen(self, postgresql_15_url: str) -> Callable[[], FindingStore]:
-            return lambda: open_storage(postgresql_15_url)
+        def reopen(self, emptied_postgresql_15_url: str) -> Callable[[], FindingStore]:
+            return lambda: open_storage(emptied_postgresql_15_url)
 
 
 class TestFile(FindingStoreContract):
@@ -98,7 +98,6 @@ class TestSQLiteWithTextIndex(TextIndexContract):
 
 class TestPostgreSQLWithTextIndex(TextIndexContract):
     @pytest.fixture
-    def store(self, postgresql_url: str) -> Iterator[FindingStore]:
-        with open_storage(postgresql_url) as store:
-            text_index.create(store.engine)  # type: ignore[attr-defined]
+    def store(self, postgresql_18: PostgresServer) -> Iterator[FindingStore]:
+        with open_storage(postgresql_18.url(postgresql_18.emptied_database(text_index.create))) as store:
             yield store

@@ -79,8 +79,8 @@ class TestDecoratedPostgreSQL(FindingStoreContract):
     shared_between_processes = True
 
     @pytest.fixture
-    def reopen(self, postgresql_url: str) -> Callable[[], FindingStore]:
-        return lambda: decorated(open_storage(postgresql_url))
+    def reopen(self, emptied_postgresql_url: str) -> Callable[[], FindingStore]:
+        return lambda: decorated(open_storage(emptied_postgresql_url))
 
     @pytest.fixture
     def store(self, reopen: Callable[[], FindingStore]) -> Iterator[FindingStore]:

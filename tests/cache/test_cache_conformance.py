@@ -79,8 +79,8 @@ class TestPostgreSQLStrict(_Cached):
     shared_between_processes = True
 
     @pytest.fixture
-    def reopen(self, redis: RedisServer, postgresql_url: str) -> Callable[[], FindingStore]:
-        return lambda: open_storage(postgresql_url, cache=redis.url, cache_options=self.mode)
+    def reopen(self, redis: RedisServer, emptied_postgresql_url: str) -> Callable[[], FindingStore]:
+        return lambda: open_storage(emptied_postgresql_url, cache=redis.url, cache_options=self.mode)
 
 
 class TestPostgreSQLBounded(TestPostgreSQLStrict):
