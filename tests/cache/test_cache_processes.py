@@ -33,6 +33,9 @@ pytestmark = pytest.mark.no_cover
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 OPERATIONS = 2_000 if FULL else 300
+ROUNDS = 3 if FULL else 1
+"""How often Redis is harmed in every way, at least; a round takes about two seconds."""
+WAYS = ("kill", "flush", "pause", "cut", "refuse", "delay")
 BOUND = 0.5
 QUICK = {
     "breaker_seconds": 0.05,
@@ -184,12 +187,16 @@ def workers(
             each.communicate()
 
 
-def harm(server: RedisServer, proxy: Proxy, ended: threading.Event) -> dict[str, int]:
-    """Harm a Redis in every way until the end; return how often in which."""
+def harm(
+    server: RedisServer, proxy: Proxy, enough: threading.Event, ended: threading.Event
+) -> dict[str, int]:
+    """Harm a Redis in every way until the end, telling when it was enough; return how often in which."""
     chance = random.Random(1)
     done: defaultdict[str, int] = defaultdict(int)
-    ways = itertools.cycle(["kill", "flush", "pause", "cut", "refuse", "delay"])
+    ways = itertools.cycle(WAYS)
     while not ended.wait(chance.uniform(0.05, 0.3)):
+        if sum(done.values()) == ROUNDS * len(WAYS):
+            enough.set()
         way = next(ways)
         done[way] += 1
         pause = chance.uniform(0.05, 0.4)
@@ -223,15 +230,16 @@ def campaign(url: str, options: dict[str, Any], operations: int) -> tuple[list[O
         store.save_findings(register(number, 0) for number in range(REGISTERS))
     history: list[Operation] = []
     counts: defaultdict[str, int] = defaultdict(int)
-    ended = threading.Event()
+    enough, ended = threading.Event(), threading.Event()
     with redis_server() as server, Proxy(server.port) as proxy:
-        harming = threading.Thread(target=lambda: counts.update(harm(server, proxy, ended)))
+        harming = threading.Thread(target=lambda: counts.update(harm(server, proxy, enough, ended)))
         address = f"redis://127.0.0.1:{proxy.port}"
         with workers(
             "random", url, address, {**QUICK, **options}, lambda number: number, operations
         ) as all_of_them:
             harming.start()
             try:
+                enough.wait(60)
                 for out, errors in _together(all_of_them):
                     assert not errors, errors
                     *lines, last = out.splitlines()

@@ -3,7 +3,7 @@
     worker.py random URL REDIS OPTIONS NUMBER OPERATIONS    prints a history, one JSON array a line, and counts at the end
     worker.py summary URL REDIS OPTIONS THREADS             prints counts after all threads asked for one summary at once
 
-Both print ``ready`` first and begin when a line comes in.
+Both print ``ready`` first and begin when a line comes in. Random operations go on at least until the input is closed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ from sqlalchemy import event
 
 from findings_orm import FindingQuery, RedisCacheAdapter, open_storage
 from findings_orm.testing.samples import PROJECT, finding, uuid_of
-
-SECONDS = 6
-"""How long random operations go on at least, so that everything that is done to Redis meanwhile happens once."""
 
 THREADS = 2
 PROCESSES = 4
@@ -44,11 +41,14 @@ def values(resources: Any) -> dict[int, int]:
 class Client(threading.Thread):
     """One thread's random operations and their history: (kind, begin, end, register to value)."""
 
-    def __init__(self, store: RedisCacheAdapter, number: int, operations: int) -> None:
+    def __init__(
+        self, store: RedisCacheAdapter, number: int, operations: int, enough: threading.Event
+    ) -> None:
         super().__init__()
         self.store = store
         self.number = number
         self.operations = operations
+        self.enough = enough
         self.chance = random.Random(number)
         self.value = 0
         self.history: list[tuple[str, int, int, dict[int, int]]] = []
@@ -56,8 +56,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         try:
-            end = time.monotonic() + SECONDS
-            while len(self.history) < self.operations or time.monotonic() < end:
+            while len(self.history) < self.operations or not self.enough.is_set():
                 self._operate()
         except BaseException as error:
             self.failure = error
@@ -119,9 +118,12 @@ class Client(threading.Thread):
 
 def operate(store: RedisCacheAdapter, number: int, operations: int) -> None:
     """Run the threads of one process."""
-    clients = [Client(store, THREADS * number + n, operations // THREADS) for n in range(THREADS)]
+    enough = threading.Event()
+    clients = [Client(store, THREADS * number + n, operations // THREADS, enough) for n in range(THREADS)]
     for client in clients:
         client.start()
+    sys.stdin.read()
+    enough.set()
     for client in clients:
         client.join()
         if client.failure is not None:

@@ -171,6 +171,13 @@ def live(
         yield store
 
 
+def wait_for_imports(more: int, done: dict[int, list[str]], failed: list[BaseException]) -> None:
+    """Wait until so many more imports are done, or one has failed."""
+    wanted = more + sum(map(len, done.values()))
+    while not failed and sum(map(len, done.values())) < wanted:
+        time.sleep(0.001)
+
+
 def test_a_backup_during_imports_is_of_one_instant(live: FindingStore, tmp_path: pathlib.Path) -> None:
     """Four importers, two to a project: each import is in the backup whole or not at all, and their order is kept."""
     size, enough = 50, threading.Event()
@@ -196,7 +203,7 @@ def test_a_backup_during_imports_is_of_one_instant(live: FindingStore, tmp_path:
     instants: list[tuple[list[int], list[int], pathlib.Path]] = []
     try:
         for number in range(12 if FULL else 3):
-            time.sleep(0.3)
+            wait_for_imports(6, done, failed)
             path = tmp_path / f"{number}.jsonl.zst"
             before = [len(done[importer]) for importer in range(4)]
             write_backup(live, path)
