@@ -17,14 +17,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
-from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql
+
+from findings_orm.migrations.corners import Corner, exchanged
+from findings_orm.migrations.rewriting import KEPT
+from findings_orm.migrations.scripts import document_changes
 
 revision = "r0001"
 down_revision = None
@@ -34,7 +35,6 @@ depends_on = None
 finding_schema_version = "1.0.0"
 legacy_schema_version = "0.3.0"
 
-CORNER = "findings_orm"
 PLACED_VERSION = "2.0.0"
 """The schema version that the values of 0.3.0 are placed in."""
 
@@ -80,6 +80,8 @@ STATUSES = {
 }
 """The words of 0.3.0 for statuses; the last three are those of today, which it had no word for."""
 WORDS = {status: word for word, status in STATUSES.items()}
+LATER = ("status", "rule_id", "fingerprint", "location", "confidence", "tags")
+"""Fields that 1.0.0 does not have."""
 ACTIVE = ("open", "triaged", "in_progress")
 TRIAGE = ("status", "owner", "tags", "notes", "suppress")
 """The members of a triage, in their order."""
@@ -95,118 +97,44 @@ TECHNIQUE = re.compile(r"T\d{4}(\.\d{3})?", re.ASCII)
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+")
 
 Document = dict[str, Any]
+Places = dict[str, tuple[str, Callable[[object], Any]]]
 
 # -- documents ----------------------------------------------------------------------------------------------------
 
 
 def upgrade_document(document: Document) -> Document:
     """Return a flat document of 0.3.0 as one of 1.0.0; what was put aside on the way down comes back."""
-    placed = _upgraded(document)
-    for module in reversed(_between()):
-        placed = module.downgrade_document(placed)
+    early = EARLY.taken_up(document)
+    if early is not None and _is_flat_of(early, document):
+        return early
+    placed = exchanged(document, NEWER, OLDER)
+    for revision_between in reversed(BETWEEN):
+        placed = document_changes(revision_between)[1](placed)
     return placed
 
 
 def downgrade_document(document: Document) -> Document:
     """Return a document of 1.0.0 as a flat one of 0.3.0; what that has no room for is put aside in `provenance`."""
     placed = document
-    for module in _between():
-        placed = module.upgrade_document(placed)
-    return _downgraded(placed)
+    for revision_between in BETWEEN:
+        placed = document_changes(revision_between)[0](placed)
+    return exchanged(placed, OLDER, NEWER)
 
 
-@lru_cache(1)
-def _between() -> list[Any]:
-    """Return the revisions that make documents of 1.0.0 those of `PLACED_VERSION`. They are as unchanging as this one."""
-    scripts = ScriptDirectory(str(Path(__file__).absolute().parents[1]))
-    return [scripts.get_revision(name).module for name in ("r0002", "r0004")]
-
-
-def _upgraded(document: Document) -> Document:
-    """Return a flat document as one of `PLACED_VERSION`, with what was put aside on the way down."""
-    opened = _opened(document, PLACED_VERSION, _placed, _downgraded)
-    if opened is not None:
-        return opened
-    return _closed(document, _placed(document), legacy_schema_version, _flat, _upgraded)
-
-
-def _downgraded(document: Document) -> Document:
-    """Return a document of `PLACED_VERSION` as a flat one; what that has no room for is put aside."""
-    opened = _opened(document, legacy_schema_version, _flat, _upgraded)
-    if opened is not None:
-        return opened
-    return _closed(document, _flat(document), PLACED_VERSION, _placed, _downgraded)
-
-
-Change = Callable[[Document], Document]
-
-
-def _closed(document: Document, changed: Document, version: str, back: Change, again: Change) -> Document:
-    """Return the changed document, with a corner where `back` alone does not lead to `document`.
-
-    `again` is the function that asks: a corner that its opposite would take for one of ours gets one around it.
-    """
-    fields, absent = _difference(back(changed), document)
-    if not fields and not absent and _opened(changed, version, back, again) is None:
-        return changed
-    provenance = changed.get("provenance", {})
-    if not isinstance(provenance, dict):  # in a corner that somebody else wrote
-        provenance = {}
-    fields, absent = _difference(back({**changed, "provenance": provenance}), document)
-    corner: Document = {"version": version, "fields": fields}
-    if absent:
-        corner["absent"] = absent
-    if CORNER in provenance:
-        corner["original"] = provenance[CORNER]
-    return {**changed, "provenance": {**provenance, CORNER: corner}}
-
-
-def _opened(document: Document, version: str, back: Change, undo: Change) -> Document | None:
-    """Return the document of `version` that this one was made of, or None if its corner is not ours."""
-    provenance = document.get("provenance")
-    corner = provenance.get(CORNER) if isinstance(provenance, dict) else None
-    if not isinstance(provenance, dict) or not isinstance(corner, dict) or corner.get("version") != version:
-        return None
-    fields, absent = corner.get("fields"), corner.get("absent", [])
-    if not isinstance(fields, dict) or not isinstance(absent, list):
-        return None
-    before = {name: value for name, value in provenance.items() if name != CORNER or "original" in corner}
-    if "original" in corner:
-        before[CORNER] = corner["original"]
-    opened = {**back({**document, "provenance": before}), **fields}
-    for name in absent:
-        if not isinstance(name, str) or name not in opened:
-            return None
-        del opened[name]
-    return opened if _same(undo(opened), document) else None
-
-
-def _difference(found: Document, wanted: Document) -> tuple[Document, list[str]]:
-    fields = {
-        name: value
-        for name, value in sorted(wanted.items(), key=lambda item: str(item[0]))
-        if name not in found or not _same(found[name], value, 1)
-    }
-    return fields, sorted((name for name in found if name not in wanted), key=str)
-
-
-def _same(one: object, other: object, depth: int = 0) -> bool:
-    """Compare as JSON text would: 1 is not 1.0, and the order of keys counts, except that of the document's."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict) and isinstance(other, dict):
-        in_order = list(one) == list(other) if depth else one.keys() == other.keys()
-        return in_order and all(_same(value, other[name], depth + 1) for name, value in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(_same(a, b, depth + 1) for a, b in zip(one, other, strict=True))
-    return repr(one) == repr(other) if isinstance(one, float) else one == other
+BETWEEN = ("r0002", "r0004")
+"""The revisions that change documents of 1.0.0 to those of `PLACED_VERSION`."""
 
 
 def _placed(flat: Document) -> Document:
     """Return the document of `PLACED_VERSION` for a flat one, without a corner."""
     placed, triage = _triaged(flat)
+    return _placed_at(PLACES, flat, placed, triage)
+
+
+def _placed_at(places: Places, flat: Document, placed: Document, triage: object) -> Document:
+    """Return the document for a flat one of which something is placed already; `triage` is what is left of that member."""
     rest = dict(flat)
-    for old, (new, place) in PLACES.items():
+    for old, (new, place) in places.items():
         found = place(flat.get(old))
         if found is not None and placed.setdefault(new, found) == found:
             del rest[old]
@@ -287,7 +215,7 @@ def _flat(document: Document) -> Document:
 
 def _is_taken(name: object, value: object, flat: Document) -> bool:
     """Return whether a member of the evidence would not come back from the top of a flat document."""
-    if not isinstance(name, str) or name in flat or name in ELSEWHERE:
+    if not isinstance(name, str) or name in flat or name in (*ELSEWHERE, "provenance"):
         return True
     return name in PLACES and PLACES[name][1](value) is not None
 
@@ -405,7 +333,7 @@ def _object(value: object) -> Document | None:
     return value if isinstance(value, dict) else None
 
 
-PLACES: dict[str, tuple[str, Callable[[object], Any]]] = {
+PLACES: Places = {
     "id": ("id", _uuid),
     "pid": ("project_id", _text),
     "project_id": ("project_id", _text),
@@ -455,6 +383,61 @@ FLATTENED: dict[
 }
 ELSEWHERE = ("finding_schema_version", "rule_id", "fingerprint", "location", "evidence")
 """Fields that 0.3.0 has no name for, or no value."""
+
+
+# -- early releases placed in a document of 1.0.0, and had no place for some names ------------------------------------
+
+EARLY_PLACES = {
+    name: place
+    for name, place in PLACES.items()
+    if name not in ("project_id", "created_at", "resource", "status", "confidence", "tags")
+}
+LISTS = {"cwe_ids": "cwe", "owasp": "owasp"}
+
+
+def _placed_early(flat: Document) -> Document:
+    """Return the document of 1.0.0 for a flat one that an early release made."""
+    placed = _placed_at(EARLY_PLACES, flat, {}, flat.get("triage"))
+    singles = {old: (placed[new] or [None])[0] for new, old in LISTS.items()}
+    older = {name: value for name, value in placed.items() if name not in (*LISTS, *LATER)}
+    return {**older, **singles, "finding_schema_version": finding_schema_version}
+
+
+def _flat_early(document: Document) -> Document:
+    values = ((new, document.get(old)) for new, old in LISTS.items())
+    lists = {new: [] if value is None else [value] for new, value in values}
+    return _flat({**{name: value for name, value in document.items() if name not in LISTS.values()}, **lists})
+
+
+def _is_flat_of(early: Document, flat: Document) -> bool:
+    """Tell whether all values of a flat document are written as an early release wrote them; another's have no way back."""
+    shown = _flat_early(early)
+    return all(
+        shown[name] == flat.get(name) for name in EARLY_PLACES if name in shown and name != "provenance"
+    )
+
+
+def _of_kinds(kinds: dict[str, tuple[type, ...]]) -> dict[str, Callable[[object], bool]]:
+    """Return for each field, by its default, what a corner may hold."""
+
+    def is_of(kind: tuple[type, ...]) -> Callable[[object], bool]:
+        return lambda value: isinstance(value, kind)
+
+    return {name: is_of(kind) for name, kind in kinds.items()}
+
+
+KINDS: dict[str, tuple[type, ...]] = {
+    name: (object,) if DEFAULTS.get(name) is None else (type(DEFAULTS[name]),) for name in sorted(FIELDS)
+}
+EARLY_KINDS = {name: kind for name, kind in KINDS.items() if name not in (*LISTS, *LATER)}
+EARLY = Corner(
+    finding_schema_version,
+    away=_flat_early,
+    home=_placed_early,
+    fields=_of_kinds({**EARLY_KINDS, "cwe": (int, type(None)), "owasp": (str, type(None))}),
+)
+NEWER = Corner(PLACED_VERSION, away=_flat, home=_placed, fields=_of_kinds(KINDS))
+OLDER = Corner(legacy_schema_version, away=_placed, home=_flat, innermost=True)
 
 
 # -- tables -------------------------------------------------------------------------------------------------------
@@ -542,7 +525,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables with everything in them."""
+    """Drop the tables with everything in them, and what other revisions have kept beside them."""
+    op.execute(f"DROP TABLE IF EXISTS {KEPT}")
     for table in (
         "finding_rejected",
         "finding_events",

@@ -2,27 +2,21 @@
 
 Revision r0004, follows r0003.
 
-What 1.1.0 has no room for (a second CWE number, a second category, a year) travels in a corner of `provenance`, under
-the key ``findings_orm``::
-
-    {"version": "2.0.0", "fields": {"cwe_ids": [79, 89], "owasp": ["A03:2021"]}, "absent": [...], "original": ...}
-
-`fields` holds the whole lists, `absent` is there if a partial document had no `provenance`, `original` is what the
-document itself had under that key. A corner is taken for one of ours only if `downgrade_document` would have written
-exactly it; anything else there is the user's and is left alone. So each of the two functions undoes the other.
+What 1.1.0 has no room for (a second CWE number, a second category, a year) travels in a corner of `provenance`
+(`findings_orm.migrations.corners`): the whole list.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
 from alembic.util import CommandError
-from sqlalchemy.dialects import postgresql
+
+from findings_orm.migrations.corners import KEY, Corner
+from findings_orm.migrations.rewriting import JSON, KEPT, LIST, MAY_HAVE_CORNER, Rows
 
 revision = "r0004"
 down_revision = "r0003"
@@ -33,10 +27,10 @@ finding_schema_version = "2.0.0"
 work = "rewrites the table findings once, and its indexes with it"
 
 BEFORE = "1.1.0"
-CORNER = "findings_orm"
+VERSION = "finding_schema_version"
+LISTS = {"cwe": "cwe_ids", "owasp": "owasp"}
 MAX_NUMBER = 2**31 - 1
 CATEGORY = re.compile(r"A[0-9]{2}(:[0-9]{4})?")
-BATCH = 1000
 
 Document = dict[str, Any]
 
@@ -46,89 +40,34 @@ Document = dict[str, Any]
 
 def upgrade_document(document: Document) -> Document:
     """Return a document of 1.1.0 as one of 2.0.0; what was put aside on the way down comes back."""
-    opened = _opened(document)
-    return _wider(document) if opened is None else opened
+    return CORNER.opened(document)
 
 
 def downgrade_document(document: Document) -> Document:
     """Return a document of 2.0.0 as one of 1.1.0; what that has no room for is put aside in `provenance`."""
-    plain = _narrower(document)
-    fields = {name: document[name] for name in ("cwe_ids", "owasp") if _needs_corner(name, document)}
-    if fields or _opened(plain) is not None:
-        plain["provenance"] = _wrapped(plain.get("provenance"), fields)
-    return plain
+    return CORNER.closed(document)
 
 
 def _wider(document: Document) -> Document:
-    changed: Document = {"finding_schema_version": finding_schema_version}
+    changed: Document = {}
     for name, value in document.items():
-        if name == "cwe":
-            changed["cwe_ids"] = [] if value is None else [value]
-        elif name == "owasp":
-            changed["owasp"] = [] if value is None else [value]
-        elif name != "finding_schema_version":
+        if name in ("cwe", "owasp"):
+            changed[LISTS[name]] = [] if value is None else [value]
+        else:
             changed[name] = value
-    return changed
+    return {**changed, VERSION: finding_schema_version}
 
 
 def _narrower(document: Document) -> Document:
-    changed: Document = {"finding_schema_version": BEFORE}
+    changed: Document = {}
     for name, value in document.items():
         if name == "cwe_ids":
             changed["cwe"] = value[0] if value else None
         elif name == "owasp":
             changed["owasp"] = value[0].partition(":")[0] if value else None
-        elif name != "finding_schema_version":
+        else:
             changed[name] = value
-    return changed
-
-
-def _needs_corner(name: str, document: Document) -> bool:
-    values = document.get(name) or []
-    return len(values) > 1 or (name == "owasp" and any(":" in value for value in values))
-
-
-def _wrapped(provenance: Document | None, fields: Document) -> Document:
-    corner: Document = {"version": finding_schema_version, "fields": fields}
-    if provenance is None:
-        corner["absent"] = ["provenance"]
-    elif CORNER in provenance:
-        corner["original"] = provenance[CORNER]
-    return {**(provenance or {}), CORNER: corner}
-
-
-def _opened(document: Document) -> Document | None:
-    """Return the document of 2.0.0 that `downgrade_document` made this one of, or None if it did not make it."""
-    provenance = document.get("provenance")
-    corner = provenance.get(CORNER) if isinstance(provenance, dict) else None
-    fields = corner.get("fields") if isinstance(corner, dict) else None
-    if not isinstance(provenance, dict) or not isinstance(corner, dict) or not isinstance(fields, dict):
-        return None
-    if not all(name in _VALID and _VALID[name](value) for name, value in fields.items()):
-        return None
-    before = {name: value for name, value in provenance.items() if name != CORNER or "original" in corner}
-    if "original" in corner:
-        before[CORNER] = corner["original"]
-    opened = {**_wider(document), **fields, "provenance": before}
-    if "absent" in corner:
-        del opened["provenance"]
-    if not all(valid(opened[name]) for name, valid in _VALID.items() if name in opened):
-        return None
-    again = downgrade_document(opened)
-    return opened if _identical(again, {**document, "finding_schema_version": BEFORE}) else None
-
-
-def _identical(again: Document, document: Document) -> bool:
-    """Tell whether a document came out as it was, down to the order of the keys that make up the corner."""
-    if again != document:
-        return False
-    ours, theirs = again["provenance"], document["provenance"]
-    pairs = (
-        (ours, theirs),
-        (ours[CORNER], theirs[CORNER]),
-        (ours[CORNER]["fields"], theirs[CORNER]["fields"]),
-    )
-    return all(list(a) == list(b) for a, b in pairs)
+    return {**changed, VERSION: BEFORE}
 
 
 def _are_numbers(value: object) -> bool:
@@ -141,29 +80,18 @@ def _are_categories(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) and CATEGORY.fullmatch(one) for one in value)
 
 
-_VALID = {"cwe_ids": _are_numbers, "owasp": _are_categories}
+CORNER = Corner(
+    finding_schema_version,
+    away=_narrower,
+    home=_wider,
+    fields={"cwe_ids": _are_numbers, "owasp": _are_categories},
+)
 
 
 # -- tables -------------------------------------------------------------------------------------------------------
 
-JSON = sa.Text().with_variant(postgresql.JSON(), "postgresql")
-LIST = sa.Text().with_variant(postgresql.JSONB(), "postgresql")
-UUID = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
-FINDINGS = sa.table(
-    "findings",
-    sa.column("project_id", sa.Text()),
-    sa.column("id", UUID),
-    sa.column("cwe_ids", LIST),
-    sa.column("owasp", LIST),
-    sa.column("provenance", JSON),
-)
-COLUMNS = ("cwe_ids", "owasp", "provenance")
-
-# A row may have a corner if its text holds the key, or an escape that could spell it.
-MAY_HAVE_CORNER = (
-    "(CAST(provenance AS TEXT) LIKE '%\"findings!_orm\"%' ESCAPE '!' "
-    "OR CAST(provenance AS TEXT) LIKE '%\\u00%' ESCAPE '!')"
-)
+ROWS = Rows(revision, BEFORE, CORNER, {"cwe_ids": LIST, "owasp": LIST, "provenance": JSON})
+COLUMNS = tuple(ROWS.types)
 NEEDS_CORNER = {
     "cwe_ids": {"postgresql": "jsonb_array_length(cwe_ids) > 1", "sqlite": "json_array_length(cwe_ids) > 1"},
     "owasp": {
@@ -193,7 +121,8 @@ def upgrade() -> None:
             "finding_schema_version": f"'{finding_schema_version}'",
         }
         _rebuild("cwe_ids TEXT NOT NULL, owasp TEXT NOT NULL", "", values)
-    _open_corners()
+    ROWS.open_corners(COLUMNS, COLUMNS, older=_narrower)
+    ROWS.end_keeping()
 
 
 def downgrade() -> None:
@@ -286,106 +215,30 @@ def _keep_children() -> tuple[str, ...]:
 # -- corners ----------------------------------------------------------------------------------------------------------
 
 
-def _open_corners() -> None:
-    """Open the corners that a downgrade left: few rows, and only Python can tell whether they are ours."""
-    if op.get_context().as_sql:
-        _guard(MAY_HAVE_CORNER)
-        return
-    for rows in _batches(MAY_HAVE_CORNER):
-        _convert(rows, lambda row: {"provenance": {}, **upgrade_document(_narrower(row))})
-
-
 def _close_corners() -> None:
     """Write corners: by one statement where nothing is in the way, by Python where there may be one already."""
+    ROWS.begin_keeping()
+    ROWS.close_corners(COLUMNS, ("provenance",))
     dialect = op.get_context().dialect.name
     needs = {name: by_dialect[dialect] for name, by_dialect in NEEDS_CORNER.items()}
-    if op.get_context().as_sql:
-        _guard(MAY_HAVE_CORNER)
-    else:
-        for rows in _batches(MAY_HAVE_CORNER):
-            _convert(rows, lambda row: {**row, "provenance": downgrade_document(row)["provenance"]})
     members = [
         f"CASE WHEN {needs[name]} THEN '\"{name}\":' || CAST({name} AS TEXT) || ',' ELSE '' END"
         for name in needs
     ]
-    corner = f"""'"{CORNER}":{{"version":"{finding_schema_version}","fields":{{' || """
-    corner += f"""rtrim({" || ".join(members)}, ',') || '}}}}}}'"""
+    corner = f"""'{{"version":"{finding_schema_version}","fields":{{' || """
+    corner += f"""rtrim({" || ".join(members)}, ',') || '}}}}'"""
     text = "CAST(provenance AS TEXT)"
     whole = (
-        f"substr({text}, 1, length({text}) - 1) || CASE WHEN {text} = '{{}}' THEN '' ELSE ',' END || {corner}"
+        f"substr({text}, 1, length({text}) - 1) || CASE WHEN {text} = '{{}}' THEN '' ELSE ',' END "
+        f"""|| '"{KEY}":' || {corner} || '}}'"""
     )
-    as_json = f"CAST({whole} AS JSON)" if dialect == "postgresql" else whole
+    where = f"({' OR '.join(needs.values())}) AND NOT {MAY_HAVE_CORNER}"
+    as_json = "CAST({} AS JSON)" if dialect == "postgresql" else "{}"
+    columns = ("project_id", "finding_id", "version", "corner")
     op.execute(
         sa.text(
-            f"UPDATE findings SET provenance = {as_json} "  # noqa: S608  # constants
-            f"WHERE ({' OR '.join(needs.values())}) AND NOT {MAY_HAVE_CORNER}"
+            f"INSERT INTO {KEPT} ({', '.join(columns)}) SELECT project_id, id, '{finding_schema_version}', "  # noqa: S608  # constants
+            f"{as_json.format(corner)} FROM findings WHERE {where}"
         )
     )
-
-
-def _convert(rows: list[Any], change: Any) -> None:
-    table = FINDINGS.c
-    changes = []
-    for row in rows:
-        before = {name: json.loads(row[name]) for name in COLUMNS}
-        changed = change(before)
-        if any(json.dumps(changed[name]) != json.dumps(before[name]) for name in COLUMNS):
-            texts = {
-                f"new_{name}": json.dumps(changed[name], ensure_ascii=False, separators=(",", ":"))
-                for name in COLUMNS
-            }
-            changes.append({"the_project": row["project_id"], "the_id": row["id"], **texts})
-    if changes:
-        the_id = sa.cast(sa.bindparam("the_id", type_=sa.Text()), UUID)
-        values = {
-            name: sa.cast(sa.bindparam(f"new_{name}", type_=sa.Text()), table[name].type) for name in COLUMNS
-        }
-        statement = sa.update(FINDINGS).where(
-            table.project_id == sa.bindparam("the_project"), table.id == the_id
-        )
-        op.get_bind().execute(statement.values(values), changes)
-
-
-def _batches(where: str) -> Iterator[list[Any]]:
-    """Yield the rows that `where` holds for, a batch of the primary key at a time.
-
-    The condition is not in the WHERE, where PostgreSQL would rather sort the whole table than walk the key.
-    """
-    key = (FINDINGS.c.project_id, FINDINGS.c.id)
-    the_project = sa.bindparam("the_project", type_=sa.Text())
-    the_id = sa.cast(sa.bindparam("the_id", type_=sa.Text()), UUID)
-    needed = sa.literal_column(where, sa.Boolean())
-    texts = [sa.case((needed, sa.cast(FINDINGS.c[name], sa.Text()))).label(name) for name in COLUMNS]
-    select = (
-        sa.select(key[0], sa.cast(key[1], sa.Text()).label("id"), needed.label("needed"), *texts)
-        .where(key[0] >= the_project, sa.tuple_(*key) > sa.tuple_(the_project, the_id))
-        .order_by(*key)
-        .limit(BATCH)
-    )
-    last = {"the_project": "", "the_id": "00000000-0000-0000-0000-000000000000"}
-    while True:
-        rows = list(op.get_bind().execute(select, last).mappings())
-        yield [row for row in rows if row["needed"]]
-        if len(rows) < BATCH:
-            return
-        last = {"the_project": rows[-1]["project_id"], "the_id": rows[-1]["id"]}
-
-
-def _guard(where: str) -> None:
-    """Write SQL that fails where rows hold what may be corners: only Python can tell."""
-    context = op.get_context()
-    problem = f"findings hold values that only an online run of revision {revision} can move"
-    note = (
-        f"-- The next statement fails if {problem}. Stop there then, and run alembic on the database itself."
-    )
-    found = f"SELECT count(*) FROM findings WHERE {where}"  # noqa: S608  # constants
-    if context.dialect.name == "postgresql":
-        context.impl.static_output(note)
-        op.execute(f"DO $$ BEGIN IF ({found}) > 0 THEN RAISE EXCEPTION '{problem}'; END IF; END $$")
-        return
-    context.impl.static_output(f"{note} Use sqlite3 -bail.")
-    op.execute(
-        f'CREATE TEMPORARY TABLE findings_orm_guard (found INTEGER CONSTRAINT "{problem}" CHECK (found = 0))'
-    )
-    op.execute(f"INSERT INTO findings_orm_guard (found) {found}")
-    op.execute("DROP TABLE findings_orm_guard")
+    op.execute(sa.text(f"UPDATE findings SET provenance = {as_json.format(whole)} WHERE {where}"))  # noqa: S608  # constants

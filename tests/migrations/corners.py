@@ -61,7 +61,12 @@ def _looks_like(original: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
     members = st.fixed_dictionaries(
         {"version": st.sampled_from([*VERSIONS, 1]), "fields": fields},
-        optional={"absent": absent | st.none(), "original": original, "more": st.just(1)},
+        optional={
+            "absent": absent | st.none(),
+            "order": st.sampled_from([[], ["tags", "id", "x"], ["x", "x"], None]),
+            "original": original,
+            "more": st.just(1),
+        },
     )
     return members | members.flatmap(lambda corner: st.permutations(list(corner.items())).map(dict))
 

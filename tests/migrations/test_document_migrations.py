@@ -35,10 +35,27 @@ def new(**changes: Any) -> dict[str, Any]:
 
 
 def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Compare documents, the order inside of their fields included."""
-    assert_same(
-        {name: found[name] for name in sorted(found)}, {name: expected[name] for name in sorted(expected)}
-    )
+    """Compare documents, the order of their keys included.
+
+    One that came with a corner may have been edited: its corner is written anew, and so is the order of its fields.
+    """
+    if not has_corner(expected):
+        assert_same(found, expected)
+    else:
+        assert_same(beside_corner(found), beside_corner(expected))
+
+
+def has_corner(document: dict[str, Any]) -> bool:
+    """Tell whether a document has what has the form of a corner."""
+    provenance = document.get("provenance")
+    corner = provenance.get(CORNER) if isinstance(provenance, dict) else None
+    return isinstance(corner, dict) and {"version", "fields"} <= corner.keys()
+
+
+def beside_corner(document: dict[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in document.get("provenance", {}).items() if key != CORNER}
+    fields = {name: document[name] for name in sorted(document) if name != "provenance"}
+    return {**fields, **({"provenance": rest} if rest else {})}
 
 
 def check_valid(version: str, document: dict[str, Any]) -> None:
@@ -68,7 +85,10 @@ def test_down_undoes_up(revision: str, data: st.DataObject) -> None:
     assert_same(document, before)
     assert upgraded["finding_schema_version"] == above
     check_valid(above, upgraded)
-    assert_equal(down(upgraded), document)
+    back = down(upgraded)
+    assert_equal(back, document)
+    assert_same(up(back), upgraded)
+    assert_same(down(up(back)), back)
 
 
 @steps
@@ -84,7 +104,7 @@ def test_up_undoes_down(revision: str, data: st.DataObject) -> None:
     assert_same(document, before)
     assert downgraded.get("finding_schema_version", "0.3.0") == below
     check_valid(below, downgraded)
-    assert_equal(up(downgraded), document)
+    (assert_equal if revision == "r0001" else assert_same)(up(downgraded), document)
 
 
 @pytest.mark.parametrize("revision", ["r0002", "r0004"])
@@ -97,7 +117,7 @@ def test_what_down_makes_can_be_taken_for_a_document_of_the_new_version(
     for _ in range(times):
         stages.append(down(relabelled(stages[-1], revision)))
     for deeper, stage in zip(stages[:0:-1], stages[-2::-1], strict=True):
-        assert_equal(up(deeper), relabelled(stage, revision))
+        assert_same(up(deeper), relabelled(stage, revision))
 
 
 @pairs
@@ -177,6 +197,7 @@ def test_every_legacy_field_has_its_place() -> None:
             CORNER: {
                 "version": "0.3.0",
                 "fields": {name: LEGACY[name] for name in ("cve_id", "cwe", "owasp", "severity", "ts")},
+                "order": list(LEGACY),
             }
         },
     }
@@ -319,11 +340,32 @@ def test_what_1_0_0_has_no_room_for_is_carried_through_it(
     there = migrate("0.3.0", "2.0.0", flat)
     found = validate_finding({"id": uuid_of(1), **there})
     found["provenance"].pop(CORNER, None)
+    expected["provenance"].pop(CORNER, None)
     assert_same(found, expected)
     step = migrate("0.3.0", "1.0.0", flat)
     assert_equal(migrate("1.1.0", "2.0.0", migrate("1.0.0", "1.1.0", step)), there)
     for version in ("1.0.0", "1.1.0", "2.0.0"):
         assert_equal(migrate(version, "0.3.0", migrate("0.3.0", version, flat)), flat)
+
+
+def test_a_flat_document_of_an_early_release_comes_up_again() -> None:
+    """Its corner has values of 1.0.0, and those of later versions inside."""
+    lists = {"version": "2.0.0", "fields": {"owasp": ["A81:2034", "A03:2021"]}, "absent": ["provenance"]}
+    later = {"version": "1.1.0", "fields": {"status": "resolved", "tags": ["a"]}, "original": lists}
+    corner = {"version": "1.0.0", "fields": {"created_at": "2024-01-01T00:00:00.0Z"}, "original": later}
+    flat = {"id": uuid_of(1), "pid": "p", "detector_id": "d:x", "title": "t", "severity": "low", "owasp": "A81",
+            "ts": "2024-01-01T00:00:00.0Z", "provenance": {CORNER: corner}, "confidence": 90}  # fmt: skip
+    found = migrate("0.3.0", SCHEMA_VERSION, flat)
+    assert (found["status"], found["tags"], found["owasp"]) == ("resolved", ["a"], ["A81:2034", "A03:2021"])
+    assert (found["created_at"], found["evidence"]) == ("2024-01-01T00:00:00.0Z", {"confidence": 90})
+    assert "provenance" not in found
+    edited = migrate("0.3.0", SCHEMA_VERSION, {**flat, "severity": "high", "owasp": "A01"})
+    assert_equal(edited, {**found, "severity": "high", "owasp": ["A01"]})
+
+
+def test_evidence_named_as_a_field_leaves_room_for_a_corner() -> None:
+    document = validate_finding(finding(evidence={"provenance": "x"}, fingerprint="f"))
+    assert_same(migrate("0.3.0", "2.0.0", migrate("2.0.0", "0.3.0", document)), document)
 
 
 def test_an_old_reader_sees_status_and_tags() -> None:
@@ -385,8 +427,7 @@ def test_lists_that_1_1_0_has_no_room_for() -> None:
     assert downgraded["provenance"] == {"tool": "x", CORNER: corner}
     downgraded["cwe"] = 5
     upgraded = migrate(NEW, "2.0.0", downgraded)
-    assert upgraded["cwe_ids"] == [5]
-    assert upgraded["provenance"] == downgraded["provenance"]
+    assert_same(upgraded, {**now, "cwe_ids": [5]})
 
 
 def test_the_corner_holds_what_the_old_version_has_no_room_for() -> None:
@@ -410,15 +451,6 @@ def test_a_value_of_the_user_under_the_reserved_key_keeps_its_place() -> None:
     assert list(downgraded["provenance"]) == [CORNER, "tool"]
     assert downgraded["provenance"][CORNER]["original"] == "mine"
     assert_equal(migrate(OLD, NEW, downgraded), stored)
-
-
-def test_what_others_changed_is_left_alone() -> None:
-    downgraded = migrate(NEW, OLD, new(rule_id="B608", mitre_attack=["T1059.001"]))
-    downgraded["mitre_attack"] = ["T1001"]
-    upgraded = migrate(OLD, NEW, downgraded)
-    assert upgraded["rule_id"] is None
-    assert upgraded["provenance"] == downgraded["provenance"]
-    assert_equal(migrate(NEW, OLD, upgraded), downgraded)
 
 
 @pytest.mark.parametrize("field", FIELDS)

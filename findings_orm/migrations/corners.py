@@ -1,0 +1,284 @@
+"""The corner of `provenance` that carries what another version of a document has no room for.
+
+A revision says in two plain functions how a document looks in the other version (`away`) and back (`home`). What `home`
+can't tell from what `away` made is put into a corner, under the key ``findings_orm``::
+
+    {"version": "1.1.0", "fields": {"rule_id": "B608"}, "absent": ["tags"], "order": [...], "original": ...}
+
+`version` is that of the document whose values these are. `fields` are the values, `absent` are fields that it did not have,
+`order` are the names of its fields where their order does not follow, `original` is what was under the key before: the corner
+of another revision, or something of the user's.
+
+On the way back it is field by field: a value comes back where the other version still shows what was made of it; where
+that was changed, the change wins. Of a list that was changed, each member that is still there comes back as what it was
+made of.
+
+Anything else under the key is the user's, and is left alone: a corner is ours only if closing what it opens to puts just these
+fields into one. Early releases wrote the same, but for `order`, and open what they would have written.
+
+Revisions use this module for ever: whatever it has opened once, it goes on to open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Document = dict[str, Any]
+Change = Callable[[Document], Document]
+
+KEY = "findings_orm"
+PROVENANCE = "provenance"
+_MEMBERS = frozenset({"version", "fields", "absent", "order", "original"})
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A corner that is ours, and the document around it.
+
+    Attributes:
+        document: the document without the corner.
+        home: what can be told from that.
+        kept: the same with all that the corner holds, as if nothing had been changed since.
+        seen: `kept` as the other version shows it.
+        names: the fields that the corner speaks of.
+        order: the names of the fields in their order, as far as that is known.
+    """
+
+    document: Document
+    home: Document
+    kept: Document
+    seen: Document
+    names: list[str]
+    order: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Corner:
+    """Where documents of one version leave what a neighbouring version has no room for.
+
+    Attributes:
+        version: the schema version of the documents.
+        away: returns a document of `version` as one of the other version, as far as that has room. It knows no corners, and
+            may share values with what it is given. The same goes for `home`.
+        home: returns a document of the other version as one of `version`, as far as it can be told.
+        fields: the fields that may have to be put aside, each with the function that tells whether it may have a value, in
+            the order that they have in the corner. Without any, every field may, with any value.
+        innermost: it stands inside the corners of other revisions, not around them. So it does for the older version of a
+            revision: the newer revisions, which go up first, find theirs.
+    """
+
+    version: str
+    away: Change
+    home: Change
+    fields: Mapping[str, Callable[[object], bool]] = field(default_factory=dict)
+    innermost: bool = False
+
+    def opened(self, document: Document) -> Document:
+        """Return a document of the other version as one of `version`, with what a corner of ours has kept."""
+        found = self.taken_up(document)
+        return self.home(document) if found is None else found
+
+    def taken_up(self, document: Document, *, in_place: bool = False) -> Document | None:
+        """Return the same where the document has a corner of ours, else None; with `in_place`, only where it still stands where
+        closing puts it: behind what was in `provenance`."""
+        provenance = document.get(PROVENANCE)
+        if in_place and provenance and [*provenance][-1] != KEY and "original" not in provenance.get(KEY, ""):
+            return None
+        read = self._read(document)
+        return None if read is None else self._taken_up(read)
+
+    def closed(
+        self, document: Document, changed: Document | None = None, *, ordered: bool = True
+    ) -> Document:
+        """Return a document of `version` as one of the other version, with a corner where one is needed.
+
+        Args:
+            document: the document.
+            changed: the one of the other version; what `away` makes of it if None.
+            ordered: keep the order of the fields; a row of a table has none.
+        """
+        changed = self.away(document) if changed is None else changed
+        if not self._lost(document, changed, ordered=ordered) and self._read(changed) is None:
+            return changed
+        if not isinstance(
+            changed.get(PROVENANCE), dict
+        ):  # 0.3.0 may have anything there; then it is lost, and put aside
+            changed = {**changed, PROVENANCE: {}}
+        lost = self._lost(document, changed, ordered=ordered)
+        corner = {"version": self.version, "fields": {}, **lost}
+        provenance = changed[PROVENANCE]
+        before = provenance.get(KEY, _MISSING)
+        around = _chain(before) if self.innermost else []
+        inside = around[-1].get("original", _MISSING) if around else before
+        put = _nested(around, _nested([corner], inside))
+        return {**changed, PROVENANCE: {**provenance, KEY: put}}
+
+    def _read(self, document: Document) -> _Read | None:
+        provenance = document.get(PROVENANCE)
+        chain = _chain(provenance.get(KEY)) if isinstance(provenance, dict) else []
+        if not isinstance(provenance, dict) or not chain:
+            return None
+        corner = chain[-1 if self.innermost else 0]
+        fields, absent, order = corner["fields"], corner.get("absent", []), corner.get("order", [])
+        has_form = _are_names(absent) and _are_names(order)
+        if (
+            corner["version"] != self.version
+            or not has_form
+            or ("original" in corner and PROVENANCE in absent)
+        ):
+            return None
+        before = _nested(chain[:-1] if self.innermost else [], corner.get("original", _MISSING))
+        document = {
+            **document,
+            PROVENANCE: _with(provenance, KEY, {} if before is _MISSING else {KEY: before}),
+        }
+        home = self.home(document)
+        if not self._may_be(fields, home):
+            return None
+        kept = {name: value for name, value in {**home, **fields}.items() if name not in absent}
+        seen = {PROVENANCE: {}, **self.away(kept)}
+        read = _Read(document, home, kept, seen, [*fields, *absent], order)
+        return read if self._would_be_written(read, corner) else None
+
+    def _would_be_written(self, read: _Read, corner: Document) -> bool:
+        """Tell whether a corner holds just what closing a document puts into one."""
+        if not read.names and "order" not in corner and self._read(read.document) is None:
+            return False
+        fields, absent = corner["fields"].keys(), set(corner.get("absent", ()))
+        for changed in (read.seen, read.document):
+            lost = self._lost(read.kept, {PROVENANCE: {}, **changed}, ordered=False)
+            if lost.get("fields", {}).keys() == fields and set(lost.get("absent", ())) == absent:
+                return True
+        return False
+
+    def _may_be(self, fields: Document, home: Document) -> bool:
+        """Tell whether documents of `version` may have all these values."""
+        if not self.fields:
+            return True
+        there = {name: home[name] for name in self.fields if name in home}
+        return all(
+            name in self.fields and self.fields[name](value)
+            for values in (fields, there)
+            for name, value in values.items()
+        )
+
+    def _lost(self, document: Document, changed: Document, *, ordered: bool) -> Document:
+        """Return what `home` can't tell from a changed document, as members of a corner."""
+        found = self.home(changed)
+        lost: Document = {}
+        fields = {
+            name: document[name] for name in self._in_order(document) if not _agree(found, document, [name])
+        }
+        absent = [name for name in self._in_order(found) if name not in document]
+        if fields:
+            lost["fields"] = fields
+        if absent:
+            lost["absent"] = absent
+        if ordered and [name for name in {**found, **fields} if name not in absent] != list(document):
+            lost["order"] = list(document)
+        return lost
+
+    def _in_order(self, document: Document) -> list[str]:
+        known = [name for name in self.fields if name in document]
+        return known + sorted((name for name in document if name not in self.fields), key=str)
+
+    def _taken_up(self, read: _Read) -> Document:
+        """Return the document of `version` that a corner opens to."""
+        untouched = _agree(read.seen, read.document, {**read.seen, **read.document})
+        opened = read.kept if untouched else self._merged(read)
+        first = {name: opened[name] for name in read.order if name in opened}
+        return {**first, **opened}
+
+    def _merged(self, read: _Read) -> Document:
+        """Return what is kept, but the fields that the other version shows otherwise as they were changed to."""
+        merged = read.home
+        for name in read.names:
+            there = {PROVENANCE: {}, **self.away(_with(read.kept, name, read.home))}
+            shown = [key for key in {**read.seen, **there} if not _agree(read.seen, there, [key])]
+            if _agree(read.seen, read.document, shown):
+                merged = _with(merged, name, read.kept)
+            elif isinstance(read.kept.get(name), list) and isinstance(read.home.get(name), list):
+                merged = {**merged, name: self._members(name, read.kept[name], read.home[name])}
+        return merged
+
+    def _members(self, name: str, kept: list[Any], changed: list[Any]) -> list[Any]:
+        """Return a changed list with its members as they are kept, if the other version shows that as it was changed."""
+
+        def shown(members: list[Any]) -> Document:
+            return self.away({name: members})
+
+        merged = []
+        for one in changed:
+            merged += [each for each in kept if shown([each]) == shown([one])] or [one]
+        return merged if shown(merged) == shown(changed) else changed
+
+
+def exchanged(document: Document, there: Corner, here: Corner) -> Document:
+    """Return a document of the version of `here` as one of the version of `there`, where each has no room for something of
+    the other: what `there` left is taken up, and what `here` has to leave is put aside."""
+    read = there._read(document)
+    if read is None:
+        return here.closed(document, there.home(document))
+    plain, opened = read.document, there._taken_up(read)
+    if not plain[PROVENANCE] and PROVENANCE not in here.home(opened):  # it was there for the corner only
+        plain = _with(plain, PROVENANCE, {})
+    # What an edit adds stands last. That is no order to keep in a document that is of the other version by origin.
+    ordered = bool(here._lost(plain, opened, ordered=False))
+    return here.closed(plain, opened, ordered=ordered)
+
+
+def _chain(value: object) -> list[Document]:
+    """Return a value under the key and what is inside of it, from the outermost on, as long as it has the form of a corner."""
+    chain: list[Document] = []
+    while (
+        isinstance(value, dict)
+        and isinstance(value.get("version"), str)
+        and isinstance(value.get("fields"), dict)
+        and value.keys() <= _MEMBERS
+    ):
+        chain.append(value)
+        value = value.get("original")
+    return chain
+
+
+def _nested(around: list[Document], inside: object) -> Any:
+    """Return a value with corners around it; without one where it is missing."""
+    for corner in reversed(around):
+        inside = _with(corner, "original", {} if inside is _MISSING else {"original": inside})
+    return inside
+
+
+def _with(document: Document, name: str, other: Document) -> Document:
+    """Return an object with a member as another one has it, or has it not."""
+    if name in other:
+        return {**document, name: other[name]}
+    return {key: value for key, value in document.items() if key != name}
+
+
+def _agree(one: Document, other: Document, names: Iterable[str]) -> bool:
+    """Tell whether two documents have the same in some fields."""
+    return all(_same(one.get(name, _MISSING), other.get(name, _MISSING)) for name in names)
+
+
+def _same(one: object, other: object) -> bool:
+    """Compare as JSON text would: 1 is not 1.0, and the order of keys counts."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return repr(one) == repr(other) if isinstance(one, float) else one == other
+
+
+def _are_names(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and all(isinstance(name, str) for name in value)
+        and len(set(value)) == len(value)
+    )
