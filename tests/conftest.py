@@ -24,8 +24,10 @@ from servers import DATABASE, GIVEN, PostgresServer, embedded_binaries, lowest_b
 
 from findings_orm import FindingStore, open_storage  # noqa: E402  # after the rewrite is registered
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell does that to what it runs in the background
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell ignores SIGINT in what it runs in the background, nohup SIGHUP, and the commands that tests start would inherit that.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 settings.register_profile("quick", max_examples=8, stateful_step_count=20, deadline=None)
 settings.register_profile("full", max_examples=1_000, stateful_step_count=50, deadline=None)
