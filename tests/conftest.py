@@ -1,7 +1,8 @@
 """Fixtures of stores, and the size of property tests (``FINDINGS_TEST_SCALE=full`` for the large one).
 
 Tests that repeat others in another place, or end processes, are marked ``no_cover``: coverage, of which they give nothing new,
-takes them nearly as long again.
+takes them nearly as long again. Tests that wait for processes, or take seconds, are marked ``slow`` and run first, so that no
+worker waits for the last one; what asks for a server is marked ``server``. ``scripts/test fast`` leaves both out.
 """
 
 from __future__ import annotations
@@ -32,6 +33,21 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
 settings.register_profile("quick", max_examples=8, stateful_step_count=20, deadline=None)
 settings.register_profile("full", max_examples=1_000, stateful_step_count=50, deadline=None)
 settings.load_profile("full" if os.environ.get("FINDINGS_TEST_SCALE") == "full" else "quick")
+
+
+SERVERS = {"server_18", "server_15", "redis_session"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what asks for a server, leave the lowest PostgreSQL out of coverage, and put slow tests first."""
+    for item in items:
+        asked = set(getattr(item, "fixturenames", ()))
+        named = item.name.partition("[")[2]  # fixtures that a test asks for when it runs
+        if "server_15" in asked or "postgresql_15" in named:
+            item.add_marker("no_cover")  # the same on the newest one is in it
+        if asked & SERVERS or "postgresql" in named or "redis" in named:
+            item.add_marker("server")
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ import pytest
 from findings_orm import migrations, open_storage
 from findings_orm.testing.samples import scanned
 
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
+
 COMMAND = [sys.executable, "-m", "findings_orm.cli"]
 PIPE = subprocess.PIPE
 P = "acme-api"

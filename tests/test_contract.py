@@ -85,6 +85,7 @@ class TextIndexContract(QueryContract, FreeTextContract, TransactionContract):
     """What a text index may not change; run with one under everything that is written and found."""
 
 
+@pytest.mark.no_cover
 class TestSQLiteWithTextIndex(TextIndexContract):
     @pytest.fixture
     def store(
@@ -96,6 +97,7 @@ class TestSQLiteWithTextIndex(TextIndexContract):
             yield store
 
 
+@pytest.mark.no_cover
 class TestPostgreSQLWithTextIndex(TextIndexContract):
     @pytest.fixture
     def store(self, postgresql_18: PostgresServer) -> Iterator[FindingStore]:

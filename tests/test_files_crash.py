@@ -83,6 +83,7 @@ def _cuts(content: bytes, number: int) -> list[int]:
     return sorted({0, 1, len(content) - 1, *random.Random(len(content)).sample(range(len(content)), number)})
 
 
+@pytest.mark.slow
 def test_every_prefix_of_what_is_done_to_the_disk_is_a_right_store(tmp_path: Path) -> None:
     operations, states = _record(tmp_path / "store")
     computer = Computer()
@@ -135,6 +136,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
+@pytest.mark.no_cover
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_by_kill_9_under_four_writers(tmp_path: Path) -> None:
     root, chance = tmp_path / "store", random.Random(1)
     starts = iter(range(0, 10**9, 10**6))

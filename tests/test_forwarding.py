@@ -12,6 +12,7 @@ from findings_orm.forwarding import ForwardingStore
 from findings_orm.testing.contract import FindingStoreContract
 
 
+@pytest.mark.no_cover
 class TestForwardingToMemory(FindingStoreContract):
     @pytest.fixture
     def store(self) -> Iterator[FindingStore]:

@@ -63,6 +63,7 @@ class TestJsonFolder(PortContract):
         return json_folder(tmp_path / "findings")
 
 
+@pytest.mark.slow
 class TestLiftedDict(FindingStoreContract):
     @pytest.fixture
     def store(self) -> Iterator[FindingStore]:

@@ -94,6 +94,8 @@ def command_for(name: str, folder: Path) -> list[str]:
     return ["--url", f"sqlite:///{folder}/findings.db", "-q", "import", str(file), "--project", name, *more]
 
 
+@pytest.mark.no_cover
+@pytest.mark.slow
 def test_no_file_fills_memory(tmp_path: Path) -> None:
     """Many files in one process: the peak of its memory is that of the worst."""
     url = ["--url", f"sqlite:///{tmp_path}/findings.db", "-q"]
@@ -112,6 +114,8 @@ def test_no_file_fills_memory(tmp_path: Path) -> None:
     assert "document 0: " in told[-1]  # of an array none is refused for its size
 
 
+@pytest.mark.no_cover
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ONLY_FULL & bombs.IMPORTED.keys()) if FULL else ["large_findings"])
 def test_no_slow_file_fills_memory(name: str, tmp_path: Path) -> None:
     [(code, text)] = run_all([command_for(name, tmp_path)])
@@ -120,6 +124,8 @@ def test_no_slow_file_fills_memory(name: str, tmp_path: Path) -> None:
         assert_told(text)
 
 
+@pytest.mark.no_cover
+@pytest.mark.slow
 def test_no_backup_fills_memory(tmp_path: Path) -> None:
     commands = []
     for name in sorted(bombs.BACKUPS if FULL else bombs.BACKUPS.keys() - ONLY_FULL):

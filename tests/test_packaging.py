@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
+
 ROOT = Path(__file__).parents[1]
 SHIPPED_WITH_THE_PACKAGE = sorted(
     path.relative_to(ROOT).as_posix()

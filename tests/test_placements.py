@@ -21,7 +21,7 @@ from findings_orm.adapters.sql.queries import Dialect
 from findings_orm.ids import uuid7
 from findings_orm.query import matches
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
 COUNT = 4_500
 LIMIT = 20

@@ -23,7 +23,7 @@ from findings_orm.ids import uuid7
 from findings_orm.observing import Ended, Observer, Statement
 from findings_orm.query import SORTS
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
 FEW = 25_000 if os.environ.get("FINDINGS_TEST_SCALE") == "full" else 3_000
 MANY = 4 * FEW

@@ -35,6 +35,8 @@ def reachable() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.no_cover
+@pytest.mark.slow
 def test_folder_of_a_killed_test_process_is_removed_by_the_next_one(
     reachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

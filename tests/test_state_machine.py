@@ -18,6 +18,8 @@ from findings_orm import FindingStore, open_storage
 from findings_orm.adapters.sql import sqlite_records, text_index
 from findings_orm.testing.machine import digest, run_sequence, store_machine
 
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
+
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 SCALE = settings(
     max_examples=400 if FULL else 8,

@@ -46,6 +46,8 @@ def is_refused(path: pathlib.Path, content: bytes, key: Key | None = None) -> st
     return str(caught.value)
 
 
+@pytest.mark.no_cover
+@pytest.mark.slow
 def test_every_single_byte_change_is_found(new_store: Open, target: pathlib.Path) -> None:
     store, empty = new_store("memory"), new_store("memory")
     content = backup_of(300, store, target)

@@ -31,6 +31,8 @@ def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("findings_orm.backup.writer.FRAME_TEXT", 20_000)
 
 
+@pytest.mark.no_cover
+@pytest.mark.slow
 def test_damages_anywhere(new_store: Open, target: pathlib.Path) -> None:
     store = new_store("memory")
     run_sequence(store, 5, 200)

@@ -54,6 +54,7 @@ class TestMemoryBounded(TestMemoryStrict):
     mode = BOUNDED
 
 
+@pytest.mark.no_cover
 class TestSQLiteStrict(_Cached):
     mode = STRICT
     persistent = True
@@ -87,6 +88,8 @@ class TestPostgreSQLBounded(TestPostgreSQLStrict):
     mode = BOUNDED
 
 
+@pytest.mark.no_cover
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "postgresql"])
 def test_any_sequence_leaves_the_store_as_the_model_says(

@@ -34,6 +34,8 @@ from findings_orm.adapters.cache.options import CacheOptions
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.testing.samples import OTHER, PROJECT, finding
 
+pytestmark = pytest.mark.server
+
 LONG = 3600.0
 MODES = pytest.mark.parametrize("mode", ["strict", "bounded"])
 

@@ -29,7 +29,7 @@ from worker import PROCESSES, REGISTERS, register
 from findings_orm import open_storage
 from findings_orm.testing.samples import PROJECT, finding
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 OPERATIONS = 2_000 if FULL else 300

@@ -17,6 +17,8 @@ from findings_orm import FindingStore, RedisCacheAdapter
 from findings_orm.adapters.cache.maintaining import cache_status, clear_cache
 from findings_orm.testing.samples import OTHER, PROJECT, finding
 
+pytestmark = pytest.mark.server
+
 CERTIFICATE = pathlib.Path(__file__).with_name("tls.pem")
 """A key of these tests' own and its certificate for 127.0.0.1."""
 

@@ -22,7 +22,7 @@ from findings_orm.backup import copy_store, restore_backup, verify_backup, write
 from findings_orm.backup.copying import states_of
 from findings_orm.testing.samples import run_of
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 STEP = 11

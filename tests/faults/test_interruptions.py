@@ -52,6 +52,7 @@ from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
 # A generator that is dropped is closed by Python, which tells of an exception in there instead of raising it.
 pytestmark = [
     pytest.mark.no_cover,
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 

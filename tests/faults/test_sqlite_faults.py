@@ -16,7 +16,7 @@ import pytest
 from faults.importer import findings
 from findings_orm import StorageIntegrityError, StorageUnavailableError, open_storage
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
+
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "migrations.md").read_text(encoding="utf-8").partition("## Adding a field")[2]
 

@@ -19,7 +19,7 @@ from findings_orm import migrations
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.migrations.scripts import chain
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from findings_orm import migrations, open_storage
 from findings_orm.formats import open_report
 from findings_orm.migrations.scripts import chain
 from findings_orm.testing.samples import scanned
+
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 COUNT = 200_000 if FULL else 2_000

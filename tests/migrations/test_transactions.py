@@ -243,6 +243,8 @@ def workers() -> Iterator[list[subprocess.Popen[str]]]:
         worker.communicate()
 
 
+@pytest.mark.no_cover
+@pytest.mark.slow
 def test_eight_processes_at_once(url: str, workers: list[subprocess.Popen[str]]) -> None:
     for _ in range(ROUNDS):
         assert together(workers, url, "upgrade", "head") == ["done"] * PROCESSES

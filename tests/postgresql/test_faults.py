@@ -29,6 +29,8 @@ def durable() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.mark.no_cover
+@pytest.mark.slow
 def test_server_killed_during_imports_loses_nothing(durable: PostgresServer) -> None:
     url = durable.url(durable.create_database())
     acknowledged: list[str] = []

@@ -13,7 +13,7 @@ from servers import TEMPLATE, PostgresServer, down_and_up, lowest_binaries
 from findings_orm import FindingStore, open_storage
 from findings_orm.testing.machine import digest, run_sequence, store_machine
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 VERSIONS = ["18", "15"] if lowest_binaries() else ["18"]

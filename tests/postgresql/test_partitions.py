@@ -14,7 +14,7 @@ from findings_orm.adapters.sql import text_index
 from findings_orm.testing.machine import digest, run_sequence
 from findings_orm.testing.samples import scanned
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
 GUIDE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
 
