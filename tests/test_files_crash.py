@@ -83,6 +83,7 @@ def _cuts(content: bytes, number: int) -> list[int]:
     return sorted({0, 1, len(content) - 1, *random.Random(len(content)).sample(range(len(content)), number)})
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_every_prefix_of_what_is_done_to_the_disk_is_a_right_store(tmp_path: Path) -> None:
     operations, states = _record(tmp_path / "store")

@@ -91,6 +91,7 @@ def test_json_objects_reach_the_corner(corner: Any) -> None:
     assert_reaches(json_objects(), corner)
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "corner",

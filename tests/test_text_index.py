@@ -371,6 +371,7 @@ def searching(filled: Filled, project: str, how: str, text: str) -> Any:
     return len(filled.store.find(query).items)
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["find", "relevance", "count"])
 @pytest.mark.parametrize("text", [RARE, RARE_OTHER, f"{RARE} few", "giraffe"])
@@ -419,6 +420,7 @@ def test_statements_of_a_search(indexed: Filled, how: str) -> None:
 HOSTILE = "aAbc ß\u1e9eſIİı\u0301éﬁＡ²'\"\\%_*()^-+:.{}~|$\U0001f600\u3000\u0939\u093f"
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_index_finds_what_the_definition_says_in_a_large_project(indexed: Filled) -> None:
     """In a small table PostgreSQL reads all rather than the index."""
