@@ -9,6 +9,7 @@ from findings_orm.errors import StorageValidationError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.ids import uuid7
 from findings_orm.layout import LEGACY_VERSION
+from findings_orm.limits import DEFAULT, UNLIMITED, Limits, check_parts
 from findings_orm.port import Run
 
 
@@ -27,14 +28,15 @@ def current_document(document: Mapping[str, Any]) -> Mapping[str, Any]:
     given = dict(document)
     if version == LEGACY_VERSION:
         del given["finding_schema_version"]  # 0.3.0 had none; it would be kept aside
-    migrated: dict[str, Any] = SchemaMigrator().migrate(version, SCHEMA_VERSION, given)
+    migrated: dict[str, Any] = SchemaMigrator().migrate(version, SCHEMA_VERSION, given, limits=UNLIMITED)
     return migrated
 
 
-def as_run(run: Run | str | Mapping[str, Any] | None, at: str) -> Run:
+def as_run(run: Run | str | Mapping[str, Any] | None, at: str, limits: Limits = DEFAULT) -> Run:
     """Return the argument of `ingest` as a checked `Run` with id and time.
 
     Raises:
+        LimitExceededError: what it says of tools is larger than a document may be.
         StorageValidationError: names the member, the rule and the value.
     """
     if isinstance(run, Mapping):
@@ -51,6 +53,8 @@ def as_run(run: Run | str | Mapping[str, Any] | None, at: str) -> Run:
         raise StorageValidationError.of_field("run.tool", "must be a JSON object", run.tool)
     if isinstance(run.detectors, (str, bytes, Mapping)) or not isinstance(run.detectors, Collection):
         raise StorageValidationError.of_field("run.detectors", "must be a list of detectors", run.detectors)
+    tool = dict(run.tool)
+    check_parts(tool, limits)
     probe = {
         "id": _given(run.id, uuid7),
         "project_id": "run",
@@ -58,7 +62,7 @@ def as_run(run: Run | str | Mapping[str, Any] | None, at: str) -> Run:
         "title": "run",
         "severity": "info",
         "created_at": _given(run.started_at, lambda: at),
-        "evidence": dict(run.tool),
+        "evidence": tool,
     }
     try:
         checked = validate_finding(probe)

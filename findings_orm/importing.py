@@ -5,16 +5,17 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import marshal
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from sys import maxsize
 from typing import Any, Literal, TypeVar
 
 from findings_orm.accepting import as_run, current_document
 from findings_orm.collector import no_collection
 from findings_orm.deferring import Deferred
+from findings_orm.encoding import Encoder, Oversized
 from findings_orm.errors import (
     LimitExceededError,
     SchemaVersionError,
@@ -24,7 +25,6 @@ from findings_orm.errors import (
 )
 from findings_orm.finding import (
     ACTIVE_STATUSES,
-    MARSHAL_FORMAT,
     SCHEMA_VERSION,
     Status,
     canonical_time,
@@ -87,7 +87,7 @@ class Import:
         check_project_id(project_id)
         self.project_id = project_id
         self.at = now()
-        self.run = as_run(run, self.at)
+        self.run = as_run(run, self.at, limits)
         self.close_missing = close_missing
         self.limits = limits
         self.quarantine = on_invalid == "quarantine"
@@ -155,8 +155,8 @@ class Import:
         self, documents: Iterable[Mapping[str, Any]], recognition: Recognition
     ) -> Iterator[list[Mapping[str, Any]]]:
         """Yield the batches of a report; none where the same report came before."""
-        for batch in _batches(documents):
-            if not recognition.takes(batch):
+        for batch, data in _batches(documents, self.limits):
+            if not recognition.takes(batch, data):
                 yield from recognition.put_aside()
                 yield batch
         run = recognition.recognised()
@@ -225,6 +225,8 @@ class Import:
 
     def _filled(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         """Return a document of the current version with what the import fills in, and whether it had an id."""
+        if isinstance(given, Oversized):
+            raise given.error
         if not isinstance(given, Mapping):
             raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", given)
         document = {**self._fill, **current_document(given if isinstance(given, dict) else dict(given))}
@@ -274,6 +276,9 @@ class Import:
             raise type(error)(f"document {index}: {error}") from error
         self.limits.check("max_rejected", len(self.report.rejected) + 1, "the number of refused documents")
         field = _shown((getattr(error, "field", None) or "finding_schema_version")[:1000])
+        if isinstance(given, Oversized):
+            self.report.rejected.append(Rejected(index, field, _shown(f"{error}; the original is not kept")))
+            return
         original = tag_original(given)
         form = json.dumps(original)
         try:
@@ -420,30 +425,43 @@ class Import:
         self.unit.put_run(self.project_id, run, receipt)
 
 
-def _batches(documents: Iterable[Any]) -> Iterator[list[Any]]:
-    if isinstance(documents, list):  # in memory as a whole already
-        yield from batches(documents, BATCH)
-        return
+def _batches(documents: Iterable[Any], limits: Limits) -> Iterator[tuple[list[Any], bytes]]:
+    """Yield batches of documents with their bytes, none where a document is not of plain types.
+
+    A stream is cut by the memory that its documents take, too; a list is in memory as a whole already.
+    """
+    encoder = Encoder(limits)
+    if isinstance(documents, list):
+        for batch in batches(documents, BATCH):
+            data = encoder.bytes_of_all(batch)
+            yield (batch, data) if data else next(_one_by_one(batch, encoder, maxsize))
+    else:
+        yield from _one_by_one(documents, encoder, BATCH_BYTES)
+
+
+def _one_by_one(documents: Iterable[Any], encoder: Encoder, most: int) -> Iterator[tuple[list[Any], bytes]]:
     batch: list[Any] = []
+    parts: list[bytes] = []
     total = 0
     for document in documents:
-        batch.append(document)
-        total += _weight(document)
-        if len(batch) >= BATCH or total >= BATCH_BYTES:
-            yield batch
-            batch, total = [], 0
+        try:
+            data = encoder.bytes_of(document)
+            batch.append(document)
+        except LimitExceededError as error:
+            data = b""
+            batch.append(Oversized(error))
+        parts.append(data)
+        size = len(data)
+        total += size if size < _SMALL else size + _OBJECT * data.count(b"}") + _LIST * data.count(b"]")
+        if len(batch) >= BATCH or total >= most:
+            yield batch, _joined(parts)
+            batch, parts, total = [], [], 0
     if batch:
-        yield batch
+        yield batch, _joined(parts)
 
 
-def _weight(document: Any) -> int:
-    """Return about how many bytes of memory a document of JSON types takes."""
-    try:
-        data = marshal.dumps(document, MARSHAL_FORMAT)
-    except ValueError:
-        return 0
-    size = len(data)
-    return size if size < _SMALL else size + _OBJECT * data.count(b"{") + _LIST * data.count(b"[")
+def _joined(parts: list[bytes]) -> bytes:
+    return b"".join(parts) if all(parts) else b""
 
 
 def _shown(text: str) -> str:

@@ -14,6 +14,7 @@ from findings_orm.blocks import is_committed
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import KNOWN_VERSIONS
 from findings_orm.jsonstream import JsonReader
+from findings_orm.limits import DEFAULT, Limits, check_limits, check_parts
 from findings_orm.private import replace_file
 
 LEGACY_VERSION = "0.3.0"
@@ -45,7 +46,25 @@ def is_layout(data: Mapping[str, Any], version: str) -> bool:
     return "findings" in data
 
 
-def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:
+def check_documents(data: Mapping[str, Any], limits: Limits) -> None:
+    """Refuse a layout with a finding that is too large; what it has beside its findings counts as one.
+
+    Raises:
+        LimitExceededError: names the index of the finding, and the limit.
+    """
+    findings = data.get("findings")
+    if not isinstance(findings, list):
+        check_parts(data, limits)
+        return
+    check_parts({name: value for name, value in data.items() if name != "findings"}, limits)
+    for index, document in enumerate(findings):
+        try:
+            check_parts(document, limits)
+        except StorageValidationError as error:
+            raise error.at(index) from error
+
+
+def atomic_write(path: pathlib.Path, data: dict[str, Any], limits: Limits = DEFAULT) -> None:
     """Write `data` as JSON to `path`, whole or not at all; see `StoragePort.atomic_write`.
 
     The order is what makes it safe (POSIX rename, fsync of file, then of folder): a temporary file in the same
@@ -55,6 +74,7 @@ def atomic_write(path: pathlib.Path, data: dict[str, Any]) -> None:
     path = path_of("path", path)
     if not isinstance(data, dict) or "finding_schema_version" not in data:
         raise SchemaVersionError(f"{path}: the data has no finding_schema_version, so nothing was written")
+    check_documents(data, check_limits(limits))
     try:
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
         content = text.encode()

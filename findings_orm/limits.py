@@ -16,6 +16,9 @@ FREE_BYTES = 64 * MB
 """What may be unpacked, or made of a report, before `Limits.max_expansion_ratio` counts."""
 
 _VALUE_SIZE = 8
+_COUNTED_LEVELS = 2_100
+"""Nothing that makes bytes of a document goes deeper; a value that holds itself, and once, is no larger than this."""
+_COLLECTIONS = (list, tuple, set, frozenset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +191,59 @@ def size_of(value: object, most: int) -> int:
         if size > most:
             break
     return size
+
+
+def check_parts(value: object, limits: Limits) -> None:
+    """Refuse a value that is larger as JSON than a document may be, before anything is made of it.
+
+    What it holds several times counts each time: a few lists that hold each other twice are a JSON without an end.
+
+    Raises:
+        LimitExceededError: it is larger, as far as it was counted.
+    """
+    size, values, levels, level = 0, 0, 0, [value]
+    seen: set[int] = set()
+    while level:
+        inner: list[object] = []
+        for part in level:
+            size += _least_size(part)
+            if isinstance(part, dict):
+                inner.extend(part.values())
+                size += sum(len(name) for name in part if isinstance(name, str))
+            elif isinstance(part, _COLLECTIONS):
+                inner.extend(part)
+            check_counted(size + len(inner), limits)
+        values += len(inner)
+        _check_document("max_document_values", values, "the number of values in the document", limits)
+        level = inner
+        levels += 1
+        if levels > _COUNTED_LEVELS:
+            level = [part for part in level if id(part) not in seen]
+            seen.update(map(id, level))
+
+
+def check_counted(size: int, limits: Limits) -> None:
+    """Refuse a document of which so many bytes were counted, and not all.
+
+    Raises:
+        LimitExceededError: they are more than a document may have.
+    """
+    _check_document("max_document_bytes", size, "the size of the document, in bytes", limits)
+
+
+def _check_document(name: str, found: int, what: str, limits: Limits) -> None:
+    try:
+        limits.check(name, found, f"{what}, as far as it was counted")
+    except LimitExceededError as error:
+        error.field = "document"
+        raise
+
+
+def _least_size(part: object) -> int:
+    """Return how many bytes a value has as JSON at least, without what is in it."""
+    if isinstance(part, (str, bytes, bytearray)):
+        return 1 + len(part)
+    return 1 + part.bit_length() // 4 if isinstance(part, int) else 1
 
 
 def memory_of(value: object) -> int:

@@ -7,13 +7,13 @@ seen last.
 
 from __future__ import annotations
 
-import marshal
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import IO, Any
 
-from findings_orm.finding import MARSHAL_FORMAT, SCHEMA_VERSION
+from findings_orm.encoding import documents_in
+from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.fingerprint import VERSION
 from findings_orm.port import Run
 from findings_orm.records import Receipt
@@ -39,15 +39,19 @@ class Recognition:
     def __init__(self, runs: Iterable[Run], receipts: Iterable[Receipt], revision: int) -> None:
         self._may_be = dict(_unchanged(runs, receipts, revision))
         self._digests: list[bytes] = []
-        self._aside: list[bytes | int] = []
+        self._aside: list[tuple[int, bytes | int]] = []
         self._size = 0
         self._file: IO[bytes] | None = None
         self.count = 0
         self.detectors: set[str] = set()
 
-    def takes(self, batch: list[Any]) -> bool:
-        """Note a batch; return whether the report is one that came before as far as it was read. Then it is put aside."""
-        data = _bytes_of(batch)
+    def takes(self, batch: list[Any], data: bytes) -> bool:
+        """Note a batch and its bytes; return whether the report is one that came before as far as it was read.
+
+        Then it is put aside.
+        """
+        if data and not _is_current(batch):
+            data = b""
         digest = sha256(_RULES + data).digest() if data else b""
         at = len(self._digests) * _SIZE
         self._digests.append(digest)
@@ -57,17 +61,17 @@ class Recognition:
                 for number, digests in self._may_be.items()
                 if digest and digests[at : at + _SIZE] == digest
             }
-        if not self._may_be or not self._put_aside(data):
+        if not self._may_be or not self._put_aside(data, len(batch)):
             return False
         self.count += len(batch)
         self.detectors.update([document["detector_id"] for document in batch])
         return True
 
-    def _put_aside(self, data: bytes) -> bool:
+    def _put_aside(self, data: bytes, count: int) -> bool:
         """Keep a batch, in memory or in a file; return False where the disk is full."""
         self._size += len(data)
         if self._size <= _IN_MEMORY:
-            self._aside.append(data)
+            self._aside.append((count, data))
             return True
         try:
             if self._file is None:
@@ -76,7 +80,7 @@ class Recognition:
         except OSError:
             return False
         if whole:
-            self._aside.append(len(data))
+            self._aside.append((count, len(data)))
         return whole
 
     def put_aside(self) -> Iterator[list[Any]]:
@@ -84,9 +88,9 @@ class Recognition:
         self._may_be = {}
         if self._file is not None:
             self._file.seek(0)
-        for kept in self._aside:
+        for count, kept in self._aside:
             data = kept if isinstance(kept, bytes) else self._file.read(kept) if self._file else b""
-            yield marshal.loads(data)  # noqa: S302  # nosec B302  # written by this object
+            yield list(documents_in(data, count))
         self.close()
 
     def recognised(self) -> int | None:
@@ -123,15 +127,12 @@ def _unchanged(
         revision = receipt.before
 
 
-def _bytes_of(batch: list[Any]) -> bytes:
-    """Return a batch as bytes that no other batch has, none if its documents are not all of plain types and this version."""
+def _is_current(batch: list[Any]) -> bool:
+    """Return whether all documents are of this version."""
     for document in batch:
         if (
             type(document) is not dict
             or document.get("finding_schema_version", SCHEMA_VERSION) != SCHEMA_VERSION
         ):
-            return b""
-    try:
-        return marshal.dumps(batch, MARSHAL_FORMAT)
-    except ValueError:
-        return b""
+            return False
+    return True

@@ -21,6 +21,7 @@ from findings_orm.arguments import checked
 from findings_orm.blocks import COMMITTED, block
 from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of, problems_of_files
 from findings_orm.dropping import when_dropped
+from findings_orm.encoding import Encoder
 from findings_orm.errors import (
     FindingNotFoundError,
     StorageError,
@@ -38,7 +39,7 @@ from findings_orm.finding import (
     check_project_id,
     content_of,
     is_uuid,
-    validate_finding,
+    validate_content,
 )
 from findings_orm.forking import Forking
 from findings_orm.ids import now
@@ -210,7 +211,7 @@ class Store(Forking, FindingStore):
     # -- the port -------------------------------------------------------------------------------------------
 
     def atomic_write(self, path: pathlib.Path, data: dict[str, Any]) -> None:
-        layout.atomic_write(path, data)
+        layout.atomic_write(path, data, self.limits)
 
     def validate_store_layout(self, path: pathlib.Path) -> bool:
         return not layout.check_store_layout(path)
@@ -242,8 +243,11 @@ class Store(Forking, FindingStore):
 
     def _accepted(self, given: Mapping[str, Any]) -> Document:
         """Return a document that comes in, valid and no larger than it may be."""
-        document = validate_finding(current_document(given))
-        check_size(document, content_of(document), self.limits)
+        Encoder(self.limits).bytes_of(given)
+        current = current_document(given)
+        content = content_of(current) if isinstance(current, dict) else b""
+        document, _ = validate_content(current, plain=bool(content))
+        check_size(document, content or content_of(document), self.limits)
         return document
 
     def list_findings(self, project_id: str) -> list[dict[str, Any]]:

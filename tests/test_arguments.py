@@ -56,7 +56,16 @@ MODULES = (
 """What the docs name."""
 
 INNER = {
-    *("kept", "version_of", "looks_legacy", "problems_of_path", "open_url", "observable", "diagnosable"),
+    *(
+        "check_documents",
+        "kept",
+        "version_of",
+        "looks_legacy",
+        "problems_of_path",
+        "open_url",
+        "observable",
+        "diagnosable",
+    ),
     *("Report", "ObservedStore", "Limits.rule", "Limits.check", "is_layout"),
 }
 """What the package's own modules call, with what was checked before."""
@@ -214,6 +223,7 @@ class Surroundings:
             "given": dict,
             "inner": lambda: open_storage("memory:"),
             "keep": lambda: Keep(last=1),
+            "limits": Limits,
             "name": lambda: "scratch",
             "observer": Observer,
             "operation": lambda: "find",

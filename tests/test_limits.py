@@ -36,6 +36,7 @@ from findings_orm.importing import Import
 from findings_orm.limits import DEFAULT, MB
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.store import Store
+from findings_orm.testing.hostile import UNBOUNDED, Break, break_document
 from findings_orm.testing.samples import PROJECT, finding, scanned
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
@@ -351,6 +352,33 @@ def test_a_store_refuses_many_values(opened: Callable[[Limits], Store]) -> None:
     fixed = store.retry_rejected(PROJECT, {rejected_id: scanned("R2", **many)})
     assert [one.field for one in fixed.rejected] == ["document"]
     store.save_finding(finding(3, evidence={"x": [0] * 40}))
+
+
+@pytest.mark.parametrize("rule", UNBOUNDED, ids=lambda rule: rule.name)
+def test_documents_without_an_end_are_refused_whatever_takes_them(rule: Break, tmp_path: Path) -> None:
+    endless = break_document(finding(), rule)
+    layout = {"finding_schema_version": "2.0.0", "findings": [finding(2), endless]}
+    migrate, store = SchemaMigrator().migrate, open_storage("memory:")
+    report = store.ingest(PROJECT, [{**scanned(), "title": ""}], on_invalid="quarantine")
+    kept = report.rejected[0].rejected_id or ""
+    for take in (
+        lambda: migrate("2.0.0", "1.0.0", endless),
+        lambda: migrate("2.0.0", "1.0.0", [endless]),
+        lambda: migrate("2.0.0", "1.0.0", layout),
+        lambda: store.atomic_write(tmp_path / "x", layout),
+        lambda: store.ingest(PROJECT, [], run={"tool": {"x": endless[rule.key]}}),
+    ):
+        with pytest.raises(LimitExceededError, match="max_document_"):
+            take()
+    assert not (tmp_path / "x").exists()
+    assert len(store.retry_rejected(PROJECT, {kept: endless}).rejected) == 1
+
+
+def test_limits_of_a_migration_can_be_raised() -> None:
+    large = finding(finding_schema_version="2.0.0", evidence={"x": "A" * 9 * MB})
+    with pytest.raises(LimitExceededError, match="max_document_bytes"):
+        SchemaMigrator().migrate("2.0.0", "1.0.0", large)
+    assert SchemaMigrator().migrate("2.0.0", "1.0.0", large, limits=Limits.of_sizes(document=16 * MB))
 
 
 def test_a_large_document_in_a_file_is_edited_by_hand(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,8 +13,8 @@ from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import FIELDS, MAX_DEPTH, SCHEMA_VERSION, validate_finding
 from findings_orm.layout import LEGACY_VERSION as LEGACY
-from findings_orm.layout import VERSION_KEYS, is_layout
-from findings_orm.limits import DEFAULT, Limits
+from findings_orm.layout import VERSION_KEYS, check_documents, is_layout
+from findings_orm.limits import DEFAULT, UNLIMITED, Limits, check_limits, check_parts
 from findings_orm.migrations.files import FileMigration, Progress, migrate_file, migrate_many
 from findings_orm.migrations.scripts import DocumentChange, chain, document_changes
 
@@ -116,11 +116,18 @@ class SchemaMigrator:
         return list(_path(from_version, to_version))
 
     @overload
-    def migrate(self, from_version: str, to_version: str, data: Mapping[str, Any]) -> dict[str, Any]: ...
+    def migrate(
+        self, from_version: str, to_version: str, data: Mapping[str, Any], *, limits: Limits = DEFAULT
+    ) -> dict[str, Any]: ...
 
     @overload
     def migrate(
-        self, from_version: str, to_version: str, data: list[Mapping[str, Any]] | list[dict[str, Any]]
+        self,
+        from_version: str,
+        to_version: str,
+        data: list[Mapping[str, Any]] | list[dict[str, Any]],
+        *,
+        limits: Limits = DEFAULT,
     ) -> list[dict[str, Any]]: ...
 
     def migrate(
@@ -128,6 +135,8 @@ class SchemaMigrator:
         from_version: str,
         to_version: str,
         data: Mapping[str, Any] | list[Mapping[str, Any]] | list[dict[str, Any]],
+        *,
+        limits: Limits = DEFAULT,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Return `data`, which is of one schema version, as data of another. `data` itself is not changed.
 
@@ -135,24 +144,31 @@ class SchemaMigrator:
         ``finding_schema_version`` (or ``store_schema_version``). The result shares nothing with it. A document may lack
         what `ingest` fills in: `id`, `project_id`, `run_id`, `created_at`; it lacks the same afterwards. The findings
         of a layout may lack their version; the layout's holds for them. Data of 0.3.0 had no version and may lack it; a
-        layout gets one. A refusal names the index of a document in a list or a layout.
+        layout gets one. A refusal names the index of a document in a list or a layout. `limits` say how large a document
+        may be.
 
         Raises:
+            LimitExceededError: a document is larger than a limit allows.
             SchemaVersionError: a version is missing, malformed, unknown or newer, or `data` says that it is of
                 another version than `from_version`.
             StorageValidationError: `data` breaks a rule of its own version; names field, rule and value.
         """
+        check_limits(limits)
         if not isinstance(data, list):
-            return self._migrate_one(from_version, to_version, data)
+            return self._migrate_one(from_version, to_version, data, limits)
         _check_version(from_version, "from_version")
         _check_version(to_version, "to_version")
-        return list(self.migrate_many(from_version, to_version, data))
+        return list(self.migrate_many(from_version, to_version, data, limits=limits))
 
-    def _migrate_one(self, from_version: str, to_version: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    def _migrate_one(
+        self, from_version: str, to_version: str, data: Mapping[str, Any], limits: Limits = UNLIMITED
+    ) -> dict[str, Any]:
         _check_version(from_version, "from_version")
         _check_version(to_version, "to_version")
         if not isinstance(data, dict):
             raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", data)
+        if limits is not UNLIMITED:
+            check_documents(data, limits) if is_layout(data, from_version) else check_parts(data, limits)
         if is_layout(data, from_version):
             return _migrate_layout(data, from_version, to_version)
         _check_own_version(data, "finding_schema_version", from_version)
@@ -160,14 +176,20 @@ class SchemaMigrator:
 
     @checked
     def migrate_many(
-        self, from_version: str, to_version: str, documents: Iterable[Mapping[str, Any]]
+        self,
+        from_version: str,
+        to_version: str,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        limits: Limits = DEFAULT,
     ) -> Iterator[dict[str, Any]]:
         """Yield each of many documents as `migrate` returns it, with memory for one at a time.
 
         Raises:
             SchemaVersionError, StorageValidationError: as `migrate`, when that document's turn comes; names its index.
         """
-        return migrate_many(self._migrate_one, from_version, to_version, documents)
+        migrate_one = partial(self._migrate_one, limits=limits)
+        return migrate_many(migrate_one, from_version, to_version, documents)
 
     @checked
     def migrate_file(

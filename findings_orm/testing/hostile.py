@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from findings_orm.finding import KNOWN_VERSIONS, MAX_DEPTH, MAX_DIGITS, MAX_NUMBER
+from findings_orm.limits import MB
 
 VERSION_FIELD = "finding_schema_version"
 """The field whose breaks raise `SchemaVersionError`; all others raise `StorageValidationError`."""
@@ -64,6 +65,20 @@ def _cycle() -> dict[str, Any]:
     loop: list[Any] = []
     loop.append(loop)
     return {"a": loop}
+
+
+def _shared(part: Any = None) -> list[Any]:
+    """Return lists that hold each other twice: few in memory, a JSON without an end."""
+    shared: list[Any] = [part]
+    for _ in range(40):
+        shared = [shared, shared]
+    return shared
+
+
+def _two_cycles() -> list[Any]:
+    loop: list[Any] = []
+    loop.extend([loop, loop])
+    return loop
 
 
 _TIMES = {
@@ -290,3 +305,22 @@ ENDLESS: tuple[Break, ...] = (
     Break("evidence must not nest without bounds", "evidence", "evidence", lambda: _deep(20_000)),
 )
 """Breaks whose place an error can't name to the end."""
+
+UNBOUNDED: tuple[Break, ...] = (
+    Break("evidence must not hold parts many times over", "document", "evidence", lambda: {"a": _shared()}),
+    Break(
+        "provenance must not hold parts many times over", "document", "provenance", lambda: {"a": _shared()}
+    ),
+    Break("tags must not hold parts many times over", "document", "tags", _shared),
+    Break(
+        "other types don't hide what is held many times", "document", "evidence", lambda: {"a": _shared({1})}
+    ),
+    Break("evidence must not hold itself twice", "document", "evidence", lambda: {"a": _two_cycles()}),
+    Break(
+        "evidence must not hold a long text many times",
+        "document",
+        "evidence",
+        lambda: {"a": ["x" * MB] * MB},
+    ),
+)
+"""Documents that are small in memory, and larger as JSON than any limit: refused in bounded time and memory."""

@@ -12,14 +12,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from findings_orm.errors import FindingNotFoundError, SchemaVersionError, StorageValidationError
+from findings_orm.errors import (
+    FindingNotFoundError,
+    LimitExceededError,
+    SchemaVersionError,
+    StorageValidationError,
+)
 from findings_orm.finding import SCHEMA_VERSION, STORE_FIELDS, validate_finding
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
 from findings_orm.testing.contract.base import Capabilities, everything, refusal, relaxed
 from findings_orm.testing.contract.port import TIMES
-from findings_orm.testing.hostile import BREAKS, ENDLESS, break_document
-from findings_orm.testing.samples import OTHER, PROJECT, assert_all_same, assert_same, finding, ids, uuid_of
+from findings_orm.testing.hostile import BREAKS, ENDLESS, UNBOUNDED, break_document
+from findings_orm.testing.samples import (
+    OTHER,
+    PROJECT,
+    assert_all_same,
+    assert_same,
+    finding,
+    ids,
+    scanned,
+    uuid_of,
+)
 from findings_orm.testing.strategies import documents
 
 
@@ -91,6 +105,27 @@ class DocumentContract(Capabilities):
                 refused = refusal(partial(store.ingest, PROJECT, [document]))
                 assert isinstance(refused, (StorageValidationError, SchemaVersionError)), rule.name
         assert everything(store) == before, "a refused document left something behind"
+
+    def test_documents_without_an_end_are_refused_by_a_limit(self, store: FindingStore) -> None:
+        rule = UNBOUNDED[0]
+        good, endless = scanned(), break_document(scanned("R2"), rule)
+        with pytest.raises(LimitExceededError, match=r"max_document_\w+\); to allow more: --max-document"):
+            store.save_finding(break_document(finding(), rule))
+        for write in (
+            lambda: store.save_findings([finding(), break_document(finding(2), rule)]),
+            lambda: store.ingest(PROJECT, [good, endless]),
+            lambda: store.ingest(PROJECT, iter([good, endless])),
+            lambda: store.save_findings([finding(), _older(**{rule.key: endless[rule.key]})]),
+        ):
+            with pytest.raises(
+                LimitExceededError, match=r"document 1: .*max_document_\w+\); to allow more: --max-d"
+            ):
+                write()
+            assert store.list_findings(PROJECT) == []
+        report = store.ingest(PROJECT, [endless, good], on_invalid="quarantine")
+        assert (report.created, len(report.rejected), store.rejected_originals(PROJECT)) == (1, 1, [])
+        assert "max_document_" in report.rejected[0].reason
+        assert report.rejected[0].rejected_id is None
 
     # -- saving --------------------------------------------------------------------------------------------
 
