@@ -374,6 +374,21 @@ def test_documents_without_an_end_are_refused_whatever_takes_them(rule: Break, t
     assert len(store.retry_rejected(PROJECT, {kept: endless}).rejected) == 1
 
 
+def test_a_backup_can_be_restored_with_the_limits_that_it_was_written_with(tmp_path: Path) -> None:
+    narrow = Limits(max_document_bytes=200_000)
+    (tmp_path / "b").write_bytes(b"before")
+    with open_storage("memory:", limits=DEFAULT) as store, open_storage("memory:") as other:
+        store.save_finding(finding(evidence={"x": "A" * MB}))
+        with pytest.raises(LimitExceededError, match="max_document_bytes.*--max-document"):
+            write_backup(store, tmp_path / "b", limits=narrow)
+        assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("b", b"before")]
+        write_backup(store, tmp_path / "b")
+        with pytest.raises(LimitExceededError, match="max_document_bytes.*--max-document"):
+            restore_backup(other, tmp_path / "b", limits=narrow)
+        restore_backup(other, tmp_path / "b", limits=DEFAULT)
+        assert other.list_findings(PROJECT) == store.list_findings(PROJECT)
+
+
 def test_limits_of_a_migration_can_be_raised() -> None:
     large = finding(finding_schema_version="2.0.0", evidence={"x": "A" * 9 * MB})
     with pytest.raises(LimitExceededError, match="max_document_bytes"):

@@ -29,7 +29,7 @@ from findings_orm.errors import (
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.ids import now, uuid7
-from findings_orm.limits import DEFAULT, UNLIMITED, Limits
+from findings_orm.limits import DEFAULT, Limits
 from findings_orm.port import FindingStore
 from findings_orm.private import Access, writing
 from findings_orm.query import FindingQuery
@@ -80,7 +80,7 @@ def write_backup(
     verify: bool = True,
     group: str | None = None,
     progress: Progress = SILENT,
-    limits: Limits = DEFAULT,
+    limits: Limits | None = None,
 ) -> BackupReport:
     """Write a backup of a store as it is at one instant; other threads and processes go on working with it.
 
@@ -98,9 +98,12 @@ def write_backup(
         group: a group of the system whose members may read and write the file too; without one a new file is for its owner
             alone, and one that takes the place of another is for those who could open that.
         progress: is told how far the work is.
-        limits: how large a line of the earlier backup may be, and its whole text. What is written has none.
+        limits: how large a line may be, and the whole text: of the earlier backup, and of this one when it is read back, so
+            that it can be restored with the same limits. None takes those of the store.
 
     Raises:
+        LimitExceededError: something in the store, or in the earlier backup, is beyond a limit; names it, and the option that
+            raises it. The old file is as it was.
         FindingNotFoundError: the store lacks a project that was named.
         StorageUnavailableError: store or file can't be read or written.
         StorageConflictError: another process writes the same file.
@@ -110,6 +113,7 @@ def write_backup(
     start = time.monotonic()
     target = pathlib.Path(path)
     check_level(level)
+    limits = limits or records_of(store).limits
     before = None if since is None else _backup_of(pathlib.Path(since), key, limits)
     continued = None if before is None else chain_to_continue(before, key, limits)
     access = None if group is None else Access.of_group(group)
@@ -131,7 +135,7 @@ def write_backup(
         file.flush()
         verified = verify and (key is None or bool(key.secret))
         if verified:
-            verify_backup(beside, key=key, progress=progress, expected=sha256, limits=UNLIMITED)
+            verify_backup(beside, key=key, progress=progress, expected=sha256, limits=limits)
         size = beside.stat().st_size
         return BackupReport(  # made before the file gets its place: nothing is called after that
             target,

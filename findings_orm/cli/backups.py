@@ -121,7 +121,7 @@ def create(
             verify=verify,
             group=group,
             progress=tracker,
-            limits=limits_of(max_document, others=limit),  # for what --since names
+            limits=limits_of(max_document, others=limit),
         )
     if form == "json":
         session.out.json(as_json(report))
