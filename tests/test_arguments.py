@@ -5,6 +5,7 @@ The port itself is walked in the suite (`findings_orm.testing.contract.arguments
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import io
@@ -32,8 +33,11 @@ from findings_orm import (
 )
 from findings_orm.adapters.cache import CacheOptions
 from findings_orm.adapters.sql.postgresql_engine import Options
-from findings_orm.backup import Keep, Key, write_backup
+from findings_orm.backup import Keep, Key, Manifest, verify_backup, write_backup
 from findings_orm.errors import readable
+from findings_orm.formats.jsonl import JSONL
+from findings_orm.formats.reading import Source
+from findings_orm.formats.survey import Survey
 from findings_orm.forwarding import ForwardingStore
 from findings_orm.metrics import MetricsAdapter, SlowQueries, TracingAdapter
 from findings_orm.observing import Observer
@@ -66,7 +70,7 @@ INNER = {
         "observable",
         "diagnosable",
     ),
-    *("Report", "ObservedStore", "Limits.rule", "Limits.check", "is_layout"),
+    *("ObservedStore", "Limits.rule", "Limits.check", "is_layout"),
 }
 """What the package's own modules call, with what was checked before."""
 
@@ -240,6 +244,9 @@ class Surroundings:
             "text": lambda: "age1",
             "to_version": lambda: "2.0.0",
             "url": lambda: "memory:",
+            "Report(source": lambda: Source(io.BytesIO(b"{}"), Limits()),
+            "Report(format": lambda: JSONL,
+            "Report(survey": Survey,
             "SQLiteStorageAdapter(url": lambda: "sqlite://",
             "PostgreSQLStorageAdapter(url": lambda: "postgresql://u@127.0.0.1:1/d",
             "atomic_write(path": self.new_path,
@@ -301,3 +308,15 @@ def test_hostile_arguments_end_in_an_error_of_the_package_or_an_answer(
     if public.owner is None or public.owner.__name__ in surroundings.instances:
         monkeypatch.chdir(tmp_path)
         assert list(surroundings.faults_of(public)) == []
+
+
+@pytest.mark.parametrize("name", Manifest.model_fields)
+def test_hostile_manifests_end_in_an_error_of_the_package(name: str, tmp_path: pathlib.Path) -> None:
+    with open_storage("memory:") as store:
+        write_backup(store, tmp_path / "b")
+    whole = verify_backup(tmp_path / "b").manifest.model_dump()
+    for value in hostile_values():
+        with contextlib.suppress(StorageError):
+            Manifest(**{**whole, name: value})
+    with pytest.raises(StorageError, match=name):
+        Manifest(**{**whole, name: object()})

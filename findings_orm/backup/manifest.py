@@ -82,6 +82,19 @@ class Manifest(_Strict):
     since: Since | None = None
     salvaged: bool = False
 
+    def __init__(self, **given: Any) -> None:
+        """Make one of its fields.
+
+        Raises:
+            StorageValidationError: names the field, the rule and the value.
+        """
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            place = ".".join(map(str, fault["loc"]))
+            raise StorageValidationError.of_field(place, fault["msg"], fault["input"]) from error
+
 
 class ProjectHead(_Strict):
     """The line that begins a project; a `revision` of None gives it a new one when it is restored."""
@@ -150,8 +163,9 @@ def read_manifest(where: str, record: dict[str, Any]) -> Manifest:
         )
     try:
         manifest = Manifest.model_validate(given)
-    except ValidationError as error:
-        raise StorageIntegrityError(f"{where}: the manifest is malformed: {first_fault(error)}") from error
+    except StorageValidationError as error:
+        fault = f"{error.field}: {error.rule}"
+        raise StorageIntegrityError(f"{where}: the manifest is malformed: {fault}") from error
     if manifest.schema_version not in KNOWN_VERSIONS:
         known = ", ".join(KNOWN_VERSIONS)
         raise SchemaVersionError(

@@ -40,6 +40,7 @@ class Report:
         legacy: it has documents that look like those of schema 0.3.0, which `import_legacy` reads.
     """
 
+    @checked
     def __init__(self, source: Source, format: Format, survey: Survey, limits: Limits = DEFAULT) -> None:
         self._source = source
         self._format = format
