@@ -208,7 +208,7 @@ class Surroundings:
             "SQLiteStorageAdapter": sql,
             "FileStorageAdapter": opened.enter_context(open_storage((folder / "files").as_uri())),
             "ForwardingStore": ForwardingStore(store),
-            "RedisCacheAdapter": RedisCacheAdapter(sql, "redis://127.0.0.1:1/0"),
+            "RedisCacheAdapter": opened.enter_context(RedisCacheAdapter(sql, "redis://127.0.0.1:1/0")),
             "MetricsAdapter": MetricsAdapter(sql),
             "SlowQueries": SlowQueries(sql),
             "TracingAdapter": TracingAdapter(sql),
