@@ -12,14 +12,14 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from findings_orm.adapters.sql import text_index
-from findings_orm.adapters.sql.models import OPTIONAL_INDEXES, Base, exists_on
 from findings_orm.errors import StorageError
 from findings_orm.migrations.connecting import connected, parse
 from findings_orm.migrations.database import current_revision
 from findings_orm.migrations.prebuilding import prebuild
 from findings_orm.migrations.scripts import VERSION_TABLE
 from findings_orm.migrations.transaction import LOCK, migration_transaction
+from findings_orm.orm import text_index
+from findings_orm.orm.models import OPTIONAL_INDEXES, Base, exists_on
 
 URL_VARIABLE = "FINDINGS_DATABASE_URL"
 WRITING = ("upgrade", "downgrade", "stamp")

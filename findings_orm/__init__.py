@@ -41,22 +41,22 @@ from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.registry import STORAGE_REGISTRY, open_storage, register_adapter, unregister_adapter
 
 if TYPE_CHECKING:
-    from findings_orm.adapters.cache import RedisCacheAdapter
-    from findings_orm.adapters.file import FileStorageAdapter
-    from findings_orm.adapters.lifted import lift
-    from findings_orm.adapters.memory import InMemoryStorageAdapter
-    from findings_orm.adapters.sql.postgresql import PostgreSQLStorageAdapter
-    from findings_orm.adapters.sql.sqlite import SQLiteStorageAdapter
     from findings_orm.migrations import SchemaMigrator
+    from findings_orm.orm.postgresql import PostgreSQLStorageAdapter
+    from findings_orm.orm.sqlite import SQLiteStorageAdapter
+    from findings_orm.stores.cache import RedisCacheAdapter
+    from findings_orm.stores.files import FileStorageAdapter
+    from findings_orm.stores.lifted import lift
+    from findings_orm.stores.memory import InMemoryStorageAdapter
 
 _LAZY = {
-    "FileStorageAdapter": "findings_orm.adapters.file",
-    "InMemoryStorageAdapter": "findings_orm.adapters.memory",
-    "PostgreSQLStorageAdapter": "findings_orm.adapters.sql.postgresql",
-    "RedisCacheAdapter": "findings_orm.adapters.cache",
-    "SQLiteStorageAdapter": "findings_orm.adapters.sql.sqlite",
+    "FileStorageAdapter": "findings_orm.stores.files",
+    "InMemoryStorageAdapter": "findings_orm.stores.memory",
+    "PostgreSQLStorageAdapter": "findings_orm.orm.postgresql",
+    "RedisCacheAdapter": "findings_orm.stores.cache",
+    "SQLiteStorageAdapter": "findings_orm.orm.sqlite",
     "SchemaMigrator": "findings_orm.migrations",
-    "lift": "findings_orm.adapters.lifted",
+    "lift": "findings_orm.stores.lifted",
 }
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

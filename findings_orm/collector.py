@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 
-from findings_orm.blocks import block
+from findings_orm.process import block
 
 
 @block

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from findings_orm.arguments import path_of
-from findings_orm.blocks import is_committed
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import KNOWN_VERSIONS
 from findings_orm.jsonstream import JsonReader
 from findings_orm.limits import DEFAULT, Limits, check_limits, check_parts
 from findings_orm.private import replace_file
+from findings_orm.process import is_committed
 
 LEGACY_VERSION = "0.3.0"
 """The version of the flat documents, which don't say a version."""

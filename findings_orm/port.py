@@ -91,7 +91,7 @@ class RejectedOriginal:
         at: when that was.
         field, reason: as in `Rejected`.
         original: what was given, of the same types and equal, whatever it was; only a value of a class that
-            `findings_orm.originals` does not know is a `LostValue` there.
+            `findings_orm.imports.originals` does not know is a `LostValue` there.
     """
 
     rejected_id: str

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from findings_orm.blocks import COMMITTED, block, is_committed
 from findings_orm.errors import StorageConflictError, StorageUnavailableError, StorageValidationError
+from findings_orm.process import COMMITTED, block, is_committed
 
 try:
     import fcntl

@@ -14,8 +14,8 @@ from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
 from typing import Any, cast
 
+from findings_orm.decorate import ForwardingStore
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError, readable
-from findings_orm.forwarding import ForwardingStore
 from findings_orm.limits import DEFAULT, Limits, check_limits
 from findings_orm.port import FindingStore, StoragePort
 from findings_orm.secrecy import shown_url
@@ -25,11 +25,11 @@ _log = logging.getLogger(__name__)
 ENTRY_POINT_GROUP = "findings_orm.adapters"
 
 _SCHEMES = {
-    "file": "findings_orm.adapters.file:open_url",
-    "memory": "findings_orm.adapters.memory:open_url",
-    "postgres": "findings_orm.adapters.sql.postgresql:open_url",
-    "postgresql": "findings_orm.adapters.sql.postgresql:open_url",
-    "sqlite": "findings_orm.adapters.sql.sqlite:open_url",
+    "file": "findings_orm.stores.files:open_url",
+    "memory": "findings_orm.stores.memory:open_url",
+    "postgres": "findings_orm.orm.postgresql:open_url",
+    "postgresql": "findings_orm.orm.postgresql:open_url",
+    "sqlite": "findings_orm.orm.sqlite:open_url",
 }
 
 
@@ -51,7 +51,7 @@ class _Registry(Mapping[str, StoragePort]):
     def __getitem__(self, name: str) -> StoragePort:
         with self._lock:
             if name == "memory" and name not in self._adapters:
-                self._adapters[name] = _load("findings_orm.adapters.memory:InMemoryStorageAdapter")()
+                self._adapters[name] = _load("findings_orm.stores.memory:InMemoryStorageAdapter")()
             try:
                 return self._adapters[name]
             except KeyError:
@@ -161,7 +161,7 @@ def open_storage(
     Args:
         url: the URL, or the name.
         cache: URL of a Redis to put in front of the store (extra ``redis``), ``redis://host:6379/0`` for one.
-        cache_options: how that behaves, see `findings_orm.adapters.cache.CacheOptions`.
+        cache_options: how that behaves, see `findings_orm.stores.cache.CacheOptions`.
         limits: how large a document may be; stores of other packages may have no such limit.
         options: passed on to the adapter, e.g. ``migrate=True`` (bring an older database to the current schema).
 
@@ -256,14 +256,12 @@ def _made(
 
 
 def _lifted(adapter: StoragePort) -> FindingStore:
-    return cast(FindingStore, _load("findings_orm.adapters.lifted:lift")(adapter))
+    return cast(FindingStore, _load("findings_orm.stores.lifted:lift")(adapter))
 
 
 def _cached(store: FindingStore, url: str, options: Mapping[str, Any]) -> FindingStore:
     try:
-        return cast(
-            FindingStore, _load("findings_orm.adapters.cache:RedisCacheAdapter")(store, url, **options)
-        )
+        return cast(FindingStore, _load("findings_orm.stores.cache:RedisCacheAdapter")(store, url, **options))
     except BaseException:
         store.close()
         raise

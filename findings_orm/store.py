@@ -16,12 +16,10 @@ from typing import Any, ClassVar, Literal, Self
 from weakref import finalize
 
 from findings_orm import layout
-from findings_orm.accepting import current_document
 from findings_orm.arguments import checked
-from findings_orm.blocks import COMMITTED, block
+from findings_orm.clock import now
 from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of, problems_of_files
 from findings_orm.dropping import when_dropped
-from findings_orm.encoding import Encoder
 from findings_orm.errors import (
     FindingNotFoundError,
     StorageError,
@@ -42,12 +40,14 @@ from findings_orm.finding import (
     validate_content,
 )
 from findings_orm.forking import Forking
-from findings_orm.ids import now
-from findings_orm.importing import Import
-from findings_orm.ingest import events_of, with_status
+from findings_orm.imports.encoding import Encoder
+from findings_orm.imports.importer import Import
+from findings_orm.imports.intake import current_document
+from findings_orm.imports.matching import events_of, with_status
+from findings_orm.imports.originals import untag_original
+from findings_orm.imports.saving import check_size, save
 from findings_orm.limits import DEFAULT, Limits
-from findings_orm.observing import Figures, Observer, Pool
-from findings_orm.originals import untag_original
+from findings_orm.observe import Figures, Observer, Pool
 from findings_orm.port import (
     Document,
     Event,
@@ -61,9 +61,9 @@ from findings_orm.port import (
     Sighting,
 )
 from findings_orm.private import Access, give_access, open_to_everybody
+from findings_orm.process import COMMITTED, block
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records, StatusChange, Stored, batches, check_whole
-from findings_orm.saving import check_size, save
 
 SAVE_BATCH = 1_000
 PURGE_BATCH = 1_000

@@ -144,7 +144,7 @@ def _sqlite(figures: Figures, folder: pathlib.Path, url: str, number: int) -> No
 
 
 def _text_of(path: pathlib.Path) -> int:
-    from findings_orm.backup.frames import FrameReader
+    from findings_orm.backup.container import FrameReader
 
     with path.open("rb") as stream:
         text = sum(

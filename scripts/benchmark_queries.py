@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from findings_orm import FindingQuery, FindingStore, open_storage
-from findings_orm.adapters.sql.mapping import (
+from findings_orm.orm.mapping import (
     EVENT_COLUMNS,
     FINDING_COLUMNS,
     RUN_COLUMNS,
@@ -33,7 +33,7 @@ from findings_orm.adapters.sql.mapping import (
     names,
     run_of,
 )
-from findings_orm.adapters.sql.postgresql_types import shown_all
+from findings_orm.orm.postgresql_types import shown_all
 from findings_orm.query import SORTS, time_key
 
 Findings = Callable[[int], Iterable[dict[str, Any]]]

@@ -12,7 +12,7 @@ from operator import methodcaller
 from typing import Any
 
 from findings_orm import FindingQuery, open_storage
-from findings_orm.adapters.sql import text_index
+from findings_orm.orm import text_index
 
 Findings = Callable[[int], Iterator[dict[str, Any]]]
 PROJECT, OTHER = "benchmark", "other"

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from findings_orm.backup.frames import FrameWriter, seal_frame
+from findings_orm.backup.container import FrameWriter, seal_frame
 from findings_orm.backup.lines import line_of, pack
 
 Bomb = Callable[[Path, int], None]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from findings_orm import FindingStore
-from findings_orm.adapters.file.disk import Disk
+from findings_orm.stores.files.tree import Disk
 
 Operation = tuple[Any, ...]
 

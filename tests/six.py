@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from findings_orm import SCHEMA_VERSION, validate_finding
-from findings_orm.accepting import current_document
+from findings_orm.imports.intake import current_document
 from findings_orm.layout import atomic_write, check_store_layout
 from findings_orm.query import time_key
 

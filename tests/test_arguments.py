@@ -31,28 +31,28 @@ from findings_orm import (
     StoragePort,
     open_storage,
 )
-from findings_orm.adapters.cache import CacheOptions
-from findings_orm.adapters.sql.postgresql_engine import Options
 from findings_orm.backup import Keep, Key, Manifest, verify_backup, write_backup
+from findings_orm.decorate import ForwardingStore
 from findings_orm.errors import readable
 from findings_orm.formats.jsonl import JSONL
 from findings_orm.formats.reading import Source
 from findings_orm.formats.survey import Survey
-from findings_orm.forwarding import ForwardingStore
 from findings_orm.metrics import MetricsAdapter, SlowQueries, TracingAdapter
-from findings_orm.observing import Observer
+from findings_orm.observe import Observer
+from findings_orm.orm.postgresql_engine import Options
+from findings_orm.stores.cache import CacheOptions
 from findings_orm.testing.contract.arguments import hostile_values, use_result
 from findings_orm.testing.samples import PROJECT, finding
 
 MODULES = (
     "findings_orm",
-    "findings_orm.adapters.cache",
-    "findings_orm.adapters.file",
-    "findings_orm.adapters.sql.text_index",
+    "findings_orm.stores.cache",
+    "findings_orm.stores.files",
+    "findings_orm.orm.text_index",
     "findings_orm.backup",
     "findings_orm.formats",
     "findings_orm.formats.legacy",
-    "findings_orm.forwarding",
+    "findings_orm.decorate",
     "findings_orm.layout",
     "findings_orm.metrics",
     "findings_orm.migrations",

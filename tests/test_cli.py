@@ -461,7 +461,7 @@ def test_pages_follow_each_other(findings: Findings) -> None:
 
 
 def test_all_goes_through_all_pages(findings: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("findings_orm.cli.listing._ALL_PAGE", 3)
+    monkeypatch.setattr("findings_orm.cli.queries._ALL_PAGE", 3)
     findings.imported(*(scanned(f"R{n}") for n in range(8)))
     page = findings.json("list", "--all", "--format", "json", "--sort", "-title")
     assert [item["rule_id"] for item in page["items"]] == [f"R{n}" for n in range(7, -1, -1)]

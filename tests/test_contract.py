@@ -8,7 +8,7 @@ import pytest
 from servers import PostgresServer, lowest_binaries
 
 from findings_orm import FindingStore, open_storage
-from findings_orm.adapters.sql import sqlite_records, text_index
+from findings_orm.orm import sqlite_records, text_index
 from findings_orm.testing.contract import FindingStoreContract
 from findings_orm.testing.contract.freetext import FreeTextContract
 from findings_orm.testing.contract.queries import QueryContract

@@ -13,10 +13,10 @@ import pytest
 from servers import POSTGRESQL
 
 from findings_orm import FindingStore, StorageError, open_storage
-from findings_orm.adapters.sql import postgresql_examining, sqlite_examining
+from findings_orm.decorate import ForwardingStore, diagnosable
 from findings_orm.diagnosis import Problem
 from findings_orm.fingerprint import VERSION
-from findings_orm.forwarding import ForwardingStore, diagnosable
+from findings_orm.orm import postgresql_examination, sqlite_examination
 
 TEST_SERVER = {"settings", "timeouts"}
 """The servers of the tests forget everything in a crash, which the doctor must say."""
@@ -217,7 +217,7 @@ def test_sqlite_settings(open_sqlite: Callable[[], FindingStore]) -> None:
 
 def test_sqlite_statistics(sqlite: FindingStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert examined(sqlite) == {}
-    monkeypatch.setattr(sqlite_examining, "MANY_ROWS", 50)
+    monkeypatch.setattr(sqlite_examination, "MANY_ROWS", 50)
     problem = examined(sqlite)["statistics"]
     assert problem.message.startswith("the statistics of the planner were never made; there are 50")
     run(sqlite, problem.advice.split(" ")[0])
@@ -227,7 +227,7 @@ def test_sqlite_statistics(sqlite: FindingStore, monkeypatch: pytest.MonkeyPatch
 
 
 def test_sqlite_free_space(sqlite: FindingStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_examining, "FREE_BYTES", 0)
+    monkeypatch.setattr(sqlite_examination, "FREE_BYTES", 0)
     sqlite.ingest("p", report(2000))
     assert examined(sqlite) == {}
     sqlite.delete_project("p")
@@ -237,7 +237,7 @@ def test_sqlite_free_space(sqlite: FindingStore, monkeypatch: pytest.MonkeyPatch
 
 
 def test_sqlite_write_ahead_log(sqlite: FindingStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_examining, "WAL_BYTES", 1000)
+    monkeypatch.setattr(sqlite_examination, "WAL_BYTES", 1000)
     problem = examined(sqlite)["wal"]
     run(sqlite, problem.advice.partition("then ")[2].rstrip("."))
     assert examined(sqlite) == {}
@@ -248,7 +248,7 @@ def test_sqlite_write_ahead_log(sqlite: FindingStore, monkeypatch: pytest.Monkey
 
 @pytest.fixture(params=POSTGRESQL)
 def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(postgresql_examining, "MANY_ROWS", 100)
+    monkeypatch.setattr(postgresql_examination, "MANY_ROWS", 100)
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
@@ -305,7 +305,7 @@ def test_postgresql_indexes_that_serve_nobody(url: str, monkeypatch: pytest.Monk
         problem = examined(store)["index-invalid"]
         run(store, problem.advice)
         assert set(examined(store)) == {"index-unknown"}
-        monkeypatch.setattr(postgresql_examining, "UNUSED_DAYS", -1)
+        monkeypatch.setattr(postgresql_examination, "UNUSED_DAYS", -1)
         unused = [one.message for one in diagnosable(store).diagnose() if one.check == "index-unused"]
         assert [message for message in unused if message.startswith("index by_somebody (")]
         assert not [message for message in unused if "pk_" in message or "uq_" in message]
@@ -319,7 +319,7 @@ def test_postgresql_more_connections_than_the_server_has(url: str) -> None:
 def test_postgresql_transactions_that_are_open_for_long(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with filled(url) as store, psycopg.connect(url, application_name="sleeper") as other:
         other.execute("SELECT 1")
-        monkeypatch.setattr(postgresql_examining, "LONG_SECONDS", 0)
+        monkeypatch.setattr(postgresql_examination, "LONG_SECONDS", 0)
         problem = examined(store)["long-transaction"]
         assert f"process {other.info.backend_pid} (sleeper, idle in transaction)" in problem.message
         other.rollback()

@@ -13,9 +13,9 @@ from servers import PostgresServer
 from sqlalchemy import text
 
 from findings_orm import StorageError, migrations, open_storage
-from findings_orm.adapters.sql.storage import SqlStore
 from findings_orm.cli.failures import ExitCode, explain
 from findings_orm.migrations.connecting import connected
+from findings_orm.orm.storage import SqlStore
 
 STATES = {
     "08006": ("StorageUnavailableError", True, ExitCode.UNAVAILABLE),

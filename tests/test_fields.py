@@ -9,10 +9,10 @@ from pydantic import BaseModel
 from sqlalchemy import Text
 from typing_extensions import TypedDict
 
-from findings_orm.adapters.sql import models
-from findings_orm.adapters.sql.types import JsonList
 from findings_orm.fields import Kind, kinds_of_fields, members_of_records
 from findings_orm.finding import content_of, validate_finding
+from findings_orm.orm import models
+from findings_orm.orm.types import JsonList
 from findings_orm.testing.samples import finding
 
 

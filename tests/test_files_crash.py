@@ -28,7 +28,7 @@ from findings_orm import (
     StorageValidationError,
     open_storage,
 )
-from findings_orm.adapters.file.disk import Disk
+from findings_orm.stores.files.tree import Disk
 from findings_orm.testing.machine import run_sequence
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
 
@@ -448,7 +448,7 @@ def test_a_writer_without_the_lock_is_noticed_before_it_is_written_over(tmp_path
 WITHOUT_FLOCK = """
 import ctypes, platform, struct, sys
 from findings_orm import FileStorageAdapter, StorageUnavailableError, open_storage
-from findings_orm.adapters.file import repair
+from findings_orm.stores.files import repair
 from findings_orm.testing.samples import finding
 
 # A filter of the kernel (seccomp): flock answers what it answers on a file system that has no locks.

@@ -21,8 +21,8 @@ from findings_orm import (
     StorageError,
     StorageIntegrityError,
 )
-from findings_orm.adapters.file import edits, repair
 from findings_orm.errors import StorageUnavailableError
+from findings_orm.stores.files import edits, repair
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"

@@ -25,9 +25,9 @@ from findings_orm import (
     open_storage,
     validate_finding,
 )
-from findings_orm.adapters.file import codec, repair
-from findings_orm.adapters.file.names import folder_name
 from findings_orm.finding import SCHEMA_VERSION
+from findings_orm.stores.files import codec, repair
+from findings_orm.stores.files.names import folder_name
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
 from findings_orm.testing.strategies import documents
 
@@ -155,7 +155,7 @@ def test_nothing_is_made_before_the_first_write(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["file:", "file://host/x", "file:///x?a=1", "file:///x#y", "http://x"])
 def test_other_urls_are_refused(url: str) -> None:
-    from findings_orm.adapters.file import open_url
+    from findings_orm.stores.files import open_url
 
     with pytest.raises(StorageValidationError):
         open_url(url)
@@ -424,7 +424,7 @@ def test_a_checked_out_older_version_of_a_listed_file(edited: Path) -> None:
 
 def test_a_folder_of_an_older_release_is_migrated(edited: Path) -> None:
     """The release before wrote the same files, with documents of its version: the manifest vouches for them."""
-    from findings_orm.adapters.file import snapshot
+    from findings_orm.stores.files import snapshot
 
     root = edited.parents[1]
     with FileStorageAdapter(root) as store:
@@ -445,7 +445,7 @@ def test_a_folder_of_an_older_release_is_migrated(edited: Path) -> None:
 
 def test_a_newer_store_is_refused_and_left_alone(edited: Path) -> None:
     root = edited.parents[1]
-    from findings_orm.adapters.file import journal
+    from findings_orm.stores.files import journal
 
     line, _ = journal.pack(
         {"format": journal.FORMAT, "layout": 2, "generation": 1, "finding_schema_version": "9.0.0"}

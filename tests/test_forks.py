@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from findings_orm import FindingStore, StorageIntegrityError, StorageUnavailableError, open_storage
-from findings_orm.adapters.sql.sqlite import SQLiteStorageAdapter
+from findings_orm.orm.sqlite import SQLiteStorageAdapter
 from findings_orm.testing.samples import PROJECT, finding
 
 FILES = ("sqlite:///{}/findings.db", "file://{}/findings")

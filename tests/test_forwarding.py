@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from findings_orm import FindingStore, open_storage
-from findings_orm.forwarding import ForwardingStore
+from findings_orm.decorate import ForwardingStore
 from findings_orm.testing.contract import FindingStoreContract
 
 

@@ -27,10 +27,10 @@ from findings_orm import (
     register_adapter,
     unregister_adapter,
 )
-from findings_orm.adapters.lifted import RESERVED
 from findings_orm.backup import copy_store, restore_backup, write_backup
 from findings_orm.cli import main
-from findings_orm.forwarding import ForwardingStore
+from findings_orm.decorate import ForwardingStore
+from findings_orm.stores.lifted import RESERVED
 from findings_orm.testing.contract import FindingStoreContract, PortContract
 from findings_orm.testing.contract.base import everything
 from findings_orm.testing.contract.runs import QuarantineContract, RunContract

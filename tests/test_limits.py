@@ -32,7 +32,7 @@ from findings_orm.cli.failures import UsageError
 from findings_orm.cli.options import limits_of
 from findings_orm.formats import open_report, write_report
 from findings_orm.formats.legacy import import_legacy
-from findings_orm.importing import Import
+from findings_orm.imports.importer import Import
 from findings_orm.limits import DEFAULT, MB
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.store import Store
@@ -482,7 +482,7 @@ def test_an_error_of_a_limit_stays_one(opened: Callable[[Limits], Store]) -> Non
 def test_equal_findings_have_a_limit(
     opened: Callable[[Limits], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("findings_orm.importing.BATCH", 10)
+    monkeypatch.setattr("findings_orm.imports.importer.BATCH", 10)
     store = opened(Limits(max_equal_findings=20))
     with pytest.raises(StorageValidationError, match=r"equal findings: 30; .* \(max_equal_findings\)"):
         store.ingest(PROJECT, [scanned()] * 40)
@@ -491,7 +491,7 @@ def test_equal_findings_have_a_limit(
 
 def test_large_documents_are_taken_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more of them are in memory at once than `BATCH_BYTES` holds."""
-    monkeypatch.setattr("findings_orm.importing.BATCH_BYTES", 100_000)
+    monkeypatch.setattr("findings_orm.imports.importer.BATCH_BYTES", 100_000)
     sizes: list[int] = []
     take = Import._take
 

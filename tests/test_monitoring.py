@@ -14,11 +14,11 @@ import pytest
 import yaml
 from promql_parser import MatchOp
 
-from findings_orm.adapters.cache import EVENTS
 from findings_orm.finding import Severity, Status
 from findings_orm.metrics.instruments import COUNTERS, GAUGES, HISTOGRAMS, IMPORTED, PREFIX, RETRIED, series
 from findings_orm.metrics.observed import OUTCOMES
 from findings_orm.port import FindingStore
+from findings_orm.stores.cache import EVENTS
 
 DOCS = Path(__file__).parents[1] / "docs"
 DASHBOARD = json.loads((DOCS / "monitoring" / "grafana-dashboard.json").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from findings_orm import StorageIntegrityError, StorageValidationError, open_storage
-from findings_orm.originals import LostValue, tag_original, untag_original
+from findings_orm.imports.originals import LostValue, tag_original, untag_original
 from findings_orm.testing.samples import PROJECT
 
 

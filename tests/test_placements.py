@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from findings_orm import FindingQuery, open_storage
-from findings_orm.adapters.sql import ranges, sqlite_ways
-from findings_orm.adapters.sql.mapping import Row
-from findings_orm.adapters.sql.queries import Dialect
-from findings_orm.ids import uuid7
+from findings_orm.clock import uuid7
+from findings_orm.orm import ranges, sqlite_plans
+from findings_orm.orm.mapping import Row
+from findings_orm.orm.queries import Dialect
 from findings_orm.query import matches
 
 pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
@@ -101,14 +101,14 @@ class Placed:
 
     def best(self, query: FindingQuery) -> int:
         """Return what the best way takes, each to its end."""
-        groups = sqlite_ways._groups(query)
+        groups = sqlite_plans._groups(query)
         known = (query, Dialect(), LIMIT, groups, 1_000)
-        ways = [*sqlite_ways._ways(*known), *sqlite_ways._walks(*known)]
+        ways = [*sqlite_plans._ways(*known), *sqlite_plans._walks(*known)]
         return min(self.cost(*way.whole) for way in ways)
 
     def page(self, query: FindingQuery) -> tuple[list[str], int]:
         self.spent = 0
-        rows = sqlite_ways.rows_of_page(self.run, query, Dialect(), LIMIT)
+        rows = sqlite_plans.rows_of_page(self.run, query, Dialect(), LIMIT)
         return [row[1] for row in rows], self.spent
 
 

@@ -19,8 +19,8 @@ from servers import PostgresServer
 from sqlalchemy import event
 
 from findings_orm import FindingQuery, FindingStore, open_storage
-from findings_orm.ids import uuid7
-from findings_orm.observing import Ended, Observer, Statement
+from findings_orm.clock import uuid7
+from findings_orm.observe import Ended, Observer, Statement
 from findings_orm.query import SORTS
 
 pytestmark = [pytest.mark.no_cover, pytest.mark.slow]

@@ -19,7 +19,6 @@ import pytest
 import typer.main
 
 from findings_orm import FileStorageAdapter, StorageError, StorageValidationError, open_storage
-from findings_orm.adapters.file import repair
 from findings_orm.backup import (
     Keep,
     prune_backups,
@@ -28,10 +27,11 @@ from findings_orm.backup import (
     write_backup,
 )
 from findings_orm.cli.app import app
+from findings_orm.decorate import diagnosable
 from findings_orm.errors import StorageUnavailableError
-from findings_orm.forwarding import diagnosable
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.private import replace_file, replacing
+from findings_orm.stores.files import repair
 
 P = "acme-api"
 NOBODY = 65534

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from findings_orm import FindingStore, Run, importing, open_storage, receipts
-from findings_orm.adapters.memory import MemoryRecords
-from findings_orm.observing import Observer, Statement
-from findings_orm.receipts import Recognition
+from findings_orm import FindingStore, Run, open_storage
+from findings_orm.imports import importer, receipts
+from findings_orm.imports.receipts import Recognition
+from findings_orm.observe import Observer, Statement
+from findings_orm.stores.memory import MemoryRecords
 from findings_orm.testing.machine import digest, run_sequence
 from findings_orm.testing.samples import PROJECT, run_of, scanned
 
@@ -22,7 +23,7 @@ REPORT = [scanned(f"R{number}", line=number + 1) for number in range(10)]
 
 @pytest.fixture(autouse=True)
 def batches_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importing, "BATCH", 3)
+    monkeypatch.setattr(importer, "BATCH", 3)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from findings_orm import (
     register_adapter,
     unregister_adapter,
 )
-from findings_orm.forwarding import ForwardingStore
+from findings_orm.decorate import ForwardingStore
 from findings_orm.metrics import MetricsAdapter
 from findings_orm.testing.samples import PROJECT, finding, scanned
 

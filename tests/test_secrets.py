@@ -18,12 +18,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from redis_servers import RedisServer
 
 from findings_orm import StorageError, StorageUnavailableError, migrations, open_storage
-from findings_orm.adapters.cache.maintaining import cache_status
-from findings_orm.adapters.sql import access, text_index
+from findings_orm.decorate import diagnosable
 from findings_orm.errors import StorageValidationError
-from findings_orm.forwarding import diagnosable
 from findings_orm.metrics import MetricsAdapter
+from findings_orm.orm import access, text_index
 from findings_orm.secrecy import hide_secrets, shown_url
+from findings_orm.stores.cache.maintenance import cache_status
 
 FIRST, LAST = "S3cr3t", "W0rd5"
 WHOLE = FIRST + LAST

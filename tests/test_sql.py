@@ -23,8 +23,8 @@ from findings_orm import (
     migrations,
     open_storage,
 )
-from findings_orm.adapters.sql import models
 from findings_orm.finding import FIELDS, Finding, Severity, Status
+from findings_orm.orm import models
 
 FINDING = {"detector_id": "scan.demo", "title": "Debug mode", "severity": "low"}
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from servers import down_and_up
 
 from findings_orm import FindingStore, open_storage
-from findings_orm.adapters.sql import sqlite_records, text_index
+from findings_orm.orm import sqlite_records, text_index
 from findings_orm.testing.machine import digest, run_sequence, store_machine
 
 pytestmark = [pytest.mark.no_cover, pytest.mark.slow]

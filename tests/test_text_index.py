@@ -23,14 +23,14 @@ from test_plans import FEW, MANY, Counter, Filled, postgresql, sqlite  # noqa: F
 from typer.testing import CliRunner
 
 from findings_orm import FindingQuery, FindingStore, StorageUnavailableError, migrations, open_storage
-from findings_orm.adapters.sql import sqlite_text_index, text_index
-from findings_orm.adapters.sql.access import grant_access
-from findings_orm.adapters.sql.reading import LATEST
-from findings_orm.adapters.sql.sqlite_records import FEW_WAITING
-from findings_orm.adapters.sql.text_index import TextIndexStatus
 from findings_orm.backup.copying import copy_store
 from findings_orm.cli.app import app
 from findings_orm.errors import SchemaVersionError
+from findings_orm.orm import sqlite_text_index, text_index
+from findings_orm.orm.access import grant_access
+from findings_orm.orm.reading import LATEST
+from findings_orm.orm.sqlite_records import FEW_WAITING
+from findings_orm.orm.text_index import TextIndexStatus
 from findings_orm.query import matches
 from findings_orm.testing.samples import OTHER, PROJECT, finding, ids, uuid_of
 
@@ -267,7 +267,7 @@ def test_what_is_gone_leaves_no_answer(file_url: str) -> None:
 
 def test_many_candidates_are_walked_in_order(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text_index.create(file_url)
-    monkeypatch.setattr("findings_orm.adapters.sql.sqlite_records.FEW_CANDIDATES", 3)
+    monkeypatch.setattr("findings_orm.orm.sqlite_records.FEW_CANDIDATES", 3)
     with open_storage(file_url) as store:
         assert_exact(store)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from findings_orm.arguments import check_fields, checked
-from findings_orm.blocks import block
 from findings_orm.errors import StorageIntegrityError, StorageUnavailableError, StorageValidationError
+from findings_orm.process import block
 
 AGE_HEAD = b"age-encryption.org/"
 _PUBLIC = "age1"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from findings_orm.backup.container import MAGIC
 from findings_orm.backup.encryption import AGE_HEAD, Key, decrypting
-from findings_orm.backup.frames import MAGIC
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.private import remove_abandoned
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from findings_orm.backup.chains import Cursor
 from findings_orm.backup.planning import Plan, Side, values_of
 from findings_orm.backup.sections import BATCH, Decoder, load
-from findings_orm.ids import revision_step
+from findings_orm.clock import revision_step
 from findings_orm.port import Event, RejectedOriginal
 from findings_orm.query import latest, time_key
 from findings_orm.records import Kept, ProjectState, Records, Streak, batches

@@ -9,9 +9,9 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from findings_orm.backup.container import TEXT_CHUNK, FrameReader
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.files import opened
-from findings_orm.backup.frames import TEXT_CHUNK, FrameReader
 from findings_orm.backup.lines import check_line, is_intact, kind_of, pack, unpack
 from findings_orm.backup.manifest import (
     Manifest,
@@ -22,9 +22,9 @@ from findings_orm.backup.manifest import (
     read_manifest,
 )
 from findings_orm.backup.sections import BATCH, BATCH_BYTES, RECORD, SECTIONS
-from findings_orm.blocks import block
 from findings_orm.errors import LimitExceededError, StorageIntegrityError
 from findings_orm.limits import DEFAULT, Limits
+from findings_orm.process import block
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -18,9 +18,9 @@ from findings_orm.backup.progress import SILENT, Progress
 from findings_orm.backup.sections import BATCH, SECTIONS, Decoder, load
 from findings_orm.backup.verifying import verify_backup
 from findings_orm.backup.writing import records_of
+from findings_orm.clock import first_revision
 from findings_orm.errors import FindingNotFoundError, StorageConflictError
 from findings_orm.finding import SCHEMA_VERSION
-from findings_orm.ids import first_revision
 from findings_orm.limits import DEFAULT, Limits
 from findings_orm.port import FindingStore
 from findings_orm.records import ProjectState, Records, batches

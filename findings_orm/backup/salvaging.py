@@ -25,7 +25,7 @@ from findings_orm.backup.sections import Key as RecordKey
 from findings_orm.backup.verifying import check_record
 from findings_orm.backup.writer import Writer
 from findings_orm.backup.writing import encrypted
-from findings_orm.blocks import block
+from findings_orm.clock import now, uuid7
 from findings_orm.errors import (
     LimitExceededError,
     StorageError,
@@ -33,9 +33,9 @@ from findings_orm.errors import (
     StorageUnavailableError,
     StorageValidationError,
 )
-from findings_orm.ids import now, uuid7
 from findings_orm.limits import DEFAULT, Limits
 from findings_orm.private import writing
+from findings_orm.process import block
 
 _STEP = 256 * 1024
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from findings_orm.backup.frames import MAGIC, SEAL_HEAD, decompressed, is_frame_head, new_decompressor
+from findings_orm.backup.container import MAGIC, SEAL_HEAD, decompressed, is_frame_head, new_decompressor
 from findings_orm.backup.lines import check_line, is_intact, kind_of, unpack
 from findings_orm.backup.manifest import Manifest, Place, ProjectHead, SectionEnd, read_manifest
 from findings_orm.backup.sections import RECORD, SECTIONS

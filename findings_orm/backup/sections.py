@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from findings_orm.accepting import current_document
 from findings_orm.backup.lines import pack, pack_ascii, unpack
 from findings_orm.backup.manifest import ProjectHead, State
 from findings_orm.collector import no_collection
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
+from findings_orm.imports.intake import current_document
 from findings_orm.limits import MB
 from findings_orm.plain import (
     get_event,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from findings_orm.accepting import current_document
 from findings_orm.arguments import checked
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.lines import unpack
@@ -20,6 +19,7 @@ from findings_orm.backup.sections import Key as RecordKey
 from findings_orm.backup.shapes import REMOVED, SHAPES
 from findings_orm.errors import StorageError, StorageIntegrityError, StorageValidationError
 from findings_orm.finding import FIELDS, SCHEMA_VERSION, validate_finding
+from findings_orm.imports.intake import current_document
 from findings_orm.limits import DEFAULT, Limits
 
 

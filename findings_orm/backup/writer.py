@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from findings_orm.backup.frames import FRAME_TEXT, FrameWriter
+from findings_orm.backup.container import FRAME_TEXT, FrameWriter
 from findings_orm.backup.lines import pack
 from findings_orm.backup.manifest import Manifest, Place, ProjectHead, SectionEnd, State
 from findings_orm.backup.reading import seal_line

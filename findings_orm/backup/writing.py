@@ -20,18 +20,18 @@ from findings_orm.backup.progress import SILENT, Progress
 from findings_orm.backup.sections import SECTIONS, project_head, section_lines
 from findings_orm.backup.verifying import verify_backup
 from findings_orm.backup.writer import LEVEL, Writer
-from findings_orm.blocks import block
+from findings_orm.clock import now, uuid7
+from findings_orm.decorate import ForwardingStore
 from findings_orm.errors import (
     FindingNotFoundError,
     SchemaVersionError,
     StorageValidationError,
 )
 from findings_orm.finding import SCHEMA_VERSION
-from findings_orm.forwarding import ForwardingStore
-from findings_orm.ids import now, uuid7
 from findings_orm.limits import DEFAULT, Limits
 from findings_orm.port import FindingStore
 from findings_orm.private import Access, writing
+from findings_orm.process import block
 from findings_orm.query import FindingQuery
 from findings_orm.records import Records
 from findings_orm.store import Store

@@ -31,7 +31,7 @@ def grant(
     project: Annotated[str, typer.Argument(metavar="PROJECT", help="The project; it need not exist yet.")],
 ) -> None:
     """Let a role read and write a project. Needs the owner of the tables."""
-    from findings_orm.adapters.sql.access import grant_access
+    from findings_orm.orm.access import grant_access
 
     session = sql_session(ctx)
     try:
@@ -50,7 +50,7 @@ def revoke(
     ] = None,
 ) -> None:
     """Take a project from a role, or all of them. Needs the owner of the tables."""
-    from findings_orm.adapters.sql.access import revoke_access
+    from findings_orm.orm.access import revoke_access
 
     session = sql_session(ctx)
     try:
@@ -66,7 +66,7 @@ def listing(
     form: AsJson = "text",
 ) -> None:
     """List the roles and the projects that they were granted."""
-    from findings_orm.adapters.sql.access import list_access
+    from findings_orm.orm.access import list_access
 
     session = sql_session(ctx)
     try:

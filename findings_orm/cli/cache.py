@@ -41,9 +41,9 @@ Namespace = Annotated[
 )
 def status(ctx: typer.Context, url: Url, namespace: Namespace = "findings", form: AsJson = "text") -> None:
     """Show whether Redis answers and what it holds. It counts keys, which takes a while where there are millions."""
-    from findings_orm.adapters.cache.maintaining import cache_status
-    from findings_orm.adapters.cache.options import SIGN, UNSIGNED
     from findings_orm.cli.render import as_json
+    from findings_orm.stores.cache.maintenance import cache_status
+    from findings_orm.stores.cache.options import SIGN, UNSIGNED
 
     out = session_of(ctx).out
     try:
@@ -96,7 +96,7 @@ def clear(
     namespace: Namespace = "findings",
 ) -> None:
     """Remove all entries, or those of a project. Nothing is lost by it: applications ask the store again."""
-    from findings_orm.adapters.cache.maintaining import clear_cache
+    from findings_orm.stores.cache.maintenance import clear_cache
 
     out = session_of(ctx).out
     try:

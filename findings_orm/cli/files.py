@@ -32,7 +32,7 @@ Folder = Annotated[
 )
 def check(ctx: typer.Context, folder: Folder = None) -> None:
     """Say what is wrong with the files of a store. The exit code is 1 when something is."""
-    from findings_orm.adapters.file.checking import check as check_folder
+    from findings_orm.stores.files.checking import check as check_folder
 
     session = session_of(ctx)
     path = _folder(session.url, folder)
@@ -56,7 +56,7 @@ def repair(ctx: typer.Context, folder: Folder = None) -> None:
 
     On a file system without locks: --url 'file:///srv/findings?lock=soft'.
     """
-    from findings_orm.adapters.file import repair as repair_folder
+    from findings_orm.stores.files import repair as repair_folder
 
     session = session_of(ctx)
     path = _folder(session.url, folder)

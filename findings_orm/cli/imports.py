@@ -213,7 +213,7 @@ class _Import:
             self.session.out.note(f"refused: {failure} {failure.hint}".rstrip(), always=True)
 
     def _one(self, store: FindingStore, file: str, name: str) -> None:
-        from findings_orm.ids import uuid7
+        from findings_orm.clock import uuid7
 
         run_id = self.run_id or uuid7()
         try:

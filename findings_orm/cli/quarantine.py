@@ -46,7 +46,7 @@ def list_(ctx: typer.Context, project: Project = None, form: AsJson = "text") ->
     What JSON can't say is tagged there, as {"$tagged": {"title": {"$bytes": "eA=="}}}; see docs/store.md.
     """
     from findings_orm.cli.render import as_json, rejected_grid
-    from findings_orm.originals import tag_original
+    from findings_orm.imports.originals import tag_original
 
     session = session_of(ctx)
     with session.store() as store:
@@ -171,7 +171,7 @@ def _members(reader: JsonReader) -> Any:
 
 
 def _untagged(path: Path, rejected_id: str, form: Any) -> Any:
-    from findings_orm.originals import untag_original
+    from findings_orm.imports.originals import untag_original
 
     try:
         return untag_original(form)

@@ -12,8 +12,8 @@ from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import command
 
 if TYPE_CHECKING:
-    from findings_orm.adapters.sql.text_index import TextIndexStatus
     from findings_orm.cli.output import Output
+    from findings_orm.orm.text_index import TextIndexStatus
 
 group = typer.Typer(
     name="text-index",
@@ -32,7 +32,7 @@ def create(ctx: typer.Context) -> None:
     It makes searches read what they find instead of the project, and imports slower (docs/store.md). On PostgreSQL it takes the
     extensions pg_trgm and btree_gin, which are made if the role may.
     """
-    from findings_orm.adapters.sql import text_index
+    from findings_orm.orm import text_index
 
     session = sql_session(ctx)
     session.require_file()
@@ -44,7 +44,7 @@ def create(ctx: typer.Context) -> None:
 @command("drop", "findings db text-index drop", group=group)
 def drop(ctx: typer.Context) -> None:
     """Drop the text index. Searches read the project again."""
-    from findings_orm.adapters.sql import text_index
+    from findings_orm.orm import text_index
 
     session = sql_session(ctx)
     session.require_file()
@@ -57,8 +57,8 @@ def drop(ctx: typer.Context) -> None:
 )
 def status(ctx: typer.Context, form: AsJson = "text") -> None:
     """Show whether there is a text index, and what waits to be indexed."""
-    from findings_orm.adapters.sql import text_index
     from findings_orm.cli.render import as_json
+    from findings_orm.orm import text_index
 
     session = sql_session(ctx)
     session.require_file()

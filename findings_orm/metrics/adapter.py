@@ -11,13 +11,13 @@ from typing import Any, Self
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from findings_orm.arguments import checked
-from findings_orm.blocks import block
+from findings_orm.decorate import observable
 from findings_orm.errors import StorageError
-from findings_orm.forwarding import observable
 from findings_orm.metrics.instruments import IMPORTED, RETRIED, Instruments, instruments_of
 from findings_orm.metrics.observed import ObservedStore, Operation, outcome_of
-from findings_orm.observing import Ended, Figures, Observer, Statement
+from findings_orm.observe import Ended, Figures, Observer, Statement
 from findings_orm.port import FindingStore, Health, IngestReport
+from findings_orm.process import block
 from findings_orm.secrecy import hide_secrets
 
 Sample = tuple[str, tuple[str, ...], float]

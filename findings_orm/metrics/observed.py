@@ -9,7 +9,7 @@ from functools import wraps
 from time import perf_counter
 from typing import Any, Self, TypeVar, cast
 
-from findings_orm.blocks import block
+from findings_orm.decorate import ForwardingStore, observable
 from findings_orm.errors import (
     FindingNotFoundError,
     SchemaVersionError,
@@ -18,9 +18,9 @@ from findings_orm.errors import (
     StorageUnavailableError,
     StorageValidationError,
 )
-from findings_orm.forwarding import ForwardingStore, observable
-from findings_orm.observing import Observer
+from findings_orm.observe import Observer
 from findings_orm.port import Document, FindingStore
+from findings_orm.process import block
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 Item = TypeVar("Item")

@@ -10,7 +10,7 @@ from typing import Any
 from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError
 from findings_orm.metrics.observed import ObservedStore, Operation, outcome_of
-from findings_orm.observing import Ended, Observer, Statement
+from findings_orm.observe import Ended, Observer, Statement
 from findings_orm.port import FindingStore
 
 LOGGER = "findings_orm.slow"

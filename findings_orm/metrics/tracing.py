@@ -15,7 +15,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, Trac
 
 from findings_orm.arguments import checked
 from findings_orm.metrics.observed import ObservedStore, Operation, outcome_of
-from findings_orm.observing import Ended, Observer, Statement
+from findings_orm.observe import Ended, Observer, Statement
 from findings_orm.port import FindingStore, IngestReport, PurgeReport
 
 _SYSTEMS = {"postgresql": "postgresql", "sqlite": "sqlite"}

@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, exc, make_url
 
-from findings_orm.blocks import block
+from findings_orm.driver_errors import translated
 from findings_orm.errors import StorageUnavailableError
-from findings_orm.failures import translated
 from findings_orm.migrations.transaction import make_schema
 from findings_orm.private import Access, make_file
+from findings_orm.process import block
 from findings_orm.secrecy import is_secret, shown_url
 
 Target = str | Engine | Connection

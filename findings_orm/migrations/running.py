@@ -16,11 +16,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData
 
-from findings_orm.blocks import block
 from findings_orm.errors import SchemaVersionError
 from findings_orm.migrations.prebuilding import prebuild
 from findings_orm.migrations.scripts import new_config, script_directory
 from findings_orm.migrations.transaction import migration_transaction
+from findings_orm.process import block
 
 _ONE_AT_A_TIME = threading.RLock()  # Alembic keeps the running migration in module globals
 

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from findings_orm.arguments import checked
-from findings_orm.blocks import block
 from findings_orm.errors import StorageError, StorageIntegrityError
 from findings_orm.finding import check_plain_text
+from findings_orm.process import block
 
 LOCK = int.from_bytes(b"findings", "big")
 """The key of the advisory lock on PostgreSQL."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from findings_orm.errors import StorageError
 from findings_orm.finding import Severity, Status
-from findings_orm.originals import tag_original
+from findings_orm.imports.originals import tag_original
 from findings_orm.port import Event, FindingStore, Run
 from findings_orm.query import SORTS, FindingQuery
 from findings_orm.testing.contract.queries import pages

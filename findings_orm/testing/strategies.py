@@ -132,7 +132,7 @@ def json_objects(max_leaves: int = 8) -> SearchStrategy[dict[str, Any]]:
 
 def hostile_values(max_leaves: int = 8) -> SearchStrategy[Any]:
     """Values of Python that JSON can't say or that its readers refuse, those of JSON, and those that look like tags of
-    `findings_orm.originals`, within each other."""
+    `findings_orm.imports.originals`, within each other."""
     hashable = st.recursive(
         st.one_of(
             st.none(),

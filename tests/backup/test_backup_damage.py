@@ -21,7 +21,7 @@ from findings_orm import (
     open_storage,
 )
 from findings_orm.backup import Key, restore_backup, verify_backup, write_backup
-from findings_orm.backup.frames import FRAME_TEXT, FrameWriter
+from findings_orm.backup.container import FRAME_TEXT, FrameWriter
 from findings_orm.backup.lines import HEAD, is_intact, kind_of, line_of, pack
 from findings_orm.backup.sections import RECORD, Tally
 from findings_orm.testing.samples import finding
@@ -250,9 +250,9 @@ def text_of(path: pathlib.Path) -> bytes:
     try:
         return subprocess.run(["zstd", "-dc", path], check=True, capture_output=True).stdout
     except FileNotFoundError:
-        from findings_orm.backup import frames
+        from findings_orm.backup import container
 
-        library: Any = vars(frames)[
+        library: Any = vars(container)[
             "zstd"
         ]  # which the package takes from the standard library or from its backport
         text: bytes = library.decompress(path.read_bytes())

@@ -27,11 +27,11 @@ from findings_orm import (
     Summary,
     open_storage,
 )
-from findings_orm.adapters.cache.breaker import Breaker
-from findings_orm.adapters.cache.codec import Codec
-from findings_orm.adapters.cache.connecting import client_maker
-from findings_orm.adapters.cache.options import CacheOptions
-from findings_orm.forwarding import ForwardingStore
+from findings_orm.decorate import ForwardingStore
+from findings_orm.stores.cache.breaker import Breaker
+from findings_orm.stores.cache.client import client_maker
+from findings_orm.stores.cache.entries import Codec
+from findings_orm.stores.cache.options import CacheOptions
 from findings_orm.testing.samples import OTHER, PROJECT, finding
 
 pytestmark = pytest.mark.server

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from redis_servers import RedisServer
 
-from findings_orm.adapters.cache.breaker import Breaker
-from findings_orm.adapters.cache.codec import COUNT, Codec, DamagedError, TooLargeError, decode
-from findings_orm.adapters.cache.flights import Flights
-from findings_orm.adapters.cache.keeping import Keeper
-from findings_orm.adapters.cache.near import NearCache
-from findings_orm.adapters.cache.options import CacheOptions
-from findings_orm.adapters.cache.remote import Remote
-from findings_orm.adapters.cache.statistics import Statistics
-from findings_orm.adapters.cache.tokens import Tokens
+from findings_orm.stores.cache.breaker import Breaker
+from findings_orm.stores.cache.entries import COUNT, Codec, DamagedError, TooLargeError, decode
+from findings_orm.stores.cache.flights import Flights
+from findings_orm.stores.cache.keeping import Keeper
+from findings_orm.stores.cache.local import NearCache
+from findings_orm.stores.cache.options import CacheOptions
+from findings_orm.stores.cache.remote import Remote
+from findings_orm.stores.cache.statistics import Statistics
+from findings_orm.stores.cache.tokens import Tokens
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     now = [1_000.0]
     for module in ("tokens", "near"):
         fake = SimpleNamespace(monotonic=lambda: now[0])
-        monkeypatch.setattr(f"findings_orm.adapters.cache.{module}.time", fake)
+        monkeypatch.setattr(f"findings_orm.stores.cache.{module}.time", fake)
 
     def advance(seconds: float) -> None:
         now[0] += seconds

@@ -24,11 +24,11 @@ from findings_orm import (
     register_adapter,
     unregister_adapter,
 )
-from findings_orm.adapters.cache import EVENTS
-from findings_orm.adapters.cache.keys import Keys
-from findings_orm.adapters.cache.remote import Remote
-from findings_orm.forwarding import ForwardingStore
+from findings_orm.decorate import ForwardingStore
 from findings_orm.metrics import MetricsAdapter
+from findings_orm.stores.cache import EVENTS
+from findings_orm.stores.cache.keys import Keys
+from findings_orm.stores.cache.remote import Remote
 from findings_orm.testing.samples import OTHER, PROJECT, finding, ids, scanned, uuid_of
 
 HIGH = FindingQuery(project_id=PROJECT, severity=("high", "low"), limit=2)
@@ -227,7 +227,7 @@ def test_bounded_read_is_no_older_than_the_bound(
     opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("findings_orm.adapters.cache.tokens.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("findings_orm.stores.cache.tokens.time", SimpleNamespace(monotonic=lambda: now[0]))
     store = opened(consistency="bounded", max_staleness=10.0)
     fill(store)
     listen(store)
@@ -577,7 +577,7 @@ def test_events_become_metrics(opened: Callable[..., Any]) -> None:
 
 def test_keys_carry_the_schema_version(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Keys("findings").entry("count", PROJECT, 5, None)
-    monkeypatch.setattr("findings_orm.adapters.cache.keys.SCHEMA_VERSION", "9.0.0")
+    monkeypatch.setattr("findings_orm.stores.cache.keys.SCHEMA_VERSION", "9.0.0")
     theirs = Keys("findings").entry("count", PROJECT, 5, None)
     assert ours != theirs
     assert ours.replace(ours.split(":")[2], "9.0.0", 1) == theirs

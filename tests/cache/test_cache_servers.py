@@ -14,7 +14,7 @@ from proxy import Proxy
 from redis_servers import RedisServer, redis_server
 
 from findings_orm import FindingStore, RedisCacheAdapter
-from findings_orm.adapters.cache.maintaining import cache_status, clear_cache
+from findings_orm.stores.cache.maintenance import cache_status, clear_cache
 from findings_orm.testing.samples import OTHER, PROJECT, finding
 
 pytestmark = pytest.mark.server

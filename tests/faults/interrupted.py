@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from findings_orm import FindingQuery, FindingStore, open_storage
-from findings_orm.blocks import COMMITTED
+from findings_orm.process import COMMITTED
 from findings_orm.testing.samples import finding, run_of, scanned
 
 

@@ -41,11 +41,11 @@ from findings_orm import (
     layout,
     open_storage,
 )
-from findings_orm.adapters.file.disk import Disk
-from findings_orm.adapters.sql.storage import SqlStore
 from findings_orm.backup import write_backup
-from findings_orm.blocks import COMMITTED
 from findings_orm.metrics import MetricsAdapter, TracingAdapter
+from findings_orm.orm.storage import SqlStore
+from findings_orm.process import COMMITTED
+from findings_orm.stores.files.tree import Disk
 from findings_orm.testing.interruption import Interruption, Outcome, interrupt_at
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
 

@@ -21,11 +21,11 @@ from sqlalchemy import (
 )
 
 from findings_orm import validate_finding
-from findings_orm.adapters.sql.models import Base
 from findings_orm.finding import FIELDS, KNOWN_VERSIONS, SCHEMA_VERSION
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.migrations.connecting import engine_of
 from findings_orm.migrations.scripts import chain
+from findings_orm.orm.models import Base
 from findings_orm.testing.samples import finding, run_of, uuid_of
 
 Document = dict[str, Any]

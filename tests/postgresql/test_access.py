@@ -18,9 +18,9 @@ from findings_orm import (
     StorageValidationError,
     open_storage,
 )
-from findings_orm.adapters.sql.access import Grant, grant_access, list_access, revoke_access
-from findings_orm.adapters.sql.models import Base
 from findings_orm.cli.app import app
+from findings_orm.orm.access import Grant, grant_access, list_access, revoke_access
+from findings_orm.orm.models import Base
 from findings_orm.testing.contract.base import everything
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
 

@@ -32,9 +32,9 @@ from findings_orm import (
     migrations,
     open_storage,
 )
-from findings_orm.adapters.sql.models import Finding
-from findings_orm.adapters.sql.postgresql_engine import Options
 from findings_orm.migrations.connecting import STORE_OPTIONS
+from findings_orm.orm.models import Finding
+from findings_orm.orm.postgresql_engine import Options
 from findings_orm.testing.contract.transactions import CALLS
 from findings_orm.testing.machine import digest, run_sequence
 from findings_orm.testing.samples import PROJECT, finding, ids, scanned, uuid_of

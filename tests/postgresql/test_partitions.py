@@ -10,7 +10,7 @@ import pytest
 from servers import POSTGRESQL
 
 from findings_orm import FindingQuery, migrations, open_storage
-from findings_orm.adapters.sql import text_index
+from findings_orm.orm import text_index
 from findings_orm.testing.machine import digest, run_sequence
 from findings_orm.testing.samples import scanned
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 
-from findings_orm.adapters.sql.mapping import finding_row
-from findings_orm.adapters.sql.postgresql_types import FINDING_ROWS, binary_finding
 from findings_orm.finding import validate_finding
+from findings_orm.orm.mapping import finding_row
+from findings_orm.orm.postgresql_types import FINDING_ROWS, binary_finding
 from findings_orm.testing.strategies import documents
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from findings_orm.adapters.memory import InMemoryStorageAdapter
 from findings_orm.errors import StorageError
 from findings_orm.port import FindingStore, StoragePort
 from findings_orm.query import FindingQuery
+from findings_orm.stores.memory import InMemoryStorageAdapter
 from findings_orm.testing.contract.base import Capabilities
 from findings_orm.testing.contract.port import LAYOUT
 from findings_orm.testing.samples import PROJECT, finding, run_of, scanned, uuid_of

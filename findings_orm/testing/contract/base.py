@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from hypothesis import HealthCheck, settings
 
 from findings_orm.errors import StorageError
-from findings_orm.originals import tag_original
+from findings_orm.imports.originals import tag_original
 from findings_orm.port import Event, FindingStore, StoragePort
 from findings_orm.query import FindingQuery
 from findings_orm.testing.samples import PROJECT

@@ -215,7 +215,7 @@ class ClockContract(Capabilities):
         class Clock(_Clock):
             ahead = timedelta()
 
-        monkeypatch.setattr("findings_orm.ids.datetime", Clock)
+        monkeypatch.setattr("findings_orm.clock.datetime", Clock)
         return Clock
 
     def test_a_finding_is_never_seen_before_it_was(self, store: FindingStore, clock: type[_Clock]) -> None:

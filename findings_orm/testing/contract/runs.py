@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from findings_orm.errors import StorageError, StorageValidationError
-from findings_orm.originals import LostValue
+from findings_orm.imports.originals import LostValue
 from findings_orm.port import FindingStore, Run
 from findings_orm.query import time_key
 from findings_orm.testing.contract.base import Capabilities, brief, everything, relaxed, statuses

@@ -1,1 +1,0 @@
-"""Kinds of storage, one module each. They don't know each other."""

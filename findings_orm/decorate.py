@@ -1,0 +1,247 @@
+"""A store that hands every call on to another one: the base of decorators (metrics, tracing, a cache).
+
+A decorator derives from `ForwardingStore` and overrides what it adds to. It passes the same conformance suite as
+the store inside.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self, cast
+
+from findings_orm.arguments import checked
+from findings_orm.diagnosis import Diagnosable, Problem
+from findings_orm.errors import StorageError
+from findings_orm.observe import Figures, Observable, Observer, Pool
+from findings_orm.port import (
+    Document,
+    Event,
+    FindingStore,
+    Health,
+    IngestReport,
+    PurgeReport,
+    RejectedOriginal,
+    Run,
+    RunDiff,
+    Sighting,
+)
+from findings_orm.process import COMMITTED, block
+from findings_orm.query import FindingQuery, Page, Summary
+
+
+class ForwardingStore(FindingStore):
+    """A `FindingStore` that hands every call on to `inner`, as it is.
+
+    What `inner` has beside the port (``engine``, ``session()``, ...) can be reached through it too.
+
+    Attributes:
+        inner: the store that does the work. It belongs to this one: closing this one closes it.
+    """
+
+    @checked
+    def __init__(self, inner: FindingStore) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "inner":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.inner, name)
+
+    def innermost(self) -> FindingStore:
+        """Return the store at the bottom, below all decorators."""
+        inner = self.inner
+        return inner.innermost() if isinstance(inner, ForwardingStore) else inner
+
+    def _commits(self) -> bool:
+        """Return whether what the calling thread writes here is committed at once, in no unit of work that is open."""
+        return not getattr(self.inner, "in_transaction", False)
+
+    def _came_after_write(self, error: BaseException, *, commits: bool) -> None:
+        """Take notice of an exception that came after a write of the store inside had returned: it is stored (`commits`), or
+        the unit of work that it belongs to, which can't be told of it, is refused at its end.
+
+        Call it where ``except`` catches in the function that made the write: leaving one more block may be interrupted too.
+        """
+        refuse = getattr(self.innermost(), "refuse_unit", None)
+        if commits:
+            error.add_note(COMMITTED)
+        elif refuse is not None:
+            refuse()
+
+    # -- the port -------------------------------------------------------------------------------------------
+
+    def atomic_write(self, path: pathlib.Path, data: dict[str, Any]) -> None:
+        self.inner.atomic_write(path, data)
+
+    def validate_store_layout(self, path: pathlib.Path) -> bool:
+        return self.inner.validate_store_layout(path)
+
+    def check_store_layout(self, path: pathlib.Path) -> list[str]:
+        return self.inner.check_store_layout(path)
+
+    def get_schema_version(self) -> str:
+        return self.inner.get_schema_version()
+
+    def save_finding(self, finding: dict[str, Any]) -> None:
+        self.inner.save_finding(finding)
+
+    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+        self.inner.save_findings(documents)
+
+    def list_findings(self, project_id: str) -> list[dict[str, Any]]:
+        return self.inner.list_findings(project_id)
+
+    def delete_project(self, project_id: str) -> None:
+        self.inner.delete_project(project_id)
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def get_finding(self, project_id: str, finding_id: str) -> Document:
+        return self.inner.get_finding(project_id, finding_id)
+
+    def iter_findings(self, project_id: str) -> Iterator[Document]:
+        return self.inner.iter_findings(project_id)
+
+    def iter_findings_json(self, project_id: str) -> Iterator[bytes]:
+        return self.inner.iter_findings_json(project_id)
+
+    def find(self, query: FindingQuery) -> Page:
+        return self.inner.find(query)
+
+    def count(self, query: FindingQuery) -> int:
+        return self.inner.count(query)
+
+    def summarize(self, project_id: str) -> Summary:
+        return self.inner.summarize(project_id)
+
+    def list_projects(self) -> list[str]:
+        return self.inner.list_projects()
+
+    def revision(self, project_id: str) -> int:
+        return self.inner.revision(project_id)
+
+    def history(self, project_id: str, finding_id: str) -> list[Event]:
+        return self.inner.history(project_id, finding_id)
+
+    def sighting(self, project_id: str, finding_id: str) -> Sighting:
+        return self.inner.sighting(project_id, finding_id)
+
+    def runs(self, project_id: str) -> list[Run]:
+        return self.inner.runs(project_id)
+
+    def diff_runs(self, project_id: str, a: str, b: str) -> RunDiff:
+        return self.inner.diff_runs(project_id, a, b)
+
+    # -- imports --------------------------------------------------------------------------------------------
+
+    def ingest(
+        self,
+        project_id: str,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        run: Run | str | Mapping[str, Any] | None = None,
+        close_missing: bool = False,
+        dry_run: bool = False,
+        on_invalid: Literal["raise", "quarantine"] = "raise",
+    ) -> IngestReport:
+        return self.inner.ingest(
+            project_id,
+            documents,
+            run=run,
+            close_missing=close_missing,
+            dry_run=dry_run,
+            on_invalid=on_invalid,
+        )
+
+    def rejected_originals(self, project_id: str) -> list[RejectedOriginal]:
+        return self.inner.rejected_originals(project_id)
+
+    def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
+        return self.inner.discard_rejected(project_id, rejected_ids)
+
+    def retry_rejected(
+        self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> IngestReport:
+        return self.inner.retry_rejected(project_id, fixed)
+
+    # -- life of a finding ----------------------------------------------------------------------------------
+
+    def set_status(
+        self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
+    ) -> Document:
+        return self.inner.set_status(project_id, finding_id, status, actor=actor, comment=comment)
+
+    def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
+        return self.inner.purge(project_id, closed_before=closed_before, dry_run=dry_run)
+
+    # -- the store itself -----------------------------------------------------------------------------------
+
+    @block
+    def transaction(self) -> Iterator[Self]:
+        with self.inner.transaction():
+            yield self
+
+    @block
+    def joined(self, bind: Any) -> Iterator[Self]:
+        """Work inside an application's own transaction, where `inner` can (the SQL adapters)."""
+        join = getattr(self.inner, "joined", None)
+        if join is None:
+            raise StorageError(
+                f"{type(self.inner).__name__} has no database, so no transaction of an application to work in"
+            )
+        with join(bind):
+            yield self
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        return self._observable().observe(observer)
+
+    def figures(self) -> Figures:
+        return self._observable().figures()
+
+    def pool(self) -> Pool | None:
+        return self._observable().pool()
+
+    def diagnose(self) -> list[Problem]:
+        return diagnosable(self.inner).diagnose()
+
+    def mend(self) -> list[str]:
+        return diagnosable(self.inner).mend()
+
+    def _observable(self) -> Observable:
+        inner = observable(self.inner)
+        if inner is None:
+            raise StorageError(f"{type(self.inner).__name__} tells nothing of its work")
+        return inner
+
+    def health(self) -> Health:
+        return self.inner.health()
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def observable(store: FindingStore) -> Observable | None:
+    """Return a store as one that can be observed; None where the one below its decorators can't."""
+    innermost = store.innermost() if isinstance(store, ForwardingStore) else store
+    return cast(Observable, store) if isinstance(innermost, Observable) else None
+
+
+def diagnosable(store: FindingStore) -> Diagnosable:
+    """Return a store as one that can be examined.
+
+    Raises:
+        StorageError: it can't.
+    """
+    if isinstance(store, Diagnosable):
+        return store
+    raise StorageError(f"{type(store).__name__} can't be examined")

@@ -1,0 +1,1 @@
+"""One scan in: from the documents of a report to committed records."""

@@ -1,0 +1,476 @@
+"""One import, step by step: validate, fingerprint, look up, plan, write, batch by batch in one unit of work."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from sys import maxsize
+from typing import Any, Literal, TypeVar
+
+from findings_orm.clock import now
+from findings_orm.collector import no_collection
+from findings_orm.errors import (
+    LimitExceededError,
+    SchemaVersionError,
+    StorageConflictError,
+    StorageError,
+    StorageValidationError,
+)
+from findings_orm.finding import (
+    ACTIVE_STATUSES,
+    SCHEMA_VERSION,
+    Status,
+    canonical_time,
+    check_project_id,
+    content_of,
+    is_uuid,
+    validate_content,
+)
+from findings_orm.fingerprint import VERSION, content_digest, fingerprint, former_digest
+from findings_orm.imports.deferring import Deferred
+from findings_orm.imports.encoding import Encoder, Oversized
+from findings_orm.imports.intake import as_run, current_document
+from findings_orm.imports.matching import (
+    ACTOR,
+    NO_ID,
+    Changes,
+    Incoming,
+    Known,
+    Probe,
+    RunContext,
+    events_of,
+    plan,
+    recognise,
+)
+from findings_orm.imports.originals import tag_original
+from findings_orm.imports.receipts import LOOK_BACK, Recognition
+from findings_orm.imports.saving import check_size, renew
+from findings_orm.limits import DEFAULT, MB, Limits
+from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
+from findings_orm.query import latest
+from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, nothing
+
+_T = TypeVar("_T")
+
+BATCH = 2_000
+"""How many documents are looked up, planned and written together."""
+
+BATCH_BYTES = 16 * MB
+"""About how much memory the documents of a batch may take that come as a stream: fewer are then taken together."""
+
+_SMALL = 1_000
+_OBJECT, _LIST = 200, 60
+"""How much memory an object and a list take beside their text; documents of fewer bytes are small whatever is in them."""
+
+_STEP = 200
+_ROUNDS = 10
+
+
+class Import:
+    """The import of one report into one project; `execute` runs it in a unit of work."""
+
+    def __init__(
+        self,
+        project_id: str,
+        run: Run | str | Mapping[str, Any] | None,
+        *,
+        close_missing: bool = False,
+        dry_run: bool = False,
+        on_invalid: Literal["raise", "quarantine"] = "raise",
+        limits: Limits = DEFAULT,
+    ) -> None:
+        check_project_id(project_id)
+        self.project_id = project_id
+        self.at = now()
+        self.run = as_run(run, self.at, limits)
+        self.close_missing = close_missing
+        self.limits = limits
+        self.quarantine = on_invalid == "quarantine"
+        self._kept_bytes = 0
+        self.report = IngestReport(run_id=self.run.id, dry_run=dry_run)
+        self.detectors = set(self.run.detectors)
+        self._fill = {
+            "finding_schema_version": SCHEMA_VERSION,
+            "id": NO_ID,
+            "project_id": project_id,
+            "run_id": self.run.id,
+            "created_at": self.run.started_at,
+        }
+        self._changes = Changes()
+        self._planned: set[bytes] = set()
+        self._under_way = nothing()
+        self._originals: list[RejectedOriginal] = []
+        self._copies: Counter[bytes] = Counter()
+
+    def execute(self, unit: Records, documents: Iterable[Mapping[str, Any]]) -> IngestReport:
+        """Import `documents` and return the report."""
+        self.unit = unit
+        try:
+            return self._execute(unit, documents)
+        finally:
+            self._under_way.close()
+
+    def _execute(self, unit: Records, documents: Iterable[Mapping[str, Any]]) -> IngestReport:
+        if repeated := self._earlier(unit.runs(self.project_id)):
+            return repeated
+        self.advance = unit.advance(self.project_id, self.at)
+        runs = unit.runs(self.project_id)
+        if repeated := self._earlier(runs):  # it was imported while this one waited for the project
+            return repeated
+        previous: dict[str, int] = {}
+        for earlier in runs:
+            previous.update(dict.fromkeys(earlier.detectors, earlier.number))
+        number = 1 + max((earlier.number for earlier in runs), default=0)
+        self.context = RunContext(self.run.id, number, previous, self.at)
+        receipts = unit.receipts(self.project_id, number - LOOK_BACK)
+        with closing(Recognition(runs, receipts, self.advance.before)) as recognition:
+            self._read(documents, recognition)
+            if self.close_missing:
+                self._close_missing()
+            self._record(recognition.digests)
+        return self.report
+
+    def _read(self, documents: Iterable[Mapping[str, Any]], recognition: Recognition) -> None:
+        """Take in the whole report."""
+        deferred = Deferred()
+        with no_collection() as collects:
+            first = 0
+            for number, batch in enumerate(self._unrecognised(documents, recognition)):
+                self._take(first, batch, deferred)
+                first += len(batch)
+                if collects and number % _ROUNDS == 0:
+                    gc.collect(1)
+        self._apply()
+        for waiting in deferred.groups():
+            known = self._known({one.fingerprint for one in waiting})
+            self._plan(waiting, known, Changes(), deferred, last=True)
+            self._apply()
+
+    def _unrecognised(
+        self, documents: Iterable[Mapping[str, Any]], recognition: Recognition
+    ) -> Iterator[list[Mapping[str, Any]]]:
+        """Yield the batches of a report; none where the same report came before."""
+        for batch, data in _batches(documents, self.limits):
+            if not recognition.takes(batch, data):
+                yield from recognition.put_aside()
+                yield batch
+        run = recognition.recognised()
+        if run is None:
+            yield from recognition.put_aside()
+            return
+        self.unit.seen_again(self.project_id, run, self.at, self.context.number)
+        self.report.unchanged += recognition.count
+        self.detectors |= recognition.detectors
+
+    def _earlier(self, runs: list[Run]) -> IngestReport | None:
+        """Return the report of the run if it was imported before."""
+        for earlier in runs:
+            if earlier.id == self.run.id:
+                return _repeated(earlier, dry_run=self.report.dry_run)
+        return None
+
+    # -- validation -----------------------------------------------------------------------------------------
+
+    def _take(self, first: int, batch: list[Mapping[str, Any]], deferred: Deferred) -> None:
+        """Recognise what is known to the last bit, validate the rest, and write; `first` is the position of the batch."""
+        probes = [self._probe(index, given) for index, given in enumerate(self._between(batch), first)]
+        fingerprints = {probe.fingerprint for probe in probes}
+        self._renew(probe.document for probe in probes if probe.fingerprint)
+        if not fingerprints.isdisjoint(self._planned):
+            self._apply()
+        known = self._known(fingerprints)
+        self._apply()
+        changes = Changes()
+        incoming = []
+        for probe in self._between(recognise(probes, known, self.context, changes)):
+            given = batch[probe.position - first]
+            try:
+                incoming.append(self._incoming(probe, given))
+            except (StorageValidationError, SchemaVersionError) as error:
+                self._refuse(probe.position, given, error)
+        self.detectors |= changes.detectors
+        if strange := {one.fingerprint for one in incoming} - fingerprints:
+            self._renew(one.document for one in incoming if one.fingerprint in strange)
+            known.update(self._known(strange))
+        self._plan(incoming, known, changes, deferred, last=False)
+        self._planned = fingerprints | strange
+
+    def _between(self, items: Iterable[_T]) -> Iterator[_T]:
+        """Yield items, and let the unit go on with what it was asked for every now and then."""
+        for number, item in enumerate(items):
+            if number % _STEP == 0:
+                next(self._under_way, None)
+            yield item
+
+    def _probe(self, index: int, given: Mapping[str, Any]) -> Probe:
+        """Return what a document is where nothing speaks against it; it is not known to be valid."""
+        try:
+            document, has_id = self._filled(given)
+            digest, line = fingerprint(document)
+        except (StorageError, AttributeError, KeyError, TypeError, ValueError):
+            return Probe(index, {}, b"", None, b"", plain=False, has_id=False)
+        content = content_of(document)
+        try:
+            check_size(document, content, self.limits)
+        except LimitExceededError:
+            return Probe(index, {}, b"", None, b"", plain=False, has_id=False)
+        known = content and self._may_stay(document, has_id=has_id)
+        found = content_digest(content) if known else b""
+        return Probe(index, document, digest, line, found, bool(content), has_id)
+
+    def _filled(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        """Return a document of the current version with what the import fills in, and whether it had an id."""
+        if isinstance(given, Oversized):
+            raise given.error
+        if not isinstance(given, Mapping):
+            raise StorageValidationError.of_field("document", "must be a JSON object (a dict)", given)
+        document = {**self._fill, **current_document(given if isinstance(given, dict) else dict(given))}
+        has_id = document["id"] is not NO_ID and document["id"] is not None
+        if document["project_id"] not in (self.project_id, None):
+            raise StorageValidationError.of_field(
+                "project_id",
+                f"must be {self.project_id!r}, the project of the import",
+                document["project_id"],
+            )
+        for name, value in self._fill.items():
+            if document[name] is None:
+                document[name] = value
+        return document, has_id
+
+    def _may_stay(self, document: Mapping[str, Any], *, has_id: bool) -> bool:
+        """Return whether a known finding may have come with the fields that are not part of its content."""
+        created_at = document["created_at"]
+        if has_id and not is_uuid(document["id"]):
+            return False
+        if document["run_id"] is not self.run.id and not is_uuid(document["run_id"]):
+            return False
+        try:
+            return created_at is self.run.started_at or bool(canonical_time(created_at))
+        except (TypeError, ValueError):
+            return False
+
+    def _incoming(self, probe: Probe, given: Mapping[str, Any]) -> Incoming:
+        index, document, digest, line, found, plain, has_id = probe
+        if not document:
+            document, has_id = self._filled(given)
+        valid, objects = validate_content(document, plain=plain)
+        self.detectors.add(valid["detector_id"])
+        if not digest:
+            digest, line = fingerprint(valid)
+        if not found:
+            content = content_of(valid)
+            check_size(valid, content, self.limits)
+            found = content_digest(content)
+        return Incoming(index, valid, digest, line, found, has_id, objects)
+
+    def _refuse(self, index: int, given: object, error: StorageError) -> None:
+        """Raise, or take the refused document into the quarantine."""
+        if not self.quarantine:
+            if isinstance(error, StorageValidationError):
+                raise error.at(index) from error
+            raise type(error)(f"document {index}: {error}") from error
+        self.limits.check("max_rejected", len(self.report.rejected) + 1, "the number of refused documents")
+        field = _shown((getattr(error, "field", None) or "finding_schema_version")[:1000])
+        if isinstance(given, Oversized):
+            self.report.rejected.append(Rejected(index, field, _shown(f"{error}; the original is not kept")))
+            return
+        original = tag_original(given)
+        form = json.dumps(original)
+        try:
+            self._kept_bytes += self._size_to_keep(form, original)
+        except LimitExceededError as fault:
+            known = isinstance(error, LimitExceededError)
+            reason = f"{error}; the original is not kept" + ("" if known else f": {fault}")
+            self.report.rejected.append(Rejected(index, field, _shown(reason)))
+            return
+        self.limits.check("max_rejected_bytes", self._kept_bytes, "the size of what is kept aside, in bytes")
+        digest = hashlib.sha256(form.encode()).digest()
+        self._copies[digest] += 1
+        key = hashlib.sha256(digest + self._copies[digest].to_bytes(8, "big")).digest()
+        rejected_id = str(uuid.UUID(bytes=key[:16], version=5))
+        reason = _shown(str(error))
+        self.report.rejected.append(Rejected(index, field, reason, rejected_id))
+        self._originals.append(
+            RejectedOriginal(rejected_id, self.run.id, index, self.at, field, reason, original)
+        )
+
+    def _size_to_keep(self, form: str, original: Any) -> int:
+        """Return the size of an original as JSON; `form` is that in ASCII.
+
+        Raises:
+            LimitExceededError: it is larger than a document may be.
+        """
+        size = len(form)
+        if size > self.limits.max_document_bytes:
+            size = len(json.dumps(original, ensure_ascii=False).encode(errors="surrogatepass"))
+        self.limits.check("max_document_bytes", size, "its size, in bytes")
+        return size
+
+    def _renew(self, documents: Iterable[Mapping[str, Any]]) -> None:
+        """Bring what an older version of the algorithm identified as one of these documents to the present one."""
+        former = {digest for document in documents if (digest := former_digest(document))}
+        if former and any(one.version < VERSION for one in self.unit.identities(self.project_id, former)):
+            self._apply()
+            renew(self.unit, self.project_id, former)
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def _known(self, fingerprints: set[bytes]) -> dict[bytes, list[Identity]]:
+        known: defaultdict[bytes, list[Identity]] = defaultdict(list)
+        for identity in self.unit.identities(self.project_id, fingerprints):
+            known[identity.fingerprint].append(identity)
+        for equal in known.values():
+            self.limits.check("max_equal_findings", len(equal), "the number of equal findings")
+        return dict(known)
+
+    def _plan(
+        self, batch: list[Incoming], known: Known, changes: Changes, deferred: Deferred, *, last: bool
+    ) -> None:
+        if batch or changes.unchanged:
+            plan(batch, known, self._load, self.context, changes, last=last)
+            self._refuse_taken_ids(changes, {one.document["id"]: one for one in batch if one.has_id})
+            deferred.add(changes.deferred)
+            self._changes = changes
+        if self._originals:
+            self.unit.put_rejected(self.project_id, self._originals)
+            self._originals = []
+
+    def _load(self, finding_ids: Any) -> Any:
+        return self.unit.stored(self.project_id, finding_ids)
+
+    def _refuse_taken_ids(self, changes: Changes, given: Mapping[str, Incoming]) -> None:
+        """A new finding may bring its id, but not one that another finding of the project has."""
+        new = [row.document["id"] for row in changes.insert if row.document["id"] in given]
+        if not new:
+            return
+        taken = set(self.unit.stored(self.project_id, new))
+        accepted = []
+        for row in changes.insert:
+            finding_id = row.document["id"]
+            if finding_id in taken:
+                self._refuse_taken(given[finding_id])
+                continue
+            taken.add(finding_id)
+            accepted.append(row)
+        changes.insert = accepted
+
+    def _refuse_taken(self, one: Incoming) -> None:
+        rule = "is the id of another finding of the project; leave it out or give a new one"
+        if not self.quarantine:
+            raise StorageConflictError(f"document {one.position}: id: {rule} (got {one.document['id']!r})")
+        fault = StorageValidationError.of_field("id", rule, one.document["id"])
+        self._refuse(one.position, one.document, fault)
+
+    def _apply(self) -> None:
+        """Begin to write what was planned last. It may go on while the next batch is validated."""
+        unit, project_id, changes = self.unit, self.project_id, self._changes
+        self._changes, self._planned = Changes(), set()
+        if changes.replace:
+            unit.replace(project_id, changes.replace)
+        if changes.streaks:
+            unit.add_streaks(project_id, changes.streaks)
+        if changes.reidentify:
+            unit.reidentify(project_id, changes.reidentify)
+        if changes.seen:
+            unit.seen(project_id, changes.seen, self.at, self.context.number)
+        if changes.events:
+            unit.add_events(project_id, self.advance.now, changes.events)
+        if changes.insert:
+            self._under_way = unit.inserting(project_id, changes.insert)
+            next(self._under_way, None)
+        self.report.created += len(changes.insert)
+        self.report.updated += changes.updated
+        self.report.unchanged += changes.unchanged
+        self.report.reopened += changes.reopened
+
+    def _close_missing(self) -> None:
+        missing = self.unit.unseen(self.project_id, self.detectors, self.context.number, ACTIVE_STATUSES)
+        resolved = Status.RESOLVED.value
+        for batch in missing:
+            changes = [
+                StatusChange(finding_id, resolved, resolved, latest(self.at, *times))
+                for finding_id, _, *times in batch
+            ]
+            self.unit.change_status(self.project_id, changes)
+            events = [
+                event
+                for change, (finding_id, status, *_) in zip(changes, batch, strict=True)
+                for event in events_of(
+                    finding_id,
+                    {"status": [status, resolved]},
+                    change.closed_at or self.at,
+                    ACTOR,
+                    run_id=self.run.id,
+                )
+            ]
+            self.unit.add_events(self.project_id, self.advance.now, events)
+            self.report.resolved += len(batch)
+
+    def _record(self, digests: bytes) -> None:
+        run = Run(
+            self.run.id,
+            tuple(sorted(self.detectors)),
+            self.run.started_at,
+            self.run.tool,
+            self.context.number,
+            self.report.counts(),
+            tuple(self.report.rejected),
+        )
+        receipt = Receipt(run.number, *self.advance, b"" if self.report.rejected else digests)
+        self.unit.put_run(self.project_id, run, receipt)
+
+
+def _batches(documents: Iterable[Any], limits: Limits) -> Iterator[tuple[list[Any], bytes]]:
+    """Yield batches of documents with their bytes, none where a document is not of plain types.
+
+    A stream is cut by the memory that its documents take, too; a list is in memory as a whole already.
+    """
+    encoder = Encoder(limits)
+    if isinstance(documents, list):
+        for batch in batches(documents, BATCH):
+            data = encoder.bytes_of_all(batch)
+            yield (batch, data) if data else next(_one_by_one(batch, encoder, maxsize))
+    else:
+        yield from _one_by_one(documents, encoder, BATCH_BYTES)
+
+
+def _one_by_one(documents: Iterable[Any], encoder: Encoder, most: int) -> Iterator[tuple[list[Any], bytes]]:
+    batch: list[Any] = []
+    parts: list[bytes] = []
+    total = 0
+    for document in documents:
+        try:
+            data = encoder.bytes_of(document)
+            batch.append(document)
+        except LimitExceededError as error:
+            data = b""
+            batch.append(Oversized(error))
+        parts.append(data)
+        size = len(data)
+        total += size if size < _SMALL else size + _OBJECT * data.count(b"}") + _LIST * data.count(b"]")
+        if len(batch) >= BATCH or total >= most:
+            yield batch, _joined(parts)
+            batch, parts, total = [], [], 0
+    if batch:
+        yield batch, _joined(parts)
+
+
+def _joined(parts: list[bytes]) -> bytes:
+    return b"".join(parts) if all(parts) else b""
+
+
+def _shown(text: str) -> str:
+    """Return a text for the report, which every store can hold."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
+def _repeated(run: Run, *, dry_run: bool) -> IngestReport:
+    report = IngestReport(run_id=run.id, dry_run=dry_run, repeated=True, rejected=list(run.rejected))
+    for name in ("created", "updated", "unchanged", "reopened", "resolved"):
+        setattr(report, name, run.counts[name])
+    return report

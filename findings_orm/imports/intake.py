@@ -1,0 +1,80 @@
+"""What is given to an import, made current and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from findings_orm.clock import uuid7
+from findings_orm.errors import StorageValidationError
+from findings_orm.finding import SCHEMA_VERSION, validate_finding
+from findings_orm.layout import LEGACY_VERSION
+from findings_orm.limits import DEFAULT, UNLIMITED, Limits, check_parts
+from findings_orm.port import Run
+
+
+def current_document(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a document of any known schema version as one of the current version.
+
+    Raises:
+        SchemaVersionError: the version is malformed, unknown or newer.
+        StorageValidationError: the document breaks a rule of its own version.
+    """
+    version = document.get("finding_schema_version", SCHEMA_VERSION) if isinstance(document, dict) else None
+    if version is None or version == SCHEMA_VERSION:
+        return document
+    from findings_orm.migrations import SchemaMigrator
+
+    given = dict(document)
+    if version == LEGACY_VERSION:
+        del given["finding_schema_version"]  # 0.3.0 had none; it would be kept aside
+    migrated: dict[str, Any] = SchemaMigrator().migrate(version, SCHEMA_VERSION, given, limits=UNLIMITED)
+    return migrated
+
+
+def as_run(run: Run | str | Mapping[str, Any] | None, at: str, limits: Limits = DEFAULT) -> Run:
+    """Return the argument of `ingest` as a checked `Run` with id and time.
+
+    Raises:
+        LimitExceededError: what it says of tools is larger than a document may be.
+        StorageValidationError: names the member, the rule and the value.
+    """
+    if isinstance(run, Mapping):
+        for name, value in run.items():
+            if name not in ("id", "detectors", "started_at", "tool"):
+                place = f"run.{name}" if isinstance(name, str) else "run"
+                raise StorageValidationError.of_field(
+                    place, "is not one of id, detectors, started_at, tool", value
+                )
+        run = Run(**run)
+    elif not isinstance(run, Run):
+        run = Run(id="" if run is None else run)
+    if not isinstance(run.tool, Mapping):
+        raise StorageValidationError.of_field("run.tool", "must be a JSON object", run.tool)
+    if isinstance(run.detectors, (str, bytes, Mapping)) or not isinstance(run.detectors, Collection):
+        raise StorageValidationError.of_field("run.detectors", "must be a list of detectors", run.detectors)
+    tool = dict(run.tool)
+    check_parts(tool, limits)
+    probe = {
+        "id": _given(run.id, uuid7),
+        "project_id": "run",
+        "detector_id": "run",
+        "title": "run",
+        "severity": "info",
+        "created_at": _given(run.started_at, lambda: at),
+        "evidence": tool,
+    }
+    try:
+        checked = validate_finding(probe)
+        for detector in run.detectors:
+            validate_finding({**probe, "detector_id": detector})
+    except StorageValidationError as error:
+        member = {"created_at": "started_at", "evidence": "tool", "detector_id": "detectors"}
+        field = member.get(error.field or "", error.field)
+        raise StorageValidationError.of_field(f"run.{field}", error.rule or "", error.value) from error
+    return Run(checked["id"], tuple(run.detectors), checked["created_at"], checked["evidence"])
+
+
+def _given(value: Any, make: Callable[[], str]) -> Any:
+    """Return a member of a run as it was given, or a new one where it is left out."""
+    return make() if value is None or (isinstance(value, str) and not value) else value

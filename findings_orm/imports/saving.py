@@ -1,0 +1,159 @@
+"""Saving documents by their id: insert or replace, with identity and history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from findings_orm.clock import now
+from findings_orm.errors import StorageValidationError
+from findings_orm.finding import DEFAULTS, FIELDS, content_of
+from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
+from findings_orm.imports.matching import events_of, with_status
+from findings_orm.limits import Limits, values_of
+from findings_orm.port import Document, Event
+from findings_orm.records import Identity, Records, Stored
+
+
+def check_size(document: Document, content: bytes, limits: Limits) -> None:
+    """Refuse a document that is too large; `content` is what `content_of` gives for it.
+
+    Raises:
+        LimitExceededError: its content is larger than a document may be, or it has more values.
+    """
+    try:
+        limits.check("max_document_bytes", len(content), "the size of the document, in bytes")
+        if (
+            len(content) + len(FIELDS) > limits.max_document_values
+        ):  # a value takes a byte of content, or is a field
+            limits.check(
+                "max_document_values",
+                values_of({**DEFAULTS, **document}),
+                "the number of values in the document",
+            )
+    except StorageValidationError as error:
+        error.field = "document"
+        raise
+
+
+def save(unit: Records, project_id: str, documents: list[Document]) -> None:
+    """Store valid documents of one project; of several with one id, each replaces the one before."""
+    at = now()
+    revision = unit.advance(project_id, at).now
+    ordinals = Ordinals(unit, project_id)
+    for group in _distinct(documents):
+        known = unit.stored(project_id, [document["id"] for document in group])
+        identified = [(document, fingerprint(document)) for document in group]
+        ordinals.load(
+            {digest for document, (digest, _) in identified if _moves(known.get(document["id"]), digest)}
+        )
+        insert: list[Stored] = []
+        replace: list[Stored] = []
+        reidentify: list[Identity] = []
+        events: list[Event] = []
+        for document, (digest, line) in identified:
+            old = known.get(document["id"])
+            time = old.not_before(at) if old else at
+            identity = saved_identity(document, digest, line, time, old, ordinals)
+            if old is None:
+                insert.append(Stored(document, identity))
+                continue
+            changed = changed_fields(old.document, document, FIELDS)
+            if changed or _moves(old, identity.fingerprint):
+                replace.append(Stored(document, identity))
+            else:
+                reidentify.append(identity)
+            events += events_of(document["id"], changed, time, "save")
+        if insert:
+            unit.insert(project_id, insert)
+        if replace:
+            unit.replace(project_id, replace)
+        if reidentify:
+            unit.reidentify(project_id, reidentify)
+        if events:
+            unit.add_events(project_id, revision, events)
+
+
+def renew(unit: Records, project_id: str, former: set[bytes]) -> None:
+    """Bring findings that an older version of the algorithm identified, by one of these digests, to the present version.
+
+    Id, status, history and times stay. Called in an import, so after `Records.advance`.
+    """
+    old = [one for one in unit.identities(project_id, former) if one.version < VERSION]
+    if not old:
+        return
+    stored = unit.stored(project_id, [one.finding_id for one in old])
+    renewed = [(row, fingerprint(row.document)) for row in stored.values()]
+    ordinals = Ordinals(unit, project_id)
+    ordinals.load({digest for row, (digest, _) in renewed if _moves(row, digest)})
+    replace = []
+    for row, (digest, line) in sorted(renewed, key=lambda one: one[0].identity.ordinal):
+        identity = row.identity._replace(version=VERSION, line=line)
+        if _moves(row, digest):
+            identity = identity._replace(fingerprint=digest, ordinal=ordinals.take(digest))
+        replace.append(Stored(row.document, identity))
+    unit.replace(project_id, replace)
+
+
+def _moves(old: Stored | None, fingerprint: bytes) -> bool:
+    """Return whether a document gets a fingerprint that its finding, if it is known, does not have."""
+    return old is None or old.identity.fingerprint != fingerprint
+
+
+class Ordinals:
+    """Hands out the ordinals of fingerprints while documents are saved."""
+
+    def __init__(self, unit: Records, project_id: str) -> None:
+        self._unit = unit
+        self._project_id = project_id
+        self._next: dict[bytes, int] = {}
+
+    def load(self, digests: set[bytes]) -> None:
+        """Look up what is taken."""
+        new = digests - self._next.keys()
+        if not new:
+            return
+        self._next.update(dict.fromkeys(new, 0))
+        for identity in self._unit.identities(self._project_id, new):
+            self._next[identity.fingerprint] = max(self._next[identity.fingerprint], identity.ordinal + 1)
+
+    def take(self, digest: bytes) -> int:
+        """Return the next free ordinal."""
+        ordinal = self._next[digest]
+        self._next[digest] = ordinal + 1
+        return ordinal
+
+
+def saved_identity(
+    document: Document,
+    digest: bytes,
+    line: int | None,
+    at: str,
+    old: Stored | None,
+    ordinals: Ordinals,
+) -> Identity:
+    """Return the identity of a document that is saved in the place of `old`."""
+    status = document["status"]
+    content = content_digest(content_of(document))
+    if old is None:
+        ordinal = ordinals.take(digest)
+        fresh = Identity(
+            document["id"], digest, ordinal, VERSION, content, status, line, at, at, 0, 0, None, None
+        )
+        return with_status(fresh, status, at)
+    kept = old.identity
+    if _moves(old, digest):
+        kept = kept._replace(fingerprint=digest, ordinal=ordinals.take(digest), version=VERSION)
+    if old.document["status"] != status:
+        kept = with_status(kept, status, at)
+    return kept._replace(content=content, reported=status, line=line, last_seen=at)
+
+
+def _distinct(documents: list[Document]) -> Iterator[list[Document]]:
+    """Split documents into groups in which no id occurs twice, in their order."""
+    group: dict[str, Document] = {}
+    for document in documents:
+        if document["id"] in group:
+            yield list(group.values())
+            group = {}
+        group[document["id"]] = document
+    yield list(group.values())

@@ -1,0 +1,314 @@
+"""The tables, declared once. `Finding` mirrors the fields of the document; what the store itself knows is beside it.
+
+Every primary key, unique constraint and foreign key of what belongs to a project starts with `project_id`: the rows
+of one project lie together, and the tables can be distributed by it. The revisions below ``alembic/`` make these
+tables; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from findings_orm.fields import Kind
+from findings_orm.finding import FIELD_KINDS
+from findings_orm.orm.types import Json, JsonList, SortedText, Timestamp, Uuid
+
+NAMING = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(referred_table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Base of the models; its metadata has the naming convention."""
+
+    metadata = MetaData(naming_convention=NAMING)
+
+
+def _of_project() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["project_id"], ["finding_projects.project_id"], ondelete="CASCADE")
+
+
+def _of_finding() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["project_id", "finding_id"], ["findings.project_id", "findings.id"], ondelete="CASCADE"
+    )
+
+
+class Project(Base):
+    """A project, and the number of writes to it so far."""
+
+    __tablename__ = "finding_projects"
+    __table_args__ = (CheckConstraint("length(project_id) BETWEEN 1 AND 255", name="project_id"),)
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    created_at: Mapped[str] = mapped_column(Timestamp)
+    revision: Mapped[int] = mapped_column(BigInteger)
+
+
+def _index(
+    name: str, *columns: str, only: str | None = None, using: str | None = None, **where: str
+) -> Index:
+    """Return an index of `findings`: with a condition by dialect, or on databases of one dialect only."""
+    info = {} if only is None else {"dialect": only}
+    options: dict[str, Any] = {f"{dialect}_where": text(condition) for dialect, condition in where.items()}
+    if using is not None:
+        operators = dict.fromkeys(columns, "jsonb_path_ops")
+        options |= {"postgresql_using": using, "postgresql_ops": operators}
+    index = Index(f"ix_findings_{name}", *columns, info=info, **options)
+    return index if only is None else index.ddl_if(dialect=only)
+
+
+INDEXED = 400
+"""The longest text, in characters, that is in an index on PostgreSQL, whose limit is 2704 bytes an entry. What is longer is in
+an index of such findings alone."""
+
+_FITS = f"length({{}}) <= {INDEXED}"
+_LONG = f"length({{}}) > {INDEXED}"
+SORTED_TEXTS = ("detector_id", "resource", "title")
+"""The texts that findings can be sorted by."""
+
+_INDEXES = (
+    _index("severity", "project_id", "severity", "status", "id"),
+    _index("status", "project_id", "status", "severity", "created_at", "id"),
+    *(
+        _index(name, "project_id", name, "created_at", "id", postgresql=_FITS.format(name))
+        for name in ("detector_id", "rule_id")
+    ),
+    _index(
+        "run_id",
+        "project_id",
+        "run_id",
+        "created_at",
+        "id",
+        sqlite="run_id IS NOT NULL",
+        postgresql="run_id IS NOT NULL",
+    ),
+    *(_index(f"by_{name}", "project_id", name, "id", postgresql=_FITS.format(name)) for name in SORTED_TEXTS),
+    *(
+        _index(f"long_{name}", "project_id", "id", only="postgresql", postgresql=_LONG.format(name))
+        for name in SORTED_TEXTS
+    ),
+    _index("lists", "cwe_ids", "cve_ids", "tags", only="postgresql", using="gin"),
+    *(
+        _index(name, "project_id", name, "created_at", "id", only="sqlite", sqlite=f"{name} <> '[]'")
+        for name in ("cwe_ids", "cve_ids", "tags")
+    ),
+)
+
+
+class Finding(Base):
+    """A finding: the fields of the document (`findings_orm.Finding`) and nothing else."""
+
+    __tablename__ = "findings"
+    __table_args__ = (
+        _of_project(),
+        CheckConstraint("length(title) >= 1", name="title"),
+        CheckConstraint("length(detector_id) >= 1", name="detector_id"),
+        CheckConstraint("severity IN ('info', 'low', 'medium', 'high', 'critical')", name="severity"),
+        CheckConstraint(
+            "status IN ('open', 'triaged', 'in_progress', 'resolved', 'false_positive', 'risk_accepted', 'archived')",
+            name="status",
+        ),
+        CheckConstraint("confidence BETWEEN 0 AND 100", name="confidence"),
+        CheckConstraint("cvss BETWEEN 0 AND 10", name="cvss"),
+        Index(None, "project_id", "created_at", "id"),
+        *_INDEXES,
+    )
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    finding_schema_version: Mapped[str] = mapped_column(Text)
+    detector_id: Mapped[str] = mapped_column(SortedText)
+    title: Mapped[str] = mapped_column(SortedText)
+    severity: Mapped[str] = mapped_column(SortedText)
+    resource: Mapped[str] = mapped_column(SortedText)
+    created_at: Mapped[str] = mapped_column(Timestamp)
+    run_id: Mapped[str | None] = mapped_column(Uuid)
+    cwe_ids: Mapped[list[int]] = mapped_column(JsonList)
+    owasp: Mapped[list[str]] = mapped_column(JsonList)
+    cve_ids: Mapped[list[str]] = mapped_column(JsonList)
+    cvss: Mapped[float | None] = mapped_column(Double)
+    mitre_attack: Mapped[list[str]] = mapped_column(JsonList)
+    poc_links: Mapped[list[str]] = mapped_column(JsonList)
+    evidence: Mapped[dict[str, Any]] = mapped_column(Json)
+    provenance: Mapped[dict[str, Any]] = mapped_column(Json)
+    status: Mapped[str] = mapped_column(SortedText, server_default=text("'open'"))
+    rule_id: Mapped[str | None] = mapped_column(SortedText)
+    fingerprint: Mapped[str | None] = mapped_column(SortedText)
+    location: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    confidence: Mapped[float | None] = mapped_column(Double)
+    tags: Mapped[list[str]] = mapped_column(JsonList, server_default=text("'[]'"))
+
+
+_COLUMN_TYPES = {
+    Kind.TEXT: Text,
+    Kind.UUID: String,
+    Kind.TIME: Timestamp,
+    Kind.INTEGER: Integer,
+    Kind.NUMBER: Double,
+    Kind.FLOAT: Double,
+    Kind.LIST: JsonList,
+    Kind.OBJECT: Json,
+    Kind.RECORD: Json,
+}
+
+
+def _check_columns() -> None:
+    """Refuse a field without a column, or with one that its values don't fit: rows are made by the kinds of fields."""
+    columns = Finding.__table__.columns
+    for name, kind in FIELD_KINDS.items():
+        wanted = _COLUMN_TYPES[kind]
+        found = type(columns[name].type) if name in columns else object
+        if not issubclass(found, wanted) or (wanted is Json and found is JsonList):
+            raise TypeError(f"Finding.{name}: a field of kind {kind} needs a column of {wanted.__name__}")
+
+
+_check_columns()
+
+
+class Identity(Base):
+    """What the store knows of a finding: its identity, and when it was seen. One narrow row a finding."""
+
+    __tablename__ = "finding_identities"
+    __table_args__ = (
+        _of_finding(),
+        Index("uq_finding_identities_project_id_finding_id", "project_id", "finding_id", unique=True),
+        Index(
+            "ix_finding_identities_closed",
+            "project_id",
+            "closed_at",
+            "finding_id",
+            sqlite_where=text("closed_at IS NOT NULL"),
+            postgresql_where=text("closed_at IS NOT NULL"),
+        ),
+    )
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    ordinal: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    finding_id: Mapped[str] = mapped_column(Uuid)
+    fingerprint_version: Mapped[int] = mapped_column(SmallInteger)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    reported: Mapped[str] = mapped_column(Text)
+    line: Mapped[int | None] = mapped_column(Integer)
+    first_seen: Mapped[str] = mapped_column(Timestamp)
+    last_seen: Mapped[str] = mapped_column(Timestamp)
+    first_run: Mapped[int] = mapped_column(BigInteger)
+    last_run: Mapped[int] = mapped_column(BigInteger)
+    closed_as: Mapped[str | None] = mapped_column(Text)
+    closed_at: Mapped[str | None] = mapped_column(Timestamp)
+
+
+class Sighting(Base):
+    """An earlier unbroken streak of runs that saw a finding."""
+
+    __tablename__ = "finding_sightings"
+    __table_args__ = (_of_finding(),)
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    finding_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    first_run: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    last_run: Mapped[int] = mapped_column(BigInteger)
+
+
+class Run(Base):
+    """One import, and what tells whether the same report comes again (`findings_orm.records.Receipt`)."""
+
+    __tablename__ = "finding_runs"
+    __table_args__ = (
+        _of_project(),
+        Index("uq_finding_runs_project_id_number", "project_id", "number", unique=True),
+    )
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    run_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[str] = mapped_column(Timestamp)
+    detectors: Mapped[list[str]] = mapped_column(JsonList)
+    tool: Mapped[dict[str, Any]] = mapped_column(Json)
+    counts: Mapped[dict[str, int]] = mapped_column(Json)
+    revision_before: Mapped[int | None] = mapped_column(BigInteger)
+    revision_after: Mapped[int | None] = mapped_column(BigInteger)
+    digests: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+
+class Event(Base):
+    """One entry of the audit trail. It outlives its finding, so it refers to the project only."""
+
+    __tablename__ = "finding_events"
+    __table_args__ = (
+        _of_project(),
+        CheckConstraint("kind IN ('status', 'change', 'comment', 'purge')", name="kind"),
+    )
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    finding_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    revision: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    at: Mapped[str] = mapped_column(Timestamp)
+    actor: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(Text)
+    changes: Mapped[dict[str, Any]] = mapped_column(Json)
+    comment: Mapped[str] = mapped_column(Text)
+    run_id: Mapped[str | None] = mapped_column(Uuid)
+
+
+class Rejected(Base):
+    """A document that an import refused, kept whole."""
+
+    __tablename__ = "finding_rejected"
+    __table_args__ = (_of_project(),)
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    rejected_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    run_id: Mapped[str] = mapped_column(Uuid)
+    position: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[str] = mapped_column(Timestamp)
+    field: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    original: Mapped[str] = mapped_column(Text)
+
+
+class Access(Base):
+    """A project that a database role was granted. PostgreSQL only: its policies ask this table."""
+
+    __tablename__ = "finding_access"
+    __table_args__ = ({"info": {"dialect": "postgresql"}},)
+
+    project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
+    role: Mapped[str] = mapped_column(SortedText, primary_key=True)
+
+
+OPTIONAL_INDEXES = ("ix_findings_text", "ix_findings_text_other")
+"""What `text_index` makes on PostgreSQL when an operator wants it: neither missing nor unknown in any schema."""
+
+Base.metadata.info["optional_indexes"] = OPTIONAL_INDEXES
+
+for _table in Base.metadata.tables.values():
+    _table.info["policy"] = Access.__tablename__  # of row-level security on PostgreSQL
+
+
+def exists_on(item: Table | Index, dialect: str) -> bool:
+    """Return whether databases of a dialect have a table, or an index."""
+    return bool(item.info.get("dialect", dialect) == dialect)

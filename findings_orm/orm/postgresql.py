@@ -1,0 +1,384 @@
+"""Findings in PostgreSQL: the production store for many projects."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import wraps
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+from sqlalchemy import URL, Connection
+
+from findings_orm.arguments import checked
+from findings_orm.diagnosis import Problem
+from findings_orm.driver_errors import lost, translated, undone
+from findings_orm.errors import (
+    SchemaVersionError,
+    StorageError,
+    StorageUnavailableError,
+    StorageValidationError,
+)
+from findings_orm.finding import check_project_id
+from findings_orm.observe import Figures
+from findings_orm.orm.models import Base, exists_on
+from findings_orm.orm.postgresql_commit import cancel, commit, is_idle, is_usable
+from findings_orm.orm.postgresql_engine import Options, parsed_url, postgresql_engine
+from findings_orm.orm.postgresql_records import PostgreSQLRecords
+from findings_orm.orm.records import SqlRecords
+from findings_orm.orm.storage import SqlStore, Taken, connection_of
+from findings_orm.port import IngestReport, Run, RunDiff, Sighting
+from findings_orm.process import block
+from findings_orm.query import FindingQuery, Page, Summary
+from findings_orm.records import Records
+from findings_orm.secrecy import shown_url
+
+ATTEMPTS = 5
+"""How often a unit of work of the store's own is tried that the server undoes for a concurrent one."""
+
+LOWEST_VERSION = 15
+
+_T = TypeVar("_T")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _reading(method: _Method) -> _Method:
+    """Let a read be done once more when its connection turns out to be broken."""
+    return _again(method, read=True)
+
+
+def _writing(method: _Method) -> _Method:
+    """Let a write be done again when the server undid all of it."""
+    return _again(method, read=False)
+
+
+def _again(method: _Method, *, read: bool) -> _Method:
+    @wraps(method)
+    def tried(self: PostgreSQLStorageAdapter, *args: Any, **options: Any) -> Any:
+        return self._tried(lambda: method(self, *args, **options), read=read)
+
+    return cast("_Method", tried)
+
+
+class PostgreSQLStorageAdapter(SqlStore):
+    """A `FindingStore` in a PostgreSQL database (15 to 18), for many threads, processes and machines.
+
+    Isolation: a write is one transaction at READ COMMITTED that first takes the lock of its project, so writers of one
+    project queue (up to `lock_timeout`), those of different projects don't meet, and readers wait for nobody. A read is
+    one statement, or a transaction at REPEATABLE READ where it needs several: it sees one instant. Deadlocks and
+    serialization failures in calls of the store's own are tried again a few times; inside `transaction()`, where only
+    the caller can do that, they raise `StorageConflictError`. A broken connection is replaced; a read is tried once
+    more then, a write is not (it may have been committed) and raises `StorageUnavailableError`.
+
+    Works behind a pooler in transaction mode (PgBouncer), and in processes that fork.
+
+    Args:
+        url: ``postgresql://USER@HOST/DATABASE``; query parameters may give the options below (``?pool_size=20``), the
+            others go to libpq (``sslmode``).
+        migrate: create the tables in an empty database, or bring those of an older release to the current schema,
+            instead of refusing it.
+        options: the attributes of `findings_orm.orm.postgresql_engine.Options`, as keyword arguments:
+            pool_size, max_overflow, pool_timeout, pool_recycle, pre_ping, prepare, statement_timeout, lock_timeout,
+            connect_timeout, application_name, schema, project_id.
+
+    Raises:
+        SchemaVersionError: the database is empty or behind (the message names the command that helps), or ahead.
+        StorageUnavailableError: the server can't be reached, or refuses the role.
+        StorageValidationError: the URL or an option is malformed.
+    """
+
+    adapter: ClassVar[str] = "postgresql"
+    records: ClassVar[type[PostgreSQLRecords]] = PostgreSQLRecords
+
+    @checked
+    def __init__(self, url: str | URL, *, migrate: bool = False, **options: Any) -> None:
+        target, given = parsed_url(url)
+        migrate = bool(given.pop("migrate", False)) or migrate
+        try:
+            self.options = replace(Options(), **{**given, **options})
+        except TypeError as error:
+            unknown = sorted(set(options) - set(Options.__dataclass_fields__))
+            raise StorageValidationError.of_field(
+                "options", f"must be some of {', '.join(Options.__dataclass_fields__)}", unknown
+            ) from error
+        if self.options.project_id is not None:
+            check_project_id(self.options.project_id)
+        shown = {"schema": self.options.schema} if self.options.schema else {}
+        where = shown_url(target.set(query=shown).render_as_string(hide_password=False))
+        super().__init__(postgresql_engine(target, self.options), where, owned=True)
+        self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        read, write = (self.options.local_settings(write=write) for write in (False, True))
+        self._read_settings = read
+        self._begin_read = _driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", *read)
+        self._begin_write = _driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", *write)
+        self._consistent = threading.local()
+        try:
+            self._check_schema(migrate=migrate)
+        except BaseException:
+            self.engine.dispose()
+            raise
+        self._guard_engine()
+
+    def _check_schema(self, *, migrate: bool) -> None:
+        """Refuse a server that is too old, and a database that is not at head, before anything is touched."""
+        from findings_orm import migrations
+        from findings_orm.migrations.database import OR_MIGRATE
+
+        with translated(self._where), self.engine.connect() as connection:
+            self._check_server(connection)
+            current = migrations.require_current(connection, migrate=migrate)
+            connection.rollback()
+            if current:
+                return
+            if not migrate:
+                raise SchemaVersionError(
+                    f"{self._where} has no tables of findings-orm yet: run 'findings db upgrade --url {self._where}', "
+                    f"{OR_MIGRATE}"
+                )
+            with connection.begin():
+                if self.options.schema is not None:
+                    migrations.make_schema(connection, self.options.schema)
+                migrations.upgrade(connection)
+
+    def _check_server(self, connection: Connection) -> None:
+        info: Any = connection.connection.driver_connection.info  # type: ignore[union-attr]
+        if info.server_version < LOWEST_VERSION * 10_000:
+            raise StorageUnavailableError(
+                f"{self._where}: PostgreSQL {info.server_version // 10_000} is too old; {LOWEST_VERSION} is the oldest"
+            )
+        encoding = info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise StorageUnavailableError(
+                f"{self._where}: the database has the encoding {encoding}; findings need one with UTF8"
+            )
+
+    # -- units of work --------------------------------------------------------------------------------------
+
+    def _begun(self, *, write: bool) -> Taken:
+        """See `SqlStore._begun`: where a transaction is needed; on a new connection if the first is broken."""
+        if not (write or getattr(self._consistent, "wanted", False) or self._read_settings):
+            return self._take()
+        try:
+            return super()._begun(write=write)
+        except Exception as error:
+            if not lost(error):
+                raise
+        return super()._begun(write=write)
+
+    def _begin(self, taken: Taken, *, write: bool) -> None:
+        begin = self._begin_write if write else self._begin_read
+        self.records(taken.connection, self._watch).begin(begin)
+
+    def _take(self) -> Taken:
+        """See `SqlStore._take`: outside of any transaction statements commit themselves."""
+        taken = self._taken(self._single)
+        if is_idle(taken.driver):
+            return taken
+        self._throw_away(taken)  # an interrupted application left it so
+        return self._taken(self._single)
+
+    def _commit(self, records: SqlRecords, driver: Any) -> None:
+        commit(driver, records)
+
+    def _is_usable(self, driver: Any) -> bool:
+        return is_usable(driver)
+
+    def _is_clean(self, driver: Any) -> bool:
+        return is_idle(driver)
+
+    @staticmethod
+    def _end(driver: Any, _record: object = None) -> None:
+        cancel(driver)
+
+    def _prepare(self, connection: Connection) -> None:
+        """Let an application's transaction find the tables too, and narrow it, until it ends."""
+        if self.options.schema is not None:
+            name = self.engine.dialect.identifier_preparer.quote_identifier(self.options.schema)
+            sql = "SELECT set_config('search_path', concat_ws(', ', %s::text, current_setting('search_path')), true)"
+            connection.exec_driver_sql(sql, (name.replace("%%", "%"),))
+        if self.options.project_id is not None:
+            sql = "SELECT set_config('findings.project_id', %s, true)"
+            connection.exec_driver_sql(sql, (self.options.project_id,))
+
+    @block
+    def _one_instant(self) -> Iterator[None]:
+        """Let the unit that the calling thread opens inside the block see one instant in all its statements."""
+        before = getattr(self._consistent, "wanted", False)
+        self._consistent.wanted = True
+        try:
+            yield
+        finally:
+            self._consistent.wanted = before
+
+    def _tried(self, work: Callable[[], _T], *, read: bool) -> _T:
+        """Do the work of one unit, and again where that is safe."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return work()
+            except StorageError as error:
+                broken = read and attempt == 0 and lost(error)
+                if not (broken or undone(error)) or self._current is not None or attempt == ATTEMPTS - 1:
+                    raise
+                self._watch.retried("connection" if broken else "conflict")
+            time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311  # nosec B311  # jitter, no secret
+        raise AssertionError("the last attempt returned or raised")
+
+    def after_fork(self) -> None:
+        """See `Forking.after_fork`."""
+        super().after_fork()
+        self._consistent = threading.local()
+
+    @block
+    def snapshot(self) -> Iterator[Records]:
+        """See `Store.snapshot`."""
+        with self._one_instant(), super().snapshot() as unit:
+            yield unit
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    get_finding = _reading(SqlStore.get_finding)
+    list_findings = _reading(SqlStore.list_findings)
+    list_projects = _reading(SqlStore.list_projects)
+    revision = _reading(SqlStore.revision)
+    history = _reading(SqlStore.history)
+    runs = _reading(SqlStore.runs)
+    rejected_originals = _reading(SqlStore.rejected_originals)
+
+    @_reading
+    @checked
+    def find(self, query: FindingQuery) -> Page:
+        """See `FindingStore.find`."""
+        if not query.words:
+            return super().find(query)
+        with self._one_instant():
+            return super().find(query)
+
+    @_reading
+    @checked
+    def count(self, query: FindingQuery) -> int:
+        """See `FindingStore.count`."""
+        if not query.words:
+            return super().count(query)
+        with self._one_instant():
+            return super().count(query)
+
+    @_reading
+    def summarize(self, project_id: str) -> Summary:
+        """See `FindingStore.summarize`."""
+        with self._one_instant():
+            return super().summarize(project_id)
+
+    @_reading
+    def sighting(self, project_id: str, finding_id: str) -> Sighting:
+        """See `FindingStore.sighting`."""
+        with self._one_instant():
+            return super().sighting(project_id, finding_id)
+
+    @_reading
+    def diff_runs(self, project_id: str, a: str, b: str) -> RunDiff:
+        """See `FindingStore.diff_runs`."""
+        with self._one_instant():
+            return super().diff_runs(project_id, a, b)
+
+    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+        """See `Store._iterate`. A cursor on the server keeps the memory constant."""
+        found = super()._iterate(project_id, as_json=as_json)
+        with closing(found):  # type: ignore[type-var]  # a generator
+            with self._one_instant():
+                first = next(found, None)
+            if first is not None:
+                yield first
+                yield from found
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    save_finding = _writing(SqlStore.save_finding)
+    delete_project = _writing(SqlStore.delete_project)
+    discard_rejected = _writing(SqlStore.discard_rejected)
+    retry_rejected = _writing(SqlStore.retry_rejected)
+    set_status = _writing(SqlStore.set_status)
+
+    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+        """See `FindingStore.save_findings`; only a sequence can be read again for another attempt."""
+        if isinstance(documents, Sequence):
+            self._tried(lambda: super(PostgreSQLStorageAdapter, self).save_findings(documents), read=False)
+        else:
+            super().save_findings(documents)
+
+    def ingest(
+        self,
+        project_id: str,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        run: Run | str | Mapping[str, Any] | None = None,
+        close_missing: bool = False,
+        dry_run: bool = False,
+        on_invalid: Literal["raise", "quarantine"] = "raise",
+    ) -> IngestReport:
+        """See `FindingStore.ingest`; only a sequence can be read again for another attempt."""
+        plain = super().ingest
+
+        def work() -> IngestReport:
+            return plain(
+                project_id,
+                documents,
+                run=run,
+                close_missing=close_missing,
+                dry_run=dry_run,
+                on_invalid=on_invalid,
+            )
+
+        return self._tried(work, read=False) if isinstance(documents, Sequence) else work()
+
+    # -- the store itself -----------------------------------------------------------------------------------
+
+    def figures(self) -> Figures:
+        """See `Observable.figures`."""
+        with self._one_instant():
+            return super().figures()
+
+    def _examine(self, unit: Records) -> Iterator[Problem]:
+        from findings_orm.orm.postgresql_examination import problems
+
+        pool = self.pool()
+        return problems(connection_of(unit), pool.limit if pool else None)
+
+    def _size(self, unit: Records) -> int:
+        tables = Base.metadata.tables.values()
+        names = [table.name for table in tables if exists_on(table, "postgresql")]
+        sql = (
+            "SELECT sum(pg_total_relation_size(coalesce(part.relid, named.oid))) "
+            "FROM unnest(%s::text[]::regclass[]) AS named (oid) "
+            "LEFT JOIN LATERAL pg_partition_tree(named.oid) AS part ON true"
+        )
+        return int(connection_of(unit).exec_driver_sql(sql, (names,)).scalar() or 0)
+
+    def _figures(self, connection: Connection) -> dict[str, Any]:
+        info: Any = connection.connection.driver_connection.info  # type: ignore[union-attr]
+        return {
+            "server_version": info.parameter_status("server_version"),
+            "database": info.dbname,
+            "role": connection.exec_driver_sql("SELECT current_user::text").scalar(),
+            "schema": self.options.schema,
+        }
+
+    def _of_pool(self) -> dict[str, Any]:
+        pool: Any = self.engine.pool
+        return {
+            "size": pool.size(),
+            "max_overflow": self.options.max_overflow,
+            "in_use": pool.checkedout(),
+            "idle": pool.checkedin(),
+        }
+
+
+def _driver_sql(*statements: str) -> str:
+    return "; ".join(statements).replace("%", "%%")
+
+
+def open_url(url: str, **options: Any) -> PostgreSQLStorageAdapter:
+    """Open ``postgresql://USER@HOST/DATABASE``; query parameters may give options, e.g. ``?pool_size=20``."""
+    return PostgreSQLStorageAdapter(url, **options)

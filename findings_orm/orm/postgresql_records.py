@@ -1,0 +1,412 @@
+"""`Records` on PostgreSQL: what differs from `SqlRecords`, which is set-based statements and binary ``COPY``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection
+
+from findings_orm.freetext import RELEVANCE, fold, holds_all, search_text
+from findings_orm.orm import mapping, postgresql_queries, queries, ranges
+from findings_orm.orm.mapping import EVENT_COLUMNS, FINDING_COLUMNS, IDENTITY_COLUMNS, Row
+from findings_orm.orm.observation import Watch
+from findings_orm.orm.postgresql_copy import copying
+from findings_orm.orm.postgresql_text_index import IS_ASCII, SEARCHED, has_words, is_of_use
+from findings_orm.orm.postgresql_types import (
+    FINDING_ROWS,
+    IDENTITY_ROWS,
+    TYPES,
+    BinaryRows,
+    binary_finding,
+    shown_all,
+)
+from findings_orm.orm.queries import Clause, Select
+from findings_orm.orm.reading import READ_BATCH
+from findings_orm.orm.records import BESIDE_KEY, RESEEN, SqlRecords
+from findings_orm.orm.statements import LOOKUP_BATCH
+from findings_orm.port import Document, Event
+from findings_orm.query import FindingQuery, time_key
+from findings_orm.records import Identity, StatusChange, Steps, Stored, Streak, batches, complete, nothing
+
+COPY_FROM = 50
+"""From how many new rows on ``COPY`` is faster than statements."""
+
+LOCK_SEED = int.from_bytes(b"findings", "big")
+"""Tells the advisory locks of projects from those of others; the migrations lock this number itself."""
+
+_EVENTS = BinaryRows("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS))
+_STREAKS = BinaryRows("finding_sightings", ("project_id", "finding_id", "first_run", "last_run"))
+
+
+_SLICED = "SELECT substring(?b::bytea, 1 + 32 * n, 32) FROM generate_series(0, {}) n"
+"""Fingerprints out of one parameter: an array of so many would take the client longer than the search."""
+
+
+@lru_cache(256)
+def _marked(sql: str) -> str:
+    """Return driver SQL with the marks of psycopg."""
+    return sql.replace("?b", "%b").replace("?", "%s")
+
+
+@lru_cache(32)
+def _update(table: str, columns: tuple[str, ...], keys: tuple[str, ...]) -> str:
+    """Return the UPDATE of many rows by one statement: an array a column, and the project.
+
+    The arrays come from subqueries: for one of which it knows the length the planner reads the whole project, and for a list of
+    keys it may take another index that has them too.
+    """
+    types = TYPES[table]
+    sets = ", ".join(f"{column} = new.{column}::{types[column]}" for column in columns)
+    where = " AND ".join(f"old.{key} = new.{key}" for key in keys)
+    arrays = ", ".join(f"(SELECT %s::{_array_type(types[column])}[])" for column in (*keys, *columns))
+    names = ", ".join((*keys, *columns))
+    return (
+        f"UPDATE {table} old SET {sets} FROM unnest({arrays}) AS new ({names}) "  # noqa: S608  # constants
+        f"WHERE old.project_id = %s AND {where}"
+    )
+
+
+def _array_type(kind: str) -> str:
+    """Return the type of array elements; JSON goes as text, which needs no second quoting."""
+    return "text" if kind.startswith("JSON") else kind
+
+
+def _inserted(project_id: str, rows: Sequence[Stored]) -> Iterator[tuple[BinaryRows, Iterable[Row]]]:
+    """Yield what has to be copied for new findings, and where to."""
+    yield FINDING_ROWS, (binary_finding(document, objects) for document, _, objects, *_ in rows)
+    identities = sorted((one.identity for one in rows), key=lambda one: (one.fingerprint, one.ordinal))
+    yield IDENTITY_ROWS, IDENTITY_ROWS.encode((project_id, *mapping.identity_row(one)) for one in identities)
+
+
+def _copying(driver: Any, copies: Iterable[tuple[BinaryRows, Iterable[Row]]]) -> Steps:
+    count = 0
+    for rows, values in copies:
+        count = yield from copying(driver, rows.copy_into(rows.table), values)
+    return count
+
+
+class PostgreSQLRecords(SqlRecords):
+    """The records inside one transaction, or, for reading, outside of any."""
+
+    dialect: ClassVar[queries.Dialect] = postgresql_queries.PostgreSQLDialect()
+    _is_json: ClassVar[str] = "true"
+    _later: ClassVar[str] = "greatest"
+    _by_cwe: ClassVar[str] = (
+        "SELECT m.value::integer, count(DISTINCT f.id) FROM findings f, jsonb_array_elements_text(f.cwe_ids) m (value) "
+        "WHERE f.project_id = ? AND f.cwe_ids <> '[]' GROUP BY m.value"
+    )
+
+    def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
+        self._under_way = nothing()
+        super().__init__(connection, watch)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, once it has done what it was asked for."""
+        complete(self._under_way)
+        return self._connection
+
+    @connection.setter
+    def connection(self, connection: Connection) -> None:
+        self._connection = connection
+
+    # -- statements -----------------------------------------------------------------------------------------
+
+    def begin(self, sql: str) -> None:
+        """Begin the transaction of the unit by a statement in psycopg's form."""
+        super()._run(sql)
+        if not self.connection.in_transaction():
+            self.connection.begin()
+
+    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        return super()._run(_marked(sql), parameters)
+
+    def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
+        super()._run_many(_marked(sql), rows)
+
+    def _run_in(self, sql: str, column: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
+        if column == "fingerprint":
+            for batch in batches(values, LOOKUP_BATCH):
+                sliced = _SLICED.format(len(batch) - 1)
+                yield from self._run(
+                    f"{sql} AND {column} = ANY(ARRAY({sliced}))", (project_id, b"".join(batch))
+                )
+            return
+        if len(values) == 1:
+            yield from self._run(f"{sql} AND {column} = ?::uuid", (project_id, *values))
+            return
+        for batch in batches(values, LOOKUP_BATCH):
+            yield from self._run(
+                f"{sql} AND {column} = ANY(ARRAY(SELECT unnest(?::uuid[])))", (project_id, batch)
+            )
+
+    def _columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
+        return shown_all(table, tuple(columns), alias)
+
+    def _update_all(
+        self,
+        table: str,
+        columns: tuple[str, ...],
+        keys: tuple[str, ...],
+        project_id: str,
+        rows: Sequence[Row],
+    ) -> None:
+        """Update rows, given as keys and columns, by one statement."""
+        if rows:
+            arrays = [list(values) for values in zip(*rows, strict=True)]
+            self._run(_update(table, columns, keys), (*arrays, project_id))
+
+    @property
+    def _driver(self) -> Any:
+        return self.connection.connection.driver_connection
+
+    @cached_property
+    def _secured(self) -> bool:
+        """Whether row-level security holds for this role, to which PostgreSQL refuses ``COPY FROM``."""
+        return bool(self._run("SELECT row_security_active('findings')")[0][0])
+
+    def _copy(self, rows: BinaryRows, values: Iterable[Row]) -> None:
+        """Add rows by binary ``COPY``, through a temporary table where row-level security forbids the direct way."""
+        columns, target = mapping.names(rows.columns), f"new_{rows.table}" if self._secured else rows.table
+        if self._secured:
+            self._run(
+                f"CREATE TEMPORARY TABLE IF NOT EXISTS {target} (LIKE {rows.table}) ON COMMIT DROP; "
+                f"TRUNCATE pg_temp.{target}"
+            )
+        sql = rows.copy_into(target)
+        with self._told(sql) as tell:
+            tell(complete(copying(self._driver, sql, values)))
+        if self._secured:
+            sql = f"INSERT INTO {rows.table} ({columns}) SELECT {columns} FROM pg_temp.{target}"  # noqa: S608
+            self._run(sql)
+
+    # -- write ----------------------------------------------------------------------------------------------
+
+    def _advancing(self, project_id: str, at: str, first: int, step: int) -> tuple[str, tuple[Any, ...]]:
+        """Writers of a project queue on an advisory lock until the transaction ends."""
+        sql = (
+            "INSERT INTO finding_projects (project_id, created_at, revision) "
+            "SELECT ?::text, ?::timestamptz, ?::bigint "
+            "FROM (SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))) AS queue "
+            "ON CONFLICT (project_id) DO UPDATE SET revision = finding_projects.revision + ?::bigint "
+            "RETURNING revision"
+        )
+        return sql, (project_id, at, first, project_id, LOCK_SEED, step)
+
+    def _lock(self, project_id: str) -> None:
+        self._run("SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))", (project_id, LOCK_SEED))
+
+    def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """See `Records.insert`."""
+        if len(rows) < COPY_FROM:
+            super().insert(project_id, rows)
+            return
+        self._forget_plans()
+        for table, values in _inserted(project_id, rows):
+            self._copy(table, values)
+
+    def inserting(self, project_id: str, rows: Sequence[Stored]) -> Steps:
+        """See `Records.inserting`."""
+        if len(rows) < COPY_FROM or self.watch or self._secured:
+            self.insert(project_id, rows)
+            return nothing()
+        self._forget_plans()
+        self._under_way = _copying(self._driver, _inserted(project_id, rows))
+        return self._under_way
+
+    def _forget_plans(self) -> None:
+        """Let the server plan the checks of foreign keys anew: it keeps the plan for the session, and one that was made while
+        the table was tiny may read the whole project for each row."""
+        self._run("DISCARD PLANS")
+
+    def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """See `Records.replace`."""
+        if len(rows) == 1:  # which the server plans in half the time
+            super().replace(project_id, rows)
+            return
+        findings = []
+        for document, _, objects, *_ in rows:
+            values = dict(zip(FINDING_COLUMNS, mapping.finding_row(document, objects), strict=True))
+            for name in mapping.NUMBERS:  # an array has one type
+                values[name] = None if values[name] is None else float(values[name])
+            findings.append((document["id"], *(values[name] for name in BESIDE_KEY)))
+        self._update_all("findings", BESIDE_KEY, ("id",), project_id, findings)
+        identities = [mapping.identity_row(one.identity) for one in rows]
+        self._update_all("finding_identities", IDENTITY_COLUMNS[1:], ("finding_id",), project_id, identities)
+
+    def reidentify(self, project_id: str, identities: Sequence[Identity]) -> None:
+        """See `Records.reidentify`."""
+        if len(identities) == 1:
+            super().reidentify(project_id, identities)
+            return
+        rows = []
+        for identity in identities:
+            values = dict(zip(IDENTITY_COLUMNS, mapping.identity_row(identity), strict=True))
+            rows.append((identity.fingerprint, identity.ordinal, *(values[name] for name in RESEEN)))
+        self._update_all("finding_identities", RESEEN, ("fingerprint", "ordinal"), project_id, rows)
+
+    def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
+        """See `Records.seen`."""
+        keys = sorted((one.fingerprint, one.ordinal) for one in identities)
+        sql = (
+            "UPDATE finding_identities old SET last_seen = greatest(last_seen, ?), last_run = ? FROM (SELECT "
+            "substring(?b::bytea, 1 + 32 * (n - 1)::integer, 32) AS fingerprint, ordinal "
+            "FROM unnest((SELECT ?::integer[])) WITH ORDINALITY AS ordinals (ordinal, n)) AS new "
+            "WHERE old.project_id = ? AND old.fingerprint = new.fingerprint AND old.ordinal = new.ordinal"
+        )
+        prints, ordinals = b"".join(key[0] for key in keys), [key[1] for key in keys]
+        self._run(sql, (time_key(at), run, prints, ordinals, project_id))
+
+    def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
+        """See `Records.change_status`."""
+        statuses = [(change.finding_id, change.status) for change in changes]
+        self._update_all("findings", ("status",), ("id",), project_id, statuses)
+        closings = [
+            (change.finding_id, change.closed_as, mapping.optional_time(change.closed_at))
+            for change in changes
+        ]
+        columns = ("closed_as", "closed_at")
+        self._update_all("finding_identities", columns, ("finding_id",), project_id, closings)
+
+    def remove(self, project_id: str, finding_ids: Sequence[str]) -> None:
+        """See `Records.remove`."""
+        if len(finding_ids) >= COPY_FROM:
+            self._forget_plans()
+        for table, column in (
+            ("finding_sightings", "finding_id"),
+            ("finding_identities", "finding_id"),
+            ("findings", "id"),
+        ):
+            sql = f"DELETE FROM {table} WHERE project_id = ? AND {column} = ANY(ARRAY(SELECT unnest(?::uuid[])))"  # noqa: S608
+            self._run(sql, (project_id, list(finding_ids)))
+
+    def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
+        """See `Records.add_streaks`."""
+        if len(streaks) < COPY_FROM:
+            super().add_streaks(project_id, streaks)
+        else:
+            self._copy(_STREAKS, _STREAKS.encode((project_id, *streak) for streak in streaks))
+
+    def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
+        """See `Records.add_events`."""
+        if len(events) < COPY_FROM:
+            super().add_events(project_id, revision, events)
+            return
+        first = self._events[project_id, revision]
+        self._events[project_id, revision] += len(events)
+        rows = ((project_id, revision, first + n, *mapping.event_row(each)) for n, each in enumerate(events))
+        self._copy(_EVENTS, _EVENTS.encode(rows))
+
+    def delete_project(self, project_id: str) -> None:
+        """See `Records.delete_project`. Table by table: a cascade would run one statement for each finding."""
+        self._lock(project_id)
+        self._forget_plans()
+        for table in _CHILDREN_FIRST:
+            self._run(f"DELETE FROM {table} WHERE project_id = ?", (project_id,))  # noqa: S608  # constants
+
+    # -- read -----------------------------------------------------------------------------------------------
+
+    def _batches(self, statement: Clause) -> Iterator[Sequence[Row]]:
+        """Inside a transaction through a cursor on the server, else at once."""
+        on_server = not self._driver.autocommit or self._driver.info.transaction_status != _IDLE
+        options = {"stream_results": on_server, "max_row_buffer": READ_BATCH}
+        result: Any = self.connection.exec_driver_sql(
+            _marked(statement.sql), statement.values, execution_options=options
+        )
+        try:
+            yield from result.partitions(READ_BATCH)
+        finally:
+            result.close()
+
+    def select(self, query: FindingQuery, limit: int) -> list[Document]:
+        """See `Records.select`."""
+        if not query.words or query.sort_field == RELEVANCE:
+            return super().select(query, limit)
+        if not self._has_text_index():
+            return self._exact(query, queries.selected(query, self.dialect, None), IS_ASCII, limit)
+        statement = queries.selected(query, self.dialect, limit, words=False)
+        rows = self._run(*self._of_ascii(statement, query).whole())
+        found = [mapping.document_of(row) for row in rows]
+        others = statement.that(_NOT_ASCII)._replace(limit=None)
+        found += self._exact(query, others, "false", limit)
+        found.sort(
+            key=lambda document: (query.sort_value(document), document["id"]), reverse=query.descending
+        )
+        return found[:limit]
+
+    def _exact(self, query: FindingQuery, statement: Select, certain: str, limit: int) -> list[Document]:
+        """Return the first documents that have the words; of which that is certain, an expression says."""
+        found: list[Document] = []
+        columns = f"{statement.columns}, {certain}"
+        for rows in self._batches(statement._replace(columns=columns).whole()):
+            for *row, is_certain in rows:
+                document = mapping.document_of(row)
+                if is_certain or holds_all(query.words, search_text(document)):
+                    found.append(document)
+                    if len(found) == limit:
+                        return found
+        return found
+
+    def _scored(self, query: FindingQuery) -> Iterator[Sequence[Row]]:
+        """See `SqlRecords._scored`. PostgreSQL plans a cursor for its first rows; all of a common table expression it plans for
+        the whole."""
+        if not self._has_text_index():
+            yield from super()._scored(query)
+            return
+        statement = queries.scored(queries.without_text(query), self.dialect)
+        for each in (self._of_ascii(statement, query), statement.that(_NOT_ASCII)):
+            sql, values = each.whole()
+            yield from self._batches(
+                Clause(f"WITH found AS MATERIALIZED ({sql}) SELECT * FROM found", values)  # noqa: S608  # parts
+            )
+
+    def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
+        columns = self._columns("findings", FINDING_COLUMNS, "f.")
+        return self._run(*ranges.postgresql_statement(merge, columns, project_id, values))
+
+    def _rows_of_page(self, query: FindingQuery, limit: int) -> list[Row]:
+        return self._run(*postgresql_queries.page(query, self.dialect, limit))
+
+    def count(self, query: FindingQuery) -> int:
+        """See `Records.count`."""
+        if not query.words:
+            return int(self._run(*postgresql_queries.count(query, self.dialect))[0][0])
+        statement = queries.counted(queries.without_text(query), self.dialect)
+        count = int(self._run(*self._of_ascii(statement, query).whole())[0][0])
+        to_fold = statement.that(_NOT_ASCII)._replace(columns=SEARCHED)
+        for rows in self._batches(to_fold.whole()):
+            count += sum(holds_all(query.words, fold(row[0])) for row in rows)
+        return count
+
+    def _of_ascii(self, statement: Select, query: FindingQuery) -> Select:
+        """Confine a statement to the findings of ASCII text that have the words: what the text index is made for."""
+        return statement.that(Clause(IS_ASCII), has_words(query.words))
+
+    def _has_text_index(self) -> bool:
+        """Return whether there is a text index for this role; believed for some seconds, it decides about the plan only."""
+        info, now = self.connection.info, time.monotonic()
+        there, since = info.get(_KEY, (False, -NOTICED))
+        if now - since >= NOTICED:
+            there = is_of_use(self.connection)
+            info[_KEY] = there, now
+        return bool(there)
+
+
+NOTICED = 60.0
+"""Seconds after which a connection notices a text index that was made or dropped."""
+
+_KEY = "findings_text_index"
+_IDLE = 0
+_NOT_ASCII = Clause(f"NOT {IS_ASCII}")
+_CHILDREN_FIRST = (
+    "finding_sightings",
+    "finding_identities",
+    "finding_events",
+    "finding_rejected",
+    "finding_runs",
+    "findings",
+    "finding_projects",
+)

@@ -1,0 +1,120 @@
+"""Statements on one connection: to the driver directly, unless an application listens to SQLAlchemy's events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection
+
+from findings_orm.orm.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, Row, aliased
+from findings_orm.orm.observation import Watch, others_listen
+from findings_orm.process import block
+from findings_orm.records import (
+    batches,
+)
+
+LOOKUP_BATCH = 5_000
+
+
+@lru_cache(256)
+def _returns_rows(sql: str) -> bool:
+    """Return whether a statement of this package has a result; to ask the driver takes longer than to fetch it."""
+    return sql.startswith(("SELECT", "WITH")) or " RETURNING " in sql
+
+
+class SqlStatements:
+    """A connection, and the ways to run driver SQL on it."""
+
+    interrupted: bool = False
+
+    def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
+        self.connection = connection
+        self.watch = watch
+
+    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement of driver SQL and return its rows, if it has any.
+
+        Where an application listens to SQLAlchemy's events of statements, they go through SQLAlchemy. It describes
+        every column of every result anew, which takes longer than most of these statements.
+        """
+        connection = self.connection
+        watch = self.watch
+        if others_listen(connection, watch):
+            result = connection.exec_driver_sql(sql, tuple(parameters))
+            return list(result.cursor.fetchall()) if result.returns_rows else []
+        execution = watch.started(connection, sql, parameters) if watch else None
+        driver: Any = connection.connection.driver_connection
+        cursor = driver.cursor()
+        try:
+            cursor.execute(sql, tuple(parameters))
+            returns = _returns_rows(sql)
+            rows = cursor.fetchall() if returns else []
+            if execution:
+                execution.succeed(len(rows) if returns else cursor.rowcount)
+            return rows
+        except Exception as error:
+            if execution:
+                execution.fail(error)
+            if connection.dialect.is_disconnect(error, driver, cursor):  # type: ignore[arg-type]  # any driver's
+                connection.invalidate(error)
+            raise
+        finally:
+            cursor.close()
+
+    def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
+        """Run one statement of driver SQL for each row."""
+        if len(rows) == 1:
+            self._run(sql, rows[0])
+        elif rows:
+            self.connection.exec_driver_sql(sql, list(rows))
+
+    def _told(self, sql: str) -> AbstractContextManager[Callable[[int], object]]:
+        """Return a block for a statement that goes past SQLAlchemy; it is given what takes the number of rows."""
+        return self.watch.block(sql) if self.watch else nullcontext(lambda _: None)
+
+    def _run_in(self, sql: str, column: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
+        """Run a statement that ends in a condition on the project for the rows with any of the values, in batches."""
+        for batch in batches(values, LOOKUP_BATCH):
+            yield from self._run(f"{sql} AND {column} IN ({marks(batch)})", (project_id, *batch))
+
+    def _columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
+        """Return columns for a SELECT, in the form that `mapping` takes."""
+        return aliased(tuple(columns), alias)
+
+    def _joined(self, *more: str) -> str:
+        """Return the SELECT of findings with their identities, and more columns."""
+        columns = ", ".join((self._columns("finding_identities", IDENTITY_COLUMNS, "i."), *more))
+        return (
+            f"SELECT {self._columns('findings', FINDING_COLUMNS, 'f.')}, "  # noqa: S608  # constants
+            f"{columns} FROM findings f "
+            "JOIN finding_identities i ON i.project_id = f.project_id AND i.finding_id = f.id"
+        )
+
+    @block
+    def savepoint(self) -> Iterator[None]:
+        """See `Records.savepoint`."""
+        leaving = True
+        nested = None
+        try:
+            nested = self.connection.begin_nested()
+            leaving = False
+            yield
+            leaving = True
+            nested.commit()
+        except BaseException:
+            undone = False
+            try:
+                if nested is not None:
+                    nested.rollback()
+                    undone = not leaving
+            finally:
+                self.interrupted = self.interrupted or not undone
+            raise
+
+
+def marks(values: Collection[Any]) -> str:
+    """Return a mark for each of some values."""
+    return ", ".join("?" * len(values))

@@ -1,0 +1,327 @@
+"""What the SQL adapters share: an engine, units of work over its connections, and joining an application's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, ClassVar, NamedTuple, Self
+
+from sqlalchemy import Connection, Engine, Pool, QueuePool, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from findings_orm.arguments import checked
+from findings_orm.driver_errors import (
+    came_between_calls,
+    first_of,
+    is_interruption,
+    raise_failure,
+    translated,
+)
+from findings_orm.errors import StorageError, StorageUnavailableError
+from findings_orm.forking import INHERITED, survives_fork
+from findings_orm.observe import Observer
+from findings_orm.observe import Pool as PoolFigures
+from findings_orm.orm.observation import Watch
+from findings_orm.orm.pools import AskedPool
+from findings_orm.orm.records import SqlRecords
+from findings_orm.process import block
+from findings_orm.records import Records, check_whole
+from findings_orm.store import BusyError, Store
+
+
+class Taken(NamedTuple):
+    """A connection that is in use: SQLAlchemy's, the driver's own below it, and the pool that both are of."""
+
+    connection: Connection
+    driver: Any
+    pool: Pool
+
+
+class SqlStore(Store):
+    """A `FindingStore` over a SQLAlchemy engine."""
+
+    records: ClassVar[type[SqlRecords]] = SqlRecords
+
+    def __init__(self, engine: Engine, where: str, *, owned: bool) -> None:
+        super().__init__()
+        self.engine = engine
+        self._where = where
+        self._owned = owned
+        self._watch = Watch(engine)
+        self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
+        self._end_cleanly(engine)
+        survives_fork(self)
+
+    def _begin(self, taken: Taken, *, write: bool) -> None:
+        """Begin a transaction on a connection that is in none."""
+        raise NotImplementedError
+
+    def _commit(self, records: SqlRecords, driver: Any) -> None:
+        """Commit on the driver's connection and let the records know, whatever comes meanwhile."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _end(driver: Any, _record: object = None) -> None:
+        """Give up the driver's locks, before its connection is closed; SQLAlchemy closes one that was interrupted."""
+        raise NotImplementedError
+
+    def _end_cleanly(self, engine: Engine) -> None:
+        if not event.contains(engine, "close", self._end):
+            event.listen(engine, "close", self._end)
+
+    def _prepare(self, connection: Connection) -> None:
+        """Give an application's own connection what the records need."""
+
+    @block
+    def _open_unit(self, *, write: bool, single: bool = False) -> Iterator[Records]:
+        """See `Store._open_unit`; one (`single`) statement needs no transaction to see one instant."""
+        outer = sys.exc_info()[1]
+        taken, leaving = None, False
+        try:
+            taken = self._take() if single else self._begun(write=write)
+            records = self._records(taken.connection)
+            yield records
+            if write:
+                records.finish()
+                with self._watched("COMMIT"):
+                    self._commit(records, taken.driver)
+                taken.connection.commit()
+            leaving = True
+            self._give_back(taken)
+        except BaseException as error:  # noqa: BLE001  # raised again
+            if taken is not None:
+                try:
+                    self._abandon(taken, error, outer, leaving=leaving)
+                except BaseException as interruption:  # noqa: BLE001  # raised again; it came as the error was handled
+                    self._throw_away(taken)
+                    self._renew_pool()
+                    raise_failure(interruption, self._where, outer)
+            raise_failure(error, self._where, outer)
+
+    # -- connections ----------------------------------------------------------------------------------------
+
+    def _begun(self, *, write: bool) -> Taken:
+        """Return a connection inside a transaction."""
+        taken = self._take()
+        try:
+            self._begin(taken, write=write)
+        except BaseException as error:
+            try:
+                self._abandon(taken, error, None)
+            except BaseException:
+                self._throw_away(taken)
+                self._renew_pool()
+                raise
+            raise
+        return taken
+
+    def _take(self) -> Taken:
+        """Return a connection that is in no transaction."""
+        return self._taken(self.engine)
+
+    def _taken(self, engine: Engine) -> Taken:
+        pool = self.engine.pool
+        connection = self._connect(engine)
+        try:
+            return Taken(connection, connection.connection.driver_connection, pool)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _give_back(self, taken: Taken) -> None:
+        """Let others use a connection."""
+        if taken.pool is not self.engine.pool:
+            taken.connection.invalidate()  # nobody would take it out of there again
+        taken.connection.close()
+
+    def _abandon(
+        self, taken: Taken, error: BaseException, outer: BaseException | None, *, leaving: bool = False
+    ) -> None:
+        """End the transaction of a connection after an error: roll back and keep it, or throw it away.
+
+        What came inside of a call (from a handler of signals, a full memory) may have left SQLAlchemy's objects, and what was
+        said to the server, in any state. Where it came as the connection was given back, the pool may count it as in use for
+        ever.
+        """
+        first = first_of(error, outer)
+        with suppress(SQLAlchemyError, self._driver_error):  # what led here is what the caller has to know
+            if not leaving and came_between_calls(first):
+                taken.driver.rollback()
+                if self._is_clean(taken.driver):
+                    taken.connection.close()
+                    return
+        self._throw_away(taken)
+        if leaving or is_interruption(first):
+            self._renew_pool()
+
+    def _is_usable(self, driver: Any) -> bool:
+        """Return whether the driver's connection takes another statement, in a transaction or not."""
+        return True
+
+    def _is_clean(self, driver: Any) -> bool:
+        """Return whether the driver's connection waits for a statement, in no transaction."""
+        raise NotImplementedError
+
+    def _throw_away(self, taken: Taken) -> None:
+        try:
+            self._end(taken.driver)
+        finally:
+            taken.driver.close()
+            # An interrupted transaction of SQLAlchemy fails its own assertions.
+            with suppress(SQLAlchemyError, AssertionError, self._driver_error):
+                taken.connection.invalidate()
+                taken.connection.close()
+
+    def _connect(self, engine: Engine) -> Connection:
+        try:
+            return self._watch.connect(engine) if self._watch else engine.connect()
+        except (SQLAlchemyError, StorageError):
+            raise
+        except BaseException:
+            self._renew_pool()
+            raise
+
+    def _renew_pool(self) -> None:
+        """Leave the pool; a connection that is in use is closed when it is given back."""
+        former = self.engine.pool
+        self.engine.dispose(close=False)
+        former.dispose()
+
+    def _watched(self, text: str) -> AbstractContextManager[object]:
+        """Return a block for a statement that SQLAlchemy does not see."""
+        return self._watch.block(text) if self._watch else nullcontext()
+
+    def _records(self, connection: Connection) -> SqlRecords:
+        return self.records(connection, self._watch)
+
+    @checked
+    @block
+    def joined(self, bind: Session | Connection) -> Iterator[Self]:
+        """Work inside an application's own transaction.
+
+        What the calling thread does with this store inside the block happens on the connection of `bind` and commits or
+        rolls back with the application's rows, when the application says so; nothing is committed here.
+
+        Args:
+            bind: a SQLAlchemy `Session` or `Connection` on the database that has the tables of this store.
+
+        Raises:
+            StorageError: the calling thread is inside `transaction()` already.
+            StorageUnavailableError: a write in the block was interrupted half-way; the application can only roll back.
+        """
+        if self._current is not None:
+            raise StorageError("this thread is inside a transaction of the store; join before it begins")
+        with translated(self._where):
+            if isinstance(bind, Session):
+                bind.flush()
+                connection = bind.connection()
+            else:
+                connection = bind
+            if not connection.in_transaction():
+                connection.begin()
+            self._end_cleanly(connection.engine)
+            self._prepare(connection)
+            driver = connection.connection.driver_connection
+            records = self._records(connection)
+            try:
+                with self._bound(records):
+                    yield self
+                check_whole(records)
+                records.finish()
+            except BaseException:
+                if records.interrupted or not self._is_usable(driver):
+                    with suppress(SQLAlchemyError):
+                        connection.invalidate()  # the application can only roll back
+                raise
+
+    def session(self) -> Session:
+        """Return an ORM session inside the unit of work of the calling thread, for the models in
+        `findings_orm.orm.models` or the application's own; it commits when `transaction()` does.
+
+        Raises:
+            StorageError: the calling thread is not inside `transaction()`.
+        """
+        unit = self._current
+        if not isinstance(unit, SqlRecords):
+            raise StorageError("a session needs a unit of work: open one with transaction()")
+        return Session(unit.connection, join_transaction_mode="create_savepoint")
+
+    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+        """See `Store._iterate`."""
+        found = super()._iterate(project_id, as_json=as_json)
+        with translated(self._where):
+            yield from found
+
+    def after_fork(self) -> None:
+        """See `Forking.after_fork`."""
+        super().after_fork()
+        self._leave_connections()
+
+    def _leave_connections(self) -> None:
+        """Leave all connections to the parent, in a forked child."""
+        INHERITED.append(self.engine.pool)
+        self.engine.dispose(close=False)
+        self._guard_engine()
+
+    # -- figures --------------------------------------------------------------------------------------------
+
+    @checked
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """See `Observable.observe`. Statements of an application on this engine are told too."""
+        return self._watch.add(observer)
+
+    def pool(self) -> PoolFigures | None:
+        """See `Observable.pool`."""
+        pool: Any = self.engine.pool
+        if not isinstance(pool, QueuePool):
+            return None
+        limit = pool.size() + pool._max_overflow if pool._max_overflow >= 0 else None
+        return PoolFigures(pool.checkedout(), pool.checkedin(), limit, self._watch.waiting)
+
+    def _revision_of_schema(self, unit: Records) -> str | None:
+        from findings_orm import migrations
+
+        return migrations.status(connection_of(unit)).current
+
+    def _ping(self) -> dict[str, Any]:
+        pool = self.engine.pool
+        try:
+            return pool.at_once(self._asked) if isinstance(pool, AskedPool) else self._asked()
+        except StorageUnavailableError as error:
+            if not isinstance(error.__cause__, PoolTimeoutError):
+                raise
+            raise BusyError(f"all connections of {self._where} are in use") from error
+
+    def _asked(self) -> dict[str, Any]:
+        with self._unit() as unit:
+            figures = self._figures(unit.connection) if isinstance(unit, SqlRecords) else {}
+            return {"url": self._where, **figures, "pool": self._of_pool()}
+
+    def _unasked(self) -> dict[str, Any]:
+        return {"url": self._where, "pool": self._of_pool()}
+
+    def _of_pool(self) -> dict[str, Any] | None:
+        pool = self.pool()
+        return pool and pool._asdict()
+
+    def _figures(self, connection: Connection) -> dict[str, Any]:
+        return {}
+
+    def _release(self) -> None:
+        if self._owned:
+            self.engine.dispose()
+
+    def _guard_engine(self) -> None:
+        """Let the connections be closed when the store is dropped; an application's engine is its own affair."""
+        if self._owned:
+            self._guard(self._where, Engine.dispose, self.engine)
+
+
+def connection_of(unit: Records) -> Connection:
+    """Return the connection that a unit of work of a SQL store is on."""
+    if not isinstance(unit, SqlRecords):
+        raise TypeError("a unit of work of a SQL store has a connection")
+    return unit.connection

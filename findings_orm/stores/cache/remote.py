@@ -1,0 +1,159 @@
+"""Redis, as the cache uses it: every call is short, and none raises."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from redis.exceptions import ResponseError
+
+from findings_orm.secrecy import hide_secrets
+from findings_orm.stores.cache.breaker import Breaker
+from findings_orm.stores.cache.deadline import within
+from findings_orm.stores.cache.statistics import Statistics
+
+T = TypeVar("T")
+
+_SLOW = 2
+"""A call that took this many timeouts was too slow: Redis is left alone for a while."""
+
+_IF_MINE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call({}) end return 0"
+_UNLOCK = _IF_MINE.format("'DEL', KEYS[1]")
+_EXTEND = _IF_MINE.format("'PEXPIRE', KEYS[1], ARGV[2]")
+
+_log = logging.getLogger(__name__)
+
+
+class Remote:
+    """A Redis that may be slow, gone or wrong.
+
+    Args:
+        make: makes the client, on first use.
+        breaker: decides whether Redis is asked at all.
+        timeout: seconds that one answer may take.
+        statistics: where errors are counted.
+    """
+
+    def __init__(
+        self, make: Callable[[], Any], breaker: Breaker, timeout: float, statistics: Statistics
+    ) -> None:
+        self._make = make
+        self._breaker = breaker
+        self._slow = _SLOW * timeout
+        self._statistics = statistics
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    @property
+    def reachable(self) -> bool:
+        """Whether Redis is asked; False for a while after it failed."""
+        return self._breaker.closed
+
+    def get(self, operation: str, key: str) -> bytes | None:
+        """Return what is stored under a key, or None; what is no string is deleted."""
+
+        def work(client: Any) -> bytes | None:
+            try:
+                found = client.get(key)
+            except ResponseError as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                self._statistics.add(operation, "damaged")
+                client.delete(key)
+                return None
+            return found if isinstance(found, bytes) else None
+
+        return self._call(operation, work, None)
+
+    def put(self, operation: str, key: str, entry: bytes, seconds: float) -> None:
+        """Store an entry for a time."""
+        self._call(operation, lambda client: client.set(key, entry, px=_milliseconds(seconds)), None)
+
+    def delete(self, operation: str, key: str) -> None:
+        """Remove an entry."""
+        self._call(operation, lambda client: client.delete(key), None)
+
+    def lock(self, operation: str, key: str, seconds: float) -> str | None:
+        """Take a lock that ends by itself after `seconds`.
+
+        Returns:
+            What `unlock` and `extend` want, or ``""`` where Redis can't be asked; None: somebody else has it.
+        """
+        name = uuid4().hex
+
+        def work(client: Any) -> str | None:
+            return name if client.set(key, name, nx=True, px=_milliseconds(seconds)) else None
+
+        unlocked: str | None = ""
+        return self._call(operation, work, unlocked)
+
+    def extend(self, key: str, name: str, seconds: float) -> None:
+        """Let a lock live for `seconds` from now on, if it is still the one that `lock` gave."""
+        self._call("locks", lambda client: client.eval(_EXTEND, 1, key, name, _milliseconds(seconds)), None)
+
+    def unlock(self, key: str, name: str) -> None:
+        """Release a lock, if it is still the one that `lock` gave."""
+        self._call("locks", lambda client: client.eval(_UNLOCK, 1, key, name), None)
+
+    def publish(self, channel: str, message: str) -> None:
+        """Tell all listeners."""
+        self._call("writes", lambda client: client.publish(channel, message), None)
+
+    def reset(self) -> None:
+        """Begin anew in a forked process; connections of the parent are left to it."""
+        self._lock = threading.Lock()
+        self._client = None
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            try:
+                client.close()
+            except Exception:  # noqa: BLE001  # Redis may be in any state; closing must not fail
+                _log.debug("closing the connections to Redis failed", exc_info=True)
+
+    def _call(self, operation: str, work: Callable[[Any], T], default: T) -> T:
+        ticket = self._breaker.enter()
+        if ticket is None:
+            return default
+        start = time.monotonic()
+        try:
+            with within(self._slow):
+                result = work(self._connected())
+        except ResponseError as error:
+            # The server answers, but not as hoped (no permission, out of memory, read only): no reason to leave it alone.
+            self._failed(operation, error)
+            self._breaker.succeeded(ticket)
+            return default
+        except Exception as error:  # noqa: BLE001  # nothing that a client of Redis can raise may reach a caller
+            self._failed(operation, error)
+            self._breaker.failed(ticket)
+            return default
+        taken = time.monotonic() - start
+        if taken > self._slow:
+            self._failed(operation, f"an answer took {taken:.3f} s")
+            self._breaker.failed(ticket)
+        else:
+            self._breaker.succeeded(ticket)
+        return result
+
+    def _failed(self, operation: str, reason: object) -> None:
+        self._statistics.add(operation, "errors")
+        _log.warning("the cache is passed over: %s: %s", type(reason).__name__, hide_secrets(str(reason)))
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            with self._lock:
+                if self._client is None:
+                    self._client = self._make()
+        return self._client
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))

@@ -1,0 +1,174 @@
+"""Writes of any kind through one store, and which projects they changed once they are committed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar
+
+from findings_orm.arguments import checked
+from findings_orm.decorate import ForwardingStore
+from findings_orm.port import Document, FindingStore, IngestReport, PurgeReport, Run
+from findings_orm.process import block
+
+T = TypeVar("T")
+
+Projects = set[str | None]
+"""Projects that were written to; None stands for any."""
+
+
+class NotifyingStore(ForwardingStore):
+    """A store that says what was written to: after the commit of the outermost unit of work, and nothing of what was rolled
+    back. A subclass provides `_committed` and `_forget`."""
+
+    def __init__(self, inner: FindingStore) -> None:
+        super().__init__(inner)
+        self._begin_units()
+
+    def _begin_units(self) -> None:
+        """Forget all units of work, in a forked process too."""
+        self._local = threading.local()
+
+    def _committed(self, changed: Projects) -> None:
+        """Take notice of projects that a committed unit wrote to."""
+        raise NotImplementedError
+
+    def _forget(self, project_id: str | None) -> None:
+        """Forget what is remembered of a project, or of all: a write to it may have happened, in part."""
+        raise NotImplementedError
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def save_finding(self, finding: dict[str, Any]) -> None:
+        self._write({_project_of(finding)}, lambda: self.inner.save_finding(finding))
+
+    @checked
+    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+        if isinstance(documents, Sequence):
+            self._write(set(map(_project_of, documents)), lambda: self.inner.save_findings(documents))
+        else:
+            changed: Projects = set()
+            self._write(changed, lambda: self.inner.save_findings(_noting(documents, changed)))
+
+    def delete_project(self, project_id: str) -> None:
+        self._write(_only(project_id), lambda: self.inner.delete_project(project_id))
+
+    def ingest(
+        self,
+        project_id: str,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        run: Run | str | Mapping[str, Any] | None = None,
+        close_missing: bool = False,
+        dry_run: bool = False,
+        on_invalid: Literal["raise", "quarantine"] = "raise",
+    ) -> IngestReport:
+        return self._write(
+            set() if dry_run is True else _only(project_id),
+            lambda: self.inner.ingest(
+                project_id,
+                documents,
+                run=run,
+                close_missing=close_missing,
+                dry_run=dry_run,
+                on_invalid=on_invalid,
+            ),
+        )
+
+    def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
+        return self._write(_only(project_id), lambda: self.inner.discard_rejected(project_id, rejected_ids))
+
+    def retry_rejected(
+        self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> IngestReport:
+        return self._write(_only(project_id), lambda: self.inner.retry_rejected(project_id, fixed))
+
+    def set_status(
+        self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
+    ) -> Document:
+        return self._write(
+            _only(project_id),
+            lambda: self.inner.set_status(project_id, finding_id, status, actor=actor, comment=comment),
+        )
+
+    def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
+        return self._write(
+            set() if dry_run is True else _only(project_id),
+            lambda: self.inner.purge(project_id, closed_before=closed_before, dry_run=dry_run),
+        )
+
+    @block
+    def transaction(self) -> Iterator[Self]:
+        commits = self._commits()
+        ended = False
+        try:
+            with self._writing(set()):
+                with super().transaction():
+                    yield self
+                ended = True
+        except BaseException as error:
+            if ended:
+                self._came_after_write(error, commits=commits)
+            raise
+
+    @block
+    def joined(self, bind: Any) -> Iterator[Self]:
+        """See `ForwardingStore.joined`. Other instances in bounded mode hear of the writes when the block ends, which may be
+        before the application commits: until `max_staleness` later they may read what was before."""
+        with self._writing(set()), super().joined(bind):
+            yield self
+
+    def _changes(self) -> list[Projects] | None:
+        """Return what the units of work of the calling thread wrote to, outermost first; None outside of any."""
+        return getattr(self._local, "changes", None)
+
+    def _write(self, changed: Projects, write: Callable[[], T]) -> T:
+        """Let the store inside write to projects, and take notice of what interrupts anything after that."""
+        commits = self._commits()
+        returned = False
+        try:
+            with self._writing(changed):
+                result = write()
+                returned = True
+        except BaseException as error:
+            if returned and changed:
+                self._came_after_write(error, commits=commits)
+            raise
+        return result
+
+    @block
+    def _writing(self, changed: Projects) -> Iterator[None]:
+        """Let a write happen, then make it known: once the outermost unit is committed, not at all if it is rolled back."""
+        units = self._changes()
+        self._local.changes = [*(units or ()), changed]
+        try:
+            yield
+        except BaseException:
+            # Part of it may have been committed all the same (a purge in batches, an answer that was lost).
+            for project_id in changed:
+                self._forget(project_id)
+            raise
+        finally:
+            self._local.changes = units
+        if units:
+            outer = units[-1]
+            outer |= changed  # no call, so that nothing comes between the write and its return
+        elif changed:
+            self._committed(changed)
+
+
+def _only(project_id: object) -> Projects:
+    """Return a project as all that a write changes; none where it is no name, as the store inside will say."""
+    return {project_id} if isinstance(project_id, str) else set()
+
+
+def _project_of(document: Any) -> str | None:
+    """Return the project of a document that may be of any version, or broken; None where it does not say."""
+    found = document.get("project_id") if isinstance(document, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def _noting(documents: Iterable[dict[str, Any]], changed: Projects) -> Iterator[dict[str, Any]]:
+    for document in documents:
+        changed.add(_project_of(document))
+        yield document

@@ -1,0 +1,104 @@
+"""Documents and operations of a store in files as JSON and back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic_core import to_json
+
+from findings_orm.errors import StorageIntegrityError
+from findings_orm.finding import FIELDS, SCHEMA_VERSION, Finding
+from findings_orm.imports.intake import current_document
+from findings_orm.plain import (
+    get_event,
+    get_identity,
+    get_original,
+    get_run,
+    put_event,
+    put_identity,
+    put_original,
+    put_run,
+)
+from findings_orm.port import Document
+from findings_orm.records import StatusChange, Stored, Streak
+
+_DEFAULTS: dict[str, Any] = {
+    name: field.get_default(call_default_factory=True)
+    for name, field in Finding.model_fields.items()
+    if not field.is_required()
+}
+_LEFT_OUT = {name: default for name, default in _DEFAULTS.items() if default in (None, [], {})}
+
+
+def slim(document: Document) -> dict[str, Any]:
+    """Return a document without its version and without what is null or empty by default."""
+    return {
+        name: value
+        for name, value in document.items()
+        if name != "finding_schema_version"
+        and not (name in _LEFT_OUT and type(value) is type(_LEFT_OUT[name]) and value == _LEFT_OUT[name])
+    }
+
+
+def full(short: Mapping[str, Any], version: str = SCHEMA_VERSION) -> Document:
+    """Return the document that `slim` made short, in the current version."""
+    if version != SCHEMA_VERSION:
+        short = current_document({**short, "finding_schema_version": version})
+    document = {}
+    for name in FIELDS:
+        if name in short:
+            document[name] = short[name]
+        else:
+            default = _DEFAULTS[name]
+            document[name] = default.copy() if isinstance(default, (list, dict)) else default
+    return document
+
+
+def document_digest(document: Document) -> str:
+    """Return 16 hexadecimal digits for a document as `findings.json` has it."""
+    return hashlib.blake2b(to_json(slim(document)), digest_size=8).hexdigest()
+
+
+def _put_stored(row: Stored) -> list[Any]:
+    return [slim(row.document), put_identity(row.identity)]
+
+
+def _get_stored(version: str) -> Callable[[Any], Stored]:
+    return lambda row: Stored(full(row[0], version), get_identity(row[1]))
+
+
+_Coder = Callable[[Any], Any]
+_ROWS: dict[str, tuple[_Coder, _Coder | None]] = {
+    "insert": (_put_stored, None),
+    "replace": (_put_stored, None),
+    "reidentify": (put_identity, get_identity),
+    "change_status": (list, lambda row: StatusChange(*row)),
+    "add_streaks": (list, lambda row: Streak(*row)),
+    "add_events": (put_event, get_event),
+    "put_rejected": (put_original, get_original),
+}
+_PLAIN = {"advance", "put_project", "seen", "remove", "remove_rejected", "delete_project"}
+
+
+def put_operation(operation: tuple[Any, ...]) -> list[Any]:
+    """Return a call of a writing method of `Records`, as (name, project, argument, ...), as JSON."""
+    name, project_id, *arguments = operation
+    if name in _ROWS:
+        put = _ROWS[name][0]
+        return [name, project_id, [put(row) for row in arguments[0]]]
+    return [name, project_id, *(map(put_run, arguments) if name == "put_run" else arguments)]
+
+
+def get_operation(row: list[Any], version: str) -> tuple[Any, ...]:
+    """Return what `put_operation` was given; documents of an older `version` become current ones."""
+    name, project_id, *arguments = row
+    if name in _ROWS:
+        get = _ROWS[name][1] or _get_stored(version)
+        return (name, project_id, [get(one) for one in arguments[0]])
+    if name == "put_run":
+        return (name, project_id, get_run(arguments[0]))
+    if name not in _PLAIN:
+        raise StorageIntegrityError(f"has an unknown operation {name!r}")
+    return (name, project_id, *arguments)

@@ -1,0 +1,245 @@
+"""Saving what is intact of a damaged store."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from findings_orm import plain
+from findings_orm.arguments import checked
+from findings_orm.errors import SchemaVersionError, StorageError, StorageUnavailableError
+from findings_orm.finding import SCHEMA_VERSION, validate_finding
+from findings_orm.imports.intake import current_document
+from findings_orm.imports.saving import save
+from findings_orm.port import Document
+from findings_orm.stores.files import checking, codec, edits, folding, journal, names, snapshot
+from findings_orm.stores.files.loading import Copy, core_of, load, read
+from findings_orm.stores.files.lock import StoreLock
+from findings_orm.stores.files.snapshot import Entry, Known, Manifest
+from findings_orm.stores.files.tree import Disk, translated
+from findings_orm.stores.files.working_copy import FileRecords, fitted, redo
+
+
+@checked
+def repair(
+    path: str | os.PathLike[str], *, lock_timeout: float = 60.0, lock: Literal["hard", "soft"] = "hard"
+) -> list[str]:
+    """Make a damaged store work again with everything that is intact; return what was found and done, for people.
+
+    The whole damaged store is copied aside first, into a folder beside its projects. A store without damage is left
+    as it is, and the result is empty. `lock` is that of `FileStorageAdapter`.
+
+    Raises:
+        StorageUnavailableError: the folder can't be read or written.
+        SchemaVersionError: a newer release wrote the store; nothing is wrong with it.
+    """
+    root = Path(path).absolute()
+    guard = StoreLock(root / names.LOCK, soft=lock == "soft")
+    with translated(root):
+        if not root.is_dir() or not checking.is_store(root):
+            raise StorageUnavailableError(f"{root}: holds no store")
+        guard.acquire(lock_timeout)
+        try:
+            return _Repair(root).run()
+        finally:
+            guard.release()
+
+
+class _Repair:
+    """One repair, under the lock of the store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.said: list[str] = []
+        self.generation = 0
+
+    def run(self) -> list[str]:
+        unfit = self._unfit()
+        self.said = checking.check(self.root) or unfit
+        if not self.said:
+            return []
+        aside = self._put_aside()
+        copy = Copy(self._manifest(), core=core_of(self.root))
+        for name, entry in copy.manifest.projects.items():
+            self._project(copy, name, entry)
+        self._journal(copy)
+        self.generation = max(self.generation, copy.manifest.generation)
+        copy.manifest = Manifest(self.generation + 1, "", copy.manifest.projects)
+        copy.dirty.update(copy.state)
+        folding.fold(Disk(), self.root, copy)
+        self.said.append(f"{self.root}: {aside.name} has the files as they were")
+        return self.said
+
+    def _unfit(self) -> list[str]:
+        """Return what is wrong where each file is right, but they don't fit together."""
+        try:
+            load(self.root)
+        except SchemaVersionError:
+            raise
+        except StorageError as error:
+            return [str(error)]
+        return []
+
+    def _put_aside(self) -> Path:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        number = 1
+        while (aside := self.root / f"{names.DAMAGED}{stamp}-{number}").exists():
+            number += 1
+        ignored = shutil.ignore_patterns(names.LOCK, f"{names.DAMAGED}*")
+        aside.mkdir(0o700)
+        shutil.copytree(self.root, aside, ignore=ignored, dirs_exist_ok=True)
+        return aside
+
+    def _manifest(self) -> Manifest:
+        """Return the manifest, or one made of the folders there are when it is damaged."""
+        path = self.root / names.MANIFEST
+        data = read(path)
+        if data is not None:
+            try:
+                return snapshot.read_manifest(path, data)
+            except SchemaVersionError:
+                raise
+            except StorageError:
+                self.said.append(f"{path}: is made anew from the folders")
+        entries = {}
+        for folder in sorted(self.root.iterdir()):
+            if folder.name.startswith((".", names.DAMAGED)) or not (folder / names.FINDINGS).is_file():
+                continue
+            project_id = _project_of(folder)
+            if project_id is not None:
+                files = {name: "" for name in (names.FINDINGS, *names.COMPANIONS) if (folder / name).exists()}
+                entries[folder.name] = Entry(project_id, 1, files)
+        return Manifest(projects=entries)
+
+    # -- projects ------------------------------------------------------------------------------------------
+
+    def _project(self, copy: Copy, folder_name: str, entry: Entry) -> None:
+        folder = self.root / folder_name
+        companions = {}
+        for name in names.COMPANIONS:
+            companions[name] = list(self._lines(folder / name, snapshot.READERS[name]))
+        project = snapshot.empty_project(entry.revision, companions)
+        known: dict[str, Known] = {one.identity.finding_id: one for one in companions[names.IDENTITIES]}
+        copy.state[entry.project_id] = project
+        new = []
+        for document in self._findings(folder / names.FINDINGS, entry.project_id):
+            one = known.pop(document["id"], None)
+            if one is not None and codec.document_digest(document) == one.digest:
+                snapshot.put(project, document, one)
+            else:
+                new.append(document)
+        if new:
+            save(FileRecords(copy.state), entry.project_id, new)
+        for finding_id in sorted(known):
+            self.said.append(f"{folder / names.FINDINGS}: finding {finding_id} is lost")
+
+    def _newest(self, path: Path) -> bytes:
+        """Return a file's content, in preference one that has not got its name yet."""
+        pending = sorted(path.parent.glob(f".{path.name}.*.new"))
+        for candidate in pending:
+            data = read(candidate)
+            if data and data.endswith(b"\n"):
+                return data
+        return read(path) or b""
+
+    def _lines(self, path: Path, get: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
+        seen = set()
+        for number, line in enumerate(self._newest(path).split(b"\n"), 1):
+            if line and line not in seen:
+                seen.add(line)
+                try:
+                    yield get(journal.unpack(line)[0])
+                except (*plain.MALFORMED, RecursionError) as error:
+                    self.said.append(f"{path}, line {number}: is lost: {error}")
+
+    def _findings(self, path: Path, project_id: str) -> Iterator[Document]:
+        data = self._newest(path)
+        try:
+            yield from edits.read_layout(path, data, project_id)[1]
+            return
+        except SchemaVersionError:
+            raise
+        except StorageError:
+            pass  # what is intact in it follows
+        seen = set()
+        for text, line in _objects(data.decode(errors="replace")):
+            try:
+                given = json.loads(text)
+                version = given.get("finding_schema_version", SCHEMA_VERSION)
+                document = validate_finding(current_document({**given, "finding_schema_version": version}))
+                if document["project_id"] != project_id or document["id"] in seen:
+                    raise ValueError("it is of another project, or there twice")
+            except (StorageError, ValueError, RecursionError) as error:
+                self.said.append(f"{path}, line {line}: a finding is lost: {error}")
+                continue
+            seen.add(document["id"])
+            yield document
+
+    # -- journal -------------------------------------------------------------------------------------------
+
+    def _journal(self, copy: Copy) -> None:
+        """Do again every record that is whole, as far as it fits."""
+        path = self.root / names.JOURNAL
+        data = read(path) or b""
+        version = SCHEMA_VERSION
+        done = set()
+        for number, line in enumerate(data.split(b"\n"), 1):
+            try:
+                record, checksum = journal.unpack(line)
+            except (ValueError, RecursionError):
+                if line:
+                    self.said.append(f"{path}, line {number}: is lost")
+                continue
+            if "generation" in record:
+                self.generation, version = (
+                    max(self.generation, record["generation"]),
+                    record["finding_schema_version"],
+                )
+                if record["generation"] < copy.manifest.generation:
+                    return
+            elif checksum not in done:
+                done.add(checksum)
+                self._redo(copy, path, number, record, version)
+
+    def _redo(self, copy: Copy, path: Path, number: int, record: dict[str, Any], version: str) -> None:
+        for row in record["operations"]:
+            try:
+                operation = codec.get_operation(row, version)
+                redo(copy.state, fitted(copy.state, operation))
+            except (*plain.MALFORMED, StorageError) as error:
+                self.said.append(f"{path}, line {number}: {row[0]} does not fit: {error!r}")
+
+
+def _project_of(folder: Path) -> str | None:
+    """Return the project of a folder, as its files say, or its name."""
+    data = (read(folder / names.FINDINGS) or b"").decode(errors="replace")
+    for text, _ in _objects(data):
+        try:
+            return str(json.loads(text)["project_id"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return folder.name if names.folder_name(folder.name) == folder.name else None
+
+
+def _objects(text: str) -> Iterator[tuple[str, int]]:
+    """Yield what looks like the findings of a layout that is no longer JSON as a whole, each with its line.
+
+    ``findings.json`` is indented: a finding begins and ends with a brace behind four spaces.
+    """
+    lines = text.split("\n")
+    begin = None
+    for number, line in enumerate(lines):
+        if line == "    {":
+            if begin is not None:
+                yield "\n".join(lines[begin:number]), begin + 1
+            begin = number
+        elif begin is not None and line.rstrip(",") == "    }":
+            yield "\n".join([*lines[begin:number], "    }"]), begin + 1
+            begin = None
+    if begin is not None:
+        yield "\n".join(lines[begin:]), begin + 1

@@ -1,0 +1,363 @@
+"""From files to the working copy: at opening, after an edit, and after other processes' writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from findings_orm import plain
+from findings_orm.errors import StorageError, StorageUnavailableError
+from findings_orm.finding import SCHEMA_VERSION
+from findings_orm.port import Document
+from findings_orm.stores.files import codec, edits, journal, names, snapshot
+from findings_orm.stores.files.edits import Edit
+from findings_orm.stores.files.journal import Position, damaged
+from findings_orm.stores.files.snapshot import Entry, Manifest
+from findings_orm.stores.files.tree import translated
+from findings_orm.stores.files.working_copy import fitted, redo
+from findings_orm.stores.memory import Project, State
+
+Stat = tuple[int, int, int] | None
+_ATTEMPTS = 60
+
+
+@dataclass(slots=True)
+class Copy:
+    """The working copy of a store, and what it was made from.
+
+    Attributes:
+        manifest: generation 0 stands for a store that has none yet.
+        state: the records.
+        position: how far the journal was read; None when it belongs to the snapshot before (a fold was cut short).
+        core: stat values of manifest and journal.
+        files: stat values of each listed ``findings.json``.
+        dirty: projects that differ from the snapshot.
+        edited: what was taken over from edited files, in words; these are to be folded before anything is written.
+        aside: originals to be copied before they are replaced, each with the ending of the copy's name.
+        adopted: files of an older layout, to be removed once their content is in the snapshot.
+        size: bytes of the snapshot.
+    """
+
+    manifest: Manifest
+    state: State = field(default_factory=dict)
+    position: Position | None = None
+    core: tuple[Stat, Stat] = (None, None)
+    files: dict[str, Stat] = field(default_factory=dict)
+    dirty: set[str] = field(default_factory=set)
+    edited: list[str] = field(default_factory=list)
+    aside: dict[Path, str] = field(default_factory=dict)
+    adopted: dict[str, str] = field(default_factory=dict)
+    size: int = 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the files of the snapshot still have to get their names."""
+        return self.manifest.generation > 0 and self.position is None
+
+
+def stat_of(path: Path) -> Stat:
+    """Return what changes when a file does; None for a file that is not there."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def core_of(root: Path) -> tuple[Stat, Stat]:
+    """Return the stat values of manifest and journal."""
+    return stat_of(root / names.MANIFEST), stat_of(root / names.JOURNAL)
+
+
+def files_of(root: Path, manifest: Manifest) -> dict[str, Stat]:
+    """Return the stat values of the files that people edit."""
+    return {name: stat_of(root / name / names.FINDINGS) for name in manifest.projects}
+
+
+def read(path: Path) -> bytes | None:
+    """Return the content of a file, None when there is none."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def load(root: Path) -> Copy:
+    """Return the working copy of the store in a folder.
+
+    It may be read while another process writes: what looks wrong is looked at again until the files stand still.
+
+    Raises:
+        StorageIntegrityError: a file is damaged, or an edit breaks a rule; names file and place.
+        SchemaVersionError: a newer release wrote it.
+        StorageUnavailableError: a file can't be read.
+    """
+    for attempt in range(_ATTEMPTS):
+        before = core_of(root)
+        error: StorageError | None = None
+        try:
+            with translated(root):
+                copy = _Loader(root).load()
+            if not copy.edited:
+                return copy
+        except StorageError as failure:
+            error = failure
+        if core_of(root) == before:
+            if error is not None:
+                raise error
+            return copy
+        time.sleep(0.002 * attempt)
+    raise StorageUnavailableError(f"{root}: other processes never stopped writing", retryable=True)
+
+
+class _Loader:
+    """Loads once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.edits: dict[str, Edit] = {}
+
+    def load(self) -> Copy:
+        core = core_of(self.root)
+        self.copy = copy = Copy(self._manifest(), core=core)
+        records = self._journal()
+        copy.files = files_of(self.root, copy.manifest)
+        for folder, entry in copy.manifest.projects.items():
+            copy.state[entry.project_id] = self._project(folder, entry)
+        for operations in records:
+            self._redo(operations)
+        for project_id, edit in self.edits.items():
+            if edits.apply(copy.state, project_id, edit):
+                copy.aside[edit.path] = "edited"
+            self._note(project_id, edit)
+        self._adopt()
+        return copy
+
+    def _note(self, project_id: str, edit: Edit) -> None:
+        self.copy.edited.append(str(edit))
+        self.copy.dirty.add(project_id)
+
+    def _manifest(self) -> Manifest:
+        path = self.root / names.MANIFEST
+        data = read(path)
+        return Manifest() if data is None else snapshot.read_manifest(path, data)
+
+    def _journal(self) -> list[list[tuple[Any, ...]]]:
+        """Read the journal and return its records' operations."""
+        path, manifest = self.root / names.JOURNAL, self.copy.manifest
+        data = read(path)
+        if data is None:
+            if manifest.generation:
+                raise damaged(path, None, "it is missing")
+            return []
+        position = journal.read_header(path, data)
+        if position.generation == manifest.generation - 1:
+            return []
+        if position.generation != manifest.generation:
+            reason = f"it continues generation {position.generation}"
+            raise damaged(path, 1, f"{reason}, but {names.MANIFEST} is of {manifest.generation or 'none'}")
+        found = []
+        for after, rows in journal.read_records(path, data[position.end :], position):
+            found.append(decoded(path, after, rows))
+            position = after
+        self.copy.position = position
+        return found
+
+    def _redo(self, operations: list[tuple[Any, ...]]) -> None:
+        state, path = self.copy.state, self.root / names.JOURNAL
+        self.copy.dirty.update(operation[1] for operation in operations)
+        try:
+            for operation in operations:
+                redo(state, fitted(state, operation) if self.edits else [operation])
+        except (*plain.MALFORMED, StorageError) as error:
+            raise damaged(path, None, f"a record does not fit the snapshot: {error!r}") from error
+
+    # -- one project ---------------------------------------------------------------------------------------
+
+    def _file(self, folder: Path, name: str, checksum: str) -> bytes:
+        """Return the content of a file of the snapshot, also where it has not got its name yet."""
+        manifest = self.copy.manifest
+        if self.copy.unfinished:
+            data = read(folder / names.pending_name(name, manifest.generation))
+            if data is not None and snapshot.sha256(data) == checksum:
+                self.copy.size += len(data)
+                return data
+        data = read(folder / name)
+        if data is None:
+            raise damaged(folder / name, None, "it is missing")
+        self.copy.size += len(data)
+        return data
+
+    def _project(self, folder_name: str, entry: Entry) -> Project:
+        folder = self.root / folder_name
+        companions: dict[str, list[Any]] = {}
+        for name in names.COMPANIONS:
+            if name not in entry.files:
+                continue
+            data = self._file(folder, name, entry.files[name])
+            companions[name] = snapshot.read_lines(folder / name, data, snapshot.READERS[name])
+            if snapshot.sha256(data) != entry.files[name]:
+                raise damaged(folder / name, None, "lines are missing, doubled or out of order")
+        known = {one.identity.finding_id: one for one in companions.get(names.IDENTITIES, ())}
+        project = snapshot.empty_project(entry.revision, companions)
+        path, checksum = folder / names.FINDINGS, entry.files[names.FINDINGS]
+        data = self._file(folder, names.FINDINGS, checksum)
+        if snapshot.sha256(data) == checksum:
+            for document in self._written(path, data, entry.project_id):
+                snapshot.put(project, document, known[document["id"]])
+        else:
+            edit = self._edited(path, data, entry.project_id, project, known)
+            if edit:
+                self.edits[entry.project_id] = edit
+        return project
+
+    def _written(self, path: Path, data: bytes, project_id: str) -> list[Document]:
+        """Return the findings of a file that is as this package wrote it."""
+        layout = json.loads(data)
+        version = layout["finding_schema_version"]
+        if version != SCHEMA_VERSION:
+            self.copy.aside[path] = version
+            self.copy.edited.append(f"{path}: is of schema {version}")
+            self.copy.dirty.add(project_id)
+        return [codec.full(short, version) for short in layout["findings"]]
+
+    def _edited(
+        self, path: Path, data: bytes, project_id: str, project: Project, known: dict[str, snapshot.Known]
+    ) -> Edit:
+        """Return what differs, and put what is known into the project: changed findings too, with their old status."""
+        version, documents = edits.read_layout(path, data, project_id)
+        edit = Edit(path)
+        if version != SCHEMA_VERSION:
+            self.copy.aside[path] = version
+        for document in documents:
+            one = known.pop(document["id"], None)
+            if one is None:
+                edit.added.append(document)
+                continue
+            if codec.document_digest(document) != one.digest:
+                shown = {**document, "status": one.status}
+                edit.changed[document["id"]] = (document, shown)
+                document = shown  # noqa: PLW2901  # this is what the working copy gets
+            snapshot.put(project, document, one)
+        edit.removed = sorted(known)
+        return edit
+
+    # -- older layouts -------------------------------------------------------------------------------------
+
+    def _adopt(self) -> None:
+        """Take in every ``findings.json`` that no manifest knows: an older layout, or one that was copied here."""
+        manifest = self.copy.manifest
+        for path in sorted([self.root / names.FINDINGS, *self._unlisted()]):
+            data = read(path)
+            if data is None:
+                continue
+            relative = path.relative_to(self.root).as_posix()
+            checksum = snapshot.sha256(data)
+            if self.copy.unfinished and manifest.adopted.get(relative) == checksum:
+                continue
+            version, documents = edits.read_layout(path, data)
+            by_project: dict[str, list[Document]] = {}
+            for document in documents:
+                by_project.setdefault(document["project_id"], []).append(document)
+            for project_id, added in sorted(by_project.items()):
+                present = self.copy.state.get(project_id, Project()).findings
+                news = [one for one in added if one["id"] not in present]
+                edits.apply(self.copy.state, project_id, Edit(path, news))
+                self.copy.dirty.add(project_id)
+            self.copy.edited.append(f"{path}: is taken in, {len(documents)} findings of schema {version}")
+            self.copy.aside[path] = version
+            self.copy.adopted[relative] = checksum
+
+    def _unlisted(self) -> list[Path]:
+        manifest = self.copy.manifest
+        found = []
+        with suppress(FileNotFoundError), os.scandir(self.root) as entries:
+            for entry in entries:
+                skipped = entry.name in manifest.projects or (
+                    self.copy.unfinished and entry.name in manifest.removed
+                )
+                if not skipped and not entry.name.startswith((".", names.DAMAGED)) and entry.is_dir():
+                    found.append(self.root / entry.name / names.FINDINGS)
+        return found
+
+
+def decoded(path: Path, after: Position, rows: list[Any]) -> list[tuple[Any, ...]]:
+    """Return the operations of a record."""
+    try:
+        return [codec.get_operation(row, after.version) for row in rows]
+    except (*plain.MALFORMED, StorageError) as error:
+        raise damaged(path, after.lines, f"has another shape: {error!r}") from error
+
+
+def catch_up(root: Path, copy: Copy) -> bool:
+    """Bring the working copy up to date with what others wrote, if it has everything that they folded.
+
+    Returns:
+        False where the store has to be loaded anew.
+    """
+    core = core_of(root)
+    if copy.position is None or core[1] is None or copy.core[1] is None:
+        return False
+    if core[0] != copy.core[0]:
+        goes_on = _rebase(root, copy, core)
+    else:
+        same_file = core[1][0] == copy.core[1][0] and core[1][1] >= copy.position.end
+        goes_on = same_file and _as_written(root, copy, copy.manifest)
+        if goes_on and core == copy.core:
+            return True
+    if not goes_on:
+        return False
+    copy.core = (None, None)  # until all of it is done: half of it is loaded anew
+    if not _read_on(root / names.JOURNAL, copy, copy.position):
+        return False
+    copy.core = core
+    return True
+
+
+def _read_on(path: Path, copy: Copy, position: Position) -> bool:
+    """Do what others appended to the journal."""
+    with path.open("rb") as file:
+        file.seek(position.end)
+        data = file.read()
+    try:
+        for after, rows in journal.read_records(path, data, position):
+            operations = decoded(path, after, rows)
+            copy.dirty.update(operation[1] for operation in operations)
+            redo(copy.state, operations)
+            copy.position = after
+    except (*plain.MALFORMED, StorageError):
+        return False
+    return True
+
+
+def _rebase(root: Path, copy: Copy, core: tuple[Stat, Stat]) -> bool:
+    """Take over a newer snapshot of which the working copy has everything; False when it has not."""
+    data, lines = read(root / names.MANIFEST), read(root / names.JOURNAL)
+    if data is None or lines is None or copy.edited or copy.position is None:
+        return False
+    manifest = snapshot.read_manifest(root / names.MANIFEST, data)
+    position = journal.read_header(root / names.JOURNAL, lines)
+    same = manifest.generation == copy.manifest.generation + 1 and manifest.folded == copy.position.last
+    if not same or position.generation != manifest.generation or core != core_of(root):
+        return False
+    if not _as_written(root, copy, manifest):
+        return False
+    copy.manifest, copy.position, copy.dirty = manifest, position, set()
+    return True
+
+
+def _as_written(root: Path, copy: Copy, manifest: Manifest) -> bool:
+    """Return whether each ``findings.json`` is as the manifest says, or as it was when it was last looked at."""
+    found = files_of(root, manifest)
+    for name, stat in found.items():
+        if stat != copy.files.get(name):
+            data = read(root / name / names.FINDINGS)
+            if data is None or snapshot.sha256(data) != manifest.projects[name].files[names.FINDINGS]:
+                return False
+    copy.files = found
+    return True

@@ -1,0 +1,503 @@
+"""The adapter: threads, processes and units of work over the working copy."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from findings_orm.arguments import checked
+from findings_orm.diagnosis import Problem
+from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
+from findings_orm.forking import INHERITED, survives_fork
+from findings_orm.private import Access
+from findings_orm.process import block
+from findings_orm.records import Records
+from findings_orm.secrecy import shown_url
+from findings_orm.store import BusyError
+from findings_orm.stores.files import checking, codec, folding, journal, loading, names, sharing
+from findings_orm.stores.files.lock import POLL, StoreLock, busy
+from findings_orm.stores.files.tree import Disk, translated
+from findings_orm.stores.files.working_copy import FileRecords, Operation
+from findings_orm.stores.memory import MemoryRecords, MemoryStore
+
+_log = logging.getLogger(__name__)
+_TURN = 0.1
+"""Seconds for which the threads of one process may pass the lock on among themselves while others wait."""
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Transactions, each as JSON, that become durable together, or fail together.
+
+    Attributes:
+        operations: what they do, in their order.
+        withdrawn: whether one of them was interrupted, so that it must not be written any more.
+        written: whether they are on disk.
+        error: why they are not, and never will be.
+    """
+
+    operations: list[bytes] = field(default_factory=list)
+    withdrawn: bool = False
+    written: bool = False
+    error: StorageError | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    """A writing unit of work, and the group that it has joined."""
+
+    group: _Group | None = None
+
+
+class FileStorageAdapter(MemoryStore):
+    """A `FindingStore` in a folder of JSON files, for many threads and processes.
+
+    The findings are held in memory; a save appends one line to a journal and waits until it is on disk. Closing the
+    store (or a journal that outgrows the rest) folds the journal into ``findings.json``, one in the folder of each
+    project. That file may be edited: valid changes are taken over, broken ones are named.
+
+    Args:
+        path: the folder (`base_path` is its older name). One that does not exist is an empty store, and is made by the
+            first write.
+        lock_timeout: seconds to wait for another process before `StorageUnavailableError`.
+        fold_at: bytes that the journal may have before it is folded, however small the snapshot is.
+        fold_on_close: fold the journal when the store is closed, if this store wrote to it.
+        group: a group of the system whose members may read and write too. A store is made for its owner alone; who may
+            use it is seen from its journal from then on, so that the others need not name the group.
+        lock: ``"hard"``, the locks of the operating system; a file system that has none is refused at the first write.
+            ``"soft"`` goes on there with a file that marks the store as taken.
+        disk: what changes files.
+
+    Raises:
+        StorageIntegrityError: a file is damaged, or was edited in a way that breaks a rule.
+        SchemaVersionError: a newer release wrote the store.
+        StorageUnavailableError: the folder can't be read.
+        StorageValidationError: `lock` is something else.
+    """
+
+    adapter: ClassVar[str] = "file"
+
+    @checked
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        base_path: str | os.PathLike[str] | None = None,
+        lock_timeout: float = 60.0,
+        fold_at: int = 16 * 1024 * 1024,
+        fold_on_close: bool = True,
+        group: str | None = None,
+        lock: Literal["hard", "soft"] = "hard",
+        disk: Disk | None = None,
+    ) -> None:
+        super().__init__()
+        self.path = _folder(path, base_path)
+        with translated(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise StorageUnavailableError(f"{self.path}: is a file; name the folder that it is in")
+        self._soft = lock == "soft"
+        self._disk = disk or Disk()
+        self._disk.access = Access.of_group(group)
+        self._lock_timeout = lock_timeout
+        self._fold_at = fold_at
+        self._fold_on_close = fold_on_close
+        self._wrote = False
+        self._reported: set[str] = set()
+        self._begin()
+        with translated(self.path):
+            if group is not None:
+                sharing.give(self.path, self._disk.access)
+            self._copy = loading.load(self.path)
+        self._report()
+        survives_fork(self)
+        self._guard(str(self.path), StoreLock.release, self._process)
+
+    def _begin(self) -> None:
+        """Make all that a forked process can't share with its parent."""
+        self._process = StoreLock(self.path / names.LOCK, soft=self._soft)
+        self._inside: set[_Ticket] = set()
+        self._turn_ends = 0.0
+        self._gate = threading.Lock()
+        self._lock = threading.RLock()
+        self._flushing = threading.Lock()
+        self._group = _Group()
+        self._queued = threading.Lock()
+        self._latest: _Group | None = None
+        self._failures = 0
+        self._up_to_date = False
+        self._open: FileRecords | None = None
+        self._uncertain: int | None = None
+
+    def after_fork(self) -> None:
+        """See `Forking.after_fork`: threads, their units of work and the lock on the store are the parent's."""
+        at_rest = not self._inside and self._lock.acquire(blocking=False)
+        super().after_fork()
+        INHERITED.append(self._process)
+        self._begin()
+        self._guard(str(self.path), StoreLock.release, self._process)
+        if not at_rest:
+            self._copy = loading.Copy(self._copy.manifest)
+
+    # -- units of work -------------------------------------------------------------------------------------
+    #
+    # An exception may come between any two calls (see `blocks`). So what is half done is marked before it is begun, and
+    # one assignment takes the mark away: whoever finds one (`_open`, `_uncertain`, a working copy without `core` or
+    # `position`) goes back to what is on disk.
+
+    @block
+    def _open_unit(self, *, write: bool) -> Iterator[Records]:
+        if not write:
+            with self._lock:
+                self._drop_unfinished()
+                self._refresh()
+                yield MemoryRecords(self._copy.state)
+                waiting = self._latest
+            self._flush(waiting)
+            return
+        ticket, unit = _Ticket(), None
+        try:
+            self._enter(ticket)
+            with self._lock:
+                self._drop_unfinished()
+                failures = self._failures
+                self._refresh(writing=True)
+                self._open = unit = FileRecords(self._copy.state)
+                try:
+                    yield unit
+                    if unit.operations:
+                        self._join(ticket, unit, failures)
+                except BaseException:
+                    unit.roll_back()
+                    self._open = None
+                    raise
+                self._open = None
+            self._flush(ticket.group)
+            unit.committed = ticket.group is not None
+        except BaseException as error:
+            self._settle(ticket, error)
+            if unit is not None and ticket.group is not None:
+                unit.committed = ticket.group.written
+            raise
+        finally:
+            try:
+                self._leave(ticket)
+            except BaseException:
+                self._leave(ticket)  # it may not have begun
+                raise
+
+    def _enter(self, ticket: _Ticket) -> None:
+        """Take the lock of the store, or join the threads of this process that have it."""
+        deadline = None
+        while True:
+            with self._gate:
+                if self._inside:
+                    taken, deadline = time.monotonic() <= self._turn_ends, None
+                else:
+                    taken = self._take()
+                    deadline = deadline or time.monotonic() + self._lock_timeout
+                if taken:
+                    self._inside.add(ticket)
+                    return
+                if deadline is not None and time.monotonic() > deadline:
+                    raise busy(self.path, self._lock_timeout)
+            time.sleep(POLL)
+
+    def _take(self) -> bool:
+        with translated(self.path):
+            if not (self.path / names.LOCK).exists():
+                sharing.make_root(self.path, self._disk.access)
+            taken = self._process.try_acquire(self._disk.access)
+        self._turn_ends = time.monotonic() + _TURN
+        return taken
+
+    def _leave(self, ticket: _Ticket) -> None:
+        """Give the lock of the store back, if nobody else is inside. May be done again."""
+        with self._gate:
+            self._inside.discard(ticket)
+            if self._inside or not self._process.held:
+                return
+            try:
+                with self._lock, self._flushing:
+                    with suppress(StorageUnavailableError):  # said already
+                        self._take_back()
+                    if self._up_to_date and self._outgrown():
+                        self._try_to_fold()
+            finally:
+                self._up_to_date, self._uncertain = False, None  # what others have seen can't be taken back
+                self._process.release()
+
+    def _drop_unfinished(self) -> None:
+        """Go back to what is on disk if a unit of work was neither rolled back nor queued. Needs `_lock`."""
+        if self._open is not None:
+            with self._flushing:
+                self._fail(self._group, None)
+            self._open = None
+
+    def _refresh(self, *, writing: bool = False) -> None:
+        """Bring the working copy up to date. Needs `_lock`; for writing also the lock of the store."""
+        if self._up_to_date:
+            return
+        with translated(self.path):
+            if writing:
+                with self._flushing:
+                    self._take_back()
+            if not loading.catch_up(self.path, self._copy) and not self._is_new():
+                self._latest = None
+                self._copy = loading.load(self.path)
+            self._report()
+            if writing:
+                folding.prepare(self._disk, self.path, self._copy)
+                self._reported.clear()
+                self._up_to_date = True
+
+    def _is_new(self) -> bool:
+        copy = self._copy
+        return copy.core == (None, None) == loading.core_of(self.path) and not copy.edited
+
+    def _report(self) -> None:
+        """Say once what was taken over from edited files."""
+        for line in self._copy.edited:
+            if line not in self._reported:
+                self._reported.add(line)
+                _log.warning("%s", line)
+        position = self._copy.position
+        if position is not None and position.torn:
+            line = f"{self.path / names.JOURNAL}, line {position.lines + 1}: is unfinished ({position.torn} bytes)"
+            if line not in self._reported and self._process.is_free():
+                self._reported.add(line)
+                _log.warning("%s: it was never acknowledged and is left out", line)
+
+    # -- commit --------------------------------------------------------------------------------------------
+
+    def _join(self, ticket: _Ticket, unit: FileRecords, failures: int) -> None:
+        """Queue a transaction for the journal. Needs `_lock`, so that the queue has the order of the changes."""
+        operations = _encoded(unit.operations)
+        self._copy.dirty.update(operation[1] for operation in unit.operations)
+        with self._queued:
+            if failures != self._failures:
+                raise StorageUnavailableError(
+                    f"{self.path}: a write that this one builds on failed; nothing was written",
+                    retryable=True,
+                )
+            ticket.group = self._latest = self._group
+            self._group.operations.append(operations)
+
+    def _flush(self, group: _Group | None) -> None:
+        """Return when a transaction is durable. The first thread that comes writes for all that wait."""
+        if group is None or group.written:
+            return
+        with self._flushing:
+            if not group.written and group.error is None:
+                self._write(group)
+        if group.error is not None:
+            raise StorageUnavailableError(
+                str(group.error), retryable=getattr(group.error, "retryable", False)
+            ) from group.error
+
+    def _write(self, group: _Group) -> None:
+        """Write a group to the journal. Needs `_flushing`."""
+        with self._queued:
+            abandoned = group.withdrawn or group is not self._group
+            if not abandoned:
+                self._group = _Group()
+        if abandoned:
+            self._fail(group, None)
+            return
+        try:
+            with translated(self.path / names.JOURNAL):
+                self._append(group)
+        except BaseException as error:
+            self._fail(group, error)
+            if not isinstance(error, StorageError):
+                raise
+
+    def _settle(self, ticket: _Ticket, error: BaseException) -> None:
+        """Make sure that a transaction of which the unit of work raised is written, or never will be."""
+        group = ticket.group
+        if group is None or group.written or group.error is not None:
+            return
+        group.withdrawn = True
+        with self._flushing:
+            if not group.written and group.error is None:
+                self._fail(group, error)
+
+    def _fail(self, group: _Group, error: BaseException | None) -> None:
+        """Give up a group, and the one that builds on it. Needs `_flushing`."""
+        if not isinstance(error, StorageError):
+            cause = f" by {type(error).__name__}" if error is not None else ""
+            shown = StorageUnavailableError(
+                f"{self.path}: a write that this one was done with was interrupted{cause}; nothing was written",
+                retryable=True,
+            )
+            shown.__cause__ = error
+            error = shown
+        with self._queued:
+            self._failures += 1
+            self._copy.position = None
+            self._up_to_date = False
+            later, self._group = self._group, _Group()
+        group.error = later.error = error
+
+    def _append(self, group: _Group) -> None:
+        copy = self._copy
+        position = copy.position
+        if position is None:  # an earlier write failed
+            raise StorageUnavailableError(f"{self.path}: an earlier write failed", retryable=True)
+        path = self.path / names.JOURNAL
+        if path.stat().st_size != position.end:
+            raise StorageUnavailableError(f"{path}: somebody writes without the lock", retryable=True)
+        lines, last = [], position.last
+        for number, operations in enumerate(group.operations, position.lines + 1):
+            line, last = journal.entry(number, last, operations)
+            lines.append(line)
+        data = b"".join(lines)
+        after = journal.moved(position, len(data), len(lines), last)
+        self._uncertain = position.end
+        try:
+            self._disk.append(path, data)
+            self._disk.sync(path)
+            core = loading.core_of(self.path)
+        except BaseException:
+            self._take_back()
+            raise
+        # Nothing is called from here on, so that nothing comes between.
+        group.written = self._wrote = True
+        copy.position, copy.core, self._uncertain = after, core, None
+
+    def _take_back(self) -> None:
+        """Cut off what a failed or interrupted write left in the journal. Needs `_flushing`, and the lock of the store."""
+        if self._uncertain is None:
+            return
+        path = self.path / names.JOURNAL
+        try:
+            self._disk.truncate(path, self._uncertain)
+            self._disk.sync(path)
+        except OSError as error:
+            raise StorageUnavailableError(
+                f"{path}: a write failed, and so did taking it back ({error.strerror}); whether it is stored, the next look at "
+                "the store tells"
+            ) from error
+        self._uncertain = None
+
+    # -- folding -------------------------------------------------------------------------------------------
+
+    def _outgrown(self) -> bool:
+        position = self._copy.position
+        return position is not None and position.end > max(self._fold_at, self._copy.size)
+
+    def _try_to_fold(self) -> None:
+        """Fold; what is acknowledged is safe in the journal if that fails."""
+        try:
+            with translated(self.path):
+                folding.fold(self._disk, self.path, self._copy)
+        except StorageError as error:
+            _log.warning("%s: the journal could not be folded: %s", self.path, error)
+            self._copy.core = (None, None)
+            self._fold_at *= 2
+
+    def _release(self) -> None:
+        try:
+            if self._fold_on_close and self._wrote:
+                self._fold_all()
+        except StorageError as error:
+            _log.warning("%s: the journal is left as it is: %s", self.path, error)
+        with self._lock:
+            self._copy = loading.Copy(self._copy.manifest)
+
+    def _fold_all(self) -> None:
+        with self._open_unit(write=True):
+            if self._copy.dirty:
+                self._try_to_fold()
+
+    # -- the store -----------------------------------------------------------------------------------------
+
+    def check_store_layout(self, path: Path) -> list[str]:
+        """See `FindingStore.check_store_layout`; also of a store's folder, and of the other files in it."""
+        return checking.check(path)
+
+    def validate_store_layout(self, path: Path) -> bool:
+        """See `StoragePort.validate_store_layout`; a store's folder will do as well."""
+        return not checking.check(path)
+
+    def _files(self) -> list[Path]:
+        return list(sharing.files_of(self.path))
+
+    def _examine(self, unit: Records) -> Iterator[Problem]:
+        with translated(self.path):
+            found = checking.check(self.path) if checking.is_store(self.path) else []
+        for line in found:
+            passing = "next write" in line
+            yield Problem(
+                "note" if passing else "error",
+                "files",
+                line,
+                "Nothing: the next write puts it right." if passing else "Run 'findings file repair'.",
+            )
+
+    def _size(self, unit: Records) -> int:
+        size = 0
+        with translated(self.path):
+            for folder, _, files in os.walk(self.path):
+                for name in files:
+                    with suppress(FileNotFoundError):  # renamed by a writer meanwhile
+                        size += os.stat(os.path.join(folder, name)).st_size
+        return size
+
+    def _ping(self) -> dict[str, Any]:
+        if not self._lock.acquire(blocking=False):
+            raise BusyError(f"a unit of work of another thread has {self.path}")
+        try:
+            self._refresh()
+            copy = self._copy
+            position = copy.position
+            return {
+                "path": str(self.path),
+                "projects": len(copy.state),
+                "findings": sum(len(project.findings) for project in copy.state.values()),
+                "generation": copy.manifest.generation,
+                "journal_bytes": position.end if position else 0,
+                "unfinished_record": position.torn if position else 0,
+                "edited": list(copy.edited),
+            }
+        finally:
+            self._lock.release()
+
+    def _unasked(self) -> dict[str, Any]:
+        return {"path": str(self.path)}
+
+
+def _encoded(operations: list[Operation]) -> bytes:
+    try:
+        return journal.to_json([codec.put_operation(operation) for operation in operations])
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StorageValidationError(f"JSON can't hold the data: {error}") from error
+
+
+def _folder(*names: str | os.PathLike[str] | None) -> Path:
+    """Return the folder of a store, which is given by one of two names."""
+    given = [name for name in names if name is not None]
+    if len(given) != 1:
+        raise StorageValidationError.of_field("path", "must be given, as path or as base_path", names[0])
+    return Path(given[0]).absolute()
+
+
+def open_url(url: str, **options: Any) -> FileStorageAdapter:
+    """Open ``file:///some/folder`` (absolute) or ``file:some/folder``; ``%20`` and the like are decoded. ``?group=`` names the
+    group, ``?lock=soft`` allows file systems without locks."""
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost") or not path or parts.fragment:
+        raise StorageValidationError.of_field("url", "must be file:///FOLDER", shown_url(url))
+    given: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = sorted(set(given) - {"group", "lock"})
+    if unknown:
+        raise StorageValidationError.of_field("url", "knows the options group and lock", unknown[0])
+    return FileStorageAdapter(path, **{**given, **options})
