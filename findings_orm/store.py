@@ -19,7 +19,6 @@ from findings_orm import layout
 from findings_orm.arguments import checked
 from findings_orm.clock import now
 from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of, problems_of_files
-from findings_orm.dropping import when_dropped
 from findings_orm.errors import (
     FindingNotFoundError,
     StorageError,
@@ -39,7 +38,6 @@ from findings_orm.finding import (
     is_uuid,
     validate_content,
 )
-from findings_orm.forking import Forking
 from findings_orm.imports.encoding import Encoder
 from findings_orm.imports.importer import Import
 from findings_orm.imports.intake import current_document
@@ -61,7 +59,7 @@ from findings_orm.port import (
     Sighting,
 )
 from findings_orm.private import Access, give_access, open_to_everybody
-from findings_orm.process import COMMITTED, block
+from findings_orm.process import COMMITTED, Forking, block, when_dropped
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records, StatusChange, Stored, batches, check_whole
 

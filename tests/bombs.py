@@ -11,8 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from findings_orm.backup.container import FrameWriter, seal_frame
-from findings_orm.backup.lines import line_of, pack
+from findings_orm.backup.container import FrameWriter, line_of, pack, seal_frame
 
 Bomb = Callable[[Path, int], None]
 _PIECE = 1 << 16

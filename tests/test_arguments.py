@@ -34,9 +34,9 @@ from findings_orm import (
 from findings_orm.backup import Keep, Key, Manifest, verify_backup, write_backup
 from findings_orm.decorate import ForwardingStore
 from findings_orm.errors import readable
+from findings_orm.formats.base import Survey
 from findings_orm.formats.jsonl import JSONL
-from findings_orm.formats.reading import Source
-from findings_orm.formats.survey import Survey
+from findings_orm.formats.report import Source
 from findings_orm.metrics import MetricsAdapter, SlowQueries, TracingAdapter
 from findings_orm.observe import Observer
 from findings_orm.orm.postgresql_engine import Options

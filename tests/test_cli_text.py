@@ -13,11 +13,19 @@ from hypothesis import strategies as st
 
 from findings_orm.cli.failures import CommandError, ExitCode, explain
 from findings_orm.cli.options import ago, moment, split
-from findings_orm.cli.output import Column, Grid, fitting, plain_lines
+from findings_orm.cli.output import (
+    Column,
+    Grid,
+    TerminalSafe,
+    fitting,
+    plain_lines,
+    safe,
+    safe_lines,
+    shorten,
+)
 from findings_orm.cli.render import history_grid, place
 from findings_orm.cli.root import global_options_first
 from findings_orm.cli.session import place_of
-from findings_orm.cli.text import TerminalSafe, safe, safe_lines, shorten
 from findings_orm.errors import (
     FindingNotFoundError,
     SchemaVersionError,

@@ -27,7 +27,7 @@ from findings_orm import (
 )
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.stores.files import codec, repair
-from findings_orm.stores.files.names import folder_name
+from findings_orm.stores.files.tree import folder_name
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
 from findings_orm.testing.strategies import documents
 

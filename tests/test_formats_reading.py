@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from findings_orm import jsonstream
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
 from findings_orm.formats import open_report
-from findings_orm.formats.reading import Source
+from findings_orm.formats.report import Source
 from findings_orm.jsonstream import JsonReader
 
 DOCUMENT = {"detector_id": "scan.x", "title": "t", "severity": "low"}

@@ -246,7 +246,7 @@ def test_documents_that_are_many_times_their_report(tmp_path: Path, monkeypatch:
 
 
 def test_a_packed_report_that_is_many_times_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("findings_orm.formats.reading.FREE_BYTES", 1_000_000)
+    monkeypatch.setattr("findings_orm.formats.report.FREE_BYTES", 1_000_000)
     bombs.nesting_in_text_limits(tmp_path / "a.gz", 3_000_000)
     with pytest.raises(LimitExceededError, match=r"by a factor of at least: .* \(max_expansion_ratio\)"):
         open_report(tmp_path / "a.gz", limits=Limits(max_nesting_levels=2_000, max_expansion_ratio=50))

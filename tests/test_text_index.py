@@ -28,7 +28,7 @@ from findings_orm.cli.app import app
 from findings_orm.errors import SchemaVersionError
 from findings_orm.orm import sqlite_text_index, text_index
 from findings_orm.orm.access import grant_access
-from findings_orm.orm.reading import LATEST
+from findings_orm.orm.records import LATEST
 from findings_orm.orm.sqlite_records import FEW_WAITING
 from findings_orm.orm.text_index import TextIndexStatus
 from findings_orm.query import matches

@@ -6,7 +6,7 @@ Needs the extra ``backup`` (zstd, and pyrage for encrypted files). The format is
 from findings_orm.backup.copying import CopyReport, copy_store
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.manifest import Manifest
-from findings_orm.backup.planning import Conflict
+from findings_orm.backup.merging import Conflict
 from findings_orm.backup.restoring import RestoreReport, restore_backup
 from findings_orm.backup.retention import Keep, PruneReport, prune_backups
 from findings_orm.backup.salvaging import SalvageReport, salvage_backup

@@ -9,12 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from findings_orm.backup.container import unpack
 from findings_orm.backup.encryption import Key
-from findings_orm.backup.lines import unpack
 from findings_orm.backup.manifest import Manifest, ProjectHead, State
 from findings_orm.backup.reading import Reader, reading
-from findings_orm.backup.sections import BATCH, BATCH_BYTES, SECTIONS, Tally, key_of
-from findings_orm.backup.sections import Key as RecordKey
+from findings_orm.backup.sections import BATCH, BATCH_BYTES, SECTIONS, RecordKey, Tally, key_of
 from findings_orm.errors import StorageError, StorageIntegrityError, StorageUnavailableError
 from findings_orm.limits import DEFAULT, Limits
 

@@ -1,18 +1,91 @@
-"""The container of a backup: zstd frames one after another, the last of them a seal over every byte before it.
-
-zstd ignores some bits of its own headers, so its checksums alone would not notice each change. The seal holds the SHA-256 of
-all bytes before it, and is itself stored uncompressed in a frame of which every byte follows from its content.
-"""
+"""The container of a backup: a file of zstd frames, and in them lines with checksums."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+from zlib import crc32
 
-from findings_orm.errors import StorageIntegrityError
+from pydantic_core import from_json, to_json
+
+from findings_orm.backup.encryption import AGE_HEAD, Key, decrypting
+from findings_orm.errors import StorageIntegrityError, StorageUnavailableError, StorageValidationError
+from findings_orm.jsonstream import values_in
 from findings_orm.limits import DEFAULT, FREE_BYTES, Limits
+from findings_orm.private import remove_abandoned
+
+# -- the lines of a backup: one JSON object each, with a checksum of its own in front ---------------------
+# A line is ``{"crc":"1a2b3c4d",`` followed by the rest of the object: the CRC-32 is that of everything behind this prefix,
+# without the newline. The first name behind it says what the line is: ``manifest``, ``project``, ``finding``, ...
+
+
+HEAD = len('{"crc":"00000000",')
+_PREFIX = b'{"crc":"%08x",'
+
+
+def line_of(record: bytes) -> bytes:
+    """Return a JSON object, given as JSON without line breaks, as a line."""
+    body = record[1:]
+    return b"%b%b\n" % (_PREFIX % crc32(body), body)
+
+
+def is_intact(line: bytes) -> bool:
+    """Return whether the checksum of a line (without its newline) fits."""
+    return line[:HEAD] == _PREFIX % crc32(line[HEAD:])
+
+
+def check_line(line: bytes, limits: Limits) -> None:
+    """Compare a line, or what was read of it, with limits, before it becomes an object.
+
+    Raises:
+        LimitExceededError: it is larger, or has more values.
+    """
+    limits.check("max_document_bytes", len(line), "the size of the line, in bytes, is at least")
+    marks = line.count(b",") + line.count(b"[") + line.count(b"{")
+    if marks > limits.max_document_values:
+        count = values_in(line.decode("latin-1"))
+        limits.check("max_document_values", count, "the number of values in the line is at least")
+
+
+def kind_of(line: bytes) -> str:
+    """Return the first name behind the checksum of an intact line; "" where there is none."""
+    end = line.find(b'"', HEAD + 1)
+    return line[HEAD + 1 : end].decode(errors="replace") if line[HEAD : HEAD + 1] == b'"' else ""
+
+
+def pack(record: Any) -> bytes:
+    """Return an object as a line."""
+    return line_of(to_json(record))
+
+
+def pack_ascii(record: Any) -> bytes:
+    """Return an object as a line in ASCII, which can hold lone surrogates too."""
+    return line_of(json.dumps(record, separators=(",", ":"), allow_nan=False).encode())
+
+
+def unpack(line: bytes) -> dict[str, Any]:
+    """Return the object of an intact line, without its checksum.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    text = b"{" + line[HEAD:]
+    try:
+        record: dict[str, Any] = from_json(text, allow_inf_nan=False)
+    except ValueError:
+        record = json.loads(text)  # lone surrogates, which only Python's own reader takes
+    return record
+
+
+# -- the container of a backup: zstd frames one after another, the last of them a seal over every byte before it
+# zstd ignores some bits of its own headers, so its checksums alone would not notice each change. The seal holds the SHA-256
+# of all bytes before it, and is itself stored uncompressed in a frame of which every byte follows from its content.
+
 
 try:
     if sys.version_info >= (3, 14):
@@ -206,3 +279,45 @@ def decompressed(decompressor: zstd.ZstdDecompressor, data: bytes, damaged: Dama
 def is_frame_head(head: bytes) -> bool:
     """Return whether bytes begin a frame as backups have them: with a checksum, without a dictionary or unused bits."""
     return head[:4] == MAGIC and head[4] & 0b00011111 == 0b00000100
+
+
+# -- the files that backups are: replaced only by a whole new one, opened as what they hold ---------------
+
+
+def remove_leftovers(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Remove what killed backups left in a folder; return it. What a running one writes is locked, and stays."""
+    return [
+        path
+        for path in sorted(folder.glob(".*.tmp"))
+        if path.is_file() and remove_abandoned(path, MAGIC, AGE_HEAD)
+    ]
+
+
+@contextmanager
+def opened(path: pathlib.Path, key: Key | None) -> Iterator[BinaryIO]:
+    """Yield what a backup holds, decrypted where it is encrypted.
+
+    Raises:
+        StorageUnavailableError: the file can't be read.
+        StorageValidationError: it is encrypted and there is no key.
+        StorageIntegrityError: it can't be decrypted.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise StorageUnavailableError(f"{path}: can't be read: {error.strerror or error}") from error
+    with file:
+        if not is_encrypted(file):
+            yield file
+            return
+        if key is None:
+            raise StorageValidationError(f"{path}: is encrypted; opening it takes a secret key", field="key")
+        with decrypting(file, str(path), key) as stream:
+            yield stream
+
+
+def is_encrypted(file: BinaryIO) -> bool:
+    """Return whether a file is encrypted; it is at its beginning afterwards."""
+    head = file.read(len(AGE_HEAD))
+    file.seek(0)
+    return head == AGE_HEAD

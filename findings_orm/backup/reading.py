@@ -9,10 +9,17 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from findings_orm.backup.container import TEXT_CHUNK, FrameReader
+from findings_orm.backup.container import (
+    TEXT_CHUNK,
+    FrameReader,
+    check_line,
+    is_intact,
+    kind_of,
+    opened,
+    pack,
+    unpack,
+)
 from findings_orm.backup.encryption import Key
-from findings_orm.backup.files import opened
-from findings_orm.backup.lines import check_line, is_intact, kind_of, pack, unpack
 from findings_orm.backup.manifest import (
     Manifest,
     Place,

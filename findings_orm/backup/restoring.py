@@ -12,8 +12,7 @@ from findings_orm.arguments import checked
 from findings_orm.backup.chains import Chain, Cursor, Rows, chain_of
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.manifest import ProjectHead
-from findings_orm.backup.merging import Merger
-from findings_orm.backup.planning import Conflict, Plan, Planner, values_of
+from findings_orm.backup.merging import Conflict, Merger, Plan, Planner, values_of
 from findings_orm.backup.progress import SILENT, Progress
 from findings_orm.backup.sections import BATCH, SECTIONS, Decoder, load
 from findings_orm.backup.verifying import verify_backup

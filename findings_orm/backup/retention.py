@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from findings_orm.arguments import check_fields, checked
 from findings_orm.backup.chains import manifests_in
+from findings_orm.backup.container import is_encrypted, remove_leftovers
 from findings_orm.backup.encryption import Key
-from findings_orm.backup.files import is_encrypted, remove_leftovers
 from findings_orm.backup.manifest import Manifest
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 

@@ -6,14 +6,20 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from findings_orm.backup.lines import pack, pack_ascii, unpack
+from findings_orm.backup.container import pack, pack_ascii, unpack
 from findings_orm.backup.manifest import ProjectHead, State
-from findings_orm.collector import no_collection
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.imports.intake import current_document
 from findings_orm.limits import MB
-from findings_orm.plain import (
+from findings_orm.port import Event
+from findings_orm.process import no_collection
+from findings_orm.records import (
+    Kept,
+    Records,
+    Stored,
+    Streak,
+    batches,
     get_event,
     get_identity,
     get_original,
@@ -23,8 +29,6 @@ from findings_orm.plain import (
     put_original,
     put_run,
 )
-from findings_orm.port import Event
-from findings_orm.records import Kept, Records, Stored, Streak, batches
 
 RECORD = {"runs": "run", "findings": "finding", "events": "event", "rejected": "rejected"}
 """Section to the name of its records: the first name of their lines."""
@@ -35,7 +39,7 @@ BATCH = 1_000
 BATCH_BYTES = 4 * MB
 """How many lines, and about how many bytes of them, are taken together."""
 
-Key = tuple[Any, ...]
+RecordKey = tuple[Any, ...]
 """What tells the records of a section apart, and orders them."""
 
 Record = dict[str, Any]
@@ -60,7 +64,7 @@ def section_values(unit: Records, project_id: str, section: str) -> Iterator[lis
     return unit.all_rejected(project_id)
 
 
-def section_lines(unit: Records, project_id: str, section: str) -> Iterator[list[tuple[Key, bytes]]]:
+def section_lines(unit: Records, project_id: str, section: str) -> Iterator[list[tuple[RecordKey, bytes]]]:
     """Yield the lines of one section of a project with their keys, in the order of these, in batches."""
     encoder = Encoder(section)
     for values in section_values(unit, project_id, section):
@@ -75,12 +79,12 @@ class Encoder:
         self._finding_id = ""
         self._number = 0
 
-    def lines(self, values: list[Any]) -> list[tuple[Key, bytes]]:
+    def lines(self, values: list[Any]) -> list[tuple[RecordKey, bytes]]:
         """Return the lines of the values that come next, with their keys."""
         with no_collection():
             return self._lines(values)
 
-    def _lines(self, values: list[Any]) -> list[tuple[Key, bytes]]:
+    def _lines(self, values: list[Any]) -> list[tuple[RecordKey, bytes]]:
         if self._section == "findings":
             return [((row.identity.finding_id,), finding_line(row)) for row in values]
         if self._section == "events":
@@ -89,7 +93,7 @@ class Encoder:
             return [((run.number,), pack({"run": put_run(run)})) for run in values]
         return [((one.rejected_id,), pack_ascii({"rejected": put_original(one)})) for one in values]
 
-    def _event(self, event: Event) -> tuple[Key, bytes]:
+    def _event(self, event: Event) -> tuple[RecordKey, bytes]:
         self._number = self._number + 1 if event.finding_id == self._finding_id else 0
         self._finding_id = event.finding_id
         record = {"event": put_event(event), "n": self._number}
@@ -126,7 +130,7 @@ class Tally:
         return State(count=self._count, sha256=self._sha256.hexdigest())
 
 
-def key_of(section: str, record: Record) -> Key:
+def key_of(section: str, record: Record) -> RecordKey:
     """Return the key of a record: the number of a run, the id of a finding, (finding, position) of an event, the id of a
     refused original; also of a record that says what was removed.
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import time
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import BinaryIO
 
 from findings_orm.arguments import checked
-from findings_orm.backup.chains import Chain, Survey, chain_of, manifests_in, survey
+from findings_orm.backup.chains import Chain, Cursor, Survey, chain_of, manifests_in, survey
+from findings_orm.backup.container import FRAME_TEXT, FrameWriter, pack
 from findings_orm.backup.encryption import Key, encrypting
-from findings_orm.backup.incremental import write_changes
-from findings_orm.backup.manifest import FORMAT, Manifest, Since
+from findings_orm.backup.manifest import FORMAT, Manifest, Place, ProjectHead, SectionEnd, Since, State
 from findings_orm.backup.progress import SILENT, Progress
-from findings_orm.backup.sections import SECTIONS, project_head, section_lines
+from findings_orm.backup.reading import seal_line
+from findings_orm.backup.sections import BATCH, SECTIONS, RecordKey, Tally, project_head, section_lines
 from findings_orm.backup.verifying import verify_backup
-from findings_orm.backup.writer import LEVEL, Writer
 from findings_orm.clock import now, uuid7
 from findings_orm.decorate import ForwardingStore
 from findings_orm.errors import (
@@ -33,8 +34,154 @@ from findings_orm.port import FindingStore
 from findings_orm.private import Access, writing
 from findings_orm.process import block
 from findings_orm.query import FindingQuery
-from findings_orm.records import Records
+from findings_orm.records import Records, batches
 from findings_orm.store import Store
+
+# -- the lines of a backup, written in their order, in frames ---------------------------------------------
+
+
+LEVEL = 3
+"""The level of compression: 1 (fast) to 19 (small)."""
+
+
+@dataclass(slots=True)
+class Writer:
+    """Writes the lines of a backup, in frames."""
+
+    stream: BinaryIO
+    manifest: Manifest
+    level: int = LEVEL
+    records: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 0))
+    text_bytes: int = 0
+    _lines: int = 0
+    _frames: FrameWriter = field(init=False)
+    _project: ProjectHead | None = None
+    _section: str = ""
+    _tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self._frames = FrameWriter(self.stream, self.level)
+        self._write([pack({"manifest": self.manifest.model_dump(exclude_defaults=True)})])
+
+    def _write(self, lines: list[bytes]) -> None:
+        text = b"".join(lines)
+        self._lines += len(lines)
+        self.text_bytes += len(text)
+        self._frames.write(text)
+        if self._frames.text >= FRAME_TEXT:
+            self._frames.end_frame()
+
+    def _place(self) -> None:
+        """Say where the frame is that begins, unless it is the first."""
+        if self._frames.text:
+            return
+        number, line, section = self._frames.frames + 1, self._lines + 1, self._section or None
+        place = Place(
+            number=number, line=line, project=self._project, section=section, count=self._tally.state.count
+        )
+        self._write([pack({"frame": place.model_dump()})])
+
+    @property
+    def open_section(self) -> tuple[str, str]:
+        """The project and the section that are open."""
+        return (self._project.id if self._project else ""), self._section
+
+    def begin(self, project: ProjectHead) -> None:
+        """Begin a project."""
+        self._place()
+        self._write([pack({"project": project.model_dump()})])
+        self._project = project
+        self._enter(SECTIONS[0])
+
+    def _enter(self, section: str) -> None:
+        self._section, self._tally = section, Tally()
+
+    def add(self, lines: list[bytes]) -> None:
+        """Add records (or what was removed) of the section that is open."""
+        if not lines:
+            return
+        self._place()
+        self._tally.add(lines)
+        self._write(lines)
+
+    def end_section(self, state: State | None = None, *, known: bool = True) -> None:
+        """End the section that is open, and with the last one the project.
+
+        Args:
+            state: the records that the project has of it, where these are not those that were added.
+            known: whether that is known at all.
+        """
+        self._place()
+        written = self._tally.state
+        if known:
+            state = state or written
+        end = SectionEnd(name=self._section, count=written.count, sha256=written.sha256, state=state)
+        self._write([pack({"section": end.model_dump()})])
+        self.records[self._section] += written.count
+        position = SECTIONS.index(self._section) + 1
+        if position < len(SECTIONS):
+            self._enter(SECTIONS[position])
+        else:
+            self._project = None
+            self._enter("")
+
+    def seal(self) -> tuple[int, str]:
+        """Close the backup; return its size and the SHA-256 that its seal holds."""
+        backup_id, lines = self.manifest.id, self._lines
+        return self._frames.seal(lambda size, sha256: seal_line(backup_id, lines, size, sha256))
+
+
+# -- what changed since an earlier backup: the store and that backup, both sorted by key, read side by side
+
+
+def write_changes(writer: Writer, unit: Records, chain: Chain, newest: Survey, progress: Progress) -> None:
+    """Write what the projects of the manifest have that the chain does not have, and what they no longer have.
+
+    A project with the revision that the newest backup has is the same and is not read.
+    """
+    known = {one for one, revision in newest.revisions.items() if revision and revision == unit.revision(one)}
+    before = Cursor(chain.rows(skip=known))
+    for project_id in writer.manifest.projects:
+        writer.begin(project_head(unit, project_id))
+        for number, section in enumerate(SECTIONS):
+            if project_id in known:
+                writer.end_section(newest.states[project_id][section], known=False)
+            else:
+                state = _write_section(writer, unit, before.section(project_id, number), progress)
+                writer.end_section(state)
+    before.finish()
+
+
+def _write_section(
+    writer: Writer, unit: Records, before: Iterator[tuple[RecordKey, bytes]], progress: Progress
+) -> State:
+    """Write the changes of the section that is open; return what the section has now."""
+    project, section = writer.open_section
+    old = next(before, None)
+    tally = Tally()
+    for lines in section_lines(unit, project, section):
+        changes = []
+        for key, line in lines:
+            while old is not None and old[0] < key:
+                changes.append(pack({"removed": old[0]}))
+                old = next(before, None)
+            if old is not None and old[0] == key:
+                if old[1] != line[:-1]:
+                    changes.append(line)
+                old = next(before, None)
+            else:
+                changes.append(line)
+        tally.add([line for _, line in lines])
+        writer.add(changes)
+        if section == "findings":
+            progress.add(len(lines))
+    if old is not None:
+        for rest in batches(itertools.chain([old], before), BATCH):
+            writer.add([pack({"removed": key}) for key, _ in rest])
+    return tally.state
+
+
+# -- A backup made of a live store: one instant of it, with memory that does not grow with it -------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,18 @@
-"""`findings backup`, `restore`, `verify`: findings outlive their database."""
+"""`findings backup`, `restore`, `verify` and `copy`: findings outlive their database."""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from findings_orm.cli.backup_reports import as_json, say_backup, say_restored, say_salvaged, say_verified
 from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import CommandError, UsageError
 from findings_orm.cli.options import (
@@ -24,9 +26,15 @@ from findings_orm.cli.options import (
     limits_of,
     split,
 )
+from findings_orm.cli.output import Output
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import app, command, session_of
 from findings_orm.cli.session import Session
+from findings_orm.cli.stopping import SIGNALS
+from findings_orm.secrecy import shown_url
+
+# -- `findings backup`, `restore`, `verify`: findings outlive their database ------------------------------
+
 
 if TYPE_CHECKING:
     from findings_orm.backup import Key
@@ -322,3 +330,163 @@ def key_of(path: Path | None) -> Key | None:
         return library().Key.of_file(path)  # type: ignore[no-any-return]  # of the module that loads late
     text = os.environ.get(KEY_VARIABLE, "")
     return library().Key.of_text(text, KEY_VARIABLE) if text.strip() else None
+
+
+# -- what was backed up, restored, verified and saved, in words -------------------------------------------
+
+
+if TYPE_CHECKING:
+    from findings_orm.backup import BackupReport, RestoreReport, SalvageReport, VerifyReport
+
+
+def as_json(report: Any) -> Any:
+    """Return a report as plain JSON values."""
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(report)
+
+
+def counted(records: dict[str, int]) -> str:
+    """Return how many records of each section there are, in words."""
+    return ", ".join(f"{count:,} {name}" for name, count in records.items())
+
+
+def say_backup(out: Output, report: BackupReport) -> None:
+    """Say what was backed up."""
+    speed = report.text_bytes / 1e6 / report.seconds
+    out.line(f"{report.path}: {report.projects:,} projects, {counted(report.records)}")
+    out.line(
+        f"{report.bytes / 1e6:,.1f} MB ({report.text_bytes / 1e6:,.1f} MB of text) in {report.seconds:,.1f} s, "
+        f"{speed:,.0f} MB/s, {'verified' if report.verified else 'not verified: that takes the secret key, or --verify'}"
+    )
+
+
+def say_restored(out: Output, report: RestoreReport) -> None:
+    """Say what was restored."""
+    done = "would be restored" if report.dry_run else "restored"
+    out.line(f"{len(report.projects):,} projects {done}: {counted(report.records)}")
+    for one in report.conflicts:
+        out.line(f"{one.project_id} {one.finding_id}: {one.reason}; kept that of the {one.kept}")
+    if report.migrated_from:
+        out.line(f"documents were brought here from schema {report.migrated_from}")
+
+
+def say_salvaged(out: Output, report: SalvageReport) -> None:
+    """Say what was saved."""
+    for damage in report.damages:
+        out.line(damage)
+    for project_id, sections in report.lost.items():
+        out.line(f"lost of {project_id}: {counted(sections)}")
+    out.line(f"{report.path}: {counted(report.records)} saved")
+
+
+def say_verified(out: Output, path: Path, report: VerifyReport) -> None:
+    """Say what an intact backup holds."""
+    manifest = report.manifest
+    out.line(f"{path} is intact: {len(manifest.projects):,} projects, {counted(report.records)}")
+    out.line(
+        f"made {manifest.created_at} of a {manifest.source} store, schema {manifest.schema_version}, id {manifest.id}"
+    )
+
+
+# -- `findings copy`: a whole installation moved into another store ---------------------------------------
+
+
+if TYPE_CHECKING:
+    from findings_orm.backup import CopyReport
+
+_SIGNALS = (signal.SIGINT, *SIGNALS)
+
+
+@command(
+    "copy",
+    "findings copy sqlite:///findings.db postgresql://user@host/findings --migrate",
+    "findings copy sqlite:///findings.db postgresql://user@host/findings --follow",
+)
+def copy(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SOURCE-URL", help="The store to copy.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET-URL", help="Where to; its tables have to exist, or --migrate.")
+    ],
+    projects: Projects = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Write over projects of the target that differ.")
+    ] = False,
+    migrate: Migrate = False,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Catch up with what changes, until Ctrl-C or SIGTERM; then a last time, and end."
+        ),
+    ] = False,
+    every: Annotated[float, typer.Option("--every", metavar="SECONDS", help="How often to catch up.")] = 5.0,
+    yes: Yes = False,
+    form: AsJson = "text",
+) -> None:
+    """Copy all projects into another store of any kind, and compare both sides.
+
+    Each project is written in one transaction and compared by the digests of all its records before it is committed. Run it
+    again to go on where a copy was cut short.
+
+    To switch over with little downtime: copy with --follow, wait until it is in step, stop what writes to the source, press
+    Ctrl-C, and let the applications use the target when the command has ended.
+    """
+    backup = library()
+    if source == target:
+        raise UsageError("SOURCE-URL and TARGET-URL are the same")
+    if replace:
+        confirm(f"this replaces projects of {shown_url(target)} that differ", yes=yes)
+    out = session_of(ctx).out
+    quiet = session_of(ctx).quiet
+    with (
+        Session(source, quiet=quiet).store() as here,
+        Session(target, quiet=quiet).store(create=True, migrate=migrate) as there,
+        Tracker(out, "copy") as tracker,
+    ):
+        report = backup.copy_store(
+            here,
+            there,
+            projects=split(projects) if projects else None,
+            replace=replace,
+            follow=_Following(out, every) if follow else None,
+            progress=tracker,
+        )
+    if form == "json":
+        out.json(as_json(report))
+        return
+    with out.report():
+        _say(out, report, follow=follow)
+
+
+class _Following:
+    """Says how far a copy is, waits, and ends with the first Ctrl-C (or SIGTERM); a second one interrupts."""
+
+    def __init__(self, out: Output, every: float) -> None:
+        self._out = out
+        self._every = every
+        self._ending = threading.Event()
+        self._before: dict[int, Any] = {}
+
+    def __call__(self, report: CopyReport) -> bool:
+        if not self._before:
+            self._before = {number: signal.signal(number, self._end) for number in _SIGNALS}
+        self._out.note(
+            f"in step: pass {report.passes} took {report.last_pass_seconds:.1f} s; Ctrl-C makes a last one and ends"
+        )
+        return not self._ending.wait(self._every)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self._ending.set()
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+
+def _say(out: Output, report: CopyReport, *, follow: bool) -> None:
+    out.line(f"{len(report.states):,} projects are the same on both sides: {counted(report.records)}")
+    removed = f", {len(report.removed):,} removed" if report.removed else ""
+    out.line(
+        f"{len(report.copied):,} copied, {len(report.same):,} were there{removed}, in {report.seconds:,.1f} s"
+    )
+    if follow:
+        out.line(f"the last of {report.passes:,} passes took {report.last_pass_seconds:,.1f} s")

@@ -11,7 +11,7 @@ from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import InterruptError, UsageError
 from findings_orm.cli.options import Project, Yes, ago, moment
 from findings_orm.cli.progress import Tracker
-from findings_orm.cli.reading import FindingId
+from findings_orm.cli.queries import FindingId
 from findings_orm.cli.root import command, session_of
 
 

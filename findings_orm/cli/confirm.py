@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from findings_orm.cli.failures import CommandError, UsageError
-from findings_orm.cli.text import safe
+from findings_orm.cli.output import safe
 
 
 def confirm(what: str, *, yes: bool) -> None:

@@ -1,17 +1,20 @@
-"""`findings db`: the schema of a database."""
+"""`findings db`, with its text index, and `findings access`: the schema of a database and its roles."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from findings_orm.cli.failures import CommandError, ExitCode, UsageError
-from findings_orm.cli.foreseeing import foresee
 from findings_orm.cli.options import AsJson
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.root import app, command, session_of
+from findings_orm.errors import StorageValidationError
 from findings_orm.secrecy import shown_url
+
+# -- `findings db`: the schema of a database --------------------------------------------------------------
+
 
 if TYPE_CHECKING:
     from findings_orm.cli.session import Session
@@ -168,3 +171,203 @@ def _say_moved(session: Session, before: str | None) -> None:
             session.out.line(
                 f"{before or 'base'} -> {after.current or 'base'} (finding schema {after.schema_version or 'none'})"
             )
+
+
+# -- what `findings db upgrade` and `downgrade` would do, and its SQL -------------------------------------
+
+
+if TYPE_CHECKING:
+    from findings_orm.cli.output import Output
+    from findings_orm.cli.session import Session
+    from findings_orm.migrations import MigrationPlan
+
+
+def foresee(
+    session: Session, direction: Literal["upgrade", "downgrade"], revision: str, form: str, *, sql: bool
+) -> None:
+    """Write the plan of a migration, or its SQL."""
+    from findings_orm import migrations
+    from findings_orm.cli.render import as_json
+
+    session.require_file()
+    if sql:
+        if form != "text":
+            raise UsageError("--format: --sql has no other format")
+        with session.out.file() as stream:
+            stream.write(migrations.script(session.url, revision, direction=direction))
+        return
+    found = migrations.plan(session.url, revision, direction=direction)
+    if form == "json":
+        session.out.json(as_json(found))
+    else:
+        _write_plan(session.out, found)
+
+
+def _write_plan(out: Output, found: MigrationPlan) -> None:
+    way = f"{found.current or 'base'} -> {found.target or 'base'}"
+    out.line((f"{found.direction} {way}", "bold"), f"  {found.database}")
+    if not found.steps:
+        out.line("  nothing to do")
+        return
+    for step in found.steps:
+        out.line(
+            f"  {step.revision}  {step.work or 'changes the tables only'} (schema {step.schema_version or 'none'})"
+        )
+        if step.locks:
+            out.line(f"         locks {', '.join(step.locks)}")
+    free = f", {_megabytes(found.free)} are free" if found.free is not None else ""
+    out.line(
+        f"  rows     {sum(step.rows for step in found.steps):,} to write, of {found.findings:,} findings"
+    )
+    out.line(f"  space    {_megabytes(found.space)} meanwhile (findings have {_megabytes(found.size)}{free})")
+    out.line(f"  time     about {found.seconds} s at most" if found.seconds else "  time     moments")
+    out.line(f"  readers  {found.readers}")
+    out.line(f"  writers  {found.writers}")
+    out.line(f"  backup   {f'advised: {found.backup}' if found.backup else 'not needed'}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+# -- `findings db text-index`: the index that makes searches for text fast in large projects --------------
+
+
+if TYPE_CHECKING:
+    from findings_orm.cli.output import Output
+    from findings_orm.orm.text_index import TextIndexStatus
+
+group = typer.Typer(
+    name="text-index",
+    help="Make, drop and look at the index for 'findings list --text'. Answers are the same without it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog="\b\nExample:\n  findings db text-index create\n",
+)
+db.add_typer(group)
+
+
+@command("create", "findings db text-index create", group=group)
+def create(ctx: typer.Context) -> None:
+    """Make the text index, or complete it. Others may read and write meanwhile; Ctrl-C leaves nothing wrong.
+
+    It makes searches read what they find instead of the project, and imports slower (docs/store.md). On PostgreSQL it takes the
+    extensions pg_trgm and btree_gin, which are made if the role may.
+    """
+    from findings_orm.orm import text_index
+
+    session = sql_session(ctx)
+    session.require_file()
+    with Tracker(session.out, "text index") as tracker:
+        found = text_index.create(session.url, progress=tracker.add)
+    _write(session.out, found)
+
+
+@command("drop", "findings db text-index drop", group=group)
+def drop(ctx: typer.Context) -> None:
+    """Drop the text index. Searches read the project again."""
+    from findings_orm.orm import text_index
+
+    session = sql_session(ctx)
+    session.require_file()
+    dropped = text_index.drop(session.url)
+    session.out.line("dropped" if dropped else "nothing to do: there is no text index")
+
+
+@command(
+    "status", "findings db text-index status", "findings db text-index status --format json", group=group
+)
+def text_index_status(ctx: typer.Context, form: AsJson = "text") -> None:
+    """Show whether there is a text index, and what waits to be indexed."""
+    from findings_orm.cli.render import as_json
+    from findings_orm.orm import text_index
+
+    session = sql_session(ctx)
+    session.require_file()
+    found = text_index.status(session.url)
+    if form == "json":
+        session.out.json(as_json(found))
+    else:
+        _write(session.out, found)
+
+
+def _write(out: Output, found: TextIndexStatus) -> None:
+    out.line(f"state      {found.state}")
+    if found.state != "absent":
+        out.line(f"findings   {found.findings:,}")
+        out.line(f"waiting    {found.waiting:,}")
+        out.line(f"removed    {found.removed:,}")
+        out.line(f"size       {found.size:,} bytes")
+
+
+# -- `findings access`: which roles of a PostgreSQL server may work with which projects -------------------
+
+
+access = typer.Typer(
+    name="access",
+    help="Let roles of a PostgreSQL server work with projects, and no others.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog="\b\nExample:\n  findings access grant scanner acme-api\n",
+)
+app.add_typer(access)
+
+Role = Annotated[str, typer.Argument(metavar="ROLE", help="A role of the server, by its exact name.")]
+
+
+@command("grant", "findings access grant scanner acme-api", group=access)
+def grant(
+    ctx: typer.Context,
+    role: Role,
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="The project; it need not exist yet.")],
+) -> None:
+    """Let a role read and write a project. Needs the owner of the tables."""
+    from findings_orm.orm.access import grant_access
+
+    session = sql_session(ctx)
+    try:
+        new = grant_access(session.url, role, project)
+    except StorageValidationError as error:
+        raise UsageError(str(error)) from error
+    session.out.line(f"{role} {'may work' if new else 'could work already'} with {project}")
+
+
+@command("revoke", "findings access revoke scanner acme-api", "findings access revoke scanner", group=access)
+def revoke(
+    ctx: typer.Context,
+    role: Role,
+    project: Annotated[
+        str | None, typer.Argument(metavar="[PROJECT]", help="The project; all of the role's if not given.")
+    ] = None,
+) -> None:
+    """Take a project from a role, or all of them. Needs the owner of the tables."""
+    from findings_orm.orm.access import revoke_access
+
+    session = sql_session(ctx)
+    try:
+        count = revoke_access(session.url, role, project)
+    except StorageValidationError as error:
+        raise UsageError(str(error)) from error
+    session.out.line(f"{role} lost {count} project{'' if count == 1 else 's'}")
+
+
+@command("list", "findings access list", "findings access list --format json", group=access)
+def listing(
+    ctx: typer.Context,
+    form: AsJson = "text",
+) -> None:
+    """List the roles and the projects that they were granted."""
+    from findings_orm.orm.access import list_access
+
+    session = sql_session(ctx)
+    try:
+        found = list_access(session.url)
+    except StorageValidationError as error:
+        raise UsageError(str(error)) from error
+    if form == "json":
+        session.out.json([each._asdict() for each in found])
+        return
+    for each in found:
+        session.out.line(f"{each.role}  {each.project_id}")
+    if not found:
+        session.out.note("nothing was granted yet")

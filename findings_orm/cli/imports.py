@@ -110,7 +110,7 @@ def import_(
 def formats(ctx: typer.Context, form: AsJson = "text") -> None:
     """List the formats that 'import' reads and 'export' writes."""
     from findings_orm.cli.output import Column, Grid
-    from findings_orm.formats.known import KNOWN
+    from findings_orm.formats.report import KNOWN
 
     out = session_of(ctx).out
     if form == "json":

@@ -9,8 +9,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from findings_orm.cli.output import Output
-from findings_orm.cli.text import safe
+from findings_orm.cli.output import Output, safe
 
 if TYPE_CHECKING:
     from rich.progress import Progress

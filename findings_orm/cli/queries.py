@@ -1,17 +1,20 @@
-"""`findings list`: questions to the store, answered as a table or as a file."""
+"""`findings list`, `show`, `history`, `summary`, `runs`, `diff`, `projects`: questions to the store."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from findings_orm.cli.failures import UsageError
-from findings_orm.cli.options import Project, moment, one_of, split
+from findings_orm.cli.failures import NotFoundError, UsageError
+from findings_orm.cli.options import AsJson, Project, moment, one_of, split
 from findings_orm.cli.root import command, session_of
 from findings_orm.errors import StorageValidationError
+
+# -- `findings list`: questions to the store, answered as a table or as a file ----------------------------
+
 
 if TYPE_CHECKING:
     from findings_orm.cli.output import Output
@@ -166,7 +169,6 @@ def _cwe_numbers(values: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _run_ids(store: FindingStore, project_id: str, given: list[str] | None) -> tuple[str, ...]:
-    from findings_orm.cli.runs import run_of
 
     if not given:
         return ()
@@ -238,3 +240,153 @@ def _write_table(out: Output, store: FindingStore, query: FindingQuery, pages: I
         total = store.count(query)
         out.line("")
         out.line(f"{shown:,} of {total:,} findings. For the next page add: --cursor {following}")
+
+
+# -- `findings show`, `history` and `summary`: one finding, and a project at a glance ---------------------
+
+
+FindingId = Annotated[
+    str, typer.Argument(metavar="ID", help="The id of a finding, as 'findings list' shows it.")
+]
+
+
+@command(
+    "show",
+    "findings show 01980000-0000-7000-8000-000000000001",
+    "findings show 01980000-0000-7000-8000-000000000001 --format json",
+)
+def show(ctx: typer.Context, finding_id: FindingId, project: Project = None, form: AsJson = "text") -> None:
+    """Show everything of one finding. The format json is the document itself."""
+    from findings_orm.cli.render import write_finding
+
+    session = session_of(ctx)
+    with session.store() as store:
+        project_id = session.project(store, project)
+        document = store.get_finding(project_id, finding_id)
+        sighting = store.sighting(project_id, finding_id)
+    if form == "json":
+        session.out.json(document)
+    else:
+        write_finding(session.out, document, sighting)
+
+
+@command("history", "findings history 01980000-0000-7000-8000-000000000001")
+def history(
+    ctx: typer.Context, finding_id: FindingId, project: Project = None, form: AsJson = "text"
+) -> None:
+    """Show what happened to a finding.
+
+    Oldest first; a purged finding still has its history.
+    """
+    from findings_orm.cli.render import as_json, history_grid
+
+    session = session_of(ctx)
+    with session.store() as store:
+        project_id = session.project(store, project)
+        events = store.history(project_id, finding_id)
+        if not events:
+            store.get_finding(project_id, finding_id)
+    if form == "json":
+        session.out.json(as_json(events))
+    elif events:
+        session.out.grid(history_grid(events))
+    else:
+        session.out.note("nothing has changed since it was created")
+
+
+@command("summary", "findings summary --project acme-api", "findings summary --format json")
+def summary(ctx: typer.Context, project: Project = None, form: AsJson = "text") -> None:
+    """Show a project at a glance.
+
+    Counts by severity, status, detector and CWE, and the resources with most findings.
+    """
+    from findings_orm.cli.render import as_json, write_summary
+
+    session = session_of(ctx)
+    with session.store() as store:
+        counts = store.summarize(session.project(store, project))
+    if form == "json":
+        session.out.json(as_json(counts))
+    else:
+        write_summary(session.out, counts)
+
+
+# -- `findings runs`, `diff`, `projects`: what was imported, and when -------------------------------------
+
+
+if TYPE_CHECKING:
+    from findings_orm.port import Run
+
+
+@command("runs", "findings runs --project acme-api")
+def runs(ctx: typer.Context, project: Project = None, form: AsJson = "text") -> None:
+    """List the imports of a project, oldest first."""
+    from findings_orm.cli.render import as_json, runs_grid
+
+    session = session_of(ctx)
+    with session.store() as store:
+        found = store.runs(session.project(store, project))
+    if form == "json":
+        session.out.json(as_json(found))
+    elif found:
+        session.out.grid(runs_grid(found))
+    else:
+        session.out.note("no runs yet")
+
+
+@command("diff", "findings diff 1 2 --project acme-api", "findings diff 3 4 --format json")
+def diff(
+    ctx: typer.Context,
+    a: Annotated[str, typer.Argument(metavar="RUN_A", help="The earlier run: its number or id.")],
+    b: Annotated[str, typer.Argument(metavar="RUN_B", help="The later run.")],
+    project: Project = None,
+    form: AsJson = "text",
+) -> None:
+    """Show what changed from one run to another.
+
+    That is, findings that only one of them saw.
+    """
+    from findings_orm.cli.render import as_json, write_diff
+
+    session = session_of(ctx)
+    with session.store() as store:
+        project_id = session.project(store, project)
+        known = store.runs(project_id)
+        first, second = (run_of(known, project_id, name) for name in (a, b))
+        difference = store.diff_runs(project_id, first.id, second.id)
+    if form == "json":
+        session.out.json(as_json(difference))
+    else:
+        write_diff(session.out, difference)
+
+
+def run_of(known: Sequence[Run], project_id: str, name: str) -> Run:
+    """Return the run that a number or an id names.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    for run in known:
+        if name.lower() == run.id or name == str(run.number):
+            return run
+    hint = (
+        f"Its runs have the numbers {known[0].number} to {known[-1].number}"
+        if known
+        else "It has no runs yet"
+    )
+    raise NotFoundError(f"project {project_id!r} has no run {name!r}", hint=f"{hint} (findings runs).")
+
+
+@command("projects", "findings projects", "findings projects --format json")
+def projects(ctx: typer.Context, form: AsJson = "text") -> None:
+    """List the projects."""
+    session = session_of(ctx)
+    with session.store() as store:
+        known = store.list_projects()
+    if form == "json":
+        session.out.json(known)
+        return
+    for project_id in known:
+        session.out.line(project_id)
+    if not known:
+        session.out.note("no projects yet")

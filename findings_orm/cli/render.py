@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from findings_orm.cli.output import Column, Grid, Output, no_style, severity_style
-from findings_orm.cli.text import safe, safe_lines, shorten
+from findings_orm.cli.output import Column, Grid, Output, no_style, safe, safe_lines, severity_style, shorten
 from findings_orm.port import Document, Event, IngestReport, RejectedOriginal, Run, RunDiff, Sighting
 from findings_orm.query import Summary
 

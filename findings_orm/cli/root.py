@@ -18,10 +18,9 @@ from findings_orm.cli.failures import (
     InterruptError,
     explain,
 )
-from findings_orm.cli.output import silence
+from findings_orm.cli.output import safe_lines, silence
 from findings_orm.cli.session import DEFAULT_URL, URL_VARIABLE, Session
 from findings_orm.cli.stopping import code_of
-from findings_orm.cli.text import safe_lines
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.secrecy import hide_secrets
 

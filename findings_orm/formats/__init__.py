@@ -13,18 +13,19 @@ from typing import Any
 from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError, readable
 from findings_orm.finding import SCHEMA_VERSION
+from findings_orm.formats.base import Stream
 from findings_orm.formats.csv import write_csv
 from findings_orm.formats.jsonl import write_jsonl, write_layout
-from findings_orm.formats.known import (
+from findings_orm.formats.report import (
     EXPORT_FORMATS,
     FORMATS,
     VERSIONED_FORMATS,
+    Report,
     export_format_of,
     find_format,
+    open_report,
 )
-from findings_orm.formats.report import Report, open_report
 from findings_orm.formats.sarif_export import write_sarif
-from findings_orm.formats.writing import Stream
 
 __all__ = [
     "EXPORT_FORMATS",

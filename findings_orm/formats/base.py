@@ -2,14 +2,73 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, BinaryIO, Literal, NoReturn, TextIO
 
-from findings_orm.errors import StorageValidationError
-from findings_orm.formats.survey import Survey
-from findings_orm.formats.writing import Stream
+from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.jsonstream import JsonReader
+
+# -- what a first reading of a report finds out: it is whole, how much is in it, and whose it is ----------
+
+
+@dataclass
+class Survey:
+    """The result of reading a report once.
+
+    Attributes:
+        total: how many documents it has.
+        size: how many bytes it has, unpacked.
+        detectors: the detector_ids that it speaks for.
+        named: how many bytes the names of tools have.
+        tool: for each run of a tool its name, version and the like, as JSON.
+        notes: what was left out or can't be told, for people.
+        legacy: it has documents that look like those of schema 0.3.0.
+        context: what the second reading needs to know, per format.
+    """
+
+    total: int = 0
+    size: int = 0
+    named: int = 0
+    detectors: list[str] = field(default_factory=list)
+    tool: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    legacy: bool = False
+    context: Any = None
+
+
+# -- where an export goes: a stream of bytes or of text ---------------------------------------------------
+
+
+Stream = BinaryIO | TextIO
+"""What an export is written to; a stream of bytes gets UTF-8."""
+
+
+class TextSink:
+    """Writes text to a stream of either kind.
+
+    Raises:
+        StorageUnavailableError: writing failed: disk full, pipe closed.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        if not callable(getattr(stream, "write", None)):
+            raise StorageValidationError.of_field("stream", "must be a stream that can be written", stream)
+        self._stream = stream
+        self._is_text = isinstance(stream, io.TextIOBase) or hasattr(stream, "encoding")
+
+    def write(self, text: str) -> int:
+        """Write `text` and return its length."""
+        try:
+            self._stream.write(text if self._is_text else text.encode())  # type: ignore[arg-type]
+        except OSError as error:
+            raise StorageUnavailableError(f"writing failed: {error.strerror or error}") from error
+        return len(text)
+
+
+# -- what a format is: how it is called, recognised, read and written -------------------------------------
+
 
 MAX_HEAD_TEXT = 1_000
 """How many characters a text may have to be kept in a `Head`: one object may be as large as the whole report."""

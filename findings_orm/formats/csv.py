@@ -8,8 +8,7 @@ from typing import Any
 
 from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError
-from findings_orm.formats.base import Format
-from findings_orm.formats.writing import Stream, TextSink
+from findings_orm.formats.base import Format, Stream, TextSink
 
 COLUMNS = (
     "id",

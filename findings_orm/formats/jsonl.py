@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
 from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION
-from findings_orm.formats.base import Format, Head
-from findings_orm.formats.survey import Survey
-from findings_orm.formats.writing import Stream, TextSink
+from findings_orm.formats.base import Format, Head, Stream, Survey, TextSink
 from findings_orm.jsonstream import JsonReader
 from findings_orm.layout import LEGACY_VERSION, VERSION_KEYS, looks_legacy, version_of
 

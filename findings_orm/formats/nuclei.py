@@ -13,8 +13,7 @@ from typing import Any
 
 from findings_orm.finding import MAX_NUMBER, SCHEMA_VERSION
 from findings_orm.formats import texts
-from findings_orm.formats.base import Format, Head
-from findings_orm.formats.survey import Survey
+from findings_orm.formats.base import Format, Head, Survey
 from findings_orm.formats.texts import plain
 from findings_orm.jsonstream import JsonReader
 

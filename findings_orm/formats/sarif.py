@@ -11,13 +11,12 @@ from sys import getsizeof
 from typing import Any
 
 from findings_orm.errors import LimitExceededError
-from findings_orm.formats.base import Format, Head
+from findings_orm.formats.base import Format, Head, Survey
 from findings_orm.formats.sarif_export import write_sarif
 from findings_orm.formats.sarif_references import artifact
 from findings_orm.formats.sarif_result import document
 from findings_orm.formats.sarif_run import RUN_PROPERTIES, TABLES, Run
 from findings_orm.formats.sarif_values import items, mapping
-from findings_orm.formats.survey import Survey
 from findings_orm.jsonstream import JsonReader
 from findings_orm.limits import FREE_BYTES, size_of
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import tempfile
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from sys import maxsize
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 from findings_orm.clock import now
-from findings_orm.collector import no_collection
 from findings_orm.errors import (
     LimitExceededError,
     SchemaVersionError,
@@ -32,7 +32,6 @@ from findings_orm.finding import (
     validate_content,
 )
 from findings_orm.fingerprint import VERSION, content_digest, fingerprint, former_digest
-from findings_orm.imports.deferring import Deferred
 from findings_orm.imports.encoding import Encoder, Oversized
 from findings_orm.imports.intake import as_run, current_document
 from findings_orm.imports.matching import (
@@ -52,8 +51,60 @@ from findings_orm.imports.receipts import LOOK_BACK, Recognition
 from findings_orm.imports.saving import check_size, renew
 from findings_orm.limits import DEFAULT, MB, Limits
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
+from findings_orm.process import no_collection
 from findings_orm.query import latest
 from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, nothing
+
+# -- documents of an import that wait for the end of the report: a better partner may come later ----------
+
+
+_IN_MEMORY = 20_000
+_PARTS = 32
+
+
+class Deferred:
+    """Documents that wait for the end of the report; on disk, in parts by fingerprint, when there are many."""
+
+    def __init__(self) -> None:
+        self._memory: list[Incoming] = []
+        self._files: list[IO[bytes]] = []
+
+    def add(self, waiting: list[Incoming]) -> None:
+        """Keep documents for the end."""
+        self._memory += waiting
+        if len(self._memory) > _IN_MEMORY:
+            self._spill()
+
+    def _spill(self) -> None:
+        if not self._files:
+            self._files = [tempfile.TemporaryFile() for _ in range(_PARTS)]  # noqa: SIM115  # closed in groups
+        for one in self._memory:
+            line = json.dumps(
+                [one.position, one.document, one.fingerprint.hex(), one.line, one.content.hex(), one.has_id]
+            )
+            self._files[one.fingerprint[0] % _PARTS].write(line.encode() + b"\n")
+        self._memory = []
+
+    def groups(self) -> Iterator[list[Incoming]]:
+        """Yield everything that waits, equal fingerprints together."""
+        if not self._files:
+            waiting, self._memory = self._memory, []
+            yield waiting
+            return
+        self._spill()
+        for file in self._files:
+            with file:
+                file.seek(0)
+                yield [_thawed(line) for line in file]
+
+
+def _thawed(line: bytes) -> Incoming:
+    index, document, digest, number, content, has_id = json.loads(line)
+    return Incoming(index, document, bytes.fromhex(digest), number, bytes.fromhex(content), has_id)
+
+
+# -- one import, step by step: validate, fingerprint, look up, plan, write, batch by batch in one unit of work
+
 
 _T = TypeVar("_T")
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
+import psycopg
+from psycopg.copy import LibpqWriter
+from psycopg.generators import copy_end
 from sqlalchemy import Connection
 
 from findings_orm.freetext import RELEVANCE, fold, holds_all, search_text
 from findings_orm.orm import mapping, postgresql_queries, queries, ranges
 from findings_orm.orm.mapping import EVENT_COLUMNS, FINDING_COLUMNS, IDENTITY_COLUMNS, Row
 from findings_orm.orm.observation import Watch
-from findings_orm.orm.postgresql_copy import copying
 from findings_orm.orm.postgresql_text_index import IS_ASCII, SEARCHED, has_words, is_of_use
 from findings_orm.orm.postgresql_types import (
     FINDING_ROWS,
@@ -24,12 +27,76 @@ from findings_orm.orm.postgresql_types import (
     shown_all,
 )
 from findings_orm.orm.queries import Clause, Select
-from findings_orm.orm.reading import READ_BATCH
-from findings_orm.orm.records import BESIDE_KEY, RESEEN, SqlRecords
+from findings_orm.orm.records import BESIDE_KEY, READ_BATCH, RESEEN, SqlRecords
 from findings_orm.orm.statements import LOOKUP_BATCH
 from findings_orm.port import Document, Event
 from findings_orm.query import FindingQuery, time_key
 from findings_orm.records import Identity, StatusChange, Steps, Stored, Streak, batches, complete, nothing
+
+# -- ``COPY`` that leaves the server to its work while the client does something else ---------------------
+
+
+_UNBOUNDED = 2**62
+
+
+class _LateWriter(LibpqWriter):
+    """Sends rows, and their end, as fast as the server takes them; waits for neither."""
+
+    def __init__(self, cursor: psycopg.Cursor[Any]) -> None:
+        super().__init__(cursor, flush_threshold=_UNBOUNDED)
+        self._end: Generator[Any, Any, Any] | None = None
+
+    def finish(self, exc: BaseException | None = None) -> None:
+        """Send the end of the rows, or of the whole command if they could not be made."""
+        if exc is not None:
+            super().finish(exc)
+            return
+        self._end = copy_end(self._pgconn, None)
+        next(self._end)
+
+    def is_done(self) -> bool:
+        """Send what the server takes now, and return whether its answer is there."""
+        if self._pgconn.flush() != 0:
+            return False
+        self._pgconn.consume_input()
+        return not self._pgconn.is_busy()
+
+    def wait(self) -> None:
+        """Wait for the answer; raise it if it is an error."""
+        end, self._end = self._end, None
+        if end is not None:
+            self.connection.wait(end)
+
+
+def copying(driver: psycopg.Connection[Any], sql: str, rows: Iterable[Row]) -> Steps:
+    """Send rows by ``COPY``, step by step.
+
+    The connection can't be used until that has ended; closed before, it waits for the server too.
+
+    Raises:
+        psycopg.Error: the server refuses the rows.
+    """
+    with driver.cursor() as cursor:
+        writer = _LateWriter(cursor)
+        with cursor.copy(sql, writer=writer) as copy:
+            write = copy.write_row
+            count = 0
+            for row in rows:
+                write(row)
+                count += 1
+        try:
+            while not writer.is_done():
+                if (yield):
+                    break
+            writer.wait()
+        finally:
+            with suppress(psycopg.Error):
+                writer.wait()
+        return count
+
+
+# -- `Records` on PostgreSQL: what differs from `SqlRecords`, which is set-based statements and binary ``COPY``
+
 
 COPY_FROM = 50
 """From how many new rows on ``COPY`` is faster than statements."""

@@ -1,18 +1,23 @@
-"""`Records` over one database connection: what writes, and with `reading` all of it."""
+"""What `Records` reads from one connection."""
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from pydantic_core import from_json, to_json
 from sqlalchemy import Connection
 
 from findings_orm.clock import first_revision, now, revision_step
+from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError
-from findings_orm.orm import mapping
+from findings_orm.finding import ACTIVE_STATUSES
+from findings_orm.freetext import RELEVANCE, WHOLE, relevance
+from findings_orm.orm import mapping, queries, ranges, sqlite_plans
 from findings_orm.orm.mapping import (
     EVENT_COLUMNS,
     FINDING_COLUMNS,
@@ -24,12 +29,16 @@ from findings_orm.orm.mapping import (
     names,
 )
 from findings_orm.orm.observation import Watch
-from findings_orm.orm.reading import SqlReading
-from findings_orm.port import Event, RejectedOriginal, Run
-from findings_orm.query import time_key
+from findings_orm.orm.queries import Clause, Select
+from findings_orm.orm.statements import LOOKUP_BATCH, SqlStatements, marks
+from findings_orm.orm.types import stored_time
+from findings_orm.port import Document, Event, RejectedOriginal, Run
+from findings_orm.process import no_collection
+from findings_orm.query import FindingQuery, Summary, time_key
 from findings_orm.records import (
     Advance,
     Identity,
+    Kept,
     ProjectState,
     Receipt,
     Records,
@@ -37,6 +46,391 @@ from findings_orm.records import (
     Stored,
     Streak,
 )
+
+# -- relevance over rows: what `findings_orm.freetext.relevance` says of a document, without reading all of it
+
+
+def most_relevant(query: FindingQuery, batches: Iterable[Sequence[Row]], limit: int) -> list[str]:
+    """Return the ids of the first `limit` findings after the query's cursor, of all candidates.
+
+    Args:
+        query: a query by relevance.
+        batches: rows of the columns `queries.RANKED`; those that don't have all words are left out.
+        limit: how many ids are kept in memory.
+    """
+    after = query.after
+    scores = (pair for rows in batches for pair in _scores(query, rows))
+    if query.descending:
+        found = heapq.nlargest(limit, (pair for pair in scores if after is None or pair < after))
+    else:
+        found = heapq.nsmallest(limit, (pair for pair in scores if after is None or pair > after))
+    return [finding_id for _, finding_id in found]
+
+
+def begins_perfectly(query: FindingQuery, latest: Sequence[Row], limit: int) -> list[str] | None:
+    """Return the ids of the first `limit` findings after the query's cursor, if the latest ones show them; None if not.
+
+    A finding that has every word as a token of its title can't be surpassed, and ties are in the order of ids. So where a
+    word is frequent, nearly always a page is full before all that have it are scored.
+
+    Args:
+        query: a query by relevance, the best first.
+        latest: rows of the columns `queries.RANKED` of the findings with the largest ids below the cursor's.
+        limit: how many ids are wanted.
+    """
+    perfect = WHOLE * len(query.words)
+    found = [finding_id for score, finding_id in _scores(query, latest) if score == perfect]
+    return sorted(found, reverse=True)[:limit] if len(found) >= limit else None
+
+
+def _scores(query: FindingQuery, rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
+    for finding_id, title, resource, detector_id, rule_id, location in rows:
+        score = relevance(
+            query.words,
+            {
+                "title": title,
+                "resource": resource,
+                "detector_id": detector_id,
+                "rule_id": rule_id,
+                "location": from_json(location) if location else None,
+            },
+        )
+        if score:
+            yield score, str(finding_id)
+
+
+# -- what `Records` reads from one connection -------------------------------------------------------------
+
+
+READ_BATCH = 1_000
+LATEST = 1_000
+"""How many findings are looked at for a page by relevance, before all are scored."""
+_WIDTH = len(FINDING_COLUMNS)
+
+
+def _without(table: str, of: str, condition: str) -> str:
+    return (
+        f"{table} t WHERE NOT EXISTS (SELECT 1 FROM {of} o WHERE o.project_id = t.project_id AND {condition})"  # noqa: S608
+    )
+
+
+_ACTIVE = ", ".join(f"'{status.value}'" for status in ACTIVE_STATUSES)
+ORPHANS = {
+    "findings without a project": _without("findings", "finding_projects", "true"),
+    "findings without an identity": _without("findings", "finding_identities", "o.finding_id = t.id"),
+    "identities without a finding": _without("finding_identities", "findings", "o.id = t.finding_id"),
+    "sightings without a finding": _without("finding_sightings", "findings", "o.id = t.finding_id"),
+    "runs without a project": _without("finding_runs", "finding_projects", "true"),
+    "events without a project": _without("finding_events", "finding_projects", "true"),
+    "refused originals without a project": _without("finding_rejected", "finding_projects", "true"),
+    CLOSED_UNEQUALLY: (
+        "findings f JOIN finding_identities i ON i.project_id = f.project_id AND i.finding_id = f.id "
+        f"WHERE (f.status IN ({_ACTIVE})) = (i.closed_at IS NOT NULL)"
+    ),
+}
+"""What must not be there, in words, to the rest of a ``SELECT`` that finds it."""
+
+
+class SqlReading(SqlStatements):
+    """The reading half of the records. This is SQLite's way; what PostgreSQL does otherwise, it overrides."""
+
+    dialect: ClassVar[queries.Dialect] = queries.Dialect()
+    _is_json: ClassVar[str] = " AND ".join(
+        f"json_valid(coalesce(f.{name}, '{{}}'))" for name in mapping.JSON_FIELDS
+    )
+    """Whether the columns of JSON can be taken as they are; where not, `mapping` says what is wrong."""
+    _by_cwe: ClassVar[str] = (
+        "SELECT m.value, count(DISTINCT f.id) FROM findings f, json_each(f.cwe_ids) m "
+        "WHERE f.project_id = ? AND f.cwe_ids <> '[]' GROUP BY m.value"
+    )
+
+    def projects(self) -> list[str]:
+        """See `Records.projects`."""
+        return [row[0] for row in self._run("SELECT project_id FROM finding_projects ORDER BY project_id")]
+
+    def revision(self, project_id: str) -> int:
+        """See `Records.revision`."""
+        rows = self._run("SELECT revision FROM finding_projects WHERE project_id = ?", (project_id,))
+        return int(rows[0][0]) if rows else 0
+
+    def stored(self, project_id: str, finding_ids: Collection[str]) -> dict[str, Stored]:
+        """See `Records.stored`."""
+        sql = f"{self._joined(self._last_event)} WHERE f.project_id = ?"
+        found = map(_stored_of, self._run_in(sql, "f.id", project_id, finding_ids))
+        return {one.identity.finding_id: one for one in found}
+
+    @property
+    def _last_event(self) -> str:
+        """The time of the last entry in the history of ``f``."""
+        return (
+            f"(SELECT {self._columns('finding_events', ['at'], 'e.')} FROM finding_events e "  # noqa: S608  # constants
+            "WHERE e.project_id = f.project_id AND e.finding_id = f.id ORDER BY e.at DESC LIMIT 1)"
+        )
+
+    def get(self, project_id: str, finding_id: str) -> Document | None:
+        """See `Records.get`."""
+        columns = self._columns("findings", FINDING_COLUMNS)
+        sql = f"SELECT {columns} FROM findings WHERE project_id = ? AND id = ?"  # noqa: S608  # constants
+        rows = self._run(sql, (project_id, finding_id))
+        return mapping.document_of(rows[0]) if rows else None
+
+    def identities(self, project_id: str, fingerprints: Collection[bytes]) -> list[Identity]:
+        """See `Records.identities`."""
+        columns = self._columns("finding_identities", IDENTITY_COLUMNS)
+        sql = f"SELECT {columns} FROM finding_identities WHERE project_id = ?"  # noqa: S608  # constants
+        rows = self._run_in(sql, "fingerprint", project_id, sorted(fingerprints))
+        return [mapping.identity_of(row) for row in rows]
+
+    def unseen(
+        self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
+    ) -> Iterator[list[tuple[str, str, str, str | None]]]:
+        """See `Records.unseen`."""
+        if not detectors:
+            return
+        sql = (
+            f"SELECT f.id, f.status, {self._columns('finding_identities', ['last_seen'], 'i.')}, {self._last_event} "  # noqa: S608
+            "FROM finding_identities i "
+            "JOIN findings f ON f.project_id = i.project_id AND f.id = i.finding_id "
+            "WHERE i.project_id = ? AND i.last_run < ? AND i.closed_at IS NULL AND f.id > ? "
+            f"AND f.status IN ({marks(statuses)}) AND f.detector_id IN ({marks(detectors)}) "
+            f"ORDER BY f.id LIMIT {LOOKUP_BATCH}"
+        )
+        after = "00000000-0000-0000-0000-000000000000"
+        while True:
+            rows = self._run(sql, (project_id, run, after, *statuses, *detectors))
+            if rows:
+                yield [
+                    (str(row[0]), row[1], stored_time(row[2]), row[3] and stored_time(row[3])) for row in rows
+                ]
+                after = str(rows[-1][0])
+            if len(rows) < LOOKUP_BATCH:
+                return
+
+    def seen_in(self, project_id: str, run: Run) -> set[str]:
+        """See `Records.seen_in`."""
+        if not run.detectors:
+            return set()
+        sql = (
+            "SELECT i.finding_id FROM finding_identities i "  # noqa: S608  # constants and marks
+            "JOIN findings f ON f.project_id = i.project_id AND f.id = i.finding_id "
+            f"WHERE i.project_id = ? AND f.detector_id IN ({marks(run.detectors)}) AND ("
+            "(i.first_run <= ? AND i.last_run >= ?) OR EXISTS (SELECT 1 FROM finding_sightings s "
+            "WHERE s.project_id = i.project_id AND s.finding_id = i.finding_id "
+            "AND s.first_run <= ? AND s.last_run >= ?))"
+        )
+        number = run.number
+        rows = self._run(sql, (project_id, *run.detectors, number, number, number, number))
+        return {str(row[0]) for row in rows}
+
+    def closed_before(self, project_id: str, time: str, limit: int) -> list[Stored]:
+        """See `Records.closed_before`."""
+        sql = (
+            f"{self._joined(self._last_event)} WHERE i.project_id = ? AND i.closed_at < ? "
+            "ORDER BY i.closed_at, i.finding_id LIMIT ?"
+        )
+        return list(map(_stored_of, self._run(sql, (project_id, time_key(time), limit))))
+
+    def count_closed_before(self, project_id: str, time: str) -> int:
+        """See `Records.count_closed_before`."""
+        sql = "SELECT count(*) FROM finding_identities WHERE project_id = ? AND closed_at < ?"
+        return int(self._run(sql, (project_id, time_key(time)))[0][0])
+
+    def _listing(self, *more: str) -> str:
+        """Return the SELECT of all documents of a project in their order."""
+        columns = ", ".join((self._columns("findings", FINDING_COLUMNS, "f."), *more))
+        return f"SELECT {columns} FROM findings f WHERE f.project_id = ? ORDER BY f.created_at, f.id"  # noqa: S608
+
+    def stream(self, project_id: str, *, as_json: bool = False) -> Generator[Any, None, None]:
+        """See `Records.stream`."""
+        if not as_json:
+            for rows in self._batches(Clause(self._listing(), (project_id,))):
+                yield from map(mapping.document_of, rows)
+            return
+        for rows in self._batches(Clause(self._listing(self._is_json), (project_id,))):
+            for *row, is_json in rows:
+                yield mapping.json_of(row) if is_json else to_json(mapping.document_of(row))
+
+    def _batches(self, statement: Clause) -> Iterator[Sequence[Row]]:
+        """Run a statement and yield its rows in batches."""
+        result = self.connection.exec_driver_sql(*statement)
+        cursor: Any = result.cursor
+        try:
+            while rows := cursor.fetchmany(READ_BATCH):
+                yield rows
+        finally:
+            result.close()
+
+    def select(self, query: FindingQuery, limit: int) -> list[Document]:
+        """See `Records.select`."""
+        if query.sort_field == RELEVANCE:
+            return self._select_best(query, limit)
+        if ranges.merges(query):
+            merge, values = ranges.merge_of(query, limit)
+            rows = self._merged(query.project_id, merge, values) if merge.severities else []
+        else:
+            rows = self._rows_of_page(query, limit)
+        return [mapping.document_of(row) for row in rows]
+
+    def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
+        """Return the rows of a page that is merged from ranges."""
+        columns = self.dialect.columns(FINDING_COLUMNS)
+        return self._run(*ranges.sqlite_walk(merge, columns, (project_id, *values), Clause("true"), None))
+
+    def _rows_of_page(self, query: FindingQuery, limit: int) -> list[Row]:
+        """Return the rows of a page."""
+        if query.words:
+            page = queries.selected(query, self.dialect, limit)
+            return self._run(*self._narrowed(page, query, all_read=False).whole())
+        return sqlite_plans.rows_of_page(self._run, query, self.dialect, limit)
+
+    def _select_best(self, query: FindingQuery, limit: int) -> list[Document]:
+        """Return documents by relevance, which Python decides: databases fold other letters than it does."""
+        best = self._begins_perfectly(query, limit) or most_relevant(query, self._scored(query), limit)
+        columns = self._columns("findings", FINDING_COLUMNS)
+        sql = f"SELECT {columns} FROM findings WHERE project_id = ?"  # noqa: S608  # constants
+        found = {
+            document["id"]: document
+            for document in map(mapping.document_of, self._run_in(sql, "id", query.project_id, best))
+        }
+        return [found[finding_id] for finding_id in best]
+
+    def _begins_perfectly(self, query: FindingQuery, limit: int) -> list[str] | None:
+        """Return what `ranking.begins_perfectly` does, where it is worth a look at the latest findings."""
+        statement = queries.latest(query, self.dialect, LATEST)
+        if statement is None or limit > LATEST or not self._is_frequent(query):
+            return None
+        return begins_perfectly(query, self._run(*statement), limit)
+
+    def _is_frequent(self, query: FindingQuery) -> bool:
+        """Return whether so many findings may have the words that it takes long to score them all, or whether to ask that
+        would."""
+        return True
+
+    def _scored(self, query: FindingQuery) -> Iterator[Sequence[Row]]:
+        """Yield what decides about relevance, in batches, of all that may match."""
+        yield from self._batches(self._narrowed(queries.scored(query, self.dialect), query).whole())
+
+    def count(self, query: FindingQuery) -> int:
+        """See `Records.count`."""
+        statement = self._narrowed(queries.counted(query, self.dialect), query)
+        return int(self._run(*statement.whole())[0][0])
+
+    def _narrowed(self, statement: Select, query: FindingQuery, *, all_read: bool = True) -> Select:
+        """Return a SELECT of what matches a query, confined to what an index of texts knows, and whether all of its rows will
+        be read."""
+        return statement
+
+    def summarize(self, project_id: str) -> Summary:
+        """See `Records.summarize`."""
+        by = "SELECT {0}, count(*) FROM findings WHERE project_id = ? GROUP BY {0}"
+        top = by + " ORDER BY 2 DESC, 1 LIMIT 10"
+        pairs = self._run(
+            "SELECT severity, status, count(*) FROM findings WHERE project_id = ? GROUP BY severity, status",
+            (project_id,),
+        )
+        severities: defaultdict[str, int] = defaultdict(int)
+        statuses: defaultdict[str, int] = defaultdict(int)
+        for severity, status, count in pairs:
+            severities[severity] += count
+            statuses[status] += count
+        detector, cwe, resource = (
+            {row[0]: row[1] for row in self._run(sql, (project_id,))}
+            for sql in (by.format("detector_id"), self._by_cwe, top.format("resource"))
+        )
+        return Summary.of_counts(project_id, severities, statuses, detector, cwe, resource)
+
+    def survey(self) -> Survey:
+        """See `Records.survey`."""
+        versions = self._run(
+            "SELECT fingerprint_version, count(*) FROM finding_identities GROUP BY fingerprint_version"
+        )
+        orphans = {what: self._run(f"SELECT count(*) FROM {rows}")[0][0] for what, rows in ORPHANS.items()}  # noqa: S608
+        rejected = self._run("SELECT count(*) FROM finding_rejected")[0][0]
+        return Survey({row[0]: row[1] for row in versions}, orphans, rejected)
+
+    def census(self) -> dict[tuple[str, str], int]:
+        """See `Records.census`."""
+        rows = self._run("SELECT severity, status, count(*) FROM findings GROUP BY severity, status")
+        return {(severity, status): count for severity, status, count in rows}
+
+    def events(self, project_id: str, finding_id: str) -> list[Event]:
+        """See `Records.events`."""
+        sql = (
+            f"SELECT {self._columns('finding_events', EVENT_COLUMNS)} FROM finding_events "  # noqa: S608  # constants
+            "WHERE project_id = ? AND finding_id = ? ORDER BY revision, position"
+        )
+        return [mapping.event_of(row) for row in self._run(sql, (project_id, finding_id))]
+
+    def runs(self, project_id: str) -> list[Run]:
+        """See `Records.runs`."""
+        columns = self._columns("finding_runs", RUN_COLUMNS)
+        sql = f"SELECT {columns} FROM finding_runs WHERE project_id = ? ORDER BY number"  # noqa: S608  # constants
+        return [mapping.run_of(row) for row in self._run(sql, (project_id,))]
+
+    def rejected(self, project_id: str) -> list[RejectedOriginal]:
+        """See `Records.rejected`."""
+        sql = (
+            f"SELECT {self._columns('finding_rejected', REJECTED_COLUMNS, 'r.')} "  # noqa: S608  # constants
+            "FROM finding_rejected r WHERE r.project_id = ? ORDER BY r.at, r.position, r.rejected_id"
+        )
+        return [_original_of(row) for row in self._run(sql, (project_id,))]
+
+    def project_state(self, project_id: str) -> ProjectState | None:
+        """See `Records.project_state`."""
+        columns = self._columns("finding_projects", ("revision", "created_at"))
+        sql = f"SELECT {columns} FROM finding_projects WHERE project_id = ?"  # noqa: S608  # constants
+        return next(
+            (ProjectState(row[0], stored_time(row[1])) for row in self._run(sql, (project_id,))), None
+        )
+
+    def all_findings(self, project_id: str) -> Iterator[list[Kept]]:
+        """See `Records.all_findings`."""
+        streaks = (
+            f"SELECT {self._columns('finding_sightings', Streak._fields)} FROM finding_sightings "  # noqa: S608
+            "WHERE project_id = ? AND finding_id BETWEEN ? AND ? ORDER BY finding_sightings.finding_id, first_run"
+        )
+        everything = Clause(f"{self._joined()} WHERE f.project_id = ? ORDER BY f.id", (project_id,))
+        for rows in self._batches(everything):
+            with no_collection():
+                found = [
+                    (mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:])) for row in rows
+                ]
+            first, last = found[0][0]["id"], found[-1][0]["id"]
+            of_finding: defaultdict[str, list[Streak]] = defaultdict(list)
+            for row in self._run(streaks, (project_id, first, last)):
+                of_finding[row[0]].append(Streak(*row))
+            yield [Kept(*one, tuple(of_finding.get(one[1].finding_id, ()))) for one in found]
+
+    def all_events(self, project_id: str) -> Iterator[list[Event]]:
+        """See `Records.all_events`."""
+        sql = (
+            f"SELECT {self._columns('finding_events', EVENT_COLUMNS)} FROM finding_events "  # noqa: S608  # constants
+            "WHERE project_id = ? ORDER BY finding_events.finding_id, revision, position"
+        )
+        for rows in self._batches(Clause(sql, (project_id,))):
+            yield [mapping.event_of(row) for row in rows]
+
+    def all_rejected(self, project_id: str) -> Iterator[list[RejectedOriginal]]:
+        """See `Records.all_rejected`."""
+        sql = (
+            f"SELECT {self._columns('finding_rejected', REJECTED_COLUMNS)} FROM finding_rejected "  # noqa: S608
+            "WHERE project_id = ? ORDER BY finding_rejected.rejected_id"
+        )
+        for rows in self._batches(Clause(sql, (project_id,))):
+            yield [_original_of(row) for row in rows]
+
+
+def _stored_of(row: Row) -> Stored:
+    """Return a row of `_joined` with `_last_event` behind it."""
+    document, identity = mapping.document_of(row[:_WIDTH]), mapping.identity_of(row[_WIDTH:-1])
+    return Stored(document, identity, last_event=row[-1] and stored_time(row[-1]))
+
+
+def _original_of(row: Row) -> RejectedOriginal:
+    return RejectedOriginal(row[0], row[1], row[2], stored_time(row[3]), row[4], row[5], json.loads(row[6]))
+
+
+# -- `Records` over one database connection: what writes, and with `reading` all of it --------------------
 
 
 @lru_cache(64)

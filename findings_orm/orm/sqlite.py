@@ -17,7 +17,6 @@ from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem
 from findings_orm.driver_errors import translated
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
-from findings_orm.forking import FORK_TIMEOUT, INHERITED
 from findings_orm.migrations.connecting import make_database, split_url
 from findings_orm.observe import Pool as PoolFigures
 from findings_orm.orm.records import SqlRecords
@@ -33,7 +32,7 @@ from findings_orm.orm.sqlite_engine import (
 from findings_orm.orm.sqlite_records import SQLiteRecords
 from findings_orm.orm.storage import SqlStore, Taken, connection_of
 from findings_orm.private import Access
-from findings_orm.process import block
+from findings_orm.process import FORK_TIMEOUT, INHERITED, block
 from findings_orm.records import Records
 from findings_orm.secrecy import shown_url
 from findings_orm.store import BusyError

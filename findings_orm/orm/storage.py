@@ -21,13 +21,12 @@ from findings_orm.driver_errors import (
     translated,
 )
 from findings_orm.errors import StorageError, StorageUnavailableError
-from findings_orm.forking import INHERITED, survives_fork
 from findings_orm.observe import Observer
 from findings_orm.observe import Pool as PoolFigures
 from findings_orm.orm.observation import Watch
 from findings_orm.orm.pools import AskedPool
 from findings_orm.orm.records import SqlRecords
-from findings_orm.process import block
+from findings_orm.process import INHERITED, block, survives_fork
 from findings_orm.records import Records, check_whole
 from findings_orm.store import BusyError, Store
 

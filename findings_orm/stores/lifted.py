@@ -22,11 +22,15 @@ from findings_orm.errors import (
 )
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.fingerprint import fingerprint
-from findings_orm.forking import survives_fork
 from findings_orm.imports.intake import current_document
 from findings_orm.imports.saving import Ordinals, saved_identity
-from findings_orm.plain import (
+from findings_orm.port import Document, Event, FindingStore, RejectedOriginal, Run, StoragePort
+from findings_orm.process import block, survives_fork
+from findings_orm.records import (
     MALFORMED,
+    Records,
+    Stored,
+    Streak,
     get_event,
     get_identity,
     get_original,
@@ -36,9 +40,6 @@ from findings_orm.plain import (
     put_original,
     put_run,
 )
-from findings_orm.port import Document, Event, FindingStore, RejectedOriginal, Run, StoragePort
-from findings_orm.process import block
-from findings_orm.records import Records, Stored, Streak
 from findings_orm.store import BusyError
 from findings_orm.stores.memory import MemoryRecords, MemoryStore, Project
 

@@ -15,9 +15,8 @@ from findings_orm.clock import first_revision, revision_step
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError, StorageValidationError
 from findings_orm.finding import ACTIVE_STATUSES
-from findings_orm.forking import FORK_TIMEOUT, survives_fork
 from findings_orm.port import Document, Event, RejectedOriginal, Run
-from findings_orm.process import block
+from findings_orm.process import FORK_TIMEOUT, block, survives_fork
 from findings_orm.query import FindingQuery, Summary, latest, matches, time_key
 from findings_orm.records import (
     Advance,

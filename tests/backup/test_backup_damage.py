@@ -21,8 +21,7 @@ from findings_orm import (
     open_storage,
 )
 from findings_orm.backup import Key, restore_backup, verify_backup, write_backup
-from findings_orm.backup.container import FRAME_TEXT, FrameWriter
-from findings_orm.backup.lines import HEAD, is_intact, kind_of, line_of, pack
+from findings_orm.backup.container import FRAME_TEXT, HEAD, FrameWriter, is_intact, kind_of, line_of, pack
 from findings_orm.backup.sections import RECORD, Tally
 from findings_orm.testing.samples import finding
 

@@ -12,7 +12,7 @@ from stores import FULL, KINDS, Open, assert_equal, whole
 
 from findings_orm import FindingStore, StorageConflictError
 from findings_orm.backup import Conflict, restore_backup, write_backup
-from findings_orm.backup.planning import united_runs
+from findings_orm.backup.merging import united_runs
 from findings_orm.port import Run
 from findings_orm.testing.contract.base import brief
 from findings_orm.testing.samples import finding, run_of, scanned, uuid_of

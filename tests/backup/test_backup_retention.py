@@ -11,7 +11,7 @@ from stores import Open
 from findings_orm import StorageConflictError, StorageError, StorageValidationError
 from findings_orm.backup import Keep, Key, prune_backups, restore_backup, write_backup
 from findings_orm.backup.reading import reading
-from findings_orm.backup.writer import Writer
+from findings_orm.backup.writing import Writer
 from findings_orm.private import writing
 from findings_orm.testing.samples import finding
 

@@ -18,7 +18,7 @@ from findings_orm.backup import (
     verify_backup,
     write_backup,
 )
-from findings_orm.backup.lines import kind_of
+from findings_orm.backup.container import kind_of
 from findings_orm.testing.samples import finding
 from findings_orm.testing.sequence import run_sequence
 
@@ -28,7 +28,7 @@ PROJECT = "acme-api"
 @pytest.fixture(autouse=True)
 def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let frames end early, so that a small backup has many."""
-    monkeypatch.setattr("findings_orm.backup.writer.FRAME_TEXT", 20_000)
+    monkeypatch.setattr("findings_orm.backup.writing.FRAME_TEXT", 20_000)
 
 
 @pytest.mark.no_cover

@@ -10,7 +10,7 @@ from test_backup_damage import text_of
 
 from findings_orm import validate_finding
 from findings_orm.backup import restore_backup, verify_backup
-from findings_orm.backup.lines import unpack
+from findings_orm.backup.container import unpack
 from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.testing.samples import assert_same, scanned

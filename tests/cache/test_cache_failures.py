@@ -28,10 +28,10 @@ from findings_orm import (
     open_storage,
 )
 from findings_orm.decorate import ForwardingStore
-from findings_orm.stores.cache.breaker import Breaker
 from findings_orm.stores.cache.client import client_maker
 from findings_orm.stores.cache.entries import Codec
 from findings_orm.stores.cache.options import CacheOptions
+from findings_orm.stores.cache.remote import Breaker
 from findings_orm.testing.samples import OTHER, PROJECT, finding
 
 pytestmark = pytest.mark.server

@@ -11,24 +11,20 @@ from typing import Any
 import pytest
 from redis_servers import RedisServer
 
-from findings_orm.stores.cache.breaker import Breaker
 from findings_orm.stores.cache.entries import COUNT, Codec, DamagedError, TooLargeError, decode
-from findings_orm.stores.cache.flights import Flights
-from findings_orm.stores.cache.keeping import Keeper
-from findings_orm.stores.cache.local import NearCache
+from findings_orm.stores.cache.local import NearCache, Tokens
 from findings_orm.stores.cache.options import CacheOptions
-from findings_orm.stores.cache.remote import Remote
+from findings_orm.stores.cache.reader import Flights, Keeper
+from findings_orm.stores.cache.remote import Breaker, Remote
 from findings_orm.stores.cache.statistics import Statistics
-from findings_orm.stores.cache.tokens import Tokens
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Return a callable that lets time pass for the modules that remember."""
+    """Return a callable that lets time pass for what remembers."""
     now = [1_000.0]
-    for module in ("tokens", "near"):
-        fake = SimpleNamespace(monotonic=lambda: now[0])
-        monkeypatch.setattr(f"findings_orm.stores.cache.{module}.time", fake)
+    fake = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("findings_orm.stores.cache.local.time", fake)
 
     def advance(seconds: float) -> None:
         now[0] += seconds

@@ -227,7 +227,7 @@ def test_bounded_read_is_no_older_than_the_bound(
     opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("findings_orm.stores.cache.tokens.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("findings_orm.stores.cache.local.time", SimpleNamespace(monotonic=lambda: now[0]))
     store = opened(consistency="bounded", max_staleness=10.0)
     fill(store)
     listen(store)

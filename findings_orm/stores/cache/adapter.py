@@ -10,26 +10,23 @@ from typing import Any, TypeVar
 
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem, by_level
-from findings_orm.dropping import when_dropped
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import is_uuid
-from findings_orm.forking import Forking, survives_fork
 from findings_orm.observe import Observer
 from findings_orm.port import Document, FindingStore, Health
+from findings_orm.process import Forking, survives_fork, when_dropped
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.secrecy import shown_url
 from findings_orm.stores.cache import entries
-from findings_orm.stores.cache.breaker import Breaker
 from findings_orm.stores.cache.client import client_maker
 from findings_orm.stores.cache.keys import Keys, query_arguments
 from findings_orm.stores.cache.listener import Listener
-from findings_orm.stores.cache.local import NearCache
+from findings_orm.stores.cache.local import NearCache, Remembered, Tokens
 from findings_orm.stores.cache.maintenance import clear_cache
 from findings_orm.stores.cache.options import SIGN, UNSIGNED, CacheOptions, unsigned_problem
 from findings_orm.stores.cache.reader import Reader, Wanted
-from findings_orm.stores.cache.remote import Remote
+from findings_orm.stores.cache.remote import Breaker, Remote
 from findings_orm.stores.cache.statistics import Statistics
-from findings_orm.stores.cache.tokens import Remembered, Tokens
 from findings_orm.stores.cache.writes import NotifyingStore, Projects
 
 T = TypeVar("T")

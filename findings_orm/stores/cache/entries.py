@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic_core import from_json, to_json
 
-from findings_orm.collector import no_collection
 from findings_orm.errors import StorageUnavailableError
+from findings_orm.process import no_collection
 from findings_orm.query import Page, Summary
 from findings_orm.stores.cache.options import CacheOptions
 

@@ -9,22 +9,120 @@ that of the revision that it read itself. Redis may lose, delay and repeat entri
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from findings_orm.process import block
 from findings_orm.stores.cache.entries import Codec, DamagedError, Form, TooLargeError, decode, encode
-from findings_orm.stores.cache.flights import Flights
-from findings_orm.stores.cache.keeping import Keeper
 from findings_orm.stores.cache.keys import Keys
-from findings_orm.stores.cache.local import NearCache
+from findings_orm.stores.cache.local import NearCache, Tokens
 from findings_orm.stores.cache.options import CacheOptions
 from findings_orm.stores.cache.remote import Remote
 from findings_orm.stores.cache.statistics import Statistics
-from findings_orm.stores.cache.tokens import Tokens
+
+# -- one thread of this process does a piece of work, the others that want the same wait for it -----------
+
 
 T = TypeVar("T")
+
+
+class _Flight(Generic[T]):
+    def __init__(self) -> None:
+        self.landed = threading.Event()
+        self.result: T | None = None
+
+
+class Flights(Generic[T]):
+    """Work that is going on, by key."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flying: dict[str, _Flight[T]] = {}
+
+    def join(self, key: str, work: Callable[[], T], seconds: float) -> tuple[T | None, bool]:
+        """Do the work, or wait up to `seconds` for the thread that does it.
+
+        Returns:
+            The result, and whether it is this call's own. None of another one's: it failed, or takes too long.
+        """
+        with self._lock:
+            flight = self._flying.get(key)
+            mine = flight is None
+            if flight is None:
+                flight = self._flying[key] = _Flight()
+        if not mine:
+            flight.landed.wait(seconds)
+            return flight.result, False
+        try:
+            flight.result = work()
+            return flight.result, True
+        finally:
+            with self._lock:
+                del self._flying[key]
+            flight.landed.set()
+
+
+# -- keeping the locks of loads that take long, so that they can end soon after a process that died -------
+
+
+class Keeper:
+    """Extends the locks of this process again and again, in a thread that lives while there are any.
+
+    Args:
+        remote: the Redis that has the locks.
+        seconds: how long a lock lives from each extension on.
+        every: seconds between two extensions.
+    """
+
+    def __init__(self, remote: Remote, seconds: float, every: float) -> None:
+        self._remote = remote
+        self._seconds = seconds
+        self._every = every
+        self._changed = threading.Condition()
+        self._held: dict[str, str] = {}
+        self._thread: threading.Thread | None = None
+
+    @block
+    def holding(self, key: str, name: str) -> Iterator[None]:
+        """Keep a lock that `Remote.lock` gave during the block, and release it then; an empty name is no lock."""
+        if not name:
+            yield
+            return
+        with self._changed:
+            self._held[key] = name
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._keep, name="findings-cache-locks", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held.pop(key, None)
+                if not self._held:
+                    self._changed.notify_all()
+            self._remote.unlock(key, name)
+
+    def _keep(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._held, self._every)
+                if not self._held:
+                    self._thread = None
+                    return
+                held = list(self._held.items())
+            for key, name in held:
+                self._remote.extend(key, name, self._seconds)
+
+
+# -- one read through the cache ---------------------------------------------------------------------------
+# Why no read is stale (strict): the revision is read from the store during the read, and it names one state of the project
+# for ever. An entry under that revision holds the result for that state: it is stored only if the revision was the same
+# before the result was loaded and after, so no write was committed in between. Whoever waits for another one's result waits
+# for that of the revision that it read itself. Redis may lose, delay and repeat entries, and none is wrong thereby.
+
 
 _ATTEMPTS = 3
 _JITTER = 0.1

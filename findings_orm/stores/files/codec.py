@@ -11,7 +11,11 @@ from pydantic_core import to_json
 from findings_orm.errors import StorageIntegrityError
 from findings_orm.finding import FIELDS, SCHEMA_VERSION, Finding
 from findings_orm.imports.intake import current_document
-from findings_orm.plain import (
+from findings_orm.port import Document
+from findings_orm.records import (
+    StatusChange,
+    Stored,
+    Streak,
     get_event,
     get_identity,
     get_original,
@@ -21,8 +25,6 @@ from findings_orm.plain import (
     put_original,
     put_run,
 )
-from findings_orm.port import Document
-from findings_orm.records import StatusChange, Stored, Streak
 
 _DEFAULTS: dict[str, Any] = {
     name: field.get_default(call_default_factory=True)

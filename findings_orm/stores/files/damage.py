@@ -1,4 +1,4 @@
-"""Saving what is intact of a damaged store."""
+"""What is wrong with the files of a store, and saving what is intact of them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,139 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from findings_orm import plain
+from findings_orm import records
 from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageError, StorageUnavailableError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.imports.intake import current_document
 from findings_orm.imports.saving import save
+from findings_orm.layout import check_store_layout, problems_of_path
 from findings_orm.port import Document
-from findings_orm.stores.files import checking, codec, edits, folding, journal, names, snapshot
+from findings_orm.stores.files import codec, edits, folding, journal, snapshot, tree
 from findings_orm.stores.files.loading import Copy, core_of, load, read
 from findings_orm.stores.files.lock import StoreLock
 from findings_orm.stores.files.snapshot import Entry, Known, Manifest
 from findings_orm.stores.files.tree import Disk, translated
 from findings_orm.stores.files.working_copy import FileRecords, fitted, redo
+
+# -- what is wrong with the files of a store, for people: all of it, not only the first thing -------------
+
+
+def check(path: Path) -> list[str]:
+    """Return what is wrong with a store's folder, or with one file of it; ``[]`` when nothing is."""
+    problems: list[str] | None = problems_of_path(path)
+    if problems:
+        return problems
+    path = Path(path)
+    try:
+        if path.is_dir() and is_store(path):
+            return list(_folder(path))
+        problems = _own_file(path)
+    except OSError as error:
+        return [f"{path}: can't be read: {error.strerror or error}"]
+    return check_store_layout(path) if problems is None else problems
+
+
+def is_store(path: Path) -> bool:
+    """Return whether a folder holds a store of this layout."""
+    return (path / tree.JOURNAL).exists() or (path / tree.MANIFEST).exists()
+
+
+def _own_file(path: Path) -> list[str] | None:
+    """Check a file that is no ``findings.json``; None for one that is not of this layout."""
+    data = None if path.is_dir() else read(path)
+    if data is None:
+        return None
+    try:
+        if path.name == tree.JOURNAL and data.startswith(b'{"sum":'):
+            return list(_journal(path, data))
+        if path.name in tree.COMPANIONS and data.startswith(b'{"sum":'):
+            snapshot.read_lines(path, data, snapshot.READERS[path.name])
+            return []
+        if path.name == tree.MANIFEST and _is_manifest(data):
+            snapshot.read_manifest(path, data)
+            return []
+    except StorageError as error:
+        return [str(error)]
+    return None
+
+
+def _is_manifest(data: bytes) -> bool:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == snapshot.FORMAT
+
+
+def _folder(root: Path) -> Iterator[str]:
+    path = root / tree.MANIFEST
+    data = read(path)
+    manifest = Manifest()
+    if data is not None:
+        try:
+            manifest = snapshot.read_manifest(path, data)
+        except StorageError as error:
+            yield str(error)
+    elif any(root.glob(f"*/{tree.IDENTITIES}")):
+        yield f"{path}: is missing"
+    path = root / tree.JOURNAL
+    data = read(path)
+    unfinished = False
+    if data is None:
+        yield f"{path}: is missing"
+    else:
+        unfinished = _generation(path, data) == manifest.generation - 1
+        yield from _journal(path, data)
+    if unfinished:
+        yield f"{root}: generation {manifest.generation} was cut short; the next write completes it"
+        return
+    for name, entry in manifest.projects.items():
+        yield from _project(root / name, entry)
+
+
+def _generation(path: Path, data: bytes) -> int | None:
+    try:
+        return journal.read_header(path, data).generation
+    except StorageError:
+        return None
+
+
+def _journal(path: Path, data: bytes) -> Iterator[str]:
+    try:
+        position = journal.read_header(path, data)
+        for after, _ in journal.read_records(path, data[position.end :], position):
+            position = after
+    except StorageError as error:
+        yield str(error)
+        return
+    if position.torn:
+        yield (
+            f"{path}, line {position.lines + 1}: is unfinished ({position.torn} bytes); it was never "
+            "acknowledged, and the next write cuts it off"
+        )
+
+
+def _project(folder: Path, entry: Entry) -> Iterator[str]:
+    for name, checksum in entry.files.items():
+        path = folder / name
+        data = read(path)
+        if data is None:
+            yield f"{path}: is missing"
+            continue
+        same = snapshot.sha256(data) == checksum
+        try:
+            if name in snapshot.READERS:
+                snapshot.read_lines(path, data, snapshot.READERS[name])
+                if not same:
+                    yield f"{path}: is damaged: lines are missing, doubled or out of order"
+            elif not same:
+                edits.read_layout(path, data, entry.project_id)
+        except StorageError as error:
+            yield str(error)
+
+
+# -- saving what is intact of a damaged store -------------------------------------------------------------
 
 
 @checked
@@ -39,9 +159,9 @@ def repair(
         SchemaVersionError: a newer release wrote the store; nothing is wrong with it.
     """
     root = Path(path).absolute()
-    guard = StoreLock(root / names.LOCK, soft=lock == "soft")
+    guard = StoreLock(root / tree.LOCK, soft=lock == "soft")
     with translated(root):
-        if not root.is_dir() or not checking.is_store(root):
+        if not root.is_dir() or not is_store(root):
             raise StorageUnavailableError(f"{root}: holds no store")
         guard.acquire(lock_timeout)
         try:
@@ -60,7 +180,7 @@ class _Repair:
 
     def run(self) -> list[str]:
         unfit = self._unfit()
-        self.said = checking.check(self.root) or unfit
+        self.said = check(self.root) or unfit
         if not self.said:
             return []
         aside = self._put_aside()
@@ -88,16 +208,16 @@ class _Repair:
     def _put_aside(self) -> Path:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         number = 1
-        while (aside := self.root / f"{names.DAMAGED}{stamp}-{number}").exists():
+        while (aside := self.root / f"{tree.DAMAGED}{stamp}-{number}").exists():
             number += 1
-        ignored = shutil.ignore_patterns(names.LOCK, f"{names.DAMAGED}*")
+        ignored = shutil.ignore_patterns(tree.LOCK, f"{tree.DAMAGED}*")
         aside.mkdir(0o700)
         shutil.copytree(self.root, aside, ignore=ignored, dirs_exist_ok=True)
         return aside
 
     def _manifest(self) -> Manifest:
         """Return the manifest, or one made of the folders there are when it is damaged."""
-        path = self.root / names.MANIFEST
+        path = self.root / tree.MANIFEST
         data = read(path)
         if data is not None:
             try:
@@ -108,11 +228,11 @@ class _Repair:
                 self.said.append(f"{path}: is made anew from the folders")
         entries = {}
         for folder in sorted(self.root.iterdir()):
-            if folder.name.startswith((".", names.DAMAGED)) or not (folder / names.FINDINGS).is_file():
+            if folder.name.startswith((".", tree.DAMAGED)) or not (folder / tree.FINDINGS).is_file():
                 continue
             project_id = _project_of(folder)
             if project_id is not None:
-                files = {name: "" for name in (names.FINDINGS, *names.COMPANIONS) if (folder / name).exists()}
+                files = {name: "" for name in (tree.FINDINGS, *tree.COMPANIONS) if (folder / name).exists()}
                 entries[folder.name] = Entry(project_id, 1, files)
         return Manifest(projects=entries)
 
@@ -121,13 +241,13 @@ class _Repair:
     def _project(self, copy: Copy, folder_name: str, entry: Entry) -> None:
         folder = self.root / folder_name
         companions = {}
-        for name in names.COMPANIONS:
+        for name in tree.COMPANIONS:
             companions[name] = list(self._lines(folder / name, snapshot.READERS[name]))
         project = snapshot.empty_project(entry.revision, companions)
-        known: dict[str, Known] = {one.identity.finding_id: one for one in companions[names.IDENTITIES]}
+        known: dict[str, Known] = {one.identity.finding_id: one for one in companions[tree.IDENTITIES]}
         copy.state[entry.project_id] = project
         new = []
-        for document in self._findings(folder / names.FINDINGS, entry.project_id):
+        for document in self._findings(folder / tree.FINDINGS, entry.project_id):
             one = known.pop(document["id"], None)
             if one is not None and codec.document_digest(document) == one.digest:
                 snapshot.put(project, document, one)
@@ -136,7 +256,7 @@ class _Repair:
         if new:
             save(FileRecords(copy.state), entry.project_id, new)
         for finding_id in sorted(known):
-            self.said.append(f"{folder / names.FINDINGS}: finding {finding_id} is lost")
+            self.said.append(f"{folder / tree.FINDINGS}: finding {finding_id} is lost")
 
     def _newest(self, path: Path) -> bytes:
         """Return a file's content, in preference one that has not got its name yet."""
@@ -154,7 +274,7 @@ class _Repair:
                 seen.add(line)
                 try:
                     yield get(journal.unpack(line)[0])
-                except (*plain.MALFORMED, RecursionError) as error:
+                except (*records.MALFORMED, RecursionError) as error:
                     self.said.append(f"{path}, line {number}: is lost: {error}")
 
     def _findings(self, path: Path, project_id: str) -> Iterator[Document]:
@@ -184,7 +304,7 @@ class _Repair:
 
     def _journal(self, copy: Copy) -> None:
         """Do again every record that is whole, as far as it fits."""
-        path = self.root / names.JOURNAL
+        path = self.root / tree.JOURNAL
         data = read(path) or b""
         version = SCHEMA_VERSION
         done = set()
@@ -211,19 +331,19 @@ class _Repair:
             try:
                 operation = codec.get_operation(row, version)
                 redo(copy.state, fitted(copy.state, operation))
-            except (*plain.MALFORMED, StorageError) as error:
+            except (*records.MALFORMED, StorageError) as error:
                 self.said.append(f"{path}, line {number}: {row[0]} does not fit: {error!r}")
 
 
 def _project_of(folder: Path) -> str | None:
     """Return the project of a folder, as its files say, or its name."""
-    data = (read(folder / names.FINDINGS) or b"").decode(errors="replace")
+    data = (read(folder / tree.FINDINGS) or b"").decode(errors="replace")
     for text, _ in _objects(data):
         try:
             return str(json.loads(text)["project_id"])
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
-    return folder.name if names.folder_name(folder.name) == folder.name else None
+    return folder.name if tree.folder_name(folder.name) == folder.name else None
 
 
 def _objects(text: str) -> Iterator[tuple[str, int]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.private import remove_abandoned
-from findings_orm.stores.files import journal, names, sharing, snapshot
+from findings_orm.stores.files import journal, snapshot, tree
 from findings_orm.stores.files.loading import Copy, core_of, files_of, read
 from findings_orm.stores.files.snapshot import Entry, Manifest
 from findings_orm.stores.files.tree import Disk
@@ -44,7 +44,7 @@ def prepare(disk: Disk, root: Path, copy: Copy) -> None:
     if copy.edited or copy.position is None or copy.position.version != SCHEMA_VERSION:
         fold(disk, root, copy)
     elif copy.position.torn:
-        path, end = root / names.JOURNAL, copy.position.end
+        path, end = root / tree.JOURNAL, copy.position.end
         _log.warning("%s: cutting off an unfinished record of %s bytes", path, copy.position.torn)
         disk.truncate(path, end)
         disk.sync(path)
@@ -53,7 +53,7 @@ def prepare(disk: Disk, root: Path, copy: Copy) -> None:
 
 def fold(disk: Disk, root: Path, copy: Copy) -> None:
     """Write a new snapshot of the working copy and begin a new journal. Needs the lock of the store."""
-    disk.access = sharing.access_of(root, disk.access)
+    disk.access = tree.access_of(root, disk.access)
     copy.core = (None, None)  # a fold that does not come to its end leaves a working copy to be loaded anew
     old = copy.manifest
     generation = old.generation + 1
@@ -73,7 +73,7 @@ def fold(disk: Disk, root: Path, copy: Copy) -> None:
     removed = tuple(name for name in old.projects if name not in entries)
     folded = copy.position.last if copy.position is not None and not copy.edited else ""
     manifest = Manifest(generation, folded, entries, copy.adopted, removed)
-    disk.replace(root / names.MANIFEST, manifest.render())
+    disk.replace(root / tree.MANIFEST, manifest.render())
     _finish(disk, root, manifest)
     copy.manifest = manifest
     copy.files = files_of(root, manifest)
@@ -87,7 +87,7 @@ def _write_pending(disk: Disk, folder: Path, files: dict[str, bytes], generation
         disk.make_folder(folder)
         disk.sync_folder(folder.parent)
     for name, content in files.items():
-        pending = folder / names.pending_name(name, generation)
+        pending = folder / tree.pending_name(name, generation)
         disk.write(pending, content)
         disk.sync(pending)
     disk.sync_folder(folder)
@@ -99,7 +99,7 @@ def _put_aside(disk: Disk, path: Path, ending: str) -> None:
     number = 1
     while True:
         counter = f".{number}" if number > 1 else ""
-        aside = path.with_name(f"{path.name}{names.ASIDE}{ending}{counter}")
+        aside = path.with_name(f"{path.name}{tree.ASIDE}{ending}{counter}")
         there = read(aside)
         if there is None:
             disk.replace(aside, content)
@@ -127,8 +127,8 @@ def _finish(disk: Disk, root: Path, manifest: Manifest) -> None:
 
 def _finish_folder(disk: Disk, folder: Path, entry: Entry, generation: int) -> None:
     changed = False
-    for name in (names.FINDINGS, *names.COMPANIONS):
-        pending = folder / names.pending_name(name, generation)
+    for name in (tree.FINDINGS, *tree.COMPANIONS):
+        pending = folder / tree.pending_name(name, generation)
         content = read(pending)
         if content is not None and snapshot.sha256(content) == entry.files.get(name):
             disk.rename(pending, folder / name)
@@ -161,8 +161,8 @@ def _remove_folder(disk: Disk, folder: Path) -> None:
 
 def _begin(disk: Disk, root: Path, copy: Copy) -> None:
     """Replace the journal by an empty one that continues the snapshot."""
-    disk.access = sharing.access_of(root, disk.access)
-    path, first = root / names.JOURNAL, journal.header(copy.manifest.generation)
+    disk.access = tree.access_of(root, disk.access)
+    path, first = root / tree.JOURNAL, journal.header(copy.manifest.generation)
     disk.replace(path, first)
     _stand_at(root, copy, journal.read_header(path, first))
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from findings_orm import plain
+from findings_orm import records
 from findings_orm.errors import StorageError, StorageUnavailableError
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.port import Document
-from findings_orm.stores.files import codec, edits, journal, names, snapshot
+from findings_orm.stores.files import codec, edits, journal, snapshot, tree
 from findings_orm.stores.files.edits import Edit
 from findings_orm.stores.files.journal import Position, damaged
 from findings_orm.stores.files.snapshot import Entry, Manifest
@@ -71,12 +71,12 @@ def stat_of(path: Path) -> Stat:
 
 def core_of(root: Path) -> tuple[Stat, Stat]:
     """Return the stat values of manifest and journal."""
-    return stat_of(root / names.MANIFEST), stat_of(root / names.JOURNAL)
+    return stat_of(root / tree.MANIFEST), stat_of(root / tree.JOURNAL)
 
 
 def files_of(root: Path, manifest: Manifest) -> dict[str, Stat]:
     """Return the stat values of the files that people edit."""
-    return {name: stat_of(root / name / names.FINDINGS) for name in manifest.projects}
+    return {name: stat_of(root / name / tree.FINDINGS) for name in manifest.projects}
 
 
 def read(path: Path) -> bytes | None:
@@ -143,13 +143,13 @@ class _Loader:
         self.copy.dirty.add(project_id)
 
     def _manifest(self) -> Manifest:
-        path = self.root / names.MANIFEST
+        path = self.root / tree.MANIFEST
         data = read(path)
         return Manifest() if data is None else snapshot.read_manifest(path, data)
 
     def _journal(self) -> list[list[tuple[Any, ...]]]:
         """Read the journal and return its records' operations."""
-        path, manifest = self.root / names.JOURNAL, self.copy.manifest
+        path, manifest = self.root / tree.JOURNAL, self.copy.manifest
         data = read(path)
         if data is None:
             if manifest.generation:
@@ -160,7 +160,7 @@ class _Loader:
             return []
         if position.generation != manifest.generation:
             reason = f"it continues generation {position.generation}"
-            raise damaged(path, 1, f"{reason}, but {names.MANIFEST} is of {manifest.generation or 'none'}")
+            raise damaged(path, 1, f"{reason}, but {tree.MANIFEST} is of {manifest.generation or 'none'}")
         found = []
         for after, rows in journal.read_records(path, data[position.end :], position):
             found.append(decoded(path, after, rows))
@@ -169,12 +169,12 @@ class _Loader:
         return found
 
     def _redo(self, operations: list[tuple[Any, ...]]) -> None:
-        state, path = self.copy.state, self.root / names.JOURNAL
+        state, path = self.copy.state, self.root / tree.JOURNAL
         self.copy.dirty.update(operation[1] for operation in operations)
         try:
             for operation in operations:
                 redo(state, fitted(state, operation) if self.edits else [operation])
-        except (*plain.MALFORMED, StorageError) as error:
+        except (*records.MALFORMED, StorageError) as error:
             raise damaged(path, None, f"a record does not fit the snapshot: {error!r}") from error
 
     # -- one project ---------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class _Loader:
         """Return the content of a file of the snapshot, also where it has not got its name yet."""
         manifest = self.copy.manifest
         if self.copy.unfinished:
-            data = read(folder / names.pending_name(name, manifest.generation))
+            data = read(folder / tree.pending_name(name, manifest.generation))
             if data is not None and snapshot.sha256(data) == checksum:
                 self.copy.size += len(data)
                 return data
@@ -196,17 +196,17 @@ class _Loader:
     def _project(self, folder_name: str, entry: Entry) -> Project:
         folder = self.root / folder_name
         companions: dict[str, list[Any]] = {}
-        for name in names.COMPANIONS:
+        for name in tree.COMPANIONS:
             if name not in entry.files:
                 continue
             data = self._file(folder, name, entry.files[name])
             companions[name] = snapshot.read_lines(folder / name, data, snapshot.READERS[name])
             if snapshot.sha256(data) != entry.files[name]:
                 raise damaged(folder / name, None, "lines are missing, doubled or out of order")
-        known = {one.identity.finding_id: one for one in companions.get(names.IDENTITIES, ())}
+        known = {one.identity.finding_id: one for one in companions.get(tree.IDENTITIES, ())}
         project = snapshot.empty_project(entry.revision, companions)
-        path, checksum = folder / names.FINDINGS, entry.files[names.FINDINGS]
-        data = self._file(folder, names.FINDINGS, checksum)
+        path, checksum = folder / tree.FINDINGS, entry.files[tree.FINDINGS]
+        data = self._file(folder, tree.FINDINGS, checksum)
         if snapshot.sha256(data) == checksum:
             for document in self._written(path, data, entry.project_id):
                 snapshot.put(project, document, known[document["id"]])
@@ -252,7 +252,7 @@ class _Loader:
     def _adopt(self) -> None:
         """Take in every ``findings.json`` that no manifest knows: an older layout, or one that was copied here."""
         manifest = self.copy.manifest
-        for path in sorted([self.root / names.FINDINGS, *self._unlisted()]):
+        for path in sorted([self.root / tree.FINDINGS, *self._unlisted()]):
             data = read(path)
             if data is None:
                 continue
@@ -281,8 +281,8 @@ class _Loader:
                 skipped = entry.name in manifest.projects or (
                     self.copy.unfinished and entry.name in manifest.removed
                 )
-                if not skipped and not entry.name.startswith((".", names.DAMAGED)) and entry.is_dir():
-                    found.append(self.root / entry.name / names.FINDINGS)
+                if not skipped and not entry.name.startswith((".", tree.DAMAGED)) and entry.is_dir():
+                    found.append(self.root / entry.name / tree.FINDINGS)
         return found
 
 
@@ -290,7 +290,7 @@ def decoded(path: Path, after: Position, rows: list[Any]) -> list[tuple[Any, ...
     """Return the operations of a record."""
     try:
         return [codec.get_operation(row, after.version) for row in rows]
-    except (*plain.MALFORMED, StorageError) as error:
+    except (*records.MALFORMED, StorageError) as error:
         raise damaged(path, after.lines, f"has another shape: {error!r}") from error
 
 
@@ -313,7 +313,7 @@ def catch_up(root: Path, copy: Copy) -> bool:
     if not goes_on:
         return False
     copy.core = (None, None)  # until all of it is done: half of it is loaded anew
-    if not _read_on(root / names.JOURNAL, copy, copy.position):
+    if not _read_on(root / tree.JOURNAL, copy, copy.position):
         return False
     copy.core = core
     return True
@@ -330,18 +330,18 @@ def _read_on(path: Path, copy: Copy, position: Position) -> bool:
             copy.dirty.update(operation[1] for operation in operations)
             redo(copy.state, operations)
             copy.position = after
-    except (*plain.MALFORMED, StorageError):
+    except (*records.MALFORMED, StorageError):
         return False
     return True
 
 
 def _rebase(root: Path, copy: Copy, core: tuple[Stat, Stat]) -> bool:
     """Take over a newer snapshot of which the working copy has everything; False when it has not."""
-    data, lines = read(root / names.MANIFEST), read(root / names.JOURNAL)
+    data, lines = read(root / tree.MANIFEST), read(root / tree.JOURNAL)
     if data is None or lines is None or copy.edited or copy.position is None:
         return False
-    manifest = snapshot.read_manifest(root / names.MANIFEST, data)
-    position = journal.read_header(root / names.JOURNAL, lines)
+    manifest = snapshot.read_manifest(root / tree.MANIFEST, data)
+    position = journal.read_header(root / tree.JOURNAL, lines)
     same = manifest.generation == copy.manifest.generation + 1 and manifest.folded == copy.position.last
     if not same or position.generation != manifest.generation or core != core_of(root):
         return False
@@ -356,8 +356,8 @@ def _as_written(root: Path, copy: Copy, manifest: Manifest) -> bool:
     found = files_of(root, manifest)
     for name, stat in found.items():
         if stat != copy.files.get(name):
-            data = read(root / name / names.FINDINGS)
-            if data is None or snapshot.sha256(data) != manifest.projects[name].files[names.FINDINGS]:
+            data = read(root / name / tree.FINDINGS)
+            if data is None or snapshot.sha256(data) != manifest.projects[name].files[tree.FINDINGS]:
                 return False
     copy.files = found
     return True

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
-from findings_orm import plain
+from findings_orm import records
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.port import Document
 from findings_orm.query import time_key
 from findings_orm.records import Identity, Stored, Streak
-from findings_orm.stores.files import codec, journal, names
+from findings_orm.stores.files import codec, journal, tree
 from findings_orm.stores.memory import Project
 
 FORMAT = "findings-orm file store"
@@ -52,7 +52,7 @@ class Manifest:
     def folder_of(self, project_id: str) -> str:
         """Return the name of a project's folder."""
         found = (name for name, entry in self.projects.items() if entry.project_id == project_id)
-        return next(found, names.folder_name(project_id))
+        return next(found, tree.folder_name(project_id))
 
     def render(self) -> bytes:
         """Return the content of the file."""
@@ -98,7 +98,7 @@ def read_manifest(path: Path, data: bytes) -> Manifest:
         )
     except json.JSONDecodeError as error:
         raise journal.damaged(path, error.lineno, error.msg) from error
-    except (*plain.MALFORMED, RecursionError) as error:
+    except (*records.MALFORMED, RecursionError) as error:
         raise journal.damaged(path, None, str(error)) from error
     journal.check_versions(path, layout, version)
     return manifest
@@ -126,15 +126,15 @@ def render_findings(project_id: str, documents: Iterable[Document]) -> bytes:
 def render(project_id: str, project: Project) -> dict[str, bytes]:
     """Return the files of a project's folder; those that would be empty are left out."""
     files = {
-        names.FINDINGS: render_findings(project_id, (row.document for row in project.findings.values())),
-        names.IDENTITIES: _lines(_known(project)),
-        names.EVENTS: _lines(
-            plain.put_event(event) for _, events in sorted(project.events.items()) for event in events
+        tree.FINDINGS: render_findings(project_id, (row.document for row in project.findings.values())),
+        tree.IDENTITIES: _lines(_known(project)),
+        tree.EVENTS: _lines(
+            records.put_event(event) for _, events in sorted(project.events.items()) for event in events
         ),
-        names.RUNS: _lines(
-            plain.put_run(run) for run in sorted(project.runs.values(), key=lambda run: run.number)
+        tree.RUNS: _lines(
+            records.put_run(run) for run in sorted(project.runs.values(), key=lambda run: run.number)
         ),
-        names.REJECTED: _lines(plain.put_original(one) for _, one in sorted(project.rejected.items())),
+        tree.REJECTED: _lines(records.put_original(one) for _, one in sorted(project.rejected.items())),
     }
     return {name: content for name, content in files.items() if content}
 
@@ -142,7 +142,7 @@ def render(project_id: str, project: Project) -> dict[str, bytes]:
 def _known(project: Project) -> Iterable[dict[str, Any]]:
     for finding_id, (document, identity, *_) in sorted(project.findings.items()):
         yield {
-            **plain.put_identity(identity),
+            **records.put_identity(identity),
             "status": document["status"],
             "document": codec.document_digest(document),
             "streaks": [streak[1:] for streak in project.streaks.get(finding_id, ())],
@@ -166,16 +166,16 @@ class Known(NamedTuple):
 
 
 def _get_known(row: dict[str, Any]) -> Known:
-    identity = plain.get_identity(row)
+    identity = records.get_identity(row)
     streaks = tuple(Streak(identity.finding_id, first, last) for first, last in row["streaks"])
     return Known(identity, row["status"], row["document"], streaks)
 
 
 READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    names.IDENTITIES: _get_known,
-    names.EVENTS: plain.get_event,
-    names.RUNS: plain.get_run,
-    names.REJECTED: plain.get_original,
+    tree.IDENTITIES: _get_known,
+    tree.EVENTS: records.get_event,
+    tree.RUNS: records.get_run,
+    tree.REJECTED: records.get_original,
 }
 
 
@@ -186,7 +186,7 @@ def read_lines(path: Path, data: bytes, get: Callable[[dict[str, Any]], Any]) ->
     for number, line in enumerate([*lines, rest] if rest else lines, 1):
         try:
             found.append(get(journal.unpack(line)[0]))
-        except (*plain.MALFORMED, RecursionError) as error:
+        except (*records.MALFORMED, RecursionError) as error:
             raise journal.damaged(path, number, str(error)) from error
     return found
 
@@ -194,10 +194,10 @@ def read_lines(path: Path, data: bytes, get: Callable[[dict[str, Any]], Any]) ->
 def empty_project(revision: int, companions: dict[str, list[Any]]) -> Project:
     """Return a project with its companions' records, but without findings."""
     project = Project(revision)
-    for event in companions.get(names.EVENTS, ()):
+    for event in companions.get(tree.EVENTS, ()):
         project.events[event.finding_id] = (*project.events.get(event.finding_id, ()), event)
-    project.runs.update((run.id, run) for run in companions.get(names.RUNS, ()))
-    project.rejected.update((one.rejected_id, one) for one in companions.get(names.REJECTED, ()))
+    project.runs.update((run.id, run) for run in companions.get(tree.RUNS, ()))
+    project.rejected.update((one.rejected_id, one) for one in companions.get(tree.REJECTED, ()))
     return project
 
 

@@ -16,13 +16,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
-from findings_orm.forking import INHERITED, survives_fork
 from findings_orm.private import Access
-from findings_orm.process import block
+from findings_orm.process import INHERITED, block, survives_fork
 from findings_orm.records import Records
 from findings_orm.secrecy import shown_url
 from findings_orm.store import BusyError
-from findings_orm.stores.files import checking, codec, folding, journal, loading, names, sharing
+from findings_orm.stores.files import codec, damage, folding, journal, loading, tree
 from findings_orm.stores.files.lock import POLL, StoreLock, busy
 from findings_orm.stores.files.tree import Disk, translated
 from findings_orm.stores.files.working_copy import FileRecords, Operation
@@ -114,7 +113,7 @@ class FileStorageAdapter(MemoryStore):
         self._begin()
         with translated(self.path):
             if group is not None:
-                sharing.give(self.path, self._disk.access)
+                tree.give(self.path, self._disk.access)
             self._copy = loading.load(self.path)
         self._report()
         survives_fork(self)
@@ -122,7 +121,7 @@ class FileStorageAdapter(MemoryStore):
 
     def _begin(self) -> None:
         """Make all that a forked process can't share with its parent."""
-        self._process = StoreLock(self.path / names.LOCK, soft=self._soft)
+        self._process = StoreLock(self.path / tree.LOCK, soft=self._soft)
         self._inside: set[_Ticket] = set()
         self._turn_ends = 0.0
         self._gate = threading.Lock()
@@ -212,8 +211,8 @@ class FileStorageAdapter(MemoryStore):
 
     def _take(self) -> bool:
         with translated(self.path):
-            if not (self.path / names.LOCK).exists():
-                sharing.make_root(self.path, self._disk.access)
+            if not (self.path / tree.LOCK).exists():
+                tree.make_root(self.path, self._disk.access)
             taken = self._process.try_acquire(self._disk.access)
         self._turn_ends = time.monotonic() + _TURN
         return taken
@@ -270,7 +269,7 @@ class FileStorageAdapter(MemoryStore):
                 _log.warning("%s", line)
         position = self._copy.position
         if position is not None and position.torn:
-            line = f"{self.path / names.JOURNAL}, line {position.lines + 1}: is unfinished ({position.torn} bytes)"
+            line = f"{self.path / tree.JOURNAL}, line {position.lines + 1}: is unfinished ({position.torn} bytes)"
             if line not in self._reported and self._process.is_free():
                 self._reported.add(line)
                 _log.warning("%s: it was never acknowledged and is left out", line)
@@ -312,7 +311,7 @@ class FileStorageAdapter(MemoryStore):
             self._fail(group, None)
             return
         try:
-            with translated(self.path / names.JOURNAL):
+            with translated(self.path / tree.JOURNAL):
                 self._append(group)
         except BaseException as error:
             self._fail(group, error)
@@ -351,7 +350,7 @@ class FileStorageAdapter(MemoryStore):
         position = copy.position
         if position is None:  # an earlier write failed
             raise StorageUnavailableError(f"{self.path}: an earlier write failed", retryable=True)
-        path = self.path / names.JOURNAL
+        path = self.path / tree.JOURNAL
         if path.stat().st_size != position.end:
             raise StorageUnavailableError(f"{path}: somebody writes without the lock", retryable=True)
         lines, last = [], position.last
@@ -376,7 +375,7 @@ class FileStorageAdapter(MemoryStore):
         """Cut off what a failed or interrupted write left in the journal. Needs `_flushing`, and the lock of the store."""
         if self._uncertain is None:
             return
-        path = self.path / names.JOURNAL
+        path = self.path / tree.JOURNAL
         try:
             self._disk.truncate(path, self._uncertain)
             self._disk.sync(path)
@@ -421,18 +420,18 @@ class FileStorageAdapter(MemoryStore):
 
     def check_store_layout(self, path: Path) -> list[str]:
         """See `FindingStore.check_store_layout`; also of a store's folder, and of the other files in it."""
-        return checking.check(path)
+        return damage.check(path)
 
     def validate_store_layout(self, path: Path) -> bool:
         """See `StoragePort.validate_store_layout`; a store's folder will do as well."""
-        return not checking.check(path)
+        return not damage.check(path)
 
     def _files(self) -> list[Path]:
-        return list(sharing.files_of(self.path))
+        return list(tree.files_of(self.path))
 
     def _examine(self, unit: Records) -> Iterator[Problem]:
         with translated(self.path):
-            found = checking.check(self.path) if checking.is_store(self.path) else []
+            found = damage.check(self.path) if damage.is_store(self.path) else []
         for line in found:
             passing = "next write" in line
             yield Problem(
