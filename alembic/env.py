@@ -88,7 +88,7 @@ def run_online(connection: Connection) -> None:
         prebuild(connection, current, line.revision, lock_timeout, config.print_stdout)
     with migration_transaction(connection, tables, lock_timeout=lock_timeout):
         context.configure(connection=connection, **OPTIONS)
-        with text_index.kept(connection):
+        with text_index.keep_text_index(connection):
             context.run_migrations()
 
 

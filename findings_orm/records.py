@@ -149,7 +149,7 @@ class Records(Protocol):
             StorageConflictError: one is not new.
         """
 
-    def inserting(self, project_id: str, rows: Sequence[Stored]) -> Steps:
+    def insert_in_steps(self, project_id: str, rows: Sequence[Stored]) -> Steps:
         """Do what `insert` does, in steps. Any other call waits for their end; closed before, they leave it to the unit
         to fail."""
         self.insert(project_id, rows)
@@ -236,10 +236,10 @@ class Records(Protocol):
     def summarize(self, project_id: str) -> Summary:
         """Return the counts of a project."""
 
-    def survey(self) -> Survey:
+    def take_survey(self) -> Survey:
         """Return what is in the store and should not be, in all projects together."""
 
-    def census(self) -> dict[tuple[str, str], int]:
+    def count_by_status(self) -> dict[tuple[str, str], int]:
         """Return how many findings there are by (severity, status), in all projects together."""
 
     def events(self, project_id: str, finding_id: str) -> list[Event]:

@@ -107,7 +107,7 @@ class Store(Forking, FindingStore):
         """
         raise NotImplementedError
 
-    def _unasked(self) -> dict[str, Any]:
+    def _unasked_figures(self) -> dict[str, Any]:
         """Return the figures that are had without asking the store."""
         return {}
 
@@ -263,12 +263,12 @@ class Store(Forking, FindingStore):
             return _document(unit, project_id, finding_id)
 
     def iter_findings(self, project_id: str) -> Iterator[Document]:
-        return self._iterate(_key(project_id), as_json=False)
+        return self._iterate_findings(_key(project_id), as_json=False)
 
     def iter_findings_json(self, project_id: str) -> Iterator[bytes]:
-        return self._iterate(_key(project_id), as_json=True)
+        return self._iterate_findings(_key(project_id), as_json=True)
 
-    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+    def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
         """Yield all findings of one instant, as documents or as JSON."""
         with self._unit() as unit, closing(unit.stream(project_id, as_json=as_json)) as found:
             yield from found
@@ -463,20 +463,23 @@ class Store(Forking, FindingStore):
         """See `Observable.figures`."""
         with self._unit() as unit:
             return Figures(
-                unit.census(), len(unit.projects()), self._size(unit), self._revision_of_schema(unit)
+                unit.count_by_status(),
+                len(unit.projects()),
+                self._size_on_disk(unit),
+                self._revision_of_schema(unit),
             )
 
     def diagnose(self) -> list[Problem]:
         """See `Diagnosable.diagnose`."""
         with self.snapshot() as unit:
-            found = [*problems_of_files(self._files()), *self._examine(unit)]
+            found = [*problems_of_files(self._store_files()), *self._find_own_problems(unit)]
             if not any(problem.check in UNREADABLE for problem in found):
-                found += problems_of(unit.survey())
+                found += problems_of(unit.take_survey())
             return by_level(found)
 
     def mend(self) -> list[str]:
         """See `Diagnosable.mend`."""
-        files = self._files()
+        files = self._store_files()
         try:
             if not open_to_everybody(files):
                 return []
@@ -486,11 +489,11 @@ class Store(Forking, FindingStore):
             raise StorageUnavailableError(f"{error.filename}: {error.strerror}") from error
         return [f"{path}: {stat.filemode(path.stat().st_mode)[1:]}" for path in changed]
 
-    def _files(self) -> list[pathlib.Path]:
+    def _store_files(self) -> list[pathlib.Path]:
         """Return the files and folders that the store consists of, the first one what decides about the others."""
         return []
 
-    def _examine(self, unit: Records) -> Iterator[Problem]:
+    def _find_own_problems(self, unit: Records) -> Iterator[Problem]:
         """Yield the problems that only this kind of store has."""
         return iter(())
 
@@ -498,7 +501,7 @@ class Store(Forking, FindingStore):
         """See `Observable.pool`."""
         return None
 
-    def _size(self, unit: Records) -> int | None:
+    def _size_on_disk(self, unit: Records) -> int | None:
         """Return the bytes that the store takes on disk."""
         return None
 
@@ -511,10 +514,10 @@ class Store(Forking, FindingStore):
                 raise StorageUnavailableError("the store is closed")
             return Health(True, self.adapter, self.get_schema_version(), self._ping())
         except BusyError as error:
-            figures = {**self._unasked(), "busy": str(error)}
+            figures = {**self._unasked_figures(), "busy": str(error)}
             return Health(True, self.adapter, self.get_schema_version(), figures)
         except StorageError as error:
-            return Health(False, self.adapter, "", self._unasked(), str(error))
+            return Health(False, self.adapter, "", self._unasked_figures(), str(error))
 
     def close(self) -> None:
         if not self._closed:

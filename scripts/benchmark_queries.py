@@ -28,12 +28,12 @@ from findings_orm.orm.mapping import (
     EVENT_COLUMNS,
     FINDING_COLUMNS,
     RUN_COLUMNS,
-    document_of,
-    event_of,
+    document_from_row,
+    event_from_row,
     names,
-    run_of,
+    run_from_row,
 )
-from findings_orm.orm.postgresql_types import shown_all
+from findings_orm.orm.postgresql_types import select_expressions
 from findings_orm.query import SORTS, time_key
 
 Findings = Callable[[int], Iterable[dict[str, Any]]]
@@ -89,7 +89,7 @@ class Driver:
 
     def shown(self, table: str, columns: tuple[str, ...], alias: str) -> str:
         """Return columns for a SELECT, as the store's functions for rows take them."""
-        return names(columns) if self.kind == "SQLite" else shown_all(table, columns, alias)
+        return names(columns) if self.kind == "SQLite" else select_expressions(table, columns, alias)
 
     def rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         """Return the rows of a statement."""
@@ -98,7 +98,7 @@ class Driver:
     def page(self, where: str, parameters: Sequence[Any], order: str) -> list[dict[str, Any]]:
         """Return the documents of a page."""
         sql = f"SELECT {self.columns} FROM findings f WHERE f.project_id = ? {where} ORDER BY {order} LIMIT {PAGE + 1}"  # noqa: S608
-        return [document_of(row) for row in self.rows(sql, (LARGE, *parameters))]
+        return [document_from_row(row) for row in self.rows(sql, (LARGE, *parameters))]
 
     def count(self, where: str, parameters: Sequence[Any]) -> int:
         """Return how many match."""
@@ -242,12 +242,16 @@ def other_shapes(store: FindingStore) -> Iterator[Shape]:
     yield Shape("count", lambda store: store.count(everything), lambda driver: driver.count("", ()))
     yield Shape("summary", lambda store: store.summarize(LARGE), counts)
     never = "2100-01-01T00:00:00Z"
-    one = Select("findings", FINDING_COLUMNS, document_of, "id = ?", (triaged,))
+    one = Select("findings", FINDING_COLUMNS, document_from_row, "id = ?", (triaged,))
     yield Shape("get", lambda store: store.get_finding(LARGE, triaged), one)
-    runs = Select("finding_runs", RUN_COLUMNS, run_of, "true ORDER BY number")
+    runs = Select("finding_runs", RUN_COLUMNS, run_from_row, "true ORDER BY number")
     yield Shape("runs", lambda store: store.runs(LARGE), runs)
     events = Select(
-        "finding_events", EVENT_COLUMNS, event_of, "finding_id = ? ORDER BY revision, position", (triaged,)
+        "finding_events",
+        EVENT_COLUMNS,
+        event_from_row,
+        "finding_id = ? ORDER BY revision, position",
+        (triaged,),
     )
     yield Shape("history", lambda store: store.history(LARGE, triaged), events)
     purged = "SELECT count(*) FROM finding_identities WHERE project_id = ? AND closed_at < ?"

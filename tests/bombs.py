@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from findings_orm.backup.container import FrameWriter, line_of, pack, seal_frame
+from findings_orm.backup.container import FrameWriter, line_of, pack_record, seal_frame
 
 Bomb = Callable[[Path, int], None]
 _PIECE = 1 << 16
@@ -287,8 +287,8 @@ def _backup(path: Path, parts: Iterable[bytes]) -> None:
 
 
 def _project() -> Iterator[bytes]:
-    yield pack({"manifest": _MANIFEST})
-    yield pack({"project": {"id": "p", "revision": 1, "created_at": None}})
+    yield pack_record({"manifest": _MANIFEST})
+    yield pack_record({"project": {"id": "p", "revision": 1, "created_at": None}})
 
 
 def backup_manifest(path: Path, size: int) -> None:
@@ -309,7 +309,7 @@ def backup_objects(path: Path, size: int) -> None:
 
 def backup_lines(path: Path, size: int) -> None:
     """Runs that are each within the limits, and too many of them for memory."""
-    line = pack({"run": "A" * 1_000_000})
+    line = pack_record({"run": "A" * 1_000_000})
     _backup(path, (*_project(), *(line for _ in range(size // len(line)))))
 
 

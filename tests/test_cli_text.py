@@ -11,21 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from findings_orm.cli.failures import CommandError, ExitCode, explain
-from findings_orm.cli.options import ago, moment, split
+from findings_orm.cli.failures import CommandError, ExitCode, explain_error
+from findings_orm.cli.options import parse_age, parse_time, split
 from findings_orm.cli.output import (
     Column,
     Grid,
     TerminalSafe,
-    fitting,
+    fit_widths,
     plain_lines,
-    safe,
     safe_lines,
-    shorten,
+    safe_text,
+    shorten_text,
 )
-from findings_orm.cli.render import history_grid, place
+from findings_orm.cli.render import history_grid, resource_with_line
 from findings_orm.cli.root import global_options_first
-from findings_orm.cli.session import place_of
+from findings_orm.cli.session import storage_path
 from findings_orm.errors import (
     FindingNotFoundError,
     SchemaVersionError,
@@ -48,7 +48,7 @@ def test_no_character_that_a_terminal_obeys_gets_through() -> None:
     obeyed = [character for character in map(chr, range(sys.maxunicode + 1)) if is_obeyed(character)]
     assert len(obeyed) == 65 + 2048 + 2 + 12
     for character in obeyed:
-        shown = safe(character)
+        shown = safe_text(character)
         assert shown.startswith("\\")
         assert shown.isascii()
         assert shown.isprintable()
@@ -56,7 +56,7 @@ def test_no_character_that_a_terminal_obeys_gets_through() -> None:
 
 @pytest.mark.parametrize("text", ["plain", "Straße", "漢字", "😀👩‍💻", "[red]", ":smile:", "C:\\new"])
 def test_other_text_is_left_alone(text: str) -> None:
-    assert safe(text) == text
+    assert safe_text(text) == text
 
 
 def test_lines_stay_lines() -> None:
@@ -64,8 +64,8 @@ def test_lines_stay_lines() -> None:
 
 
 def test_shorten() -> None:
-    assert shorten("abcdef", 6) == "abcdef"
-    assert shorten("abcdefg", 6) == "abc..."
+    assert shorten_text("abcdef", 6) == "abcdef"
+    assert shorten_text("abcdefg", 6) == "abc..."
 
 
 @given(st.text(st.characters(codec="utf-8")))
@@ -110,13 +110,13 @@ def test_a_plain_table_cuts_only_very_long_cells() -> None:
 )
 def test_columns_are_cut_then_left_out(width: int, expected: dict[int, int]) -> None:
     columns = (Column("KEEP"), Column("CUT", least=5), Column("DROP", drop=1))
-    assert fitting(columns, [("x" * 10, "y" * 30, "z" * 8)], width) == expected
+    assert fit_widths(columns, [("x" * 10, "y" * 30, "z" * 8)], width) == expected
 
 
 def test_the_place_of_a_finding() -> None:
-    assert place({"resource": "a.py", "location": {"start_line": 3}}) == "a.py:3"
-    assert place({"resource": "a.py", "location": None}) == "a.py"
-    assert place({"resource": "", "location": {}}) == "(project)"
+    assert resource_with_line({"resource": "a.py", "location": {"start_line": 3}}) == "a.py:3"
+    assert resource_with_line({"resource": "a.py", "location": None}) == "a.py"
+    assert resource_with_line({"resource": "", "location": {}}) == "(project)"
 
 
 def test_changes_of_any_shape_can_be_shown() -> None:
@@ -143,7 +143,7 @@ def test_changes_of_any_shape_can_be_shown() -> None:
     ],
 )
 def test_moments(text: str, time: str) -> None:
-    assert moment("--from", text) == time
+    assert parse_time("--from", text) == time
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,13 @@ def test_moments(text: str, time: str) -> None:
 )
 def test_what_is_no_moment(text: str) -> None:
     with pytest.raises(CommandError, match="--from: must be a date"):
-        moment("--from", text)
+        parse_time("--from", text)
 
 
 def test_ages() -> None:
-    assert ago("--older-than", "24h")[:13] == ago("--older-than", "1d")[:13]
-    assert ago("--older-than", "2w")[:13] == ago("--older-than", "14d")[:13]
-    assert ago("--older-than", "3d") > ago("--older-than", "4d")
+    assert parse_age("--older-than", "24h")[:13] == parse_age("--older-than", "1d")[:13]
+    assert parse_age("--older-than", "2w")[:13] == parse_age("--older-than", "14d")[:13]
+    assert parse_age("--older-than", "3d") > parse_age("--older-than", "4d")
 
 
 def test_split() -> None:
@@ -194,7 +194,7 @@ def test_global_options_come_first(args: list[str], expected: list[str]) -> None
     ],
 )
 def test_the_file_of_a_url(url: str, path: str | None) -> None:
-    found = place_of(url)
+    found = storage_path(url)
     assert (None if found is None else found.as_posix()) == path
 
 
@@ -214,15 +214,15 @@ def test_the_file_of_a_url(url: str, path: str | None) -> None:
     ],
 )
 def test_every_error_has_a_code_and_a_message(error: Exception, code: int) -> None:
-    failure = explain(error)
+    failure = explain_error(error)
     assert failure.code == ExitCode(code)
     assert str(failure)
 
 
 def test_hints_say_what_to_do() -> None:
-    assert "later" in explain(StorageUnavailableError("x", retryable=True)).hint
-    assert explain(StorageUnavailableError("x")).hint == ""
-    assert "--debug" in explain(ZeroDivisionError("x")).hint
-    assert str(explain(FileNotFoundError(2, "No such file", "a.txt"))) == "a.txt: No such file"
+    assert "later" in explain_error(StorageUnavailableError("x", retryable=True)).hint
+    assert explain_error(StorageUnavailableError("x")).hint == ""
+    assert "--debug" in explain_error(ZeroDivisionError("x")).hint
+    assert str(explain_error(FileNotFoundError(2, "No such file", "a.txt"))) == "a.txt: No such file"
     own = CommandError("x", hint="y", code=ExitCode.CONFLICT)
-    assert explain(own) is own
+    assert explain_error(own) is own

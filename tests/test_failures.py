@@ -13,7 +13,7 @@ from servers import PostgresServer
 from sqlalchemy import text
 
 from findings_orm import StorageError, migrations, open_storage
-from findings_orm.cli.failures import ExitCode, explain
+from findings_orm.cli.failures import ExitCode, explain_error
 from findings_orm.migrations.connecting import connected
 from findings_orm.orm.storage import SqlStore
 
@@ -61,7 +61,7 @@ def _of(work: Callable[[], object]) -> tuple[str, bool | None, ExitCode]:
     with pytest.raises(StorageError) as caught:
         work()
     error = caught.value
-    return type(error).__name__, getattr(error, "retryable", None), explain(error).code
+    return type(error).__name__, getattr(error, "retryable", None), explain_error(error).code
 
 
 def _in_a_store(url: str, sql: str) -> None:

@@ -493,13 +493,13 @@ def test_large_documents_are_taken_few_at_a_time(monkeypatch: pytest.MonkeyPatch
     """No more of them are in memory at once than `BATCH_BYTES` holds."""
     monkeypatch.setattr("findings_orm.imports.importer.BATCH_BYTES", 100_000)
     sizes: list[int] = []
-    take = Import._take
+    take = Import._take_batch
 
     def noting(self: Import, first: int, batch: list[Any], deferred: Any) -> None:
         sizes.append(len(batch))
         take(self, first, batch, deferred)
 
-    monkeypatch.setattr(Import, "_take", noting)
+    monkeypatch.setattr(Import, "_take_batch", noting)
     with open_storage("memory:") as store:
         documents = (scanned(f"R{number}", evidence={"x": "A" * 10_000}) for number in range(40))
         assert store.ingest(PROJECT, documents).created == 40

@@ -15,7 +15,7 @@ from servers import POSTGRESQL
 
 from findings_orm import FindingQuery, FindingStore, StorageError, StorageUnavailableError, open_storage
 from findings_orm.metrics import MetricsAdapter, SlowQueries, TracingAdapter
-from findings_orm.metrics.instruments import IMPORTED, series
+from findings_orm.metrics.instruments import IMPORTED, exported_series
 from findings_orm.testing.contract import FindingStoreContract
 from findings_orm.testing.samples import PROJECT, finding
 
@@ -395,4 +395,4 @@ def test_the_names_of_series_are_those_that_are_exported(
         for name, have in samples(registry):
             if not name.endswith("_created"):
                 exported.setdefault(name, set()).update(label for label, _ in have)
-    assert exported == series()
+    assert exported == exported_series()

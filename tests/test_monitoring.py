@@ -15,7 +15,15 @@ import yaml
 from promql_parser import MatchOp
 
 from findings_orm.finding import Severity, Status
-from findings_orm.metrics.instruments import COUNTERS, GAUGES, HISTOGRAMS, IMPORTED, PREFIX, RETRIED, series
+from findings_orm.metrics.instruments import (
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    IMPORTED,
+    PREFIX,
+    RETRIED,
+    exported_series,
+)
 from findings_orm.metrics.observed import OUTCOMES
 from findings_orm.port import FindingStore
 from findings_orm.stores.cache import EVENTS
@@ -71,7 +79,7 @@ def base(name: str) -> str:
 
 def check(query: str) -> None:
     """Check that a query names only series, labels and values that exist."""
-    known = series()
+    known = exported_series()
     tree = parsed(query)
     assert selectors(tree), query
     for selector in selectors(tree):
@@ -100,7 +108,7 @@ def test_queries_of_the_dashboard_name_what_exists(query: str) -> None:
 @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
 def test_alert_rules_name_what_exists_and_say_what_to_do(rule: dict[str, Any]) -> None:
     check(rule["expr"])
-    labels = {*set().union(*series().values()), *OF_PROMETHEUS}
+    labels = {*set().union(*exported_series().values()), *OF_PROMETHEUS}
     for text in rule["annotations"].values():
         assert set(re.findall(r"\$labels\.(\w+)", text)) <= labels
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
@@ -143,7 +151,7 @@ def test_the_dashboard_can_be_imported() -> None:
         if one["type"] == "query":
             match = re.fullmatch(r"label_values\((\w+), (\w+)\)", one["query"]["query"])
             assert match is not None
-            assert match[2] in series()[match[1]]
+            assert match[2] in exported_series()[match[1]]
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]

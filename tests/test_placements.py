@@ -101,10 +101,10 @@ class Placed:
 
     def best(self, query: FindingQuery) -> int:
         """Return what the best way takes, each to its end."""
-        groups = sqlite_plans._groups(query)
+        groups = sqlite_plans._condition_groups(query)
         known = (query, Dialect(), LIMIT, groups, 1_000)
-        ways = [*sqlite_plans._ways(*known), *sqlite_plans._walks(*known)]
-        return min(self.cost(*way.whole) for way in ways)
+        ways = [*sqlite_plans._lookup_ways(*known), *sqlite_plans._walk_ways(*known)]
+        return min(self.cost(*way.full_statement) for way in ways)
 
     def page(self, query: FindingQuery) -> tuple[list[str], int]:
         self.spent = 0
@@ -162,7 +162,7 @@ def check_placements(placed: Placed, kind: str, sorts: Sequence[str]) -> None:
             for start in {0, len(expected) // 2, last}:
                 cursor = query.cursor_after(expected[start - 1]) if start else None
                 page = replace(query, cursor=cursor)
-                if ranges.merges(page):
+                if ranges.can_merge_ranges(page):
                     continue
                 ids, spent = placed.page(page)
                 assert ids == [document["id"] for document in expected[start : start + LIMIT]]

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from findings_orm.backup.container import unpack
+from findings_orm.backup.container import unpack_record
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.manifest import Manifest, ProjectHead, State
 from findings_orm.backup.reading import Reader, reading
-from findings_orm.backup.sections import BATCH, BATCH_BYTES, SECTIONS, RecordKey, Tally, key_of
+from findings_orm.backup.sections import BATCH, BATCH_BYTES, SECTIONS, RecordKey, Tally, record_key
 from findings_orm.errors import StorageError, StorageIntegrityError, StorageUnavailableError
 from findings_orm.limits import DEFAULT, Limits
 
@@ -95,10 +95,10 @@ class Chain:
         size = 0
         tally = Tally()
         if len(self.paths) == 1:
-            yield from self._plain(wanted)
+            yield from self._unfolded_rows(wanted)
             return
         with ExitStack() as stack:
-            for entry in self._folded(stack, wanted):
+            for entry in self._folded_entries(stack, wanted):
                 project, section = entry.project, SECTIONS[entry.place[1]]
                 if entry.line is not None:
                     lines.append(entry.line)
@@ -116,20 +116,22 @@ class Chain:
                         )
                     tally = Tally()
 
-    def _plain(self, wanted: set[str]) -> Iterator[Rows]:
+    def _unfolded_rows(self, wanted: set[str]) -> Iterator[Rows]:
         """Yield the records of a chain of one, which needs no folding."""
         with reading(self.paths[0], self.key, self.limits) as reader:
-            for part in reader.parts():
+            for part in reader.read_parts():
                 if part.project.id in wanted:
                     yield Rows(part.project, part.section, part.lines)
 
-    def _folded(self, stack: ExitStack, wanted: set[str]) -> Iterator[Entry]:
+    def _folded_entries(self, stack: ExitStack, wanted: set[str]) -> Iterator[Entry]:
         """Yield the newest entry of each place, and the ends; without what is gone."""
         streams = []
         alive = wanted
         for age, path in enumerate(self.paths):
             alive = alive & set(self.manifests[age].projects)
-            streams.append(_entries(stack.enter_context(reading(path, self.key, self.limits)), age, alive))
+            streams.append(
+                _read_entries(stack.enter_context(reading(path, self.key, self.limits)), age, alive)
+            )
         last: Place | None = None
         for entry in heapq.merge(*streams, key=lambda entry: entry[:2]):
             if entry.place != last:
@@ -138,16 +140,16 @@ class Chain:
                     yield entry
 
 
-def _entries(reader: Reader, age: int, wanted: set[str]) -> Iterator[Entry]:
+def _read_entries(reader: Reader, age: int, wanted: set[str]) -> Iterator[Entry]:
     """Yield the entries of one backup for the wanted projects; all of it is read and checked."""
-    for part in reader.parts():
+    for part in reader.read_parts():
         project = part.project
         if project.id not in wanted:
             continue
         number = SECTIONS.index(part.section)
         for line in part.lines:
-            record = unpack(line)
-            place = (project.id, number, False, key_of(part.section, record))
+            record = unpack_record(line)
+            place = (project.id, number, False, record_key(part.section, record))
             yield Entry(place, age, None if "removed" in record else line, project, None)
         if part.end is not None and not age:
             yield Entry((project.id, number, True, ()), age, None, project, part.end.state)
@@ -174,20 +176,20 @@ class Cursor:
 
     def section(self, project_id: str, number: int) -> Iterator[tuple[RecordKey, bytes]]:
         """Yield the keys and lines of a section; what comes before it in the chain is skipped. To be used up."""
-        while self._next is not None and self._place(self._next) < (project_id, number):
+        while self._next is not None and self._section_place(self._next) < (project_id, number):
             self._next = next(self._rows, None)
-        while self._next is not None and self._place(self._next) == (project_id, number):
+        while self._next is not None and self._section_place(self._next) == (project_id, number):
             for line in self._next.lines:
-                yield key_of(self._next.section, unpack(line)), line
+                yield record_key(self._next.section, unpack_record(line)), line
             self._next = next(self._rows, None)
 
-    def finish(self) -> None:
+    def read_rest(self) -> None:
         """Read the rest, which checks it."""
         for _ in self._rows:
             pass
 
     @staticmethod
-    def _place(rows: Rows) -> tuple[str, int]:
+    def _section_place(rows: Rows) -> tuple[str, int]:
         return rows.project.id, SECTIONS.index(rows.section)
 
 
@@ -205,7 +207,7 @@ class Survey(NamedTuple):
     states: dict[str, dict[str, State | None]]
 
 
-def survey(path: pathlib.Path, key: Key | None, limits: Limits = DEFAULT) -> Survey:
+def survey_backup(path: pathlib.Path, key: Key | None, limits: Limits = DEFAULT) -> Survey:
     """Read a backup to its end, without looking at its records.
 
     Raises:
@@ -214,7 +216,7 @@ def survey(path: pathlib.Path, key: Key | None, limits: Limits = DEFAULT) -> Sur
     revisions: dict[str, int | None] = {}
     states: dict[str, dict[str, State | None]] = {}
     with reading(path, key, limits) as reader:
-        for part in reader.parts():
+        for part in reader.read_parts():
             revisions[part.project.id] = part.project.revision
             if part.end is not None:
                 states.setdefault(part.project.id, {})[part.section] = part.end.state

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from pydantic_core import from_json, to_json
 
-from findings_orm.backup.encryption import AGE_HEAD, Key, decrypting
+from findings_orm.backup.encryption import AGE_HEAD, Key, decrypting_stream
 from findings_orm.errors import StorageIntegrityError, StorageUnavailableError, StorageValidationError
 from findings_orm.jsonstream import values_in
 from findings_orm.limits import DEFAULT, FREE_BYTES, Limits
@@ -58,7 +58,7 @@ def kind_of(line: bytes) -> str:
     return line[HEAD + 1 : end].decode(errors="replace") if line[HEAD : HEAD + 1] == b'"' else ""
 
 
-def pack(record: Any) -> bytes:
+def pack_record(record: Any) -> bytes:
     """Return an object as a line."""
     return line_of(to_json(record))
 
@@ -68,7 +68,7 @@ def pack_ascii(record: Any) -> bytes:
     return line_of(json.dumps(record, separators=(",", ":"), allow_nan=False).encode())
 
 
-def unpack(line: bytes) -> dict[str, Any]:
+def unpack_record(line: bytes) -> dict[str, Any]:
     """Return the object of an intact line, without its checksum.
 
     Raises:
@@ -146,15 +146,15 @@ class FrameWriter:
         if text:
             self.frames += not self.text
             self.text += len(text)
-            self._put(self._compressor.compress(text))
+            self._write_bytes(self._compressor.compress(text))
 
     def end_frame(self) -> None:
         """Close the open frame."""
         if self.text:
-            self._put(self._compressor.flush(zstd.ZstdCompressor.FLUSH_FRAME))
+            self._write_bytes(self._compressor.flush(zstd.ZstdCompressor.FLUSH_FRAME))
             self.text = 0
 
-    def _put(self, data: bytes) -> None:
+    def _write_bytes(self, data: bytes) -> None:
         self._sha256.update(data)
         self._bytes += len(data)
         self._stream.write(data)
@@ -195,13 +195,13 @@ class FrameReader:
         Raises:
             StorageIntegrityError: a frame is damaged or is none. What is before the damage was yielded.
         """
-        while not self._at_seal():
+        while not self._is_at_seal():
             self.frame += 1
             self.offset = self.bytes
-            yield self._text()
+            yield self._frame_text()
 
-    def _at_seal(self) -> bool:
-        self._fill(len(SEAL_HEAD))
+    def _is_at_seal(self) -> bool:
+        self._fill_buffer(len(SEAL_HEAD))
         head = self._buffer[: len(SEAL_HEAD)]
         if head == SEAL_HEAD:
             return True
@@ -211,16 +211,16 @@ class FrameReader:
             raise self._damaged("something follows that is no frame of a backup")
         return False
 
-    def _fill(self, size: int) -> None:
+    def _fill_buffer(self, size: int) -> None:
         while len(self._buffer) < size and (data := self._stream.read(_CHUNK)):
             self._buffer += data
 
-    def _text(self) -> Iterator[bytes]:
+    def _frame_text(self) -> Iterator[bytes]:
         decompressor = new_decompressor()
         while not decompressor.eof:
             if not (data := self._buffer or self._stream.read(_CHUNK)):
                 raise self._damaged("the file ends within the frame: it was cut off")
-            for text in decompressed(decompressor, data, self._damaged):
+            for text in decompressed_text(decompressor, data, self._damaged):
                 self._unpacked += len(text)
                 if self._unpacked > FREE_BYTES:
                     times = self._unpacked // (self.bytes + len(data))
@@ -237,7 +237,7 @@ class FrameReader:
         Raises:
             StorageIntegrityError: they differ.
         """
-        self._fill(_SEAL_MOST)
+        self._fill_buffer(_SEAL_MOST)
         self.sha256 = self._sha256.hexdigest()
         expected = seal_frame(line(self.bytes, self.sha256))
         if self._buffer == expected:
@@ -254,7 +254,7 @@ def new_decompressor() -> zstd.ZstdDecompressor:
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
 
 
-def decompressed(decompressor: zstd.ZstdDecompressor, data: bytes, damaged: Damaged) -> Iterator[bytes]:
+def decompressed_text(decompressor: zstd.ZstdDecompressor, data: bytes, damaged: Damaged) -> Iterator[bytes]:
     """Yield the text that compressed bytes add; what is before a damage is yielded before that is raised."""
     pieces: list[bytes] = []
     size = 0
@@ -294,7 +294,7 @@ def remove_leftovers(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 @contextmanager
-def opened(path: pathlib.Path, key: Key | None) -> Iterator[BinaryIO]:
+def open_backup(path: pathlib.Path, key: Key | None) -> Iterator[BinaryIO]:
     """Yield what a backup holds, decrypted where it is encrypted.
 
     Raises:
@@ -312,7 +312,7 @@ def opened(path: pathlib.Path, key: Key | None) -> Iterator[BinaryIO]:
             return
         if key is None:
             raise StorageValidationError(f"{path}: is encrypted; opening it takes a secret key", field="key")
-        with decrypting(file, str(path), key) as stream:
+        with decrypting_stream(file, str(path), key) as stream:
             yield stream
 
 

@@ -18,11 +18,11 @@ from findings_orm.backup.sections import (
     Encoder,
     States,
     Tally,
-    load,
+    load_values,
     section_lines,
     section_values,
 )
-from findings_orm.backup.writing import chosen_projects, records_of
+from findings_orm.backup.writing import chosen_projects, record_store
 from findings_orm.errors import StorageConflictError, StorageIntegrityError
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
@@ -70,13 +70,15 @@ def catch_up(source: Records, target: Records, out: Records, project_id: str, st
     states: States = {}
     for section in SECTIONS:
         tally = Tally()
-        work = changes.findings if section == "findings" else changes.others
-        work(section, _pairs(source, project_id, section, tally))
+        work = changes.write_findings if section == "findings" else changes.write_others
+        work(section, _section_pairs(source, project_id, section, tally))
         states[section] = tally.state
     return states
 
 
-def _pairs(unit: Records, project_id: str, section: str, tally: Tally | None = None) -> Iterator[_Pair]:
+def _section_pairs(
+    unit: Records, project_id: str, section: str, tally: Tally | None = None
+) -> Iterator[_Pair]:
     encoder = Encoder(section)
     for values in section_values(unit, project_id, section):
         lines = encoder.lines(values)
@@ -93,15 +95,15 @@ class _Changes:
         self._project_id = project_id
         self._revision = revision
 
-    def findings(self, section: str, source: Iterator[_Pair]) -> None:
+    def write_findings(self, section: str, source: Iterator[_Pair]) -> None:
         """Write what changed of the findings: identities where only these did, else the whole finding anew."""
         new: list[Kept] = []
         gone: list[str] = []
-        for differing in batches(self._differing(section, source), BATCH):
+        for differing in batches(self._differing_pairs(section, source), BATCH):
             seen: list[Identity] = []
             streaks: list[Streak] = []
             for here, there in differing:
-                if here is not None and there is not None and _seen_again(here, there):
+                if here is not None and there is not None and _only_identity_differs(here, there):
                     seen.append(here.value.identity)
                     streaks += here.value.streaks[len(there.value.streaks) :]
                     continue
@@ -117,9 +119,9 @@ class _Changes:
             self._out.insert(self._project_id, [Stored(row.document, row.identity) for row in rows])
             self._out.add_streaks(self._project_id, [streak for row in rows for streak in row.streaks])
 
-    def others(self, section: str, source: Iterator[_Pair]) -> None:
+    def write_others(self, section: str, source: Iterator[_Pair]) -> None:
         """Write new runs, new events, and what changed of the refused originals."""
-        for differing in batches(self._differing(section, source), BATCH):
+        for differing in batches(self._differing_pairs(section, source), BATCH):
             if section != "rejected" and any(there is not None for _, there in differing):
                 raise DoesNotFitError
             values = [here.value for here, _ in differing if here is not None]
@@ -133,17 +135,17 @@ class _Changes:
                 gone = [there.key[0] for here, there in differing if here is None and there is not None]
                 self._out.remove_rejected(self._project_id, gone)
 
-    def _differing(
+    def _differing_pairs(
         self, section: str, source: Iterator[_Pair]
     ) -> Iterator[tuple[_Pair | None, _Pair | None]]:
         """Yield what only one side has, or has otherwise."""
-        target = _pairs(self._target, self._project_id, section)
+        target = _section_pairs(self._target, self._project_id, section)
         for here, there in side_by_side(source, target, lambda pair: pair.key):
             if here is None or there is None or here.line != there.line:
                 yield here, there
 
 
-def _seen_again(here: _Pair, there: _Pair) -> bool:
+def _only_identity_differs(here: _Pair, there: _Pair) -> bool:
     """Return whether nothing but the identity differs, in members that `Records.reidentify` writes."""
     if here.line[_HEAD : here.line.rindex(_IDENTITY)] != there.line[_HEAD : there.line.rindex(_IDENTITY)]:
         return False
@@ -224,7 +226,7 @@ def copy_store(
         FindingNotFoundError: the source lacks a project that was named.
     """
     start = time.monotonic()
-    copy = _Copy(records_of(source), records_of(target), projects, replace, progress)
+    copy = _Copy(record_store(source), record_store(target), projects, replace, progress)
     copy.run_pass()
     while follow is not None:
         going_on = follow(copy.report)
@@ -264,42 +266,42 @@ class _Copy:
             total = sum(unit.count(FindingQuery(project_id=one)) for one in changed)
             self._progress.phase("copying, ", total)
             for project_id in changed:
-                self._bring(unit, project_id)
+                self._bring_project(unit, project_id)
         for project_id in sorted(self._revisions.keys() - set(chosen)):
-            self._remove(project_id)
+            self._remove_project(project_id)
         self.report.passes += 1
         self.report.last_pass_seconds = time.monotonic() - start
 
-    def _bring(self, unit: Records, project_id: str) -> None:
+    def _bring_project(self, unit: Records, project_id: str) -> None:
         state = unit.project_state(project_id)
         if state is None:  # the snapshot has just named it
             raise StorageIntegrityError(f"project {project_id!r} vanished")
         if project_id not in self._revisions and self._target.revision(project_id) == state.revision:
-            self._compare(unit, project_id)
+            self._compare_project(unit, project_id)
         else:
-            self.report.states[project_id] = self._copied(unit, project_id, state)
+            self.report.states[project_id] = self._copy_project(unit, project_id, state)
             self.report.copied.append(project_id)
         self._revisions[project_id] = state.revision
 
-    def _compare(self, unit: Records, project_id: str) -> None:
+    def _compare_project(self, unit: Records, project_id: str) -> None:
         """Compare a project that an earlier copy brought."""
         with self._target.snapshot() as out:
             there, here = states_of(out, project_id), states_of(unit, project_id)
         if there != here:
             raise StorageIntegrityError(
-                f"project {project_id!r} has the same revision on both sides, but {_difference(here, there)}"
+                f"project {project_id!r} has the same revision on both sides, but {_describe_difference(here, there)}"
             )
         self.report.states[project_id] = here
         self.report.same.append(project_id)
 
-    def _copied(self, unit: Records, project_id: str, state: ProjectState) -> States:
+    def _copy_project(self, unit: Records, project_id: str, state: ProjectState) -> States:
         """Write a project: what changed of it where that is possible, else all of it."""
         known = self._revisions.get(project_id)
         with ExitStack() as stack:
             there = None if known is None else stack.enter_context(self._target.snapshot())
             out = stack.enter_context(self._target.writing())
             found = out.move_to(project_id, state.revision) if out.revision(project_id) else 0
-            self._check_free(project_id, found)
+            self._check_replaceable(project_id, found)
             written = None
             if there is not None and found:
                 with suppress(DoesNotFitError):
@@ -312,16 +314,16 @@ class _Copy:
                         project_id,
                     )
                 out.delete_project(project_id)
-                written = self._written(unit, out, project_id, state)
+                written = self._write_whole_project(unit, out, project_id, state)
             arrived = states_of(out, project_id)
             if arrived != written:
                 raise StorageIntegrityError(
-                    f"project {project_id!r} did not arrive as it was: {_difference(written, arrived)}; "
+                    f"project {project_id!r} did not arrive as it was: {_describe_difference(written, arrived)}; "
                     "nothing was committed"
                 )
         return written
 
-    def _check_free(self, project_id: str, found: int) -> None:
+    def _check_replaceable(self, project_id: str, found: int) -> None:
         """Check that a project of the target may be written over; `found` is its revision."""
         known = self._revisions.get(project_id)
         if known is not None and found not in (0, known):
@@ -333,20 +335,22 @@ class _Copy:
                 f"the target has a project {project_id!r} that differs; copy into an empty store, or replace it"
             )
 
-    def _written(self, unit: Records, out: Records, project_id: str, state: ProjectState) -> States:
+    def _write_whole_project(
+        self, unit: Records, out: Records, project_id: str, state: ProjectState
+    ) -> States:
         out.put_project(project_id, state)
         written: States = {}
         for section in SECTIONS:
             tally, encoder = Tally(), Encoder(section)
             for values in section_values(unit, project_id, section):
                 tally.add([line for _, line in encoder.lines(values)])
-                load(out, project_id, state.revision, section, values)
+                load_values(out, project_id, state.revision, section, values)
                 if section == "findings":
                     self._progress.add(len(values))
             written[section] = tally.state
         return written
 
-    def _remove(self, project_id: str) -> None:
+    def _remove_project(self, project_id: str) -> None:
         """Remove a project that was deleted at the source."""
         with self._target.writing() as out:
             if out.revision(project_id) not in (0, self._revisions[project_id]):
@@ -369,6 +373,6 @@ def states_of(unit: Records, project_id: str) -> States:
     return found
 
 
-def _difference(expected: States, found: States) -> str:
+def _describe_difference(expected: States, found: States) -> str:
     section = next(name for name in SECTIONS if expected[name] != found[name])
     return f"the {section} differ: {found[section].count} instead of {expected[section].count}"

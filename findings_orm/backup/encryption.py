@@ -43,7 +43,7 @@ class Key:
         Raises:
             StorageValidationError: a line is no key, or there is none. The message does not show it.
         """
-        age = _library()
+        age = _load_pyrage()
         public, secret = [], []
         for number, line in enumerate(text.splitlines(), 1):
             line = line.strip()  # noqa: PLW2901  # nothing else is wanted of it
@@ -80,10 +80,10 @@ class Key:
     @classmethod
     def generate(cls) -> Key:
         """Return a new secret key."""
-        return cls.of_text(str(_library().x25519.Identity.generate()))
+        return cls.of_text(str(_load_pyrage().x25519.Identity.generate()))
 
 
-def _library() -> Any:
+def _load_pyrage() -> Any:
     try:
         import pyrage  # type: ignore[import-untyped]  # it ships no types
     except ImportError as error:
@@ -94,9 +94,9 @@ def _library() -> Any:
 
 
 @block
-def encrypting(stream: BinaryIO, key: Key) -> Iterator[BinaryIO]:
+def encrypting_stream(stream: BinaryIO, key: Key) -> Iterator[BinaryIO]:
     """Yield a stream; what is written to it goes to `stream` encrypted."""
-    age = _library()
+    age = _load_pyrage()
     recipients = [age.x25519.Recipient.from_str(one) for one in key.public]
     reading, writing = os.pipe()
 
@@ -110,7 +110,7 @@ def encrypting(stream: BinaryIO, key: Key) -> Iterator[BinaryIO]:
                 if watched.failure is not None:
                     raise watched.failure
 
-    with _beside(work), os.fdopen(writing, "wb", buffering=_PIPE) as target:
+    with _run_beside(work), os.fdopen(writing, "wb", buffering=_PIPE) as target:
         yield target
 
 
@@ -133,14 +133,14 @@ class _Watched:
 
 
 @block
-def decrypting(stream: BinaryIO, where: str, key: Key) -> Iterator[BinaryIO]:
+def decrypting_stream(stream: BinaryIO, where: str, key: Key) -> Iterator[BinaryIO]:
     """Yield a stream to read what is in the encrypted `stream`.
 
     Raises:
         StorageValidationError: there is no secret key.
         StorageIntegrityError: the keys don't open it, or it is damaged.
     """
-    age = _library()
+    age = _load_pyrage()
     if not key.secret:
         raise StorageValidationError(f"{where}: is encrypted; opening it takes a secret key", field="key")
     identities = [age.x25519.Identity.from_str(one) for one in key.secret]
@@ -154,7 +154,7 @@ def decrypting(stream: BinaryIO, where: str, key: Key) -> Iterator[BinaryIO]:
                 if not _is_broken_pipe(error):
                     raise StorageIntegrityError(f"{where}: can't be decrypted: {error}") from error
 
-    with _beside(work), os.fdopen(reading, "rb", buffering=_PIPE) as source:
+    with _run_beside(work), os.fdopen(reading, "rb", buffering=_PIPE) as source:
         yield source
 
 
@@ -163,17 +163,17 @@ def _is_broken_pipe(error: BaseException) -> bool:
 
 
 @block
-def _beside(work: Callable[[], None]) -> Iterator[None]:
+def _run_beside(work: Callable[[], None]) -> Iterator[None]:
     """Run `work` in a thread while the block runs; its error is raised in place of the block's, which follows from it."""
     failed: list[BaseException] = []
 
-    def run() -> None:
+    def run_work() -> None:
         try:
             work()
         except BaseException as error:  # noqa: BLE001  # raised by the thread that waits
             failed.append(error)
 
-    thread = threading.Thread(target=run, name="age", daemon=True)
+    thread = threading.Thread(target=run_work, name="age", daemon=True)
     thread.start()
     try:
         yield

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from findings_orm.backup.chains import Cursor
-from findings_orm.backup.sections import BATCH, SECTIONS, Decoder, load
+from findings_orm.backup.sections import BATCH, SECTIONS, Decoder, load_values
 from findings_orm.clock import revision_step
 from findings_orm.finding import FIELDS
 from findings_orm.fingerprint import changed_fields
@@ -102,14 +102,14 @@ class Planner:
         self._plan.runs, theirs, ours = united_runs(self._unit.runs(self._project_id), runs)
         self._plan.numbers = {"store": theirs, "backup": ours}
         for batch in batches(values_of(cursor, self._project_id, "findings", self._decoder), BATCH):
-            self._look_at(batch)
+            self._compare_findings(batch)
         purged = self._read_events(values_of(cursor, self._project_id, "events", self._decoder))
         self._decide_winners()
         self._decide_purges(purged)
         self._decide_collisions()
         return self._plan
 
-    def _look_at(self, rows: list[Kept]) -> None:
+    def _compare_findings(self, rows: list[Kept]) -> None:
         known = self._unit.stored(self._project_id, [row.identity.finding_id for row in rows])
         suspects = {}
         for document, identity, *_ in rows:
@@ -215,7 +215,7 @@ def united_runs(store: list[Run], backup: list[Run]) -> tuple[list[Run], dict[in
     waiting = list(reversed(backup))
     left = {run.id for run in backup}
 
-    def next_waiting() -> None:
+    def unite_next_waiting() -> None:
         one = waiting.pop()
         left.discard(one.id)
         if one.id not in shared:
@@ -223,14 +223,14 @@ def united_runs(store: list[Run], backup: list[Run]) -> tuple[list[Run], dict[in
 
     for run in store:
         while waiting and waiting[-1].id not in shared and _is_before(waiting[-1], run):
-            next_waiting()
+            unite_next_waiting()
         while run.id in left:
-            next_waiting()
+            unite_next_waiting()
         united.append(run)
     united += [run for run in reversed(waiting) if run.id not in shared]
     numbers = {run.id: number for number, run in enumerate(united, 1)}
     return (
-        [_numbered(run, numbers[run.id]) for run in united],
+        [_renumber_run(run, numbers[run.id]) for run in united],
         {run.number: numbers[run.id] for run in store},
         {run.number: numbers[run.id] for run in backup},
     )
@@ -240,7 +240,7 @@ def _is_before(one: Run, other: Run) -> bool:
     return time_key(one.started_at) < time_key(other.started_at)
 
 
-def _numbered(run: Run, number: int) -> Run:
+def _renumber_run(run: Run, number: int) -> Run:
     return Run(run.id, run.detectors, run.started_at, run.tool, number, run.counts, run.rejected)
 
 
@@ -258,50 +258,50 @@ class Merger:
         self._project_id = project_id
         self._decoder = decoder
         self._plan = plan
-        self._mapped = {side: _mapping(numbers) for side, numbers in plan.numbers.items()}
+        self._mapped = {side: _streak_mapper(numbers) for side, numbers in plan.numbers.items()}
 
-    def write(self, out: Records, cursor: Cursor, created_at: str | None) -> dict[str, int]:
+    def write_project(self, out: Records, cursor: Cursor, created_at: str | None) -> dict[str, int]:
         """Write the project; return how many records of each section it has now."""
         revision = self._plan.revision + revision_step()
         out.delete_project(self._project_id)
         out.put_project(self._project_id, ProjectState(revision, created_at))
         made: list[tuple[str, Iterator[Any]]] = [
             ("runs", iter(self._plan.runs)),
-            ("findings", self._findings(cursor)),
-            ("events", self._events(cursor)),
-            ("rejected", self._rejected(cursor)),
+            ("findings", self._merged_findings(cursor)),
+            ("events", self._merged_events(cursor)),
+            ("rejected", self._merged_originals(cursor)),
         ]
         counts = {}
         for section, values in made:
             counts[section] = 0
             for batch in batches(values, BATCH):
-                load(out, self._project_id, revision, section, batch)
+                load_values(out, self._project_id, revision, section, batch)
                 counts[section] += len(batch)
         return counts
 
-    def _backup(self, cursor: Cursor, section: str) -> Iterator[Any]:
+    def _backup_values(self, cursor: Cursor, section: str) -> Iterator[Any]:
         return values_of(cursor, self._project_id, section, self._decoder)
 
-    def _findings(self, cursor: Cursor) -> Iterator[Kept]:
+    def _merged_findings(self, cursor: Cursor) -> Iterator[Kept]:
         store = (row for rows in self._store.all_findings(self._project_id) for row in rows)
         drop = self._plan.drop
         for theirs, ours in side_by_side(
             (row for row in store if row.identity.finding_id not in drop["store"]),
             (
                 row
-                for row in self._backup(cursor, "findings")
+                for row in self._backup_values(cursor, "findings")
                 if row.identity.finding_id not in drop["backup"]
             ),
             lambda row: row.identity.finding_id,
         ):
-            yield self._united(theirs, ours)
+            yield self._unite_finding(theirs, ours)
 
-    def _united(self, theirs: Kept | None, ours: Kept | None) -> Kept:
+    def _unite_finding(self, theirs: Kept | None, ours: Kept | None) -> Kept:
         """Return the version that wins, seen by the runs of both."""
         newer = ours if theirs is None or (ours and ours.identity.finding_id in self._plan.take) else theirs
         assert newer is not None  # noqa: S101  # nosec B101  # one of them is there
-        seen = [*self._seen(theirs, "store"), *self._seen(ours, "backup")]
-        *streaks, last = _joined(seen) or [(0, 0)]
+        seen = [*self._renumbered_streaks(theirs, "store"), *self._renumbered_streaks(ours, "backup")]
+        *streaks, last = _join_streaks(seen) or [(0, 0)]
         both = [row.identity for row in (theirs, ours) if row]
         identity = newer.identity._replace(
             first_seen=min((one.first_seen for one in both), key=time_key),
@@ -311,7 +311,7 @@ class Merger:
         )
         return Kept(newer.document, identity, tuple(Streak(identity.finding_id, *one) for one in streaks))
 
-    def _seen(self, row: Kept | None, side: Side) -> list[tuple[int, int]]:
+    def _renumbered_streaks(self, row: Kept | None, side: Side) -> list[tuple[int, int]]:
         if row is None:
             return []
         streaks = [streak[1:] for streak in row.streaks]
@@ -319,21 +319,23 @@ class Merger:
             streaks.append((row.identity.first_run, row.identity.last_run))
         return [new for first, last in streaks for new in self._mapped[side](first, last)]
 
-    def _events(self, cursor: Cursor) -> Iterator[Event]:
+    def _merged_events(self, cursor: Cursor) -> Iterator[Event]:
         store = (event for events in self._store.all_events(self._project_id) for event in events)
 
-        def grouped(events: Iterable[Event]) -> Iterator[list[Event]]:
+        def group_by_finding(events: Iterable[Event]) -> Iterator[list[Event]]:
             return (list(group) for _, group in groupby(events, lambda event: event.finding_id))
 
         for theirs, ours in side_by_side(
-            grouped(store), grouped(self._backup(cursor, "events")), lambda group: group[0].finding_id
+            group_by_finding(store),
+            group_by_finding(self._backup_values(cursor, "events")),
+            lambda group: group[0].finding_id,
         ):
             yield from united_events(theirs or [], ours or [])
 
-    def _rejected(self, cursor: Cursor) -> Iterator[RejectedOriginal]:
+    def _merged_originals(self, cursor: Cursor) -> Iterator[RejectedOriginal]:
         store = (one for some in self._store.all_rejected(self._project_id) for one in some)
         for theirs, ours in side_by_side(
-            store, self._backup(cursor, "rejected"), lambda one: one.rejected_id
+            store, self._backup_values(cursor, "rejected"), lambda one: one.rejected_id
         ):
             newest = max((one for one in (theirs, ours) if one), key=lambda one: time_key(one.at))
             yield newest
@@ -369,16 +371,16 @@ def side_by_side(
             a, b = next(left, None), next(right, None)
 
 
-def _mapping(numbers: dict[int, int]) -> Callable[[int, int], list[tuple[int, int]]]:
+def _streak_mapper(numbers: dict[int, int]) -> Callable[[int, int], list[tuple[int, int]]]:
     @lru_cache(4096)
-    def mapped(first: int, last: int) -> list[tuple[int, int]]:
+    def map_streak(first: int, last: int) -> list[tuple[int, int]]:
         new = sorted(numbers[number] for number in range(first, last + 1) if number in numbers)
-        return _joined([(number, number) for number in new])
+        return _join_streaks([(number, number) for number in new])
 
-    return mapped
+    return map_streak
 
 
-def _joined(streaks: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def _join_streaks(streaks: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return streaks sorted, those that touch as one."""
     joined: list[tuple[int, int]] = []
     for first, last in sorted(streaks):

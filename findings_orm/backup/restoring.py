@@ -14,9 +14,9 @@ from findings_orm.backup.encryption import Key
 from findings_orm.backup.manifest import ProjectHead
 from findings_orm.backup.merging import Conflict, Merger, Plan, Planner, values_of
 from findings_orm.backup.progress import SILENT, Progress
-from findings_orm.backup.sections import BATCH, SECTIONS, Decoder, load
+from findings_orm.backup.sections import BATCH, SECTIONS, Decoder, load_values
 from findings_orm.backup.verifying import verify_backup
-from findings_orm.backup.writing import records_of
+from findings_orm.backup.writing import record_store
 from findings_orm.clock import first_revision
 from findings_orm.errors import FindingNotFoundError, StorageConflictError
 from findings_orm.finding import SCHEMA_VERSION
@@ -87,12 +87,12 @@ def restore_backup(
     chain.check_links(
         [verify_backup(each, key=key, progress=progress, limits=limits).sha256 for each in chain.paths]
     )
-    chosen = _chosen(chain, projects)
-    target = records_of(store)
+    chosen = _chosen_projects(chain, projects)
+    target = record_store(store)
     old = chain.newest.schema_version
     report = RestoreReport(chosen, migrated_from=old if old != SCHEMA_VERSION else None, dry_run=dry_run)
     if mode == "merge":
-        _merge(target, chain, report, progress)
+        _merge_projects(target, chain, report, progress)
         return report
     with target.snapshot() as unit:
         _check_target(unit, mode)
@@ -106,11 +106,11 @@ def restore_backup(
         if mode == "replace":
             for project_id in chosen:
                 unit.delete_project(project_id)
-        _load_all(unit, chain.rows(chosen), report, Decoder(old), progress)
+        _load_rows(unit, chain.rows(chosen), report, Decoder(old), progress)
     return report
 
 
-def _chosen(chain: Chain, projects: Collection[str] | None) -> list[str]:
+def _chosen_projects(chain: Chain, projects: Collection[str] | None) -> list[str]:
     there = chain.newest.projects
     missing = sorted(set(projects or ()) - set(there))
     if missing:
@@ -126,35 +126,35 @@ def _check_target(unit: Records, mode: Mode) -> None:
         )
 
 
-def _load_all(
+def _load_rows(
     unit: Records, rows: Iterator[Rows], report: RestoreReport, decoder: Decoder, progress: Progress
 ) -> None:
     made, revision = "", 0
     for project, section, lines in rows:
         if project.id != made:
-            made, revision = project.id, _revision(project, decoder)
+            made, revision = project.id, _restored_revision(project, decoder)
             unit.put_project(project.id, ProjectState(revision, project.created_at))
         values = decoder.values(section, lines)
         if values:
-            load(unit, project.id, revision, section, values)
+            load_values(unit, project.id, revision, section, values)
         report.records[section] += len(lines)
         if section == "findings":
             progress.add(len(lines))
 
 
-def _revision(project: ProjectHead, decoder: Decoder) -> int:
+def _restored_revision(project: ProjectHead, decoder: Decoder) -> int:
     """Return the revision of a restored project: that of the backup, if the content is the same to the letter."""
     if project.revision is None or decoder.version != SCHEMA_VERSION:
         return first_revision()
     return project.revision
 
 
-def _merge(target: Store, chain: Chain, report: RestoreReport, progress: Progress) -> None:
+def _merge_projects(target: Store, chain: Chain, report: RestoreReport, progress: Progress) -> None:
     """Plan the merge of every project from a snapshot of the store, then write all of them in one transaction."""
     decoder = Decoder(chain.newest.schema_version)
     with target.snapshot() as unit:
         progress.phase("comparing, ", chain.newest.findings)
-        plans = _plans(unit, chain, report, decoder)
+        plans = _plan_merges(unit, chain, report, decoder)
         if report.dry_run:
             return
         progress.phase("merging, ", chain.newest.findings)
@@ -170,13 +170,15 @@ def _merge(target: Store, chain: Chain, report: RestoreReport, progress: Progres
                         )
                     state = unit.project_state(project_id)
                     merger = Merger(unit, project_id, decoder, plan)
-                    counts = merger.write(out, cursor, state.created_at if state else None)
+                    counts = merger.write_project(out, cursor, state.created_at if state else None)
                     for section, count in counts.items():
                         report.records[section] += count
-            cursor.finish()
+            cursor.read_rest()
 
 
-def _plans(unit: Records, chain: Chain, report: RestoreReport, decoder: Decoder) -> dict[str, Plan | None]:
+def _plan_merges(
+    unit: Records, chain: Chain, report: RestoreReport, decoder: Decoder
+) -> dict[str, Plan | None]:
     """Return the plans of the projects that differ, None for those that the store lacks."""
     plans: dict[str, Plan | None] = {}
     cursor = Cursor(chain.rows(report.projects))
@@ -187,7 +189,7 @@ def _plans(unit: Records, chain: Chain, report: RestoreReport, decoder: Decoder)
         plan = Planner(unit, project_id, decoder).plan(cursor) if there else None
         plans[project_id] = plan
         report.conflicts.extend(plan.conflicts if plan else [])
-    cursor.finish()
+    cursor.read_rest()
     return plans
 
 
@@ -196,9 +198,9 @@ def _load_project(
 ) -> None:
     """Write a project that the store lacks."""
     head = cursor.project(project_id)
-    revision = _revision(head, decoder)
+    revision = _restored_revision(head, decoder)
     out.put_project(project_id, ProjectState(revision, head.created_at))
     for section in SECTIONS:
         for values in batches(values_of(cursor, project_id, section, decoder), BATCH):
-            load(out, project_id, revision, section, values)
+            load_values(out, project_id, revision, section, values)
             report.records[section] += len(values)

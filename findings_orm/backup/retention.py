@@ -72,7 +72,7 @@ def prune_backups(
     try:
         found = manifests_in(place, key)
         _check_all_open(place, {path for path, _ in found.values()})
-        report = _chosen(found, keep)
+        report = _choose_backups(found, keep)
         if not dry_run:
             for path in report.removed:
                 path.unlink()
@@ -92,15 +92,15 @@ def _check_all_open(folder: pathlib.Path, readable: set[pathlib.Path]) -> None:
                     raise StorageValidationError(rule, field="key")
 
 
-def _chosen(found: dict[str, tuple[pathlib.Path, Manifest]], keep: Keep) -> PruneReport:
-    newest_first = sorted(found.values(), key=lambda one: (_moment(one[1]), one[1].id), reverse=True)
+def _choose_backups(found: dict[str, tuple[pathlib.Path, Manifest]], keep: Keep) -> PruneReport:
+    newest_first = sorted(found.values(), key=lambda one: (_creation_time(one[1]), one[1].id), reverse=True)
     reasons: dict[str, list[str]] = {}
     for _, manifest in newest_first[: keep.last]:
         reasons.setdefault(manifest.id, []).append("last")
     for name, form in _PERIODS.items():
         seen: set[str] = set()
         for _, manifest in newest_first:
-            period = _moment(manifest).strftime(form)
+            period = _creation_time(manifest).strftime(form)
             if period not in seen and len(seen) < getattr(keep, name):
                 seen.add(period)
                 reasons.setdefault(manifest.id, []).append(name)
@@ -119,5 +119,5 @@ def _chosen(found: dict[str, tuple[pathlib.Path, Manifest]], keep: Keep) -> Prun
     return report
 
 
-def _moment(manifest: Manifest) -> datetime:
+def _creation_time(manifest: Manifest) -> datetime:
     return datetime.fromisoformat(manifest.created_at).astimezone(UTC)

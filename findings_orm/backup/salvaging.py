@@ -14,26 +14,26 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from findings_orm.arguments import checked
-from findings_orm.backup.chains import survey
+from findings_orm.backup.chains import survey_backup
 from findings_orm.backup.container import (
     MAGIC,
     SEAL_HEAD,
     check_line,
-    decompressed,
+    decompressed_text,
     is_encrypted,
     is_frame_head,
     is_intact,
     kind_of,
     new_decompressor,
-    opened,
-    unpack,
+    open_backup,
+    unpack_record,
 )
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.manifest import FORMAT, Manifest, Place, ProjectHead, SectionEnd, read_manifest
 from findings_orm.backup.progress import SILENT, Progress
-from findings_orm.backup.sections import RECORD, SECTIONS, RecordKey, key_of
+from findings_orm.backup.sections import RECORD, SECTIONS, RecordKey, record_key
 from findings_orm.backup.verifying import check_record
-from findings_orm.backup.writing import Writer, encrypted
+from findings_orm.backup.writing import Writer, backup_stream
 from findings_orm.clock import now, uuid7
 from findings_orm.errors import (
     LimitExceededError,
@@ -83,16 +83,16 @@ class Scan:
             head = self._data[position : position + 5]
             end = 0
             if head != SEAL_HEAD and is_frame_head(head):
-                end = yield from self._frame(position)
+                end = yield from self._scan_frame(position)
             position = end or position + 1
         if self._read >= 0 and self._data[self._read : self._read + 5] != SEAL_HEAD:
             self.damages.append(f"{self._where}: behind byte {self._read} nothing is intact")
 
-    def _frame(self, start: int) -> Generator[Found, None, int]:
+    def _scan_frame(self, start: int) -> Generator[Found, None, int]:
         """Yield what a frame has; return where it ends, 0 for a damaged one."""
         rest, number, good = b"", 0, 0
         try:
-            for chunk in self._texts(start):
+            for chunk in self._frame_texts(start):
                 *lines, rest = (rest + chunk).split(b"\n")
                 if len(rest) > self._limits.max_document_bytes:
                     rest = rest[
@@ -100,24 +100,24 @@ class Scan:
                     ]  # no line of a backup: whatever follows up to its end, the checksum won't fit
                 for line in lines:
                     number += 1
-                    if is_intact(line) and self._fits(line):
+                    if is_intact(line) and self._fits_limits(line):
                         good += 1
                         if good == 1:
-                            self._enter(start)
-                        found = self._take(line)
+                            self._enter_frame(start)
+                        found = self._read_line(line)
                         if found is not None:
                             yield found
                     elif good:
-                        self._note(start, f"line {number} of the frame is damaged")
+                        self._note_damage(start, f"line {number} of the frame is damaged")
             self._read = self._end
             return self._end
         except StorageIntegrityError as error:
             if good:
-                self._note(start, f"{error}; {good} lines of it are intact")
+                self._note_damage(start, f"{error}; {good} lines of it are intact")
                 self._read = -1
             return 0
 
-    def _fits(self, line: bytes) -> bool:
+    def _fits_limits(self, line: bytes) -> bool:
         try:
             check_line(line, self._limits)
         except LimitExceededError as error:
@@ -125,14 +125,14 @@ class Scan:
             return False
         return True
 
-    def _enter(self, start: int) -> None:
+    def _enter_frame(self, start: int) -> None:
         """Take a frame for one: what is before it and was not read is lost, and so is what it said."""
         if self._read >= 0 and start > self._read:
             self.damages.append(f"{self._where}: bytes {self._read} to {start} hold no intact frame")
         if start != self._read:
             self._project = None
 
-    def _texts(self, start: int) -> Iterator[bytes]:
+    def _frame_texts(self, start: int) -> Iterator[bytes]:
         decompressor = new_decompressor()
         position = start
         while not decompressor.eof:
@@ -140,31 +140,31 @@ class Scan:
             if not data:
                 raise StorageIntegrityError("the file ends within the frame")
             position += len(data)
-            yield from decompressed(decompressor, data, StorageIntegrityError)
+            yield from decompressed_text(decompressor, data, StorageIntegrityError)
         self._end = position - len(decompressor.unused_data)
 
-    def _note(self, start: int, what: str) -> None:
+    def _note_damage(self, start: int, what: str) -> None:
         place = f"{self._section or 'line'} of project {self._project.id!r}: " if self._project else ""
         self.damages.append(f"{self._where}: frame at byte {start}: {place}{what}")
 
-    def _take(self, line: bytes) -> Found | None:
+    def _read_line(self, line: bytes) -> Found | None:
         try:
-            return self._understood(kind_of(line), line)
+            return self._interpret_line(kind_of(line), line)
         except (ValidationError, StorageError, ValueError, TypeError, KeyError) as error:
             self.damages.append(f"{self._where}: {error}")
             return None
 
-    def _understood(self, kind: str, line: bytes) -> Found | None:
+    def _interpret_line(self, kind: str, line: bytes) -> Found | None:
         if kind == "manifest":
-            self.manifest = read_manifest(self._where, unpack(line))
+            self.manifest = read_manifest(self._where, unpack_record(line))
         elif kind == "project":
-            self._project, self._section = ProjectHead.model_validate(unpack(line)[kind]), SECTIONS[0]
+            self._project, self._section = ProjectHead.model_validate(unpack_record(line)[kind]), SECTIONS[0]
             return Found(self._project, self._section, None)
         elif kind == "frame":
-            place = Place.model_validate(unpack(line)[kind])
+            place = Place.model_validate(unpack_record(line)[kind])
             self._project, self._section = place.project, place.section or ""
         elif self._project is not None and kind == "section":
-            end = SectionEnd.model_validate(unpack(line)[kind])
+            end = SectionEnd.model_validate(unpack_record(line)[kind])
             found = Found(self._project, end.name, None, end)
             following = SECTIONS.index(end.name) + 1
             self._section = SECTIONS[following] if following < len(SECTIONS) else ""
@@ -229,29 +229,29 @@ def salvage_backup(
         raise StorageValidationError.of_field(
             "target", "must be another file than the damaged one", str(target)
         )
-    with _plain(source, key, report.damages) as (data, was_encrypted):
+    with _plain_bytes(source, key, report.damages) as (data, was_encrypted):
         scan = Scan(data, str(source), limits)
-        manifest = _survey(scan, source)
+        manifest = _salvaged_manifest(scan, source)
         report.damages += scan.damages
         progress.phase("salvaging, ", manifest.findings)
         with (
             writing(report.path, alone=True) as (_, file),
-            encrypted(file, key if was_encrypted else None) as stream,
+            backup_stream(file, key if was_encrypted else None) as stream,
         ):
             writer = Writer(stream, manifest)
-            _write(writer, Scan(data, str(source), limits), report, progress)
+            _write_salvaged(writer, Scan(data, str(source), limits), report, progress)
             writer.seal()
             report.records = writer.records
     if not report.damages:
         try:
-            survey(source, key, limits)
+            survey_backup(source, key, limits)
         except (StorageIntegrityError, LimitExceededError) as error:
             report.damages.append(str(error))
     return report
 
 
 @block
-def _plain(
+def _plain_bytes(
     path: pathlib.Path, key: Key | None, damages: list[str]
 ) -> Iterator[tuple[mmap.mmap | bytes, bool]]:
     """Yield the bytes of a backup, decrypted as far as that goes, and whether they were encrypted."""
@@ -263,7 +263,7 @@ def _plain(
         was_encrypted = is_encrypted(file)
         if was_encrypted:
             try:
-                with opened(path, key) as stream:
+                with open_backup(path, key) as stream:
                     while chunk := stream.read(_STEP):
                         decrypted.write(chunk)
             except StorageIntegrityError as error:
@@ -276,7 +276,7 @@ def _plain(
             yield data, was_encrypted
 
 
-def _survey(scan: Scan, path: pathlib.Path) -> Manifest:
+def _salvaged_manifest(scan: Scan, path: pathlib.Path) -> Manifest:
     """Return the manifest of the new backup."""
     projects: set[str] = set()
     findings, removing, version = 0, False, ""
@@ -288,7 +288,7 @@ def _survey(scan: Scan, path: pathlib.Path) -> Manifest:
             removing = removing or kind == "removed"
             if kind == "finding" and not version:
                 with suppress(ValueError, KeyError, TypeError):
-                    version = str(unpack(found.line)["finding"]["finding_schema_version"])
+                    version = str(unpack_record(found.line)["finding"]["finding_schema_version"])
     old = scan.manifest
     if not projects:
         raise StorageIntegrityError(f"{path}: nothing of it is intact")
@@ -308,7 +308,7 @@ def _survey(scan: Scan, path: pathlib.Path) -> Manifest:
     )
 
 
-def _write(writer: Writer, scan: Scan, report: SalvageReport, progress: Progress) -> None:
+def _write_salvaged(writer: Writer, scan: Scan, report: SalvageReport, progress: Progress) -> None:
     """Write what is intact and valid, in its order."""
     known = writer.manifest.since is None
     version = writer.manifest.schema_version
@@ -320,13 +320,13 @@ def _write(writer: Writer, scan: Scan, report: SalvageReport, progress: Progress
             report.damages.append(f"{report.path}: {found.section} of {found.project.id!r} out of order")
             continue
         if place != last[:2]:
-            _advance(writer, found, known=known)
+            _advance_writer(writer, found, known=known)
             last, kept = (*place, ()), 0
         if found.line is not None:
             try:
-                record = unpack(found.line)
+                record = unpack_record(found.line)
                 check_record(found.project.id, found.section, record, version)
-                key = key_of(found.section, record)
+                key = record_key(found.section, record)
                 if last[2] and not last[2] < key:
                     raise ValueError(f"{key} does not come after {last[2]}")
             except (ValidationError, StorageError, ValueError, TypeError, KeyError) as error:
@@ -338,10 +338,10 @@ def _write(writer: Writer, scan: Scan, report: SalvageReport, progress: Progress
             progress.add(found.section == "findings")
         elif found.end is not None and found.end.count > kept:
             report.lost.setdefault(found.project.id, {})[found.section] = found.end.count - kept
-    _advance(writer, None, known=known)
+    _advance_writer(writer, None, known=known)
 
 
-def _advance(writer: Writer, found: Found | None, *, known: bool) -> None:
+def _advance_writer(writer: Writer, found: Found | None, *, known: bool) -> None:
     """End and begin sections and projects until the one of `found` is open; None ends all."""
     while True:
         project_id, section = writer.open_section
@@ -352,4 +352,6 @@ def _advance(writer: Writer, found: Found | None, *, known: bool) -> None:
         elif found is None:
             return
         else:
-            writer.begin(ProjectHead(id=found.project.id, revision=None, created_at=found.project.created_at))
+            writer.begin_project(
+                ProjectHead(id=found.project.id, revision=None, created_at=found.project.created_at)
+            )

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from findings_orm.backup.container import pack, pack_ascii, unpack
+from findings_orm.backup.container import pack_ascii, pack_record, unpack_record
 from findings_orm.backup.manifest import ProjectHead, State
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
@@ -82,22 +82,22 @@ class Encoder:
     def lines(self, values: list[Any]) -> list[tuple[RecordKey, bytes]]:
         """Return the lines of the values that come next, with their keys."""
         with no_collection():
-            return self._lines(values)
+            return self._encode_values(values)
 
-    def _lines(self, values: list[Any]) -> list[tuple[RecordKey, bytes]]:
+    def _encode_values(self, values: list[Any]) -> list[tuple[RecordKey, bytes]]:
         if self._section == "findings":
             return [((row.identity.finding_id,), finding_line(row)) for row in values]
         if self._section == "events":
-            return [self._event(event) for event in values]
+            return [self._event_line(event) for event in values]
         if self._section == "runs":
-            return [((run.number,), pack({"run": put_run(run)})) for run in values]
+            return [((run.number,), pack_record({"run": put_run(run)})) for run in values]
         return [((one.rejected_id,), pack_ascii({"rejected": put_original(one)})) for one in values]
 
-    def _event(self, event: Event) -> tuple[RecordKey, bytes]:
+    def _event_line(self, event: Event) -> tuple[RecordKey, bytes]:
         self._number = self._number + 1 if event.finding_id == self._finding_id else 0
         self._finding_id = event.finding_id
         record = {"event": put_event(event), "n": self._number}
-        return (event.finding_id, self._number), pack(record)
+        return (event.finding_id, self._number), pack_record(record)
 
 
 def finding_line(row: Kept) -> bytes:
@@ -105,7 +105,7 @@ def finding_line(row: Kept) -> bytes:
     record: Record = {"finding": row.document, "identity": put_identity(row.identity)}
     if row.streaks:
         record["streaks"] = [streak[1:] for streak in row.streaks]
-    return pack(record)
+    return pack_record(record)
 
 
 States = dict[str, State]
@@ -130,7 +130,7 @@ class Tally:
         return State(count=self._count, sha256=self._sha256.hexdigest())
 
 
-def key_of(section: str, record: Record) -> RecordKey:
+def record_key(section: str, record: Record) -> RecordKey:
     """Return the key of a record: the number of a run, the id of a finding, (finding, position) of an event, the id of a
     refused original; also of a record that says what was removed.
 
@@ -156,9 +156,9 @@ class Decoder(NamedTuple):
     def values(self, section: str, lines: Iterable[bytes]) -> list[Any]:
         """Return what lines hold: runs, `Kept` findings, events or refused originals."""
         with no_collection():
-            return [self._value(section, unpack(line)) for line in lines]
+            return [self._decode_record(section, unpack_record(line)) for line in lines]
 
-    def _value(self, section: str, record: Record) -> Any:
+    def _decode_record(self, section: str, record: Record) -> Any:
         if section == "findings":
             return self.finding(record)
         if section == "events":
@@ -175,7 +175,7 @@ class Decoder(NamedTuple):
         return Kept(document, identity, streaks)
 
 
-def load(unit: Records, project_id: str, revision: int, section: str, values: list[Any]) -> None:
+def load_values(unit: Records, project_id: str, revision: int, section: str, values: list[Any]) -> None:
     """Write values of a section into a project that lacks them, in an open unit of work."""
     if section == "findings":
         unit.insert(project_id, [Stored(row.document, row.identity) for row in values])

@@ -19,12 +19,12 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from findings_orm.arguments import checked
-from findings_orm.backup.container import unpack
+from findings_orm.backup.container import unpack_record
 from findings_orm.backup.encryption import Key
 from findings_orm.backup.manifest import Manifest, Time, first_fault
 from findings_orm.backup.progress import SILENT, Progress
 from findings_orm.backup.reading import Part, Reader, reading
-from findings_orm.backup.sections import RECORD, SECTIONS, Record, RecordKey, key_of
+from findings_orm.backup.sections import RECORD, SECTIONS, Record, RecordKey, record_key
 from findings_orm.errors import StorageError, StorageIntegrityError, StorageValidationError
 from findings_orm.finding import FIELDS, SCHEMA_VERSION, Status, validate_finding
 from findings_orm.imports.intake import current_document
@@ -194,8 +194,8 @@ def verify_backup(
         progress.phase("verifying, ", reader.manifest.findings)
         records = dict.fromkeys(SECTIONS, 0)
         checker = Checker(reader)
-        for part in reader.parts():
-            checker.check(part)
+        for part in reader.read_parts():
+            checker.check_part(part)
             records[part.section] += len(part.lines)
             if part.section == "findings":
                 progress.add(len(part.lines))
@@ -213,7 +213,7 @@ class Checker:
         self._last: RecordKey = ()
         self._count = 0
 
-    def check(self, part: Part) -> None:
+    def check_part(self, part: Part) -> None:
         """Check the lines of a part. Raises StorageIntegrityError, naming line and record."""
         if self._section != (part.project.id, part.section):
             self._section, self._last, self._count = (part.project.id, part.section), (), 0
@@ -221,18 +221,18 @@ class Checker:
         for line in part.lines:
             self._count += 1
             try:
-                record = unpack(line)
+                record = unpack_record(line)
                 check_record(part.project.id, part.section, record, version)
-                key = key_of(part.section, record)
+                key = record_key(part.section, record)
                 if self._last and not self._last < key:
                     raise ValueError(f"{key} does not come after {self._last}")
                 self._last = key
             except ValidationError as error:
-                raise self._damaged(part, first_fault(error)) from error
+                raise self._damage_error(part, first_fault(error)) from error
             except (ValueError, TypeError, RecursionError, StorageError) as error:
-                raise self._damaged(part, str(error)) from error
+                raise self._damage_error(part, str(error)) from error
 
-    def _damaged(self, part: Part, what: str) -> StorageIntegrityError:
+    def _damage_error(self, part: Part, what: str) -> StorageIntegrityError:
         place = f"{self._reader.where}: {RECORD[part.section]} {self._count} of project {part.project.id!r}"
         return StorageIntegrityError(f"{place}: {what}")
 

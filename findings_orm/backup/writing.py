@@ -13,9 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import BinaryIO
 
 from findings_orm.arguments import checked
-from findings_orm.backup.chains import Chain, Cursor, Survey, chain_of, manifests_in, survey
-from findings_orm.backup.container import FRAME_TEXT, FrameWriter, pack
-from findings_orm.backup.encryption import Key, encrypting
+from findings_orm.backup.chains import Chain, Cursor, Survey, chain_of, manifests_in, survey_backup
+from findings_orm.backup.container import FRAME_TEXT, FrameWriter, pack_record
+from findings_orm.backup.encryption import Key, encrypting_stream
 from findings_orm.backup.manifest import FORMAT, Manifest, Place, ProjectHead, SectionEnd, Since, State
 from findings_orm.backup.progress import SILENT, Progress
 from findings_orm.backup.reading import seal_line
@@ -61,9 +61,9 @@ class Writer:
 
     def __post_init__(self) -> None:
         self._frames = FrameWriter(self.stream, self.level)
-        self._write([pack({"manifest": self.manifest.model_dump(exclude_defaults=True)})])
+        self._write_lines([pack_record({"manifest": self.manifest.model_dump(exclude_defaults=True)})])
 
-    def _write(self, lines: list[bytes]) -> None:
+    def _write_lines(self, lines: list[bytes]) -> None:
         text = b"".join(lines)
         self._lines += len(lines)
         self.text_bytes += len(text)
@@ -71,7 +71,7 @@ class Writer:
         if self._frames.text >= FRAME_TEXT:
             self._frames.end_frame()
 
-    def _place(self) -> None:
+    def _write_place(self) -> None:
         """Say where the frame is that begins, unless it is the first."""
         if self._frames.text:
             return
@@ -79,30 +79,30 @@ class Writer:
         place = Place(
             number=number, line=line, project=self._project, section=section, count=self._tally.state.count
         )
-        self._write([pack({"frame": place.model_dump()})])
+        self._write_lines([pack_record({"frame": place.model_dump()})])
 
     @property
     def open_section(self) -> tuple[str, str]:
         """The project and the section that are open."""
         return (self._project.id if self._project else ""), self._section
 
-    def begin(self, project: ProjectHead) -> None:
+    def begin_project(self, project: ProjectHead) -> None:
         """Begin a project."""
-        self._place()
-        self._write([pack({"project": project.model_dump()})])
+        self._write_place()
+        self._write_lines([pack_record({"project": project.model_dump()})])
         self._project = project
-        self._enter(SECTIONS[0])
+        self._enter_section(SECTIONS[0])
 
-    def _enter(self, section: str) -> None:
+    def _enter_section(self, section: str) -> None:
         self._section, self._tally = section, Tally()
 
     def add(self, lines: list[bytes]) -> None:
         """Add records (or what was removed) of the section that is open."""
         if not lines:
             return
-        self._place()
+        self._write_place()
         self._tally.add(lines)
-        self._write(lines)
+        self._write_lines(lines)
 
     def end_section(self, state: State | None = None, *, known: bool = True) -> None:
         """End the section that is open, and with the last one the project.
@@ -111,19 +111,19 @@ class Writer:
             state: the records that the project has of it, where these are not those that were added.
             known: whether that is known at all.
         """
-        self._place()
+        self._write_place()
         written = self._tally.state
         if known:
             state = state or written
         end = SectionEnd(name=self._section, count=written.count, sha256=written.sha256, state=state)
-        self._write([pack({"section": end.model_dump()})])
+        self._write_lines([pack_record({"section": end.model_dump()})])
         self.records[self._section] += written.count
         position = SECTIONS.index(self._section) + 1
         if position < len(SECTIONS):
-            self._enter(SECTIONS[position])
+            self._enter_section(SECTIONS[position])
         else:
             self._project = None
-            self._enter("")
+            self._enter_section("")
 
     def seal(self) -> tuple[int, str]:
         """Close the backup; return its size and the SHA-256 that its seal holds."""
@@ -142,14 +142,14 @@ def write_changes(writer: Writer, unit: Records, chain: Chain, newest: Survey, p
     known = {one for one, revision in newest.revisions.items() if revision and revision == unit.revision(one)}
     before = Cursor(chain.rows(skip=known))
     for project_id in writer.manifest.projects:
-        writer.begin(project_head(unit, project_id))
+        writer.begin_project(project_head(unit, project_id))
         for number, section in enumerate(SECTIONS):
             if project_id in known:
                 writer.end_section(newest.states[project_id][section], known=False)
             else:
                 state = _write_section(writer, unit, before.section(project_id, number), progress)
                 writer.end_section(state)
-    before.finish()
+    before.read_rest()
 
 
 def _write_section(
@@ -163,7 +163,7 @@ def _write_section(
         changes = []
         for key, line in lines:
             while old is not None and old[0] < key:
-                changes.append(pack({"removed": old[0]}))
+                changes.append(pack_record({"removed": old[0]}))
                 old = next(before, None)
             if old is not None and old[0] == key:
                 if old[1] != line[:-1]:
@@ -177,7 +177,7 @@ def _write_section(
             progress.add(len(lines))
     if old is not None:
         for rest in batches(itertools.chain([old], before), BATCH):
-            writer.add([pack({"removed": key}) for key, _ in rest])
+            writer.add([pack_record({"removed": key}) for key, _ in rest])
     return tally.state
 
 
@@ -260,14 +260,14 @@ def write_backup(
     start = time.monotonic()
     target = pathlib.Path(path)
     check_level(level)
-    limits = limits or records_of(store).limits
-    before = None if since is None else _backup_of(pathlib.Path(since), key, limits)
+    limits = limits or record_store(store).limits
+    before = None if since is None else _named_backup(pathlib.Path(since), key, limits)
     continued = None if before is None else chain_to_continue(before, key, limits)
     access = None if group is None else Access.of_group(group)
     with writing(target, access, alone=True) as (beside, file):
-        with records_of(store).snapshot() as unit, encrypted(file, key) as stream:
+        with record_store(store).snapshot() as unit, backup_stream(file, key) as stream:
             chosen = chosen_projects(unit, projects)
-            manifest = manifest_of(unit, chosen, records_of(store).adapter)
+            manifest = new_manifest(unit, chosen, record_store(store).adapter)
             if continued is not None:
                 chain, newest = continued
                 link = Since(id=chain.newest.id, sha256=newest.sha256)
@@ -305,7 +305,7 @@ def check_level(level: int) -> None:
         raise StorageValidationError.of_field("level", "must be 1 to 19", level)
 
 
-def records_of(store: FindingStore) -> Store:
+def record_store(store: FindingStore) -> Store:
     """Return a store as one whose records can be read and written.
 
     Raises:
@@ -323,9 +323,9 @@ def records_of(store: FindingStore) -> Store:
 
 
 @block
-def encrypted(file: BinaryIO, key: Key | None) -> Iterator[BinaryIO]:
+def backup_stream(file: BinaryIO, key: Key | None) -> Iterator[BinaryIO]:
     """Yield the stream that a backup is written to."""
-    with nullcontext(file) if key is None else encrypting(file, key) as stream:
+    with nullcontext(file) if key is None else encrypting_stream(file, key) as stream:
         yield stream
 
 
@@ -342,7 +342,7 @@ def chosen_projects(unit: Records, projects: Collection[str] | None) -> list[str
     return known if projects is None else sorted(set(projects))
 
 
-def _backup_of(path: pathlib.Path, key: Key | None, limits: Limits) -> pathlib.Path | None:
+def _named_backup(path: pathlib.Path, key: Key | None, limits: Limits) -> pathlib.Path | None:
     """Return a backup that was named by itself or by its folder, where the newest one is meant."""
     if not os.path.isdir(path):  # never raises: opening it tells what is wrong
         return path
@@ -363,26 +363,26 @@ def chain_to_continue(path: pathlib.Path, key: Key | None, limits: Limits = DEFA
             f"{path}: its findings have schema {chain.newest.schema_version}, those of the store {SCHEMA_VERSION}: "
             "make a full backup"
         )
-    surveys = [survey(each, key, limits) for each in chain.paths]
+    surveys = [survey_backup(each, key, limits) for each in chain.paths]
     chain.check_links([each.sha256 for each in surveys])
     return chain, surveys[0]
 
 
-def manifest_of(unit: Records, projects: list[str], source: str) -> Manifest:
+def new_manifest(unit: Records, projects: list[str], source: str) -> Manifest:
     """Return the manifest of a new full backup."""
     return Manifest(
         format=FORMAT,
         id=uuid7(),
         created_at=now(),
         schema_version=SCHEMA_VERSION,
-        release=_release(),
+        release=_installed_release(),
         source=source,
         projects=projects,
         findings=sum(unit.count(FindingQuery(project_id=one)) for one in projects),
     )
 
 
-def _release() -> str:
+def _installed_release() -> str:
     try:
         return version("findings-orm")
     except PackageNotFoundError:
@@ -392,7 +392,7 @@ def _release() -> str:
 def write_projects(writer: Writer, unit: Records, progress: Progress) -> None:
     """Write the projects of the manifest, whole."""
     for project_id in writer.manifest.projects:
-        writer.begin(project_head(unit, project_id))
+        writer.begin_project(project_head(unit, project_id))
         for section in SECTIONS:
             for lines in section_lines(unit, project_id, section):
                 writer.add([line for _, line in lines])

@@ -18,7 +18,7 @@ NEEDED = ("typer", "rich")
 
 def main() -> None:
     """Run the command line and exit with its code (`findings_orm.cli.failures.ExitCode`)."""
-    from findings_orm.cli.stopping import code_of, stop_on_signals
+    from findings_orm.cli.stopping import exit_code_of, stop_on_signals
 
     _replace_closed_streams()
     stop_on_signals()
@@ -34,7 +34,7 @@ def main() -> None:
         from findings_orm.cli.app import app
     except KeyboardInterrupt as error:
         sys.stderr.write("interrupted, nothing was written\n")
-        raise SystemExit(code_of(error, 130)) from None
+        raise SystemExit(exit_code_of(error, 130)) from None
     app(prog_name="findings")
 
 

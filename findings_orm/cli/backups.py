@@ -114,10 +114,10 @@ def create(
     The file holds the store as it was at one instant; others may go on working with it meanwhile.
     """
     access_of(group)
-    backup = library()
+    backup = load_backup_library()
     session = session_of(ctx)
-    keys = key_of(key)
-    path = _named(path, encrypted=keys is not None)
+    keys = read_keys(key)
+    path = _backup_path(path, encrypted=keys is not None)
     with session.store() as store, Tracker(session.out, f"backup {path.name}") as tracker:
         report = backup.write_backup(
             store,
@@ -166,9 +166,9 @@ def prune(
         raise UsageError(
             "say what to keep: --keep-last, --keep-daily, --keep-weekly, --keep-monthly, --keep-yearly"
         )
-    backup = library()
+    backup = load_backup_library()
     keep = backup.Keep(keep_last, keep_daily, keep_weekly, keep_monthly, keep_yearly)
-    keys = key_of(key)
+    keys = read_keys(key)
     out = session_of(ctx).out
     report = backup.prune_backups(folder, keep, key=keys, dry_run=True)
     for path, reasons in report.kept.items():
@@ -192,7 +192,7 @@ def make_key(
 
     Who backs up needs the public key only. Whoever loses the secret one loses the backups.
     """
-    key = library().Key.generate()
+    key = load_backup_library().Key.generate()
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -232,7 +232,7 @@ def restore(
     It is verified first. A backup of an older release is brought to the current schema. A SQLite file or folder that does
     not exist is made; a PostgreSQL database gets its tables with --migrate.
     """
-    backup = library()
+    backup = load_backup_library()
     session = session_of(ctx)
     chosen = split(projects) if projects else None
     if replace and merge:
@@ -254,7 +254,7 @@ def restore(
             path,
             mode="replace" if replace else "merge" if merge else "empty",
             projects=chosen,
-            key=key_of(key),
+            key=read_keys(key),
             dry_run=dry_run,
             progress=tracker,
             limits=limits_of(max_document, others=limit),
@@ -288,19 +288,19 @@ def verify_file(
 
     With --salvage what is intact becomes a new backup, which can be restored.
     """
-    backup = library()
+    backup = load_backup_library()
     session = session_of(ctx)
     limits = limits_of(max_document, others=limit)
     if salvage is not None:
         with Tracker(session.out, f"salvage {path.name}") as tracker:
-            saved = backup.salvage_backup(path, salvage, key=key_of(key), progress=tracker, limits=limits)
+            saved = backup.salvage_backup(path, salvage, key=read_keys(key), progress=tracker, limits=limits)
         with session.out.report():
             say_salvaged(session.out, saved)
         if saved.damages:
             raise CommandError(f"{path} is damaged", hint=f"What is intact is in {salvage}.")
         return
     with Tracker(session.out, f"verify {path.name}") as tracker:
-        report = backup.verify_backup(path, key=key_of(key), progress=tracker, limits=limits)
+        report = backup.verify_backup(path, key=read_keys(key), progress=tracker, limits=limits)
     if form == "json":
         session.out.json(as_json(report))
         return
@@ -308,14 +308,14 @@ def verify_file(
         say_verified(session.out, path, report)
 
 
-def _named(path: Path, *, encrypted: bool) -> Path:
+def _backup_path(path: Path, *, encrypted: bool) -> Path:
     """Return the file to write: in a folder, one with the time in its name."""
     if not path.is_dir():
         return path
     return path / f"findings-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl.zst{'.age' if encrypted else ''}"
 
 
-def library() -> Any:
+def load_backup_library() -> Any:
     """Return `findings_orm.backup`. Raises CommandError where its extra is not installed."""
     try:
         from findings_orm import backup
@@ -324,12 +324,12 @@ def library() -> Any:
     return backup
 
 
-def key_of(path: Path | None) -> Key | None:
+def read_keys(path: Path | None) -> Key | None:
     """Return the keys of a file, else those of the environment, else None."""
     if path is not None:
-        return library().Key.of_file(path)  # type: ignore[no-any-return]  # of the module that loads late
+        return load_backup_library().Key.of_file(path)  # type: ignore[no-any-return]  # of the module that loads late
     text = os.environ.get(KEY_VARIABLE, "")
-    return library().Key.of_text(text, KEY_VARIABLE) if text.strip() else None
+    return load_backup_library().Key.of_text(text, KEY_VARIABLE) if text.strip() else None
 
 
 # -- what was backed up, restored, verified and saved, in words -------------------------------------------
@@ -346,7 +346,7 @@ def as_json(report: Any) -> Any:
     return to_jsonable_python(report)
 
 
-def counted(records: dict[str, int]) -> str:
+def describe_counts(records: dict[str, int]) -> str:
     """Return how many records of each section there are, in words."""
     return ", ".join(f"{count:,} {name}" for name, count in records.items())
 
@@ -354,7 +354,7 @@ def counted(records: dict[str, int]) -> str:
 def say_backup(out: Output, report: BackupReport) -> None:
     """Say what was backed up."""
     speed = report.text_bytes / 1e6 / report.seconds
-    out.line(f"{report.path}: {report.projects:,} projects, {counted(report.records)}")
+    out.line(f"{report.path}: {report.projects:,} projects, {describe_counts(report.records)}")
     out.line(
         f"{report.bytes / 1e6:,.1f} MB ({report.text_bytes / 1e6:,.1f} MB of text) in {report.seconds:,.1f} s, "
         f"{speed:,.0f} MB/s, {'verified' if report.verified else 'not verified: that takes the secret key, or --verify'}"
@@ -364,7 +364,7 @@ def say_backup(out: Output, report: BackupReport) -> None:
 def say_restored(out: Output, report: RestoreReport) -> None:
     """Say what was restored."""
     done = "would be restored" if report.dry_run else "restored"
-    out.line(f"{len(report.projects):,} projects {done}: {counted(report.records)}")
+    out.line(f"{len(report.projects):,} projects {done}: {describe_counts(report.records)}")
     for one in report.conflicts:
         out.line(f"{one.project_id} {one.finding_id}: {one.reason}; kept that of the {one.kept}")
     if report.migrated_from:
@@ -376,14 +376,14 @@ def say_salvaged(out: Output, report: SalvageReport) -> None:
     for damage in report.damages:
         out.line(damage)
     for project_id, sections in report.lost.items():
-        out.line(f"lost of {project_id}: {counted(sections)}")
-    out.line(f"{report.path}: {counted(report.records)} saved")
+        out.line(f"lost of {project_id}: {describe_counts(sections)}")
+    out.line(f"{report.path}: {describe_counts(report.records)} saved")
 
 
 def say_verified(out: Output, path: Path, report: VerifyReport) -> None:
     """Say what an intact backup holds."""
     manifest = report.manifest
-    out.line(f"{path} is intact: {len(manifest.projects):,} projects, {counted(report.records)}")
+    out.line(f"{path} is intact: {len(manifest.projects):,} projects, {describe_counts(report.records)}")
     out.line(
         f"made {manifest.created_at} of a {manifest.source} store, schema {manifest.schema_version}, id {manifest.id}"
     )
@@ -432,7 +432,7 @@ def copy(
     To switch over with little downtime: copy with --follow, wait until it is in step, stop what writes to the source, press
     Ctrl-C, and let the applications use the target when the command has ended.
     """
-    backup = library()
+    backup = load_backup_library()
     if source == target:
         raise UsageError("SOURCE-URL and TARGET-URL are the same")
     if replace:
@@ -456,7 +456,7 @@ def copy(
         out.json(as_json(report))
         return
     with out.report():
-        _say(out, report, follow=follow)
+        _say_copied(out, report, follow=follow)
 
 
 class _Following:
@@ -470,20 +470,20 @@ class _Following:
 
     def __call__(self, report: CopyReport) -> bool:
         if not self._before:
-            self._before = {number: signal.signal(number, self._end) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._end_following) for number in _SIGNALS}
         self._out.note(
             f"in step: pass {report.passes} took {report.last_pass_seconds:.1f} s; Ctrl-C makes a last one and ends"
         )
         return not self._ending.wait(self._every)
 
-    def _end(self, number: int, frame: FrameType | None) -> None:
+    def _end_following(self, number: int, frame: FrameType | None) -> None:
         self._ending.set()
         for each, handler in self._before.items():
             signal.signal(each, handler)
 
 
-def _say(out: Output, report: CopyReport, *, follow: bool) -> None:
-    out.line(f"{len(report.states):,} projects are the same on both sides: {counted(report.records)}")
+def _say_copied(out: Output, report: CopyReport, *, follow: bool) -> None:
+    out.line(f"{len(report.states):,} projects are the same on both sides: {describe_counts(report.records)}")
     removed = f", {len(report.removed):,} removed" if report.removed else ""
     out.line(
         f"{len(report.copied):,} copied, {len(report.same):,} were there{removed}, in {report.seconds:,.1f} s"

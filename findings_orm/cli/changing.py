@@ -9,7 +9,7 @@ import typer
 
 from findings_orm.cli.confirm import confirm
 from findings_orm.cli.failures import InterruptError, UsageError
-from findings_orm.cli.options import Project, Yes, ago, moment
+from findings_orm.cli.options import Project, Yes, parse_age, parse_time
 from findings_orm.cli.progress import Tracker
 from findings_orm.cli.queries import FindingId
 from findings_orm.cli.root import command, session_of
@@ -43,7 +43,7 @@ def set_status(
     if status not in list(Status):
         raise UsageError(f"STATUS: must be one of {', '.join(Status)} (got {status!r})")
     session = session_of(ctx)
-    who = actor if actor is not None else _user()
+    who = actor if actor is not None else _system_user()
     with session.store() as store:
         project_id = session.project(store, project)
         before = store.get_finding(project_id, finding_id)["status"]
@@ -55,7 +55,7 @@ def set_status(
         session.out.line(f"{document['id']}: {change} ({who})")
 
 
-def _user() -> str:
+def _system_user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
@@ -91,9 +91,9 @@ def purge(
     if (closed_before is None) == (older_than is None):
         raise UsageError("say when: either --closed-before TIME or --older-than AGE")
     if closed_before is not None:
-        before = moment("--closed-before", closed_before)
+        before = parse_time("--closed-before", closed_before)
     else:
-        before = ago("--older-than", older_than or "")
+        before = parse_age("--older-than", older_than or "")
     session = session_of(ctx)
     with session.store() as store:
         project_id = session.project(store, project)

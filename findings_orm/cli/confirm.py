@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from findings_orm.cli.failures import CommandError, UsageError
-from findings_orm.cli.output import safe
+from findings_orm.cli.output import safe_text
 
 
 def confirm(what: str, *, yes: bool) -> None:
@@ -21,5 +21,5 @@ def confirm(what: str, *, yes: bool) -> None:
         raise UsageError(f"{what}: not done without --yes, as there is no terminal to ask")
     import typer
 
-    if not typer.confirm(f"{safe(what)}. Go on?", err=True):
+    if not typer.confirm(f"{safe_text(what)}. Go on?", err=True):
         raise CommandError("nothing was removed")

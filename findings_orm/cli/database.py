@@ -63,7 +63,7 @@ def upgrade(
 
     session = sql_session(ctx)
     if plan or sql:
-        foresee(session, "upgrade", revision, form, sql=sql)
+        foresee_migration(session, "upgrade", revision, form, sql=sql)
         return
     before = None if session.missing_file() else migrations.status(session.url).current
     with Tracker(session.out, f"upgrade to {revision}"):
@@ -94,7 +94,7 @@ def downgrade(
 
     session = sql_session(ctx)
     if plan or sql:
-        foresee(session, "downgrade", revision, form, sql=sql)
+        foresee_migration(session, "downgrade", revision, form, sql=sql)
         return
     session.require_file()
     before = migrations.status(session.url).current
@@ -182,7 +182,7 @@ if TYPE_CHECKING:
     from findings_orm.migrations import MigrationPlan
 
 
-def foresee(
+def foresee_migration(
     session: Session, direction: Literal["upgrade", "downgrade"], revision: str, form: str, *, sql: bool
 ) -> None:
     """Write the plan of a migration, or its SQL."""
@@ -215,18 +215,20 @@ def _write_plan(out: Output, found: MigrationPlan) -> None:
         )
         if step.locks:
             out.line(f"         locks {', '.join(step.locks)}")
-    free = f", {_megabytes(found.free)} are free" if found.free is not None else ""
+    free = f", {_format_megabytes(found.free)} are free" if found.free is not None else ""
     out.line(
         f"  rows     {sum(step.rows for step in found.steps):,} to write, of {found.findings:,} findings"
     )
-    out.line(f"  space    {_megabytes(found.space)} meanwhile (findings have {_megabytes(found.size)}{free})")
+    out.line(
+        f"  space    {_format_megabytes(found.space)} meanwhile (findings have {_format_megabytes(found.size)}{free})"
+    )
     out.line(f"  time     about {found.seconds} s at most" if found.seconds else "  time     moments")
     out.line(f"  readers  {found.readers}")
     out.line(f"  writers  {found.writers}")
     out.line(f"  backup   {f'advised: {found.backup}' if found.backup else 'not needed'}")
 
 
-def _megabytes(size: int) -> str:
+def _format_megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
@@ -260,7 +262,7 @@ def create(ctx: typer.Context) -> None:
     session.require_file()
     with Tracker(session.out, "text index") as tracker:
         found = text_index.create(session.url, progress=tracker.add)
-    _write(session.out, found)
+    _write_index_status(session.out, found)
 
 
 @command("drop", "findings db text-index drop", group=group)
@@ -288,10 +290,10 @@ def text_index_status(ctx: typer.Context, form: AsJson = "text") -> None:
     if form == "json":
         session.out.json(as_json(found))
     else:
-        _write(session.out, found)
+        _write_index_status(session.out, found)
 
 
-def _write(out: Output, found: TextIndexStatus) -> None:
+def _write_index_status(out: Output, found: TextIndexStatus) -> None:
     out.line(f"state      {found.state}")
     if found.state != "absent":
         out.line(f"findings   {found.findings:,}")

@@ -72,12 +72,14 @@ def export(
         total = store.count(FindingQuery(project_id=project_id))
         ready = chosen == "jsonl" and schema_version == SCHEMA_VERSION
         with (
-            closed((store.iter_findings_json if ready else store.iter_findings)(project_id)) as documents,
+            closing_findings(
+                (store.iter_findings_json if ready else store.iter_findings)(project_id)
+            ) as documents,
             Tracker(session.out, f"export {project_id}") as tracker,
-            replaced(output, access) if output is not None else session.out.file() as stream,
+            open_replacement(output, access) if output is not None else session.out.file() as stream,
         ):
             written = write_report(
-                tracker.over(documents, total), stream, chosen, schema_version=schema_version
+                tracker.track_items(documents, total), stream, chosen, schema_version=schema_version
             )
     if output is not None:
         session.out.note(f"wrote {written:,} findings of {project_id} to {output} ({chosen})")
@@ -97,7 +99,7 @@ def _checked_version(version: str | None, form: str) -> str:
 
 
 @contextmanager
-def closed(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
+def closing_findings(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
     """Close a stream of findings, and with it its connection, when the block ends."""
     try:
         yield items
@@ -116,7 +118,7 @@ def _check_target(path: Path) -> None:
 
 
 @contextmanager
-def replaced(path: Path, access: Access | None) -> Iterator[TextIO]:
+def open_replacement(path: Path, access: Access | None) -> Iterator[TextIO]:
     """Open a new file that takes the place of `path` when the block ends well, and vanishes when it raises.
 
     A device or a pipe is written as it is.

@@ -87,13 +87,13 @@ _CODES: tuple[tuple[type[StorageError], ExitCode], ...] = (
 )
 
 
-def explain(error: Exception) -> CommandError:
+def explain_error(error: Exception) -> CommandError:
     """Return `error` as the message, hint and exit code that a user gets."""
     if isinstance(error, CommandError):
         return error
     if isinstance(error, StorageError):
         code = next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
-        return CommandError(str(error), hint=_hint(error), code=code)
+        return CommandError(str(error), hint=_error_hint(error), code=code)
     if isinstance(error, OSError):
         return CommandError(_os_message(error))
     if isinstance(error, MemoryError):
@@ -104,7 +104,7 @@ def explain(error: Exception) -> CommandError:
     )
 
 
-def _hint(error: StorageError) -> str:
+def _error_hint(error: StorageError) -> str:
     if isinstance(error, StorageUnavailableError) and error.retryable:
         return "Trying again later may succeed."
     if isinstance(error, StorageConflictError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from findings_orm.cli.failures import CommandError, InterruptError, UsageError, explain
+from findings_orm.cli.failures import CommandError, InterruptError, UsageError, explain_error
 from findings_orm.cli.options import AsJson, Limit, MaxDocument, MaxReport, ReportForm, limits_of, one_of
 from findings_orm.cli.progress import CountedFile, Tracker
 from findings_orm.cli.root import command, session_of
@@ -98,7 +98,7 @@ def import_(
         limits=limits_of(max_document, max_report, limit),
     )
     try:
-        task.execute(files)
+        task.import_files(files)
     finally:
         if report == "json":
             task.write_json()
@@ -191,44 +191,44 @@ class _Import:
     _reported_by: dict[str, str] = field(default_factory=dict)
     _is_legacy: bool = False
 
-    def execute(self, files: list[str]) -> None:
+    def import_files(self, files: list[str]) -> None:
         """Import the files one after the other."""
         with self.session.store_for_import(self.limits, dry_run=self.dry_run) as store:
             for file in files:
-                self._guarded(store, file, alone=len(files) == 1)
+                self._import_guarded(store, file, alone=len(files) == 1)
         if len(files) > 1:
-            self._conclude(files)
+            self._note_refused(files)
 
-    def _guarded(self, store: FindingStore, file: str, *, alone: bool) -> None:
+    def _import_guarded(self, store: FindingStore, file: str, *, alone: bool) -> None:
         """Import one file; note down a refusal where others may follow."""
         name = "standard input" if file == "-" else file
         self._is_legacy = False
         try:
-            self._one(store, file, name)
+            self._import_file(store, file, name)
         except (StorageValidationError, SchemaVersionError, StorageConflictError) as error:
-            failure = self._explained(error, file, name)
+            failure = self._explain_refusal(error, file, name)
             if alone:
                 raise failure from error
             self.refused.append((name, failure))
             self.session.out.note(f"refused: {failure} {failure.hint}".rstrip(), always=True)
 
-    def _one(self, store: FindingStore, file: str, name: str) -> None:
+    def _import_file(self, store: FindingStore, file: str, name: str) -> None:
         from findings_orm.clock import uuid7
 
         run_id = self.run_id or uuid7()
         try:
-            with Tracker(self.session.out, name) as tracker, self._opened(file, tracker) as report:
+            with Tracker(self.session.out, name) as tracker, self._open_report(file, tracker) as report:
                 self._is_legacy = report.legacy
-                outcome = self._ingest(store, report, run_id, tracker)
+                outcome = self._ingest_report(store, report, run_id, tracker)
         except KeyboardInterrupt as error:
-            raise InterruptError(self._after_interrupt(store, run_id, name)) from error
+            raise InterruptError(self._interrupt_message(store, run_id, name)) from error
         self.done.append((name, outcome))
         self._reported_by |= dict.fromkeys(report.detectors, name)
         for remark in report.notes:
             self.session.out.note(f"{name}: {remark}")
         if report.legacy:
             self.session.out.note(
-                f"{name}: has findings of {_of_legacy(file)} also takes times without an offset, and owners and notes."
+                f"{name}: has findings of {_legacy_hint(file)} also takes times without an offset, and owners and notes."
             )
         if self.in_text:
             from findings_orm.cli.render import write_report
@@ -237,7 +237,7 @@ class _Import:
                 write_report(self.session.out, f"{name} ({report.format})", self.project, outcome)
 
     @contextmanager
-    def _opened(self, file: str, tracker: Tracker) -> Iterator[Report]:
+    def _open_report(self, file: str, tracker: Tracker) -> Iterator[Report]:
         """Open a report and check it whole, which takes a while for a large one."""
         from findings_orm.formats import open_report
 
@@ -251,15 +251,17 @@ class _Import:
             with open_report(stream, self.form, limits=self.limits) as report:
                 yield report
 
-    def _ingest(self, store: FindingStore, report: Report, run_id: str, tracker: Tracker) -> IngestReport:
+    def _ingest_report(
+        self, store: FindingStore, report: Report, run_id: str, tracker: Tracker
+    ) -> IngestReport:
         from findings_orm.port import Run
 
         if self.close_missing:
             self._refuse_closing(report)
         return store.ingest(
             self.project,
-            tracker.over(report, report.total),
-            run=Run(id=run_id, detectors=tuple(report.detectors), tool=_tool(report.tool)),
+            tracker.track_items(report, report.total),
+            run=Run(id=run_id, detectors=tuple(report.detectors), tool=_tools_as_one(report.tool)),
             close_missing=self.close_missing,
             dry_run=self.dry_run,
             on_invalid="quarantine" if self.quarantine else "raise",
@@ -281,19 +283,19 @@ class _Import:
                 "not reach"
             )
 
-    def _explained(self, error: StorageError, file: str, name: str) -> CommandError:
-        failure = explain(error)
+    def _explain_refusal(self, error: StorageError, file: str, name: str) -> CommandError:
+        failure = explain_error(error)
         message = str(failure) if str(failure).startswith(name) else f"{name}: {failure}"
         hint = failure.hint or "Nothing of this file was imported."
         if self._is_legacy:
             return CommandError(
-                message, hint=f"{hint} It looks like {_of_legacy(file)} takes it.", code=failure.code
+                message, hint=f"{hint} It looks like {_legacy_hint(file)} takes it.", code=failure.code
             )
         if isinstance(error, StorageValidationError) and error.index is not None and not self.quarantine:
             hint += " Correct it, or import the other findings with --quarantine."
         return CommandError(message, hint=hint, code=failure.code)
 
-    def _after_interrupt(self, store: FindingStore, run_id: str, name: str) -> str:
+    def _interrupt_message(self, store: FindingStore, run_id: str, name: str) -> str:
         """Return what to say after Ctrl-C: the interrupt may have come just after the commit."""
         before = [file for file, _ in self.done if not self.dry_run]
         if not self.dry_run and _was_recorded(store, self.project, run_id):
@@ -302,7 +304,7 @@ class _Import:
             return f"interrupted, nothing of {name} was written; imported before that: {', '.join(before)}"
         return "interrupted, nothing was written"
 
-    def _conclude(self, files: list[str]) -> None:
+    def _note_refused(self, files: list[str]) -> None:
         if self.refused:
             names = ", ".join(name for name, _ in self.refused)
             self.session.out.note(
@@ -324,7 +326,7 @@ class _Import:
             self.session.out.json({"project_id": self.project, "files": files})
 
 
-def _of_legacy(file: str) -> str:
+def _legacy_hint(file: str) -> str:
     return f"schema 0.3.0: 'findings import-legacy {'FILE' if file == '-' else shlex.quote(file)}'"
 
 
@@ -335,7 +337,7 @@ def _was_recorded(store: FindingStore, project_id: str, run_id: str) -> bool:
         return False
 
 
-def _tool(tools: list[dict[str, Any]]) -> Mapping[str, Any]:
+def _tools_as_one(tools: list[dict[str, Any]]) -> Mapping[str, Any]:
     """Return what a report says of its tools as one object."""
     if len(tools) == 1:
         return tools[0]

@@ -73,7 +73,7 @@ def import_legacy(
     """
     from findings_orm.formats.legacy import import_legacy as work
 
-    _check(source, severity)
+    _check_arguments(source, severity)
     session = session_of(ctx)
     limits = limits_of(max_document, max_report, limit)
     with (
@@ -92,15 +92,15 @@ def import_legacy(
                 limits=limits,
             )
         except StorageValidationError as error:
-            raise _explained(error) from error
+            raise _explain_refusal(error) from error
     with session.out.report():
         if report == "json":
             session.out.json(_as_json(found))
         else:
-            _write(session.out, found)
+            _write_legacy_report(session.out, found)
 
 
-def _check(source: Path, severity: str | None) -> None:
+def _check_arguments(source: Path, severity: str | None) -> None:
     from findings_orm.finding import Severity
     from findings_orm.formats.legacy import legacy_files
 
@@ -114,7 +114,7 @@ def _check(source: Path, severity: str | None) -> None:
         raise UsageError(str(error), hint="Nothing was imported.") from error
 
 
-def _explained(error: StorageValidationError) -> Exception:
+def _explain_refusal(error: StorageValidationError) -> Exception:
     from findings_orm.cli.failures import CommandError
 
     if error.field == "timezone":
@@ -136,7 +136,7 @@ def _as_json(found: LegacyReport) -> dict[str, Any]:
     return {**counts, "dry_run": found.dry_run, **rest, "notes": notes}
 
 
-def _write(out: Output, found: LegacyReport) -> None:
+def _write_legacy_report(out: Output, found: LegacyReport) -> None:
     remark = " (dry run: nothing was written)" if found.dry_run else ""
     out.line((f"{len(found.files)} files", "bold"), f" of schema 0.3.0{remark}")
     for project_id, report in found.projects.items():

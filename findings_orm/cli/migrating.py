@@ -73,7 +73,7 @@ def migrate(
         if form == "json":
             session.out.json(_as_json(found))
         else:
-            _write(session.out, found)
+            _write_migration(session.out, found)
 
 
 def _as_json(found: FileMigration) -> dict[str, object]:
@@ -83,7 +83,7 @@ def _as_json(found: FileMigration) -> dict[str, object]:
     return {**as_json(found), **{name: str(path) if path else None for name, path in paths.items()}}
 
 
-def _write(out: Output, found: FileMigration) -> None:
+def _write_migration(out: Output, found: FileMigration) -> None:
     moved = f"{found.from_version} -> {found.to_version}, {found.documents:,} findings"
     out.line((str(found.path), "bold"), f": {moved}{' (dry run: nothing was written)' * found.dry_run}")
     for title, counts in (

@@ -48,7 +48,7 @@ def check(ctx: typer.Context, folder: Folder = None) -> None:
     from findings_orm.stores.files.damage import check as check_folder
 
     session = session_of(ctx)
-    path = _folder(session.url, folder)
+    path = _store_folder(session.url, folder)
     problems = check_folder(path)
     for problem in problems:
         session.out.line(problem)
@@ -72,7 +72,7 @@ def repair(ctx: typer.Context, folder: Folder = None) -> None:
     from findings_orm.stores.files import repair as repair_folder
 
     session = session_of(ctx)
-    path = _folder(session.url, folder)
+    path = _store_folder(session.url, folder)
     lock = dict(parse_qsl(urlsplit(session.url).query)).get("lock", "hard")
     found = repair_folder(path, lock=lock)  # type: ignore[arg-type]  # it refuses other words
     with session.out.report():
@@ -80,7 +80,7 @@ def repair(ctx: typer.Context, folder: Folder = None) -> None:
             session.out.line(line)
 
 
-def _folder(url: str, given: Path | None) -> Path:
+def _store_folder(url: str, given: Path | None) -> Path:
     if given is not None:
         return given
     parts = urlsplit(url)
@@ -246,15 +246,15 @@ def doctor(
 
     one_of("--fail-on", fail_on, LEVELS)
     session = session_of(ctx)
-    of_cache = _of_cache(cache) if cache else []
-    problems, code = _examined(session, fix=fix)
+    of_cache = _examine_cache(cache) if cache else []
+    problems, code = _examine_store(session, fix=fix)
     problems += of_cache
     if form == "json":
         from findings_orm.cli.render import as_json
 
         session.out.json([as_json(problem) for problem in problems])
     else:
-        _write(session.out, problems)
+        _write_problems(session.out, problems)
     failing = LEVELS[: LEVELS.index(fail_on) + 1]
     if code == ExitCode.OK and any(problem.level in failing for problem in problems):
         code = ExitCode.FAILED
@@ -262,7 +262,7 @@ def doctor(
         raise typer.Exit(code)
 
 
-def _examined(session: Session, *, fix: bool) -> tuple[list[Problem], ExitCode]:
+def _examine_store(session: Session, *, fix: bool) -> tuple[list[Problem], ExitCode]:
     """Return the problems of a store; those that keep it from being opened are problems too."""
     from findings_orm.decorate import diagnosable
     from findings_orm.diagnosis import Problem
@@ -280,7 +280,7 @@ def _examined(session: Session, *, fix: bool) -> tuple[list[Problem], ExitCode]:
         return [Problem("error", "damage", str(error), advice)], ExitCode.FAILED
 
 
-def _of_cache(url: str) -> list[Problem]:
+def _examine_cache(url: str) -> list[Problem]:
     """Return the problems of a cache; that it can't be reached is one of them.
 
     Raises:
@@ -299,7 +299,7 @@ def _of_cache(url: str) -> list[Problem]:
     return [unsigned_problem(url)] if found.unsigned else []
 
 
-def _write(out: Output, problems: list[Problem]) -> None:
+def _write_problems(out: Output, problems: list[Problem]) -> None:
     for problem in problems:
         out.line((f"{problem.level:8}", _STYLES[problem.level]), f"{problem.check}: {problem.message}")
         out.line(f"         -> {problem.advice}")
@@ -344,14 +344,14 @@ def metrics(
                 with session.out.file() as stream:
                     stream.write(generate_latest(registry).decode())
             else:
-                _serve(session.out, registry, host, port)
+                _serve_metrics(session.out, registry, host, port)
     except KeyboardInterrupt:
         if once:
             raise
         session.out.note("ended")
 
 
-def _serve(out: Output, registry: CollectorRegistry, host: str, port: int) -> None:
+def _serve_metrics(out: Output, registry: CollectorRegistry, host: str, port: int) -> None:
     """Serve the metrics until something interrupts."""
     from prometheus_client import start_http_server
 

@@ -112,7 +112,7 @@ def access_of(group: str | None) -> Access | None:
         raise UsageError(f"--{error}") from error
 
 
-def moment(option: str, value: str) -> str:
+def parse_time(option: str, value: str) -> str:
     """Return a date (its start, in UTC) or a time as a canonical time.
 
     Raises:
@@ -147,11 +147,11 @@ def limits_of(
             raise UsageError(f"--limit: must be NAME=N with an integer of at least 1 (got {text!r})")
         given[name] = int(value)
     return Limits.of_sizes(
-        document=size("--max-document", document), report=size("--max-report", report), **given
+        document=parse_size("--max-document", document), report=parse_size("--max-report", report), **given
     )
 
 
-def size(option: str, value: str | None) -> int | None:
+def parse_size(option: str, value: str | None) -> int | None:
     """Return a size (``64MB``, ``1GB``, ``4096``) in bytes; units are those of 1,024.
 
     Raises:
@@ -166,7 +166,7 @@ def size(option: str, value: str | None) -> int | None:
     return found
 
 
-def ago(option: str, value: str) -> str:
+def parse_age(option: str, value: str) -> str:
     """Return the time that lies an age (``90d``, ``12w``, ``36h``) before now.
 
     Raises:

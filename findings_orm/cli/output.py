@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 # -- text of findings on its way to a terminal: it comes from scanned targets, so it is never trusted -----
 # A terminal obeys control characters (colours, titles, cursor movement, replies typed for the user) and shows text
-# with bidirectional marks in another order. `safe` makes all of them visible as escapes.
+# with bidirectional marks in another order. `safe_text` makes all of them visible as escapes.
 
 
 _HIDDEN = (
@@ -30,22 +30,22 @@ _UNSAFE_IN_FILES = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{_HIDDEN}]|\
 _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-def safe(text: object) -> str:
+def safe_text(text: object) -> str:
     """Return `text` as one line without any character that a terminal acts upon."""
-    return _UNSAFE.sub(_escape, str(text))
+    return _UNSAFE.sub(_escape_character, str(text))
 
 
 def safe_lines(text: object) -> list[str]:
-    """Return the lines of `text`, each one `safe`, tabs as spaces."""
-    return [safe(line) for line in str(text).expandtabs(4).replace("\r\n", "\n").split("\n")]
+    """Return the lines of `text`, each one made safe, tabs as spaces."""
+    return [safe_text(line) for line in str(text).expandtabs(4).replace("\r\n", "\n").split("\n")]
 
 
-def shorten(text: str, width: int) -> str:
+def shorten_text(text: str, width: int) -> str:
     """Return `text` cut to `width` characters, with an ellipsis where something is missing."""
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def _escape(match: re.Match[str]) -> str:
+def _escape_character(match: re.Match[str]) -> str:
     character = match.group()
     if character in _NAMED:
         return _NAMED[character]
@@ -146,19 +146,22 @@ class Output:
         return self.console.width if self.terminal else 100
 
     @property
-    def block(self) -> str:
+    def bar_character(self) -> str:
         """The character that bars are made of."""
         return "█" if "utf" in (sys.stdout.encoding or "").lower() else "#"
 
     def line(self, *parts: str | tuple[str, str]) -> None:
         """Write one line of text, or of (text, style) pairs, to standard output."""
-        pairs = [(safe(part), "") if isinstance(part, str) else (safe(part[0]), part[1]) for part in parts]
+        pairs = [
+            (safe_text(part), "") if isinstance(part, str) else (safe_text(part[0]), part[1])
+            for part in parts
+        ]
         if not self.terminal:
             sys.stdout.write("".join(text for text, _ in pairs) + "\n")
             return
         from rich.text import Text
 
-        self._print(Text.assemble(*pairs), soft_wrap=True)
+        self._print_styled(Text.assemble(*pairs), soft_wrap=True)
 
     def note(self, text: str, *, always: bool = False) -> None:
         """Say something about the work on standard error, unless it is to be quiet (or `always`).
@@ -168,10 +171,10 @@ class Output:
         if self.quiet and not always:
             return
         try:
-            sys.stderr.write(f"{safe(text)}\n")
+            sys.stderr.write(f"{safe_text(text)}\n")
             sys.stderr.flush()
         except OSError:
-            silence(sys.stderr)
+            silence_stream(sys.stderr)
 
     def grid(self, grid: Grid) -> None:
         """Write a table to standard output."""
@@ -208,32 +211,34 @@ class Output:
             yield
             sys.stdout.flush()
         except BrokenPipeError:
-            silence(sys.stdout)
+            silence_stream(sys.stdout)
 
     def _styled_grid(self, grid: Grid) -> None:
         from rich.text import Text
 
-        cells = [[safe(cell) for cell in row] for row in grid.rows]
-        widths = fitting(grid.columns, cells, self.width)
+        cells = [[safe_text(cell) for cell in row] for row in grid.rows]
+        widths = fit_widths(grid.columns, cells, self.width)
         columns = [(index, column) for index, column in enumerate(grid.columns) if index in widths]
         gap = " " * GAP
         lines = [
-            Text(gap.join(_cell(column, column.title, widths[index]) for index, column in columns), "bold")
+            Text(
+                gap.join(_pad_cell(column, column.title, widths[index]) for index, column in columns), "bold"
+            )
         ]
         for row in cells:
             parts = [
-                Text(_cell(column, row[index], widths[index]), column.style(row[index]))
+                Text(_pad_cell(column, row[index], widths[index]), column.style(row[index]))
                 for index, column in columns
             ]
             lines.append(Text(gap).join(parts))
         for line in lines:
             line.rstrip()
-            self._print(line, soft_wrap=True)
+            self._print_styled(line, soft_wrap=True)
         hidden = [column.title for index, column in enumerate(grid.columns) if index not in widths]
         if hidden:
             self.note(f"(the terminal is too narrow for: {', '.join(hidden)})")
 
-    def _print(self, renderable: Any, **options: Any) -> None:
+    def _print_styled(self, renderable: Any, **options: Any) -> None:
         """Print with rich, without its own answer to a broken pipe (exit code 1)."""
         with self.console.capture() as captured:
             self.console.print(renderable, **options)
@@ -242,35 +247,36 @@ class Output:
 
 def plain_lines(grid: Grid) -> Iterator[str]:
     """Yield the lines of a table for a pipe: aligned, without colours, without trailing spaces."""
-    cells = [[shorten(safe(cell), LONGEST_CELL) for cell in row] for row in grid.rows]
-    widths = [_natural(column, index, cells) for index, column in enumerate(grid.columns)]
+    cells = [[shorten_text(safe_text(cell), LONGEST_CELL) for cell in row] for row in grid.rows]
+    widths = [_natural_width(column, index, cells) for index, column in enumerate(grid.columns)]
     for row in [[column.title for column in grid.columns], *cells]:
         padded = (
-            _cell(column, cell, width) for column, cell, width in zip(grid.columns, row, widths, strict=True)
+            _pad_cell(column, cell, width)
+            for column, cell, width in zip(grid.columns, row, widths, strict=True)
         )
         yield (" " * GAP).join(padded).rstrip()
 
 
-def fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> dict[int, int]:
+def fit_widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> dict[int, int]:
     """Return the widths of the columns that fit side by side, by their index.
 
     Cells are cut first, as far as their column allows; then the least important columns are left out.
     """
-    widths = {index: _natural(column, index, cells) for index, column in enumerate(columns)}
+    widths = {index: _natural_width(column, index, cells) for index, column in enumerate(columns)}
     while True:
         excess = sum(widths.values()) + GAP * (len(widths) - 1) - width
         if excess <= 0:
             return widths
         spare = {index: now - columns[index].least for index, now in widths.items() if columns[index].least}
         if sum(max(0, room) for room in spare.values()) >= excess:
-            return _narrowed(widths, spare, excess)
+            return _narrow_widths(widths, spare, excess)
         last = max(widths, key=lambda index: columns[index].drop)
         if not columns[last].drop:
-            return _narrowed(widths, spare, excess)
+            return _narrow_widths(widths, spare, excess)
         del widths[last]
 
 
-def _narrowed(widths: dict[int, int], spare: dict[int, int], excess: int) -> dict[int, int]:
+def _narrow_widths(widths: dict[int, int], spare: dict[int, int], excess: int) -> dict[int, int]:
     """Take `excess` characters from the columns that have some to spare, from the widest first."""
     for _ in range(excess):
         candidates = [index for index, room in spare.items() if room > 0]
@@ -282,13 +288,13 @@ def _narrowed(widths: dict[int, int], spare: dict[int, int], excess: int) -> dic
     return widths
 
 
-def _natural(column: Column, index: int, cells: Sequence[Sequence[str]]) -> int:
+def _natural_width(column: Column, index: int, cells: Sequence[Sequence[str]]) -> int:
     from rich.cells import cell_len
 
     return max([len(column.title), *(cell_len(row[index]) for row in cells)])
 
 
-def _cell(column: Column, text: str, width: int) -> str:
+def _pad_cell(column: Column, text: str, width: int) -> str:
     """Return `text` as wide as its column: Chinese characters, for one, take two places of a terminal."""
     from rich.cells import cell_len, set_cell_size
 
@@ -298,7 +304,7 @@ def _cell(column: Column, text: str, width: int) -> str:
     return " " * (width - length) + text if column.right else text + " " * (width - length)
 
 
-def silence(stream: TextIO) -> None:
+def silence_stream(stream: TextIO) -> None:
     """Send what is still to be written to nowhere, so that nothing fails on the way out of the process."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from findings_orm.cli.output import Output, safe
+from findings_orm.cli.output import Output, safe_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -25,8 +25,8 @@ class Tracker(AbstractContextManager["Tracker"]):
 
     def __init__(self, out: Output, name: str) -> None:
         self._out = out
-        self._name = safe(name)
-        self._bar: Progress | None = None
+        self._name = safe_text(name)
+        self._progress_bar: Progress | None = None
         self._last = time.monotonic()
         self._pause = SECONDS_BETWEEN_LINES
         self.phase("")
@@ -34,15 +34,15 @@ class Tracker(AbstractContextManager["Tracker"]):
     def __enter__(self) -> Self:
         if self._out.error_terminal and not self._out.quiet:
             self._pause = SECONDS_BETWEEN_UPDATES
-            self._bar = _bar(self._name)
-            self._bar.start()
+            self._progress_bar = _progress_bar(self._name)
+            self._progress_bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._progress_bar is not None:
+            self._progress_bar.stop()
 
     def phase(self, doing: str, total: int | None = None, *, in_bytes: bool = False) -> None:
         """Begin a phase: what is done in it, and how much there is to do where that is known."""
@@ -50,34 +50,38 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._total = total
         self.in_bytes = in_bytes
         self._done = 0
-        if self._bar is not None:
-            self._show()
+        if self._progress_bar is not None:
+            self._show_progress()
 
     def add(self, amount: int) -> None:
         """Say that this much more is done."""
         self._done += amount
         if time.monotonic() - self._last >= self._pause:
-            self._show()
+            self._show_progress()
 
-    def over(self, items: Iterable[Item], total: int | None) -> Iterator[Item]:
+    def track_items(self, items: Iterable[Item], total: int | None) -> Iterator[Item]:
         """Yield findings, counting them; what comes after the last one is the phase of writing."""
         self.phase("", total)
         for item in items:
             self.add(1)
             yield item
         self._doing = "writing, "
-        if self._bar is not None:
-            self._show()
+        if self._progress_bar is not None:
+            self._show_progress()
 
-    def _show(self) -> None:
+    def _show_progress(self) -> None:
         self._last = time.monotonic()
-        text = self._doing + (_megabytes(self._done, self._total) if self.in_bytes else self._counted())
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._done, total=self._total, counted=text)
+        text = self._doing + (
+            _format_megabytes(self._done, self._total) if self.in_bytes else self._format_count()
+        )
+        if self._progress_bar is not None:
+            self._progress_bar.update(
+                self._progress_bar.task_ids[0], completed=self._done, total=self._total, counted=text
+            )
         else:
             self._out.note(f"{self._name}: {text}")
 
-    def _counted(self) -> str:
+    def _format_count(self) -> str:
         of = f" of {self._total:,}" if self._total is not None else ""
         return f"{self._done:,}{of} findings"
 
@@ -97,12 +101,12 @@ class CountedFile(io.BufferedReader):
         return data
 
 
-def _megabytes(done: int, total: int | None) -> str:
+def _format_megabytes(done: int, total: int | None) -> str:
     of = f" of {total / 1e6:,.1f}" if total is not None else ""
     return f"{done / 1e6:,.1f}{of} MB"
 
 
-def _bar(name: str) -> Progress:
+def _progress_bar(name: str) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -88,7 +88,7 @@ def retry(
     given = _read_fixed(fixed, limits) if fixed else None
     with session.store(limits=limits) as store:
         project_id = session.project(store, project)
-        kept = _kept(store, project_id, ids or list(given or ()))
+        kept = _kept_originals(store, project_id, ids or list(given or ()))
         if given is None and ids:
             given = {one.rejected_id: one.original for one in kept}
         report = store.retry_rejected(project_id, given)
@@ -112,14 +112,14 @@ def discard(
     session = session_of(ctx)
     with session.store() as store:
         project_id = session.project(store, project)
-        kept = _kept(store, project_id, ids or [])
+        kept = _kept_originals(store, project_id, ids or [])
         confirm(f"this forgets {len(kept)} refused findings of {project_id} for good", yes=yes)
         gone = store.discard_rejected(project_id, [one.rejected_id for one in kept])
     with session.out.report():
         session.out.line(f"discarded {gone}")
 
 
-def _kept(store: FindingStore, project_id: str, ids: list[str]) -> list[RejectedOriginal]:
+def _kept_originals(store: FindingStore, project_id: str, ids: list[str]) -> list[RejectedOriginal]:
     """Return the kept originals of these ids, all without ids.
 
     Raises:
@@ -141,23 +141,25 @@ def _read_fixed(path: Path, limits: Limits) -> Mapping[str, Mapping[str, Any]]:
 
     try:
         with open_json(path) as file:
-            data = _members(JsonReader(file, limits=limits))
+            data = _read_fixed_json(JsonReader(file, limits=limits))
     except LimitExceededError:
         raise
     except StorageValidationError as error:
         raise CommandError(f"{error}; it is no JSON") from error
     if isinstance(data, list):
-        data = {_entry(path, n, entry)["rejected_id"]: entry["original"] for n, entry in enumerate(data)}
+        data = {
+            _checked_entry(path, n, entry)["rejected_id"]: entry["original"] for n, entry in enumerate(data)
+        }
     if not isinstance(data, dict) or not data:
         raise CommandError(
             f"{path}: must be the JSON of 'findings rejected list', or an object of id to document"
         )
     return {
-        str(rejected_id).lower(): _untagged(path, rejected_id, form) for rejected_id, form in data.items()
+        str(rejected_id).lower(): _untag_fixed(path, rejected_id, form) for rejected_id, form in data.items()
     }
 
 
-def _members(reader: JsonReader) -> Any:
+def _read_fixed_json(reader: JsonReader) -> Any:
     """Return what is in a file, read part by part."""
     data: Any
     if reader.peek() == "[":
@@ -170,7 +172,7 @@ def _members(reader: JsonReader) -> Any:
     return data
 
 
-def _untagged(path: Path, rejected_id: str, form: Any) -> Any:
+def _untag_fixed(path: Path, rejected_id: str, form: Any) -> Any:
     from findings_orm.imports.originals import untag_original
 
     try:
@@ -179,7 +181,7 @@ def _untagged(path: Path, rejected_id: str, form: Any) -> Any:
         raise CommandError(f"{path}: {rejected_id}: {error}", hint="Nothing was imported.") from error
 
 
-def _entry(path: Path, number: int, entry: Any) -> Mapping[str, Any]:
+def _checked_entry(path: Path, number: int, entry: Any) -> Mapping[str, Any]:
     if (
         not isinstance(entry, dict)
         or not isinstance(entry.get("rejected_id"), str)

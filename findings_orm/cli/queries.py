@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from findings_orm.cli.failures import NotFoundError, UsageError
-from findings_orm.cli.options import AsJson, Project, moment, one_of, split
+from findings_orm.cli.options import AsJson, Project, one_of, parse_time, split
 from findings_orm.cli.root import command, session_of
 from findings_orm.errors import StorageValidationError
 
@@ -123,8 +123,8 @@ def list_(
     if everything and limit is not None:
         raise UsageError("--all and --limit exclude each other")
     times = {
-        "created_from": moment("--from", created_from) if created_from is not None else None,
-        "created_before": moment("--before", created_before) if created_before is not None else None,
+        "created_from": parse_time("--from", created_from) if created_from is not None else None,
+        "created_before": parse_time("--before", created_before) if created_before is not None else None,
     }
     numbers = _cwe_numbers(split(cwe))
     page_size = _ALL_PAGE if everything else DEFAULT_LIMIT if limit is None else limit
@@ -155,7 +155,7 @@ def list_(
             name = error.field or "query"
             option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
             raise UsageError(f"{option}: {str(error).partition(': ')[2]}") from error
-        _answer(session.out, store, query, form, everything=everything)
+        _answer_query(session.out, store, query, form, everything=everything)
 
 
 def _cwe_numbers(values: tuple[str, ...]) -> tuple[int, ...]:
@@ -173,12 +173,14 @@ def _run_ids(store: FindingStore, project_id: str, given: list[str] | None) -> t
     if not given:
         return ()
     known = store.runs(project_id)
-    return tuple(run_of(known, project_id, name).id for name in given)
+    return tuple(named_run(known, project_id, name).id for name in given)
 
 
-def _answer(out: Output, store: FindingStore, query: FindingQuery, form: str, *, everything: bool) -> None:
+def _answer_query(
+    out: Output, store: FindingStore, query: FindingQuery, form: str, *, everything: bool
+) -> None:
     """Write what the store has for the query."""
-    pages = _pages(store, query, everything=everything)
+    pages = _query_pages(store, query, everything=everything)
     if form == "json":
         with out.file() as stream:
             _write_json(stream, pages)
@@ -189,12 +191,12 @@ def _answer(out: Output, store: FindingStore, query: FindingQuery, form: str, *,
 
         last: list[str | None] = []
         with out.file() as stream:
-            write_report(_items(pages, last), stream, form)
+            write_report(_page_items(pages, last), stream, form)
         if last and last[-1] is not None:
             out.note(f"there are more: add --all, or for the next page --cursor {last[-1]}")
 
 
-def _pages(store: FindingStore, query: FindingQuery, *, everything: bool) -> Iterator[Page]:
+def _query_pages(store: FindingStore, query: FindingQuery, *, everything: bool) -> Iterator[Page]:
     """Yield the page of the query, or that and all that follow."""
     from dataclasses import replace
 
@@ -205,7 +207,7 @@ def _pages(store: FindingStore, query: FindingQuery, *, everything: bool) -> Ite
         yield page
 
 
-def _items(pages: Iterator[Page], last: list[str | None]) -> Iterator[Document]:
+def _page_items(pages: Iterator[Page], last: list[str | None]) -> Iterator[Document]:
     for page in pages:
         last.append(page.next_cursor)
         yield from page.items
@@ -352,7 +354,7 @@ def diff(
     with session.store() as store:
         project_id = session.project(store, project)
         known = store.runs(project_id)
-        first, second = (run_of(known, project_id, name) for name in (a, b))
+        first, second = (named_run(known, project_id, name) for name in (a, b))
         difference = store.diff_runs(project_id, first.id, second.id)
     if form == "json":
         session.out.json(as_json(difference))
@@ -360,7 +362,7 @@ def diff(
         write_diff(session.out, difference)
 
 
-def run_of(known: Sequence[Run], project_id: str, name: str) -> Run:
+def named_run(known: Sequence[Run], project_id: str, name: str) -> Run:
     """Return the run that a number or an id names.
 
     Raises:

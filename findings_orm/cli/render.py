@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from findings_orm.cli.output import Column, Grid, Output, no_style, safe, safe_lines, severity_style, shorten
+from findings_orm.cli.output import (
+    Column,
+    Grid,
+    Output,
+    no_style,
+    safe_lines,
+    safe_text,
+    severity_style,
+    shorten_text,
+)
 from findings_orm.port import Document, Event, IngestReport, RejectedOriginal, Run, RunDiff, Sighting
 from findings_orm.query import Summary
 
@@ -26,7 +35,7 @@ FINDING_COLUMNS = (
 )
 
 
-def place(document: Mapping[str, Any]) -> str:
+def resource_with_line(document: Mapping[str, Any]) -> str:
     """Return the resource of a finding, with the line if there is one."""
     line = (document.get("location") or {}).get("start_line")
     resource = document["resource"] or "(project)"
@@ -45,7 +54,7 @@ def findings_grid(documents: Iterable[Document]) -> Grid:
                 document["detector_id"],
                 document["rule_id"] or "",
                 document["title"],
-                place(document),
+                resource_with_line(document),
             )
             for document in documents
         ],
@@ -56,21 +65,21 @@ def write_finding(out: Output, document: Document, sighting: Sighting) -> None:
     """Write everything of one finding for a person."""
     severity = document["severity"]
     out.line((severity.upper(), severity_style(severity)), "  ", (document["title"], "bold"))
-    for name, value in _fields(document, sighting):
+    for name, value in _finding_fields(document, sighting):
         out.line((f"  {name:<13} ", "dim"), value)
     snippet = (document["location"] or {}).get("snippet")
     if snippet:
-        _block(out, "snippet", snippet)
+        _write_block(out, "snippet", snippet)
     for name in ("evidence", "provenance"):
         if document[name]:
-            _block(out, name, json.dumps(document[name], indent=2, ensure_ascii=False), limit=0)
+            _write_block(out, name, json.dumps(document[name], indent=2, ensure_ascii=False), limit=0)
 
 
-def _fields(document: Document, sighting: Sighting) -> Iterable[tuple[str, str]]:
+def _finding_fields(document: Document, sighting: Sighting) -> Iterable[tuple[str, str]]:
     for name in ("id", "project_id", "status", "detector_id", "rule_id"):
         if document[name]:
             yield name, str(document[name])
-    yield "resource", place(document)
+    yield "resource", resource_with_line(document)
     location = document["location"] or {}
     if location.get("path") and location["path"] != document["resource"]:
         yield "path", location["path"]
@@ -89,7 +98,7 @@ def _fields(document: Document, sighting: Sighting) -> Iterable[tuple[str, str]]
     )
 
 
-def _block(out: Output, name: str, text: str, *, limit: int = _SNIPPET_LINES) -> None:
+def _write_block(out: Output, name: str, text: str, *, limit: int = _SNIPPET_LINES) -> None:
     lines = safe_lines(text)
     out.line((f"  {name}", "dim"))
     shown = lines[:limit] if limit else lines
@@ -103,19 +112,23 @@ def write_summary(out: Output, summary: Summary) -> None:
     """Write the counts of a project, severities as bars."""
     out.line((summary.project_id, "bold"), f": {summary.total:,} findings")
     out.line("")
-    _bars(out, "severity", summary.by_severity, severity_style)
-    _bars(out, "status", {name: count for name, count in summary.by_status.items() if count})
-    _bars(out, "detector", summary.by_detector)
+    _write_bars(out, "severity", summary.by_severity, severity_style)
+    _write_bars(out, "status", {name: count for name, count in summary.by_status.items() if count})
+    _write_bars(out, "detector", summary.by_detector)
     cwes = dict(list(summary.by_cwe.items())[:10])
     title = "CWE" if len(cwes) == len(summary.by_cwe) else f"CWE (10 of {len(summary.by_cwe)})"
-    _bars(out, title, {f"CWE-{number}": count for number, count in cwes.items()})
-    _bars(out, "top resources", {name or "(project)": count for name, count in summary.top_resources.items()})
+    _write_bars(out, title, {f"CWE-{number}": count for number, count in cwes.items()})
+    _write_bars(
+        out, "top resources", {name or "(project)": count for name, count in summary.top_resources.items()}
+    )
 
 
-def _bars(out: Output, title: str, counts: Mapping[str, int], style: Callable[[str], str] = no_style) -> None:
+def _write_bars(
+    out: Output, title: str, counts: Mapping[str, int], style: Callable[[str], str] = no_style
+) -> None:
     if not counts:
         return
-    labels = {name: safe(name) for name in counts}
+    labels = {name: safe_text(name) for name in counts}
     space = max(20, out.width - 30)
     wide = min(max(map(len, labels.values())), space)
     digits = max(len(f"{count:,}") for count in counts.values())
@@ -123,8 +136,8 @@ def _bars(out: Output, title: str, counts: Mapping[str, int], style: Callable[[s
     most = max(counts.values()) or 1
     out.line((title, "bold"))
     for name, count in counts.items():
-        bar = out.block * (-(-count * longest // most))
-        label = shorten(labels[name], space)
+        bar = out.bar_character * (-(-count * longest // most))
+        label = shorten_text(labels[name], space)
         out.line(
             (f"  {label:<{wide}}", style(name)), f"  {count:>{digits},}  ", (bar, bar_style(style(name)))
         )
@@ -145,23 +158,25 @@ def history_grid(events: Iterable[Event]) -> Grid:
         Column("CHANGES", least=20),
         Column("COMMENT", least=10, drop=1),
     )
-    return Grid(columns, [(whole_seconds(e.at), e.actor, e.kind, _changes(e), e.comment) for e in events])
+    return Grid(
+        columns, [(whole_seconds(e.at), e.actor, e.kind, _describe_changes(e), e.comment) for e in events]
+    )
 
 
-def _changes(event: Event) -> str:
+def _describe_changes(event: Event) -> str:
     """Return the changes of an event in words; values of other shapes than old and new are shown as they are."""
     parts = []
     for name, change in event.changes.items():
         if isinstance(change, Sequence) and not isinstance(change, str) and len(change) == 2:
-            parts.append(f"{name}: {_brief(change[0])} -> {_brief(change[1])}")
+            parts.append(f"{name}: {_brief_value(change[0])} -> {_brief_value(change[1])}")
         else:
-            parts.append(f"{name}: {_brief(change)}")
+            parts.append(f"{name}: {_brief_value(change)}")
     return "; ".join(parts)
 
 
-def _brief(value: object) -> str:
+def _brief_value(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return shorten(text, 60)
+    return shorten_text(text, 60)
 
 
 def runs_grid(runs: Iterable[Run]) -> Grid:
@@ -203,7 +218,7 @@ def write_diff(out: Output, diff: RunDiff) -> None:
 
 def write_report(out: Output, name: str, project_id: str, report: IngestReport) -> None:
     """Write what one import did."""
-    out.line((name, "bold"), f" into {project_id}, run {report.run_id}{_remark(report)}")
+    out.line((name, "bold"), f" into {project_id}, run {report.run_id}{_report_remark(report)}")
     out.line("  " + "  ".join(f"{key} {count:,}" for key, count in report.counts().items()))
     for refusal in report.rejected[:SHOWN_REFUSALS]:
         kept = f" (kept as {refusal.rejected_id})" if refusal.rejected_id and not report.dry_run else ""
@@ -213,7 +228,7 @@ def write_report(out: Output, name: str, project_id: str, report: IngestReport) 
         out.line(f"  and {more:,} more")
 
 
-def _remark(report: IngestReport) -> str:
+def _report_remark(report: IngestReport) -> str:
     if report.repeated:
         return " (imported before: nothing was done again, these are its counts)"
     return " (dry run: nothing was written)" if report.dry_run else ""

@@ -16,11 +16,11 @@ from findings_orm.cli.failures import (
     CommandError,
     ExitCode,
     InterruptError,
-    explain,
+    explain_error,
 )
-from findings_orm.cli.output import safe_lines, silence
+from findings_orm.cli.output import safe_lines, silence_stream
 from findings_orm.cli.session import DEFAULT_URL, URL_VARIABLE, Session
-from findings_orm.cli.stopping import code_of
+from findings_orm.cli.stopping import exit_code_of
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.secrecy import hide_secrets
 
@@ -55,7 +55,7 @@ class Findings(TyperGroup):
             )
             return result if isinstance(result, int) else ExitCode.OK
 
-        code = int(_guarded(run, debug="--debug" in given))
+        code = int(_run_guarded(run, debug="--debug" in given))
         if not standalone_mode:
             return code
         sys.exit(code)
@@ -69,40 +69,40 @@ class Findings(TyperGroup):
         except (BrokenPipeError, StorageUnavailableError) as error:
             if not isinstance(error, BrokenPipeError) and not isinstance(error.__cause__, BrokenPipeError):
                 raise
-            silence(sys.stdout)
+            silence_stream(sys.stdout)
             return ExitCode.OK
 
 
-def _guarded(run: Callable[[], int], *, debug: bool) -> int:
+def _run_guarded(run: Callable[[], int], *, debug: bool) -> int:
     """Return the exit code of `run`; say on standard error what went wrong."""
     try:
         code = run()
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        silence(sys.stdout)
+        silence_stream(sys.stdout)
         return ExitCode.OK
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):
-            silence(sys.stdout)
+            silence_stream(sys.stdout)
             return ExitCode.OK
         raise
     except (KeyboardInterrupt, typer.Abort) as error:
-        _complain(InterruptError(), debug=debug)
-        return code_of(error, ExitCode.INTERRUPTED)
+        _report_failure(InterruptError(), debug=debug)
+        return exit_code_of(error, ExitCode.INTERRUPTED)
     except _BadUsage as error:
         error.message = hide_secrets(error.message)  # type: ignore[attr-defined]
         error.show()  # type: ignore[attr-defined]
         return ExitCode.USAGE
     except Exception as error:  # noqa: BLE001  # a message for every error; --debug shows the traceback
         if isinstance(error, OSError):
-            silence(sys.stdout)
-        failure = explain(error)
-        _complain(failure, debug=debug)
-        return code_of(failure, failure.code) if isinstance(failure, InterruptError) else failure.code
+            silence_stream(sys.stdout)
+        failure = explain_error(error)
+        _report_failure(failure, debug=debug)
+        return exit_code_of(failure, failure.code) if isinstance(failure, InterruptError) else failure.code
 
 
-def _complain(failure: CommandError, *, debug: bool) -> None:
+def _report_failure(failure: CommandError, *, debug: bool) -> None:
     try:
         if debug:
             sys.stderr.write(hide_secrets(traceback.format_exc()))
@@ -113,7 +113,7 @@ def _complain(failure: CommandError, *, debug: bool) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
     except OSError:
-        silence(sys.stderr)
+        silence_stream(sys.stderr)
 
 
 def global_options_first(args: Sequence[str]) -> list[str]:
@@ -145,7 +145,7 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     if not wanted:
         return
     from importlib.metadata import PackageNotFoundError, version
@@ -172,7 +172,7 @@ Exit codes:
 {_CODE_LINES}
 """
 )
-def _root(
+def _make_session(
     ctx: typer.Context,
     url: Annotated[
         str, typer.Option("--url", envvar=URL_VARIABLE, metavar="URL", help="The storage.", show_envvar=True)
@@ -182,7 +182,8 @@ def _root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
     version: Annotated[  # noqa: ARG001  # its callback does the work, and `Findings.main` that of --debug
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     """Keep the findings of security scanners in a database.

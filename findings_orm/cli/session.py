@@ -47,7 +47,7 @@ class Session:
         """
         if not create:
             self.require_file()
-        with self._opened(limits, migrate) as store:
+        with self._open_store(limits, migrate) as store:
             yield store
 
     def store_for_import(self, limits: Limits, *, dry_run: bool) -> AbstractContextManager[FindingStore]:
@@ -58,7 +58,7 @@ class Session:
             return open_storage("memory:", limits=limits)
         return self.store(create=True, limits=limits)
 
-    def _opened(self, limits: Limits | None, migrate: bool | None) -> FindingStore:
+    def _open_store(self, limits: Limits | None, migrate: bool | None) -> FindingStore:
         from findings_orm.limits import DEFAULT
         from findings_orm.registry import open_storage
 
@@ -101,7 +101,7 @@ class Session:
 
     def missing_file(self) -> Path | None:
         """Return the SQLite file (or the folder of a file store) that the URL names, if it is not there; else None."""
-        path = place_of(self.url)
+        path = storage_path(self.url)
         return path if path is not None and not os.path.lexists(path) else None
 
     def project(self, store: FindingStore, given: str | None) -> str:
@@ -122,13 +122,15 @@ class Session:
                 hint="Import a report first: findings import FILE --project NAME",
             )
         if given is not None:
-            raise NotFoundError(f"no project {given!r}", hint=f"There are: {_enumerated(known)}")
+            raise NotFoundError(f"no project {given!r}", hint=f"There are: {_enumerate_names(known)}")
         if len(known) > 1:
-            raise UsageError("which project? Say it with --project", hint=f"There are: {_enumerated(known)}")
+            raise UsageError(
+                "which project? Say it with --project", hint=f"There are: {_enumerate_names(known)}"
+            )
         return known[0]
 
 
-def place_of(url: str) -> Path | None:
+def storage_path(url: str) -> Path | None:
     """Return the path that a ``sqlite:`` or ``file:`` URL names; None for other URLs and databases in memory."""
     if url.lower().startswith("file:"):
         folder = unquote(urlsplit(url).path)
@@ -140,6 +142,6 @@ def place_of(url: str) -> Path | None:
     return Path(path) if path and path != ":memory:" and not path.startswith("file:") else None
 
 
-def _enumerated(names: list[str]) -> str:
+def _enumerate_names(names: list[str]) -> str:
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more (findings projects)" if more > 0 else "")

@@ -31,7 +31,7 @@ def stop_on_signals() -> None:
     """Let `StopError` come from these signals from now on; one that is ignored (``nohup``) stays so."""
     last = float("-inf")
 
-    def stop(number: int, _frame: FrameType | None) -> None:
+    def raise_stop(number: int, _frame: FrameType | None) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last > _SAME_REQUEST:
@@ -40,10 +40,10 @@ def stop_on_signals() -> None:
 
     for number in SIGNALS:
         if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, stop)
+            signal.signal(number, raise_stop)
 
 
-def code_of(error: BaseException | None, otherwise: int) -> int:
+def exit_code_of(error: BaseException | None, otherwise: int) -> int:
     """Return the exit code that the signal behind an exception asks for."""
     while error is not None and not isinstance(error, StopError):
         error = error.__cause__ or error.__context__

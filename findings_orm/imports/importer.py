@@ -43,12 +43,12 @@ from findings_orm.imports.matching import (
     Probe,
     RunContext,
     events_of,
-    plan,
-    recognise,
+    plan_changes,
+    recognise_probes,
 )
 from findings_orm.imports.originals import tag_original
 from findings_orm.imports.receipts import LOOK_BACK, Recognition
-from findings_orm.imports.saving import check_size, renew
+from findings_orm.imports.saving import check_size, renew_fingerprints
 from findings_orm.limits import DEFAULT, MB, Limits
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
 from findings_orm.process import no_collection
@@ -73,9 +73,9 @@ class Deferred:
         """Keep documents for the end."""
         self._memory += waiting
         if len(self._memory) > _IN_MEMORY:
-            self._spill()
+            self._spill_documents()
 
-    def _spill(self) -> None:
+    def _spill_documents(self) -> None:
         if not self._files:
             self._files = [tempfile.TemporaryFile() for _ in range(_PARTS)]  # noqa: SIM115  # closed in groups
         for one in self._memory:
@@ -85,20 +85,20 @@ class Deferred:
             self._files[one.fingerprint[0] % _PARTS].write(line.encode() + b"\n")
         self._memory = []
 
-    def groups(self) -> Iterator[list[Incoming]]:
+    def drain_groups(self) -> Iterator[list[Incoming]]:
         """Yield everything that waits, equal fingerprints together."""
         if not self._files:
             waiting, self._memory = self._memory, []
             yield waiting
             return
-        self._spill()
+        self._spill_documents()
         for file in self._files:
             with file:
                 file.seek(0)
-                yield [_thawed(line) for line in file]
+                yield [_parse_incoming(line) for line in file]
 
 
-def _thawed(line: bytes) -> Incoming:
+def _parse_incoming(line: bytes) -> Incoming:
     index, document, digest, number, content, has_id = json.loads(line)
     return Incoming(index, document, bytes.fromhex(digest), number, bytes.fromhex(content), has_id)
 
@@ -162,16 +162,16 @@ class Import:
         """Import `documents` and return the report."""
         self.unit = unit
         try:
-            return self._execute(unit, documents)
+            return self._import_documents(unit, documents)
         finally:
             self._under_way.close()
 
-    def _execute(self, unit: Records, documents: Iterable[Mapping[str, Any]]) -> IngestReport:
-        if repeated := self._earlier(unit.runs(self.project_id)):
+    def _import_documents(self, unit: Records, documents: Iterable[Mapping[str, Any]]) -> IngestReport:
+        if repeated := self._earlier_report(unit.runs(self.project_id)):
             return repeated
         self.advance = unit.advance(self.project_id, self.at)
         runs = unit.runs(self.project_id)
-        if repeated := self._earlier(runs):  # it was imported while this one waited for the project
+        if repeated := self._earlier_report(runs):  # it was imported while this one waited for the project
             return repeated
         previous: dict[str, int] = {}
         for earlier in runs:
@@ -180,88 +180,91 @@ class Import:
         self.context = RunContext(self.run.id, number, previous, self.at)
         receipts = unit.receipts(self.project_id, number - LOOK_BACK)
         with closing(Recognition(runs, receipts, self.advance.before)) as recognition:
-            self._read(documents, recognition)
+            self._read_report(documents, recognition)
             if self.close_missing:
                 self._close_missing()
-            self._record(recognition.digests)
+            self._record_run(recognition.digests)
         return self.report
 
-    def _read(self, documents: Iterable[Mapping[str, Any]], recognition: Recognition) -> None:
+    def _read_report(self, documents: Iterable[Mapping[str, Any]], recognition: Recognition) -> None:
         """Take in the whole report."""
         deferred = Deferred()
         with no_collection() as collects:
             first = 0
-            for number, batch in enumerate(self._unrecognised(documents, recognition)):
-                self._take(first, batch, deferred)
+            for number, batch in enumerate(self._unrecognised_batches(documents, recognition)):
+                self._take_batch(first, batch, deferred)
                 first += len(batch)
                 if collects and number % _ROUNDS == 0:
                     gc.collect(1)
-        self._apply()
-        for waiting in deferred.groups():
-            known = self._known({one.fingerprint for one in waiting})
-            self._plan(waiting, known, Changes(), deferred, last=True)
-            self._apply()
+        self._write_changes()
+        for waiting in deferred.drain_groups():
+            known = self._known_identities({one.fingerprint for one in waiting})
+            self._plan_batch(waiting, known, Changes(), deferred, last=True)
+            self._write_changes()
 
-    def _unrecognised(
+    def _unrecognised_batches(
         self, documents: Iterable[Mapping[str, Any]], recognition: Recognition
     ) -> Iterator[list[Mapping[str, Any]]]:
         """Yield the batches of a report; none where the same report came before."""
-        for batch, data in _batches(documents, self.limits):
-            if not recognition.takes(batch, data):
-                yield from recognition.put_aside()
+        for batch, data in _split_documents(documents, self.limits):
+            if not recognition.recognise_batch(batch, data):
+                yield from recognition.replay_batches()
                 yield batch
         run = recognition.recognised()
         if run is None:
-            yield from recognition.put_aside()
+            yield from recognition.replay_batches()
             return
         self.unit.seen_again(self.project_id, run, self.at, self.context.number)
         self.report.unchanged += recognition.count
         self.detectors |= recognition.detectors
 
-    def _earlier(self, runs: list[Run]) -> IngestReport | None:
+    def _earlier_report(self, runs: list[Run]) -> IngestReport | None:
         """Return the report of the run if it was imported before."""
         for earlier in runs:
             if earlier.id == self.run.id:
-                return _repeated(earlier, dry_run=self.report.dry_run)
+                return _repeated_report(earlier, dry_run=self.report.dry_run)
         return None
 
     # -- validation -----------------------------------------------------------------------------------------
 
-    def _take(self, first: int, batch: list[Mapping[str, Any]], deferred: Deferred) -> None:
+    def _take_batch(self, first: int, batch: list[Mapping[str, Any]], deferred: Deferred) -> None:
         """Recognise what is known to the last bit, validate the rest, and write; `first` is the position of the batch."""
-        probes = [self._probe(index, given) for index, given in enumerate(self._between(batch), first)]
+        probes = [
+            self._probe_document(index, given)
+            for index, given in enumerate(self._write_between_items(batch), first)
+        ]
         fingerprints = {probe.fingerprint for probe in probes}
-        self._renew(probe.document for probe in probes if probe.fingerprint)
+        self._renew_older_findings(probe.document for probe in probes if probe.fingerprint)
         if not fingerprints.isdisjoint(self._planned):
-            self._apply()
-        known = self._known(fingerprints)
-        self._apply()
+            self._write_changes()
+        known = self._known_identities(fingerprints)
+        self._write_changes()
         changes = Changes()
         incoming = []
-        for probe in self._between(recognise(probes, known, self.context, changes)):
+        for probe in self._write_between_items(recognise_probes(probes, known, self.context, changes)):
             given = batch[probe.position - first]
             try:
-                incoming.append(self._incoming(probe, given))
+                incoming.append(self._validate_probe(probe, given))
             except (StorageValidationError, SchemaVersionError) as error:
-                self._refuse(probe.position, given, error)
+                self._refuse_document(probe.position, given, error)
         self.detectors |= changes.detectors
         if strange := {one.fingerprint for one in incoming} - fingerprints:
-            self._renew(one.document for one in incoming if one.fingerprint in strange)
-            known.update(self._known(strange))
-        self._plan(incoming, known, changes, deferred, last=False)
+            self._renew_older_findings(one.document for one in incoming if one.fingerprint in strange)
+            known.update(self._known_identities(strange))
+        self._plan_batch(incoming, known, changes, deferred, last=False)
         self._planned = fingerprints | strange
 
-    def _between(self, items: Iterable[_T]) -> Iterator[_T]:
+    def _write_between_items(self, items: Iterable[_T]) -> Iterator[_T]:
         """Yield items, and let the unit go on with what it was asked for every now and then."""
         for number, item in enumerate(items):
             if number % _STEP == 0:
                 next(self._under_way, None)
             yield item
 
-    def _probe(self, index: int, given: Mapping[str, Any]) -> Probe:
+    def _probe_document(self, index: int, given: Mapping[str, Any]) -> Probe:
         """Return what a document is where nothing speaks against it; it is not known to be valid."""
         try:
-            document, has_id = self._filled(given)
+            document, has_id = self._fill_document(given)
             digest, line = fingerprint(document)
         except (StorageError, AttributeError, KeyError, TypeError, ValueError):
             return Probe(index, {}, b"", None, b"", plain=False, has_id=False)
@@ -270,11 +273,11 @@ class Import:
             check_size(document, content, self.limits)
         except LimitExceededError:
             return Probe(index, {}, b"", None, b"", plain=False, has_id=False)
-        known = content and self._may_stay(document, has_id=has_id)
+        known = content and self._may_skip_validation(document, has_id=has_id)
         found = content_digest(content) if known else b""
         return Probe(index, document, digest, line, found, bool(content), has_id)
 
-    def _filled(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    def _fill_document(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         """Return a document of the current version with what the import fills in, and whether it had an id."""
         if isinstance(given, Oversized):
             raise given.error
@@ -293,7 +296,7 @@ class Import:
                 document[name] = value
         return document, has_id
 
-    def _may_stay(self, document: Mapping[str, Any], *, has_id: bool) -> bool:
+    def _may_skip_validation(self, document: Mapping[str, Any], *, has_id: bool) -> bool:
         """Return whether a known finding may have come with the fields that are not part of its content."""
         created_at = document["created_at"]
         if has_id and not is_uuid(document["id"]):
@@ -305,10 +308,10 @@ class Import:
         except (TypeError, ValueError):
             return False
 
-    def _incoming(self, probe: Probe, given: Mapping[str, Any]) -> Incoming:
+    def _validate_probe(self, probe: Probe, given: Mapping[str, Any]) -> Incoming:
         index, document, digest, line, found, plain, has_id = probe
         if not document:
-            document, has_id = self._filled(given)
+            document, has_id = self._fill_document(given)
         valid, objects = validate_content(document, plain=plain)
         self.detectors.add(valid["detector_id"])
         if not digest:
@@ -319,16 +322,18 @@ class Import:
             found = content_digest(content)
         return Incoming(index, valid, digest, line, found, has_id, objects)
 
-    def _refuse(self, index: int, given: object, error: StorageError) -> None:
+    def _refuse_document(self, index: int, given: object, error: StorageError) -> None:
         """Raise, or take the refused document into the quarantine."""
         if not self.quarantine:
             if isinstance(error, StorageValidationError):
                 raise error.at(index) from error
             raise type(error)(f"document {index}: {error}") from error
         self.limits.check("max_rejected", len(self.report.rejected) + 1, "the number of refused documents")
-        field = _shown((getattr(error, "field", None) or "finding_schema_version")[:1000])
+        field = _storable_text((getattr(error, "field", None) or "finding_schema_version")[:1000])
         if isinstance(given, Oversized):
-            self.report.rejected.append(Rejected(index, field, _shown(f"{error}; the original is not kept")))
+            self.report.rejected.append(
+                Rejected(index, field, _storable_text(f"{error}; the original is not kept"))
+            )
             return
         original = tag_original(given)
         form = json.dumps(original)
@@ -337,14 +342,14 @@ class Import:
         except LimitExceededError as fault:
             known = isinstance(error, LimitExceededError)
             reason = f"{error}; the original is not kept" + ("" if known else f": {fault}")
-            self.report.rejected.append(Rejected(index, field, _shown(reason)))
+            self.report.rejected.append(Rejected(index, field, _storable_text(reason)))
             return
         self.limits.check("max_rejected_bytes", self._kept_bytes, "the size of what is kept aside, in bytes")
         digest = hashlib.sha256(form.encode()).digest()
         self._copies[digest] += 1
         key = hashlib.sha256(digest + self._copies[digest].to_bytes(8, "big")).digest()
         rejected_id = str(uuid.UUID(bytes=key[:16], version=5))
-        reason = _shown(str(error))
+        reason = _storable_text(str(error))
         self.report.rejected.append(Rejected(index, field, reason, rejected_id))
         self._originals.append(
             RejectedOriginal(rejected_id, self.run.id, index, self.at, field, reason, original)
@@ -362,16 +367,16 @@ class Import:
         self.limits.check("max_document_bytes", size, "its size, in bytes")
         return size
 
-    def _renew(self, documents: Iterable[Mapping[str, Any]]) -> None:
+    def _renew_older_findings(self, documents: Iterable[Mapping[str, Any]]) -> None:
         """Bring what an older version of the algorithm identified as one of these documents to the present one."""
         former = {digest for document in documents if (digest := former_digest(document))}
         if former and any(one.version < VERSION for one in self.unit.identities(self.project_id, former)):
-            self._apply()
-            renew(self.unit, self.project_id, former)
+            self._write_changes()
+            renew_fingerprints(self.unit, self.project_id, former)
 
     # -- writing --------------------------------------------------------------------------------------------
 
-    def _known(self, fingerprints: set[bytes]) -> dict[bytes, list[Identity]]:
+    def _known_identities(self, fingerprints: set[bytes]) -> dict[bytes, list[Identity]]:
         known: defaultdict[bytes, list[Identity]] = defaultdict(list)
         for identity in self.unit.identities(self.project_id, fingerprints):
             known[identity.fingerprint].append(identity)
@@ -379,11 +384,11 @@ class Import:
             self.limits.check("max_equal_findings", len(equal), "the number of equal findings")
         return dict(known)
 
-    def _plan(
+    def _plan_batch(
         self, batch: list[Incoming], known: Known, changes: Changes, deferred: Deferred, *, last: bool
     ) -> None:
         if batch or changes.unchanged:
-            plan(batch, known, self._load, self.context, changes, last=last)
+            plan_changes(batch, known, self._load_stored, self.context, changes, last=last)
             self._refuse_taken_ids(changes, {one.document["id"]: one for one in batch if one.has_id})
             deferred.add(changes.deferred)
             self._changes = changes
@@ -391,7 +396,7 @@ class Import:
             self.unit.put_rejected(self.project_id, self._originals)
             self._originals = []
 
-    def _load(self, finding_ids: Any) -> Any:
+    def _load_stored(self, finding_ids: Any) -> Any:
         return self.unit.stored(self.project_id, finding_ids)
 
     def _refuse_taken_ids(self, changes: Changes, given: Mapping[str, Incoming]) -> None:
@@ -404,20 +409,20 @@ class Import:
         for row in changes.insert:
             finding_id = row.document["id"]
             if finding_id in taken:
-                self._refuse_taken(given[finding_id])
+                self._refuse_taken_id(given[finding_id])
                 continue
             taken.add(finding_id)
             accepted.append(row)
         changes.insert = accepted
 
-    def _refuse_taken(self, one: Incoming) -> None:
+    def _refuse_taken_id(self, one: Incoming) -> None:
         rule = "is the id of another finding of the project; leave it out or give a new one"
         if not self.quarantine:
             raise StorageConflictError(f"document {one.position}: id: {rule} (got {one.document['id']!r})")
         fault = StorageValidationError.of_field("id", rule, one.document["id"])
-        self._refuse(one.position, one.document, fault)
+        self._refuse_document(one.position, one.document, fault)
 
-    def _apply(self) -> None:
+    def _write_changes(self) -> None:
         """Begin to write what was planned last. It may go on while the next batch is validated."""
         unit, project_id, changes = self.unit, self.project_id, self._changes
         self._changes, self._planned = Changes(), set()
@@ -432,7 +437,7 @@ class Import:
         if changes.events:
             unit.add_events(project_id, self.advance.now, changes.events)
         if changes.insert:
-            self._under_way = unit.inserting(project_id, changes.insert)
+            self._under_way = unit.insert_in_steps(project_id, changes.insert)
             next(self._under_way, None)
         self.report.created += len(changes.insert)
         self.report.updated += changes.updated
@@ -462,7 +467,7 @@ class Import:
             self.unit.add_events(self.project_id, self.advance.now, events)
             self.report.resolved += len(batch)
 
-    def _record(self, digests: bytes) -> None:
+    def _record_run(self, digests: bytes) -> None:
         run = Run(
             self.run.id,
             tuple(sorted(self.detectors)),
@@ -476,7 +481,7 @@ class Import:
         self.unit.put_run(self.project_id, run, receipt)
 
 
-def _batches(documents: Iterable[Any], limits: Limits) -> Iterator[tuple[list[Any], bytes]]:
+def _split_documents(documents: Iterable[Any], limits: Limits) -> Iterator[tuple[list[Any], bytes]]:
     """Yield batches of documents with their bytes, none where a document is not of plain types.
 
     A stream is cut by the memory that its documents take, too; a list is in memory as a whole already.
@@ -515,12 +520,12 @@ def _joined(parts: list[bytes]) -> bytes:
     return b"".join(parts) if all(parts) else b""
 
 
-def _shown(text: str) -> str:
+def _storable_text(text: str) -> str:
     """Return a text for the report, which every store can hold."""
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 
-def _repeated(run: Run, *, dry_run: bool) -> IngestReport:
+def _repeated_report(run: Run, *, dry_run: bool) -> IngestReport:
     report = IngestReport(run_id=run.id, dry_run=dry_run, repeated=True, rejected=list(run.rejected))
     for name in ("created", "updated", "unchanged", "reopened", "resolved"):
         setattr(report, name, run.counts[name])

@@ -56,12 +56,12 @@ def as_run(run: Run | str | Mapping[str, Any] | None, at: str, limits: Limits = 
     tool = dict(run.tool)
     check_parts(tool, limits)
     probe = {
-        "id": _given(run.id, uuid7),
+        "id": _given_or_new(run.id, uuid7),
         "project_id": "run",
         "detector_id": "run",
         "title": "run",
         "severity": "info",
-        "created_at": _given(run.started_at, lambda: at),
+        "created_at": _given_or_new(run.started_at, lambda: at),
         "evidence": tool,
     }
     try:
@@ -75,6 +75,6 @@ def as_run(run: Run | str | Mapping[str, Any] | None, at: str, limits: Limits = 
     return Run(checked["id"], tuple(run.detectors), checked["created_at"], checked["evidence"])
 
 
-def _given(value: Any, make: Callable[[], str]) -> Any:
+def _given_or_new(value: Any, make: Callable[[], str]) -> Any:
     """Return a member of a run as it was given, or a new one where it is left out."""
     return make() if value is None or (isinstance(value, str) and not value) else value

@@ -90,7 +90,9 @@ Known = Mapping[bytes, Sequence[Identity]]
 """The stored identities by fingerprint."""
 
 
-def recognise(probes: Sequence[Probe], known: Known, run: RunContext, changes: Changes) -> Iterator[Probe]:
+def recognise_probes(
+    probes: Sequence[Probe], known: Known, run: RunContext, changes: Changes
+) -> Iterator[Probe]:
     """Note what is to the last bit as it was taken in before, and yield everything else.
 
     Such a document was valid then, so it is now, and nothing of it is written: it needs no validation. Only the
@@ -105,12 +107,12 @@ def recognise(probes: Sequence[Probe], known: Known, run: RunContext, changes: C
             if same and identity.last_run != run.number and identity.closed_as != Status.RESOLVED:
                 changes.unchanged += 1
                 changes.detectors.add(probe.document["detector_id"])
-                _saw(identity, run, probe.document["detector_id"], changes)
+                _note_sighting(identity, run, probe.document["detector_id"], changes)
                 continue
         yield probe
 
 
-def plan(
+def plan_changes(
     incoming: Iterable[Incoming],
     known: Known,
     load: Callable[[Collection[str]], Mapping[str, Stored]],
@@ -141,7 +143,7 @@ def plan(
             continue
         stored = sorted(known[digest], key=lambda identity: identity.ordinal)
         free = [identity for identity in stored if identity.last_run != run.number]
-        paired, rest = _pair(group, free, last=last)
+        paired, rest = _pair_findings(group, free, last=last)
         pairs += paired
         if rest and len(paired) < len(free):
             changes.deferred += rest
@@ -149,11 +151,13 @@ def plan(
             ordinal = 1 + max(identity.ordinal for identity in stored)
             new += [(one, ordinal + n) for n, one in enumerate(rest)]
     ids = iter(uuid7s(sum(not one.has_id for one, _ in new)))
-    changes.insert += [_new(one, ordinal, run, ids) for one, ordinal in new]
-    _merge(pairs, load, run, changes)
+    changes.insert += [_make_finding(one, ordinal, run, ids) for one, ordinal in new]
+    _merge_pairs(pairs, load, run, changes)
 
 
-def _pair(group: list[Incoming], free: list[Identity], *, last: bool) -> tuple[list[Pair], list[Incoming]]:
+def _pair_findings(
+    group: list[Incoming], free: list[Identity], *, last: bool
+) -> tuple[list[Pair], list[Incoming]]:
     """Pair equal findings: by id, by line and content, by line, and at the end with the nearest line."""
     if len(group) == 1 and len(free) == 1 and (last or group[0].line == free[0].line):
         return [(group[0], free[0])], []
@@ -162,9 +166,9 @@ def _pair(group: list[Incoming], free: list[Identity], *, last: bool) -> tuple[l
     pairs: list[Pair] = []
     ambiguous = not last and len(free) > 1
     for rule in (_same_id, _same_content) if ambiguous else (_same_id, _same_content, _same_line):
-        group, free = _take(group, free, rule, pairs)
+        group, free = _take_pairs(group, free, rule, pairs)
     if last and group and free:
-        group = _nearest(group, free, pairs)
+        group = _pair_nearest(group, free, pairs)
     return pairs, group
 
 
@@ -182,7 +186,7 @@ def _same_line(one: Incoming | Identity) -> object:
     return (one.line,)
 
 
-def _take(
+def _take_pairs(
     group: list[Incoming],
     free: list[Identity],
     key: Callable[[Incoming | Identity], object],
@@ -203,7 +207,7 @@ def _take(
     return rest, [identity for identity in free if identity.ordinal not in taken]
 
 
-def _nearest(group: list[Incoming], free: list[Identity], pairs: list[Pair]) -> list[Incoming]:
+def _pair_nearest(group: list[Incoming], free: list[Identity], pairs: list[Pair]) -> list[Incoming]:
     """Pair by the smallest distance of lines and return who found no partner.
 
     Both sides in the order of their lines, an alignment that keeps this order has the smallest sum of
@@ -212,7 +216,7 @@ def _nearest(group: list[Incoming], free: list[Identity], pairs: list[Pair]) -> 
     group = sorted(group, key=lambda one: (one.line is None, one.line or 0, one.position))
     free = sorted(free, key=lambda one: (one.line is None, one.line or 0, one.ordinal))
     few, many, swapped = (group, free, False) if len(group) <= len(free) else (free, group, True)
-    chosen = _align([one.line or 0 for one in few], [one.line or 0 for one in many])
+    chosen = _align_lines([one.line or 0 for one in few], [one.line or 0 for one in many])
     for position, other in enumerate(chosen):
         a, b = few[position], many[other]
         pairs.append((b, a) if swapped else (a, b))  # type: ignore[arg-type]  # one of each, by `swapped`
@@ -225,7 +229,7 @@ def _nearest(group: list[Incoming], free: list[Identity], pairs: list[Pair]) -> 
 _ALIGN_LIMIT = 1_000_000
 
 
-def _align(few: list[int], many: list[int]) -> list[int]:
+def _align_lines(few: list[int], many: list[int]) -> list[int]:
     """Return for each of `few` the position of its partner in `many`; both sorted, `few` not longer.
 
     Dynamic programming over (few by spare partners); where that table would be huge, the first free partner
@@ -269,7 +273,7 @@ def _align_greedily(few: list[int], many: list[int]) -> list[int]:
     return chosen
 
 
-def _new(one: Incoming, ordinal: int, run: RunContext, ids: Iterator[str]) -> Stored:
+def _make_finding(one: Incoming, ordinal: int, run: RunContext, ids: Iterator[str]) -> Stored:
     if not one.has_id:
         one.document["id"] = next(ids)
     status = one.document["status"]
@@ -292,7 +296,7 @@ def _new(one: Incoming, ordinal: int, run: RunContext, ids: Iterator[str]) -> St
     return Stored(one.document, identity, one.objects)
 
 
-def _merge(
+def _merge_pairs(
     pairs: list[Pair],
     load: Callable[[Collection[str]], Mapping[str, Stored]],
     run: RunContext,
@@ -303,24 +307,24 @@ def _merge(
     for one, identity in pairs:
         if one.content == identity.content and identity.closed_as != Status.RESOLVED:
             changes.unchanged += 1
-            _saw(identity, run, one.document["detector_id"], changes)
+            _note_sighting(identity, run, one.document["detector_id"], changes)
         else:
             to_load.append((one, identity))
     if not to_load:
         return
     loaded = load([identity.finding_id for _, identity in to_load])
     for one, identity in to_load:
-        _merge_one(one, loaded[identity.finding_id]._replace(identity=identity), run, changes)
+        _merge_pair(one, loaded[identity.finding_id]._replace(identity=identity), run, changes)
 
 
-def _saw(identity: Identity, run: RunContext, detector_id: str, changes: Changes) -> None:
+def _note_sighting(identity: Identity, run: RunContext, detector_id: str, changes: Changes) -> None:
     if identity.last_run and identity.last_run == run.previous.get(detector_id):
         changes.seen.append(identity)
     else:
-        changes.reidentify.append(_resighted(identity, run, detector_id, changes))
+        changes.reidentify.append(_resighted_identity(identity, run, detector_id, changes))
 
 
-def _resighted(identity: Identity, run: RunContext, detector_id: str, changes: Changes) -> Identity:
+def _resighted_identity(identity: Identity, run: RunContext, detector_id: str, changes: Changes) -> Identity:
     """Return the identity as seen by this run; a streak that other runs broke is put aside."""
     unbroken = identity.last_run and identity.last_run == run.previous.get(detector_id)
     if identity.last_run and not unbroken:
@@ -331,13 +335,13 @@ def _resighted(identity: Identity, run: RunContext, detector_id: str, changes: C
     )
 
 
-def _merge_one(one: Incoming, stored: Stored, run: RunContext, changes: Changes) -> None:
+def _merge_pair(one: Incoming, stored: Stored, run: RunContext, changes: Changes) -> None:
     old, identity, *_ = stored
     at = stored.not_before(run.at)
     status = _next_status(old["status"], one.document["status"], identity.reported)
     document = {**one.document, **{name: old[name] for name in STORE_FIELDS}, "status": status}
     changed = changed_fields(old, document)
-    identity = _resighted(identity, run, document["detector_id"], changes)
+    identity = _resighted_identity(identity, run, document["detector_id"], changes)
     identity = identity._replace(content=one.content, reported=one.document["status"], line=one.line)
     if not changed:
         changes.unchanged += 1

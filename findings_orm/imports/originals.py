@@ -78,7 +78,7 @@ def untag_original(form: Any) -> Any:
         return form
     parts: list[Any] = []
     try:
-        for number, part in enumerate(_list(form.get(PARTS, []))):
+        for number, part in enumerate(_require_list(form.get(PARTS, []))):
             parts.append(_value_of(part, f"{PARTS}[{number}]", parts))
         return _value_of(form[WHOLE], "", parts)
     except (TypeError, RecursionError) as error:
@@ -94,13 +94,13 @@ def _through_json(original: object) -> tuple[str | None, Any]:
     """Return a value as JSON text, None where that says something else, and what the text says."""
     try:
         text = json.dumps(original)
-        copy = json.loads(text, parse_constant=_refuse)
+        copy = json.loads(text, parse_constant=_refuse_constant)
         return (text if copy == original else None), copy
     except Exception:  # noqa: BLE001  # a value of any class may fail in any way; then it is tagged
         return None, None
 
 
-def _refuse(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
@@ -133,27 +133,27 @@ class _Tags:
 
     def form_of(self, value: object) -> Any:
         """Return a value as JSON, without recursion."""
-        stack = [self._work(value, hashable=False)]
+        stack = [self._form_steps(value, hashable=False)]
         found: _Form | None = None
         while stack:
             try:
                 inner = stack[-1].send(found)  # type: ignore[arg-type]  # None starts it
-                stack.append(self._work(inner[0], hashable=inner[1]))
+                stack.append(self._form_steps(inner[0], hashable=inner[1]))
                 found = None
             except StopIteration as done:
                 stack.pop()
                 found = done.value
         return found[0] if found else None
 
-    def _work(self, value: object, *, hashable: bool) -> _Work:
+    def _form_steps(self, value: object, *, hashable: bool) -> _Work:
         """Yield the values that this one is made of, get their forms, and return its own."""
         kind = _kind_of(value, hashable=hashable)
         if kind not in _CONTAINERS:
-            return self._leaf(kind, value)
+            return self._leaf_form(kind, value)
         if id(value) in self._around:
             return self._lost_form(value)
         try:
-            members = _members(kind, value)
+            members = _container_members(kind, value)
         except Exception:  # noqa: BLE001  # a Mapping of any class
             return self._lost_form(value)
         self._around.add(id(value))
@@ -161,21 +161,21 @@ class _Tags:
         for inner, of_hashable in members:
             forms.append((yield inner, of_hashable or hashable))
         self._around.discard(id(value))
-        form, levels = self._joined(kind, forms)
+        form, levels = self._join_forms(kind, forms)
         levels += max((below for _, below in forms), default=0)
         if levels <= MAX_LEVELS:
             return form, levels
         self.parts.append(form)
-        return self._tag("part", len(self.parts) - 1), 1
+        return self._tagged_form("part", len(self.parts) - 1), 1
 
-    def _joined(self, kind: type | None, forms: list[_Form]) -> _Form:
+    def _join_forms(self, kind: type | None, forms: list[_Form]) -> _Form:
         """Return the form of a container of the forms of what is in it, and the levels that it adds."""
         values = [form for form, _ in forms]
         if kind is list:
             return values, 1
         if kind is not dict:
             ordered = values if kind is tuple else sorted(values, key=json.dumps)
-            return self._tag(_CONTAINERS[kind], ordered), 2
+            return self._tagged_form(_CONTAINERS[kind], ordered), 2
         keys, values = values[::2], values[1::2]
         if all(isinstance(key, str) for key in keys):
             if len(keys) != 1 or not keys[0].startswith("$"):
@@ -184,32 +184,32 @@ class _Tags:
             self.are_needed = True
         return {"$object": [list(pair) for pair in zip(keys, values, strict=True)]}, 3
 
-    def _leaf(self, kind: type | None, value: Any) -> _Form:
+    def _leaf_form(self, kind: type | None, value: Any) -> _Form:
         if kind is None:
             return self._lost_form(value)
         if kind in _NARROWER:
             name, exact, beyond_json = _NARROWER[kind]
             plain = exact(value)
             said = beyond_json(plain)
-            return (plain, 0) if said is None else (self._tag(name, said), 2)
+            return (plain, 0) if said is None else (self._tagged_form(name, said), 2)
         if kind not in _WRITERS:
             return value, 0
         try:
-            return self._tag(kind.__name__.lower(), _WRITERS[kind](value)), 2
+            return self._tagged_form(kind.__name__.lower(), _WRITERS[kind](value)), 2
         except Exception:  # noqa: BLE001  # a time zone of any class, a memoryview that was released
             return self._lost_form(value)
 
-    def _tag(self, name: str, value: Any) -> Any:
+    def _tagged_form(self, name: str, value: Any) -> Any:
         self.are_needed = True
         return {f"${name}": value}
 
     def _lost_form(self, value: object) -> _Form:
         if type(value) is not LostValue:
-            value = LostValue(*_described(value))
+            value = LostValue(*_type_and_repr(value))
             self._lost[value] += 1
             value = LostValue(value.type, value.text, self._lost[value] - 1)
         number = [value.number] if value.number else []
-        return self._tag("repr", [value.type, value.text, *number]), 2
+        return self._tagged_form("repr", [value.type, value.text, *number]), 2
 
 
 def _kind_of(value: object, *, hashable: bool) -> type | None:
@@ -227,7 +227,7 @@ def _kind_of(value: object, *, hashable: bool) -> type | None:
     return dict if issubclass(kind, Mapping) and not hashable else None
 
 
-def _members(kind: type | None, value: Any) -> Iterable[tuple[object, bool]]:
+def _container_members(kind: type | None, value: Any) -> Iterable[tuple[object, bool]]:
     """Return what is in a container, keys and values in turn, and whether it has to be hashable."""
     if kind is dict:
         pairs = dict.items(value) if issubclass(type(value), dict) else [(key, value[key]) for key in value]
@@ -235,21 +235,21 @@ def _members(kind: type | None, value: Any) -> Iterable[tuple[object, bool]]:
     return [(inner, kind in (set, frozenset)) for inner in kind.__iter__(value)]  # type: ignore[union-attr]
 
 
-def _described(value: object) -> tuple[str, str]:
+def _type_and_repr(value: object) -> tuple[str, str]:
     """Return the name of a value's type, and its `repr`, of which any may fail in any way."""
     kind, text = "object", "?"
     with suppress(Exception):
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
     with suppress(Exception):
         text = repr(value)[:MAX_REPR]
-    return _encodable(kind), _encodable(text)
+    return _encodable_text(kind), _encodable_text(text)
 
 
-def _encodable(text: str) -> str:
+def _encodable_text(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _clock(value: datetime | time) -> Any:
+def _write_clock(value: datetime | time) -> Any:
     """Return a time of day as ISO 8601, with its zone and fold where that does not say them."""
     zone = value.tzinfo
     if zone is not None and type(zone) is not timezone and not (type(zone) is ZoneInfo and zone.key):
@@ -286,8 +286,8 @@ _WRITERS: Mapping[type, Callable[[Any], Any]] = {
     UUID: str,
     complex: repr,
     date: date.isoformat,
-    datetime: _clock,
-    time: _clock,
+    datetime: _write_clock,
+    time: _write_clock,
     timedelta: lambda value: [value.days, value.seconds, value.microseconds],
 }
 _EXACT = frozenset({type(None), bool, *_BASES, *_WRITERS})
@@ -320,19 +320,19 @@ def _value_of(form: Any, place: str, parts: list[Any]) -> Any:
         if name in _BUILDERS:
             rule = "must be a list of what the type can hold"
             members = _value_of(value, place, parts)
-            return _BUILDERS[name](_list(members))
+            return _BUILDERS[name](_require_list(members))
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise StorageValidationError.of_field(f"{place or 'document'}: {name}", rule, value) from error
     raise StorageValidationError.of_field(f"{place or 'document'}: {name}", rule, value)
 
 
-def _list(value: Any) -> Any:
+def _require_list(value: Any) -> Any:
     if not isinstance(value, list):
         raise TypeError("no list")
     return value
 
 
-def _base64(value: str) -> bytes:
+def _decode_base64(value: str) -> bytes:
     return b64decode(value, validate=True)
 
 
@@ -356,9 +356,9 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "$int": lambda value: int(value, 16),
     "$float": lambda value: {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}[value],
     "$text": "".join,
-    "$bytes": _base64,
-    "$bytearray": lambda value: bytearray(_base64(value)),
-    "$memoryview": lambda value: memoryview(_base64(value)),
+    "$bytes": _decode_base64,
+    "$bytearray": lambda value: bytearray(_decode_base64(value)),
+    "$memoryview": lambda value: memoryview(_decode_base64(value)),
     "$decimal": Decimal,
     "$uuid": UUID,
     "$complex": complex,

@@ -37,7 +37,7 @@ class Recognition:
     """
 
     def __init__(self, runs: Iterable[Run], receipts: Iterable[Receipt], revision: int) -> None:
-        self._may_be = dict(_unchanged(runs, receipts, revision))
+        self._may_be = dict(_unchanged_runs(runs, receipts, revision))
         self._digests: list[bytes] = []
         self._aside: list[tuple[int, bytes | int]] = []
         self._size = 0
@@ -45,7 +45,7 @@ class Recognition:
         self.count = 0
         self.detectors: set[str] = set()
 
-    def takes(self, batch: list[Any], data: bytes) -> bool:
+    def recognise_batch(self, batch: list[Any], data: bytes) -> bool:
         """Note a batch and its bytes; return whether the report is one that came before as far as it was read.
 
         Then it is put aside.
@@ -61,13 +61,13 @@ class Recognition:
                 for number, digests in self._may_be.items()
                 if digest and digests[at : at + _SIZE] == digest
             }
-        if not self._may_be or not self._put_aside(data, len(batch)):
+        if not self._may_be or not self._put_batch_aside(data, len(batch)):
             return False
         self.count += len(batch)
         self.detectors.update([document["detector_id"] for document in batch])
         return True
 
-    def _put_aside(self, data: bytes, count: int) -> bool:
+    def _put_batch_aside(self, data: bytes, count: int) -> bool:
         """Keep a batch, in memory or in a file; return False where the disk is full."""
         self._size += len(data)
         if self._size <= _IN_MEMORY:
@@ -83,7 +83,7 @@ class Recognition:
             self._aside.append((count, len(data)))
         return whole
 
-    def put_aside(self) -> Iterator[list[Any]]:
+    def replay_batches(self) -> Iterator[list[Any]]:
         """Yield the batches that were put aside, once, as the report turned out to be another one."""
         self._may_be = {}
         if self._file is not None:
@@ -111,7 +111,7 @@ class Recognition:
             self._file = None
 
 
-def _unchanged(
+def _unchanged_runs(
     runs: Iterable[Run], receipts: Iterable[Receipt], revision: int
 ) -> Iterator[tuple[int, bytes]]:
     """Yield number and digests of the runs of which all findings are as the run left them."""

@@ -40,11 +40,15 @@ def save(unit: Records, project_id: str, documents: list[Document]) -> None:
     at = now()
     revision = unit.advance(project_id, at).now
     ordinals = Ordinals(unit, project_id)
-    for group in _distinct(documents):
+    for group in _distinct_groups(documents):
         known = unit.stored(project_id, [document["id"] for document in group])
         identified = [(document, fingerprint(document)) for document in group]
-        ordinals.load(
-            {digest for document, (digest, _) in identified if _moves(known.get(document["id"]), digest)}
+        ordinals.load_taken(
+            {
+                digest
+                for document, (digest, _) in identified
+                if _has_new_fingerprint(known.get(document["id"]), digest)
+            }
         )
         insert: list[Stored] = []
         replace: list[Stored] = []
@@ -58,7 +62,7 @@ def save(unit: Records, project_id: str, documents: list[Document]) -> None:
                 insert.append(Stored(document, identity))
                 continue
             changed = changed_fields(old.document, document, FIELDS)
-            if changed or _moves(old, identity.fingerprint):
+            if changed or _has_new_fingerprint(old, identity.fingerprint):
                 replace.append(Stored(document, identity))
             else:
                 reidentify.append(identity)
@@ -73,7 +77,7 @@ def save(unit: Records, project_id: str, documents: list[Document]) -> None:
             unit.add_events(project_id, revision, events)
 
 
-def renew(unit: Records, project_id: str, former: set[bytes]) -> None:
+def renew_fingerprints(unit: Records, project_id: str, former: set[bytes]) -> None:
     """Bring findings that an older version of the algorithm identified, by one of these digests, to the present version.
 
     Id, status, history and times stay. Called in an import, so after `Records.advance`.
@@ -84,17 +88,17 @@ def renew(unit: Records, project_id: str, former: set[bytes]) -> None:
     stored = unit.stored(project_id, [one.finding_id for one in old])
     renewed = [(row, fingerprint(row.document)) for row in stored.values()]
     ordinals = Ordinals(unit, project_id)
-    ordinals.load({digest for row, (digest, _) in renewed if _moves(row, digest)})
+    ordinals.load_taken({digest for row, (digest, _) in renewed if _has_new_fingerprint(row, digest)})
     replace = []
     for row, (digest, line) in sorted(renewed, key=lambda one: one[0].identity.ordinal):
         identity = row.identity._replace(version=VERSION, line=line)
-        if _moves(row, digest):
-            identity = identity._replace(fingerprint=digest, ordinal=ordinals.take(digest))
+        if _has_new_fingerprint(row, digest):
+            identity = identity._replace(fingerprint=digest, ordinal=ordinals.take_ordinal(digest))
         replace.append(Stored(row.document, identity))
     unit.replace(project_id, replace)
 
 
-def _moves(old: Stored | None, fingerprint: bytes) -> bool:
+def _has_new_fingerprint(old: Stored | None, fingerprint: bytes) -> bool:
     """Return whether a document gets a fingerprint that its finding, if it is known, does not have."""
     return old is None or old.identity.fingerprint != fingerprint
 
@@ -107,7 +111,7 @@ class Ordinals:
         self._project_id = project_id
         self._next: dict[bytes, int] = {}
 
-    def load(self, digests: set[bytes]) -> None:
+    def load_taken(self, digests: set[bytes]) -> None:
         """Look up what is taken."""
         new = digests - self._next.keys()
         if not new:
@@ -116,7 +120,7 @@ class Ordinals:
         for identity in self._unit.identities(self._project_id, new):
             self._next[identity.fingerprint] = max(self._next[identity.fingerprint], identity.ordinal + 1)
 
-    def take(self, digest: bytes) -> int:
+    def take_ordinal(self, digest: bytes) -> int:
         """Return the next free ordinal."""
         ordinal = self._next[digest]
         self._next[digest] = ordinal + 1
@@ -135,20 +139,20 @@ def saved_identity(
     status = document["status"]
     content = content_digest(content_of(document))
     if old is None:
-        ordinal = ordinals.take(digest)
+        ordinal = ordinals.take_ordinal(digest)
         fresh = Identity(
             document["id"], digest, ordinal, VERSION, content, status, line, at, at, 0, 0, None, None
         )
         return with_status(fresh, status, at)
     kept = old.identity
-    if _moves(old, digest):
-        kept = kept._replace(fingerprint=digest, ordinal=ordinals.take(digest), version=VERSION)
+    if _has_new_fingerprint(old, digest):
+        kept = kept._replace(fingerprint=digest, ordinal=ordinals.take_ordinal(digest), version=VERSION)
     if old.document["status"] != status:
         kept = with_status(kept, status, at)
     return kept._replace(content=content, reported=status, line=line, last_seen=at)
 
 
-def _distinct(documents: list[Document]) -> Iterator[list[Document]]:
+def _distinct_groups(documents: list[Document]) -> Iterator[list[Document]]:
     """Split documents into groups in which no id occurs twice, in their order."""
     group: dict[str, Document] = {}
     for document in documents:

@@ -76,15 +76,15 @@ class MetricsAdapter(ObservedStore):
 
     # -- operations -----------------------------------------------------------------------------------------
 
-    def _operation(self, name: str) -> Operation:
+    def _begin_operation(self, name: str) -> Operation:
         return _Counted(name, self)
 
-    def _ended(self, operation: Operation, result: Any, error: BaseException | None) -> None:
+    def _on_end(self, operation: Operation, result: Any, error: BaseException | None) -> None:
         unwell = isinstance(result, Health) and not result.ok
         outcome = "unavailable" if unwell else outcome_of(error)
         self._operations(operation.name, outcome)(operation.seconds)
         if isinstance(result, IngestReport) and not (result.dry_run or result.repeated):
-            self._imported(result.counts())
+            self._count_imported(result.counts())
 
     @block
     def transaction(self) -> Iterator[Self]:
@@ -102,13 +102,13 @@ class MetricsAdapter(ObservedStore):
             finally:
                 self._local.imports = before
             for counts in imports:
-                self._imported(counts)
+                self._count_imported(counts)
         except BaseException as error:
             if ended:
                 self._came_after_write(error, commits=commits)
             raise
 
-    def _imported(self, counts: Mapping[str, int]) -> None:
+    def _count_imported(self, counts: Mapping[str, int]) -> None:
         pending = getattr(self._local, "imports", None)
         if pending is not None:
             pending.append(counts)
@@ -126,7 +126,7 @@ class MetricsAdapter(ObservedStore):
         yield "up", (), float(figures is not None)
         yield "figures_timestamp_seconds", (), self._asked_at
         if figures is not None:
-            yield from _of_figures(figures, self.get_schema_version())
+            yield from _figure_samples(figures, self.get_schema_version())
         pool = self.pool()
         if pool is not None:
             yield "pool_connections", ("in_use",), pool.in_use
@@ -139,7 +139,7 @@ class MetricsAdapter(ObservedStore):
         with self._figures_lock:
             now = time.monotonic()
             old = self._figures is None or now - self._figures[0] >= self._figures_every
-            if old and not (self._figures and self._exhausted()):
+            if old and not (self._figures and self._is_pool_exhausted()):
                 try:
                     found: Figures | None = self.figures()
                 except StorageError:
@@ -148,13 +148,13 @@ class MetricsAdapter(ObservedStore):
                 self._asked_at = time.time()
             return self._figures[1] if self._figures else None
 
-    def _exhausted(self) -> bool:
+    def _is_pool_exhausted(self) -> bool:
         """Return whether the figures would wait for a connection: the scrape would end before, with the pool untold."""
         pool = self.pool()
         return pool is not None and pool.limit is not None and pool.in_use >= pool.limit
 
 
-def _of_figures(figures: Figures, schema_version: str) -> Iterator[Sample]:
+def _figure_samples(figures: Figures, schema_version: str) -> Iterator[Sample]:
     for key, count in figures.findings.items():
         yield "findings", key, count
     yield "projects", (), figures.projects
@@ -171,7 +171,7 @@ class _Counted(Operation):
         self._store = store
 
     def end(self, result: Any, error: BaseException | None) -> None:
-        self._store._ended(self, result, error)
+        self._store._on_end(self, result, error)
 
 
 class _Observed(Observer):
@@ -182,14 +182,14 @@ class _Observed(Observer):
     def __init__(self, instruments: Instruments) -> None:
         self._histograms = instruments.histograms
         self._counters = instruments.counters
-        self._ended = lru_cache(1024)(self._end_of)
+        self._on_end = lru_cache(1024)(self._end_counter)
         wait = self._histograms["pool_wait_seconds"]
         self._waited = lru_cache(1)(lambda labels: wait.labels(*labels).observe)
 
     def statement(self, statement: Statement) -> Ended:
-        return self._ended(statement.operation, statement.collection)
+        return self._on_end(statement.operation, statement.collection)
 
-    def _end_of(self, operation: str, table: str) -> Ended:
+    def _end_counter(self, operation: str, table: str) -> Ended:
         labels = (*self.labels, operation, table)
         observe = self._histograms["statement_duration_seconds"].labels(*labels).observe
         count = self._counters["statement_rows_total"].labels(*labels).inc

@@ -78,7 +78,7 @@ GAUGES = {
 }
 
 
-def series() -> dict[str, set[str]]:
+def exported_series() -> dict[str, set[str]]:
     """Return the series that this package exports, by their names in queries, with their labels."""
     found = {
         f"{PREFIX}{name}{suffix}": {*STORE, *one.labels, *(["le"] if suffix == "_bucket" else [])}
@@ -120,18 +120,18 @@ class Gauges(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """Name the metrics without asking a store, so that a second one of a name is refused."""
-        return _families().values()
+        return _gauge_families().values()
 
     def collect(self) -> Iterable[Metric]:
         """Ask the stores; of several with the same labels only one, for a series must not be there twice."""
-        families = _families()
+        families = _gauge_families()
         for store in {store.labels: store for store in self.stores}.values():
             for name, labels, value in store.samples():
                 families[name].add_metric([*store.labels, *labels], value)
         return families.values()
 
 
-def _families() -> dict[str, GaugeMetricFamily]:
+def _gauge_families() -> dict[str, GaugeMetricFamily]:
     return {
         name: GaugeMetricFamily(PREFIX + name, one.text, labels=(*STORE, *one.labels))
         for name, one in GAUGES.items()

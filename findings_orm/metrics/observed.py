@@ -69,10 +69,10 @@ class Operation:
         """Take notice that the operation ended, with a result or an error. Comes once."""
 
 
-def _watched(method: _Method, *, writes: bool = False) -> _Method:
+def _watch_method(method: _Method, *, writes: bool = False) -> _Method:
     @wraps(method)
     def watched(self: ObservedStore, *args: Any, **options: Any) -> Any:
-        operation = self._operation(method.__name__)
+        operation = self._begin_operation(method.__name__)
         changes = writes and options.get("dry_run") is not True
         commits = changes and self._commits()
         changed = False
@@ -111,7 +111,7 @@ class ObservedStore(ForwardingStore):
         if observer is not None and watched is not None:
             self._stop = watched.observe(observer)
 
-    def _operation(self, name: str) -> Operation:
+    def _begin_operation(self, name: str) -> Operation:
         """Return what watches one call."""
         raise NotImplementedError
 
@@ -121,15 +121,15 @@ class ObservedStore(ForwardingStore):
 
     def iter_findings(self, project_id: str) -> Iterator[Document]:
         """See `FindingStore.iter_findings`."""
-        return self._streamed("iter_findings", lambda: self.inner.iter_findings(project_id))
+        return self._watch_iterator("iter_findings", lambda: self.inner.iter_findings(project_id))
 
     def iter_findings_json(self, project_id: str) -> Iterator[bytes]:
         """See `FindingStore.iter_findings_json`."""
-        return self._streamed("iter_findings_json", lambda: self.inner.iter_findings_json(project_id))
+        return self._watch_iterator("iter_findings_json", lambda: self.inner.iter_findings_json(project_id))
 
-    def _streamed(self, name: str, begin: Callable[[], Iterator[Item]]) -> Iterator[Item]:
+    def _watch_iterator(self, name: str, begin: Callable[[], Iterator[Item]]) -> Iterator[Item]:
         """Yield what an iterator yields; its time is counted without that of the caller."""
-        operation = self._operation(name)
+        operation = self._begin_operation(name)
         count = 0
         try:
             with operation:
@@ -153,7 +153,7 @@ class ObservedStore(ForwardingStore):
     @block
     def transaction(self) -> Iterator[Self]:
         """See `FindingStore.transaction`. Its time is that of the block: how long it was open."""
-        operation = self._operation("transaction")
+        operation = self._begin_operation("transaction")
         commits = self._commits()
         ended = False
         depth = getattr(self._local, "depth", 0)
@@ -182,26 +182,26 @@ class ObservedStore(ForwardingStore):
             stop()
         super().close()
 
-    save_finding = _watched(ForwardingStore.save_finding, writes=True)
-    save_findings = _watched(ForwardingStore.save_findings, writes=True)
-    list_findings = _watched(ForwardingStore.list_findings)
-    delete_project = _watched(ForwardingStore.delete_project, writes=True)
-    get_finding = _watched(ForwardingStore.get_finding)
-    find = _watched(ForwardingStore.find)
-    count = _watched(ForwardingStore.count)
-    summarize = _watched(ForwardingStore.summarize)
-    list_projects = _watched(ForwardingStore.list_projects)
-    revision = _watched(ForwardingStore.revision)
-    history = _watched(ForwardingStore.history)
-    sighting = _watched(ForwardingStore.sighting)
-    runs = _watched(ForwardingStore.runs)
-    diff_runs = _watched(ForwardingStore.diff_runs)
-    ingest = _watched(ForwardingStore.ingest, writes=True)
-    rejected_originals = _watched(ForwardingStore.rejected_originals)
-    discard_rejected = _watched(ForwardingStore.discard_rejected, writes=True)
-    retry_rejected = _watched(ForwardingStore.retry_rejected, writes=True)
-    set_status = _watched(ForwardingStore.set_status, writes=True)
-    purge = _watched(ForwardingStore.purge, writes=True)
-    figures = _watched(ForwardingStore.figures)
-    health = _watched(ForwardingStore.health)
-    atomic_write = _watched(ForwardingStore.atomic_write)
+    save_finding = _watch_method(ForwardingStore.save_finding, writes=True)
+    save_findings = _watch_method(ForwardingStore.save_findings, writes=True)
+    list_findings = _watch_method(ForwardingStore.list_findings)
+    delete_project = _watch_method(ForwardingStore.delete_project, writes=True)
+    get_finding = _watch_method(ForwardingStore.get_finding)
+    find = _watch_method(ForwardingStore.find)
+    count = _watch_method(ForwardingStore.count)
+    summarize = _watch_method(ForwardingStore.summarize)
+    list_projects = _watch_method(ForwardingStore.list_projects)
+    revision = _watch_method(ForwardingStore.revision)
+    history = _watch_method(ForwardingStore.history)
+    sighting = _watch_method(ForwardingStore.sighting)
+    runs = _watch_method(ForwardingStore.runs)
+    diff_runs = _watch_method(ForwardingStore.diff_runs)
+    ingest = _watch_method(ForwardingStore.ingest, writes=True)
+    rejected_originals = _watch_method(ForwardingStore.rejected_originals)
+    discard_rejected = _watch_method(ForwardingStore.discard_rejected, writes=True)
+    retry_rejected = _watch_method(ForwardingStore.retry_rejected, writes=True)
+    set_status = _watch_method(ForwardingStore.set_status, writes=True)
+    purge = _watch_method(ForwardingStore.purge, writes=True)
+    figures = _watch_method(ForwardingStore.figures)
+    health = _watch_method(ForwardingStore.health)
+    atomic_write = _watch_method(ForwardingStore.atomic_write)

@@ -42,12 +42,12 @@ class SlowQueries(ObservedStore):
         self.plan = plan
         self._log = logging.getLogger(LOGGER)
 
-    def _operation(self, name: str) -> Operation:
+    def _begin_operation(self, name: str) -> Operation:
         return _Named(name, self)
 
-    def _slow(self, record: dict[str, Any], plan: list[str], error: BaseException | None) -> None:
+    def _log_slow_query(self, record: dict[str, Any], plan: list[str], error: BaseException | None) -> None:
         record |= {
-            "caller": _caller(),
+            "caller": _find_caller(),
             "plan": plan,
             "error": "" if error is None else outcome_of(error),
         }
@@ -76,7 +76,7 @@ class _Named(Operation):
         super().__exit__()
         self._local.operation = self._before
 
-    def told(self) -> None:
+    def count_statement(self) -> None:
         """Take notice of a statement."""
         self._told += 1
 
@@ -85,7 +85,7 @@ class _Named(Operation):
             return
         rows = result if isinstance(result, int) else len(result) if isinstance(result, list) else 0
         record = {"statement": "", "seconds": self.seconds, "rows": rows, "batch": 1, "operation": self.name}
-        self._store._slow(record, [], error)
+        self._store._log_slow_query(record, [], error)
 
 
 class _Slow(Observer):
@@ -96,10 +96,10 @@ class _Slow(Observer):
         store = self._store
         operation = getattr(store._local, "operation", None)
         if operation is not None:
-            operation.told()
+            operation.count_statement()
         name = operation.name if operation is not None else "(none)"
 
-        def ended(seconds: float, rows: int, error: BaseException | None) -> None:
+        def log_if_slow(seconds: float, rows: int, error: BaseException | None) -> None:
             if seconds < store.threshold:
                 return
             plan = statement.explain() if store.plan and statement.explain and error is None else []
@@ -110,12 +110,12 @@ class _Slow(Observer):
                 "batch": statement.batch,
                 "operation": name,
             }
-            store._slow(record, plan, error)
+            store._log_slow_query(record, plan, error)
 
-        return ended
+        return log_if_slow
 
 
-def _caller() -> str:
+def _find_caller() -> str:
     """Return file, line and function of the nearest frame outside of this package and the libraries below it."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

@@ -42,7 +42,7 @@ class TracingAdapter(ObservedStore):
         if observer is not None:
             observer.system = self._system
 
-    def _operation(self, name: str) -> Operation:
+    def _begin_operation(self, name: str) -> Operation:
         span = self._tracer.start_span(
             f"findings_orm.{name}",
             kind=SpanKind.INTERNAL,
@@ -71,7 +71,7 @@ class _Span(Operation):
 
     def end(self, result: Any, error: BaseException | None) -> None:
         if error is not None:
-            _mark(self._span, error)
+            _mark_error(self._span, error)
         if isinstance(result, int):
             self._span.set_attribute("db.response.returned_rows", result)
         elif isinstance(result, IngestReport):
@@ -105,24 +105,24 @@ class _Traced(Observer):
             attributes["db.query.summary"], kind=SpanKind.CLIENT, attributes=attributes
         )
 
-        def ended(_seconds: float, rows: int, error: BaseException | None) -> None:
+        def end_span(_seconds: float, rows: int, error: BaseException | None) -> None:
             span.set_attribute("db.response.returned_rows", rows)
             if error is not None:
-                _mark(span, error)
+                _mark_error(span, error)
             span.end()
 
-        return ended
+        return end_span
 
     def retried(self, reason: str) -> None:
         trace.get_current_span().add_event("findings_orm.retry", {"findings_orm.reason": reason})
 
 
-def _mark(span: Span, error: BaseException) -> None:
+def _mark_error(span: Span, error: BaseException) -> None:
     """Name the kind of an error; its text may hold values."""
-    span.set_attribute("error.type", _kind(error))
+    span.set_attribute("error.type", _error_kind(error))
     span.set_status(Status(StatusCode.ERROR, outcome_of(error)))
 
 
-def _kind(error: BaseException) -> str:
+def _error_kind(error: BaseException) -> str:
     state = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
     return str(state or type(error).__qualname__)

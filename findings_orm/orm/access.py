@@ -45,9 +45,9 @@ def grant_access(target: Target, role: str, project_id: str) -> bool:
         StorageUnavailableError: the database can't be reached, or `target` is not of the owner.
     """
     check_project_id(project_id)
-    with _changing(target) as connection:
-        name = _known_role(connection, role)
-        schema, owner = _place(connection)
+    with _access_transaction(target) as connection:
+        name = _quoted_role(connection, role)
+        schema, owner = _schema_and_owner(connection)
         if role == owner:
             rule = "must not be the owner of the tables, to whom all projects belong anyway"
             raise StorageValidationError.of_field("role", rule, role)
@@ -57,9 +57,9 @@ def grant_access(target: Target, role: str, project_id: str) -> bool:
         )
         new = connection.execute(text(sql), {"project": project_id, "role": role}).first() is not None
         tables = ", ".join(_OF_PROJECTS)
-        _run(connection, f"GRANT USAGE ON SCHEMA {_quoted(connection, schema)} TO {name}")
-        _run(connection, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {name}")
-        _run(connection, f"GRANT SELECT ON {_GRANTS}, {VERSION_TABLE} TO {name}")
+        _run_sql(connection, f"GRANT USAGE ON SCHEMA {_quote_name(connection, schema)} TO {name}")
+        _run_sql(connection, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {name}")
+        _run_sql(connection, f"GRANT SELECT ON {_GRANTS}, {VERSION_TABLE} TO {name}")
     return new
 
 
@@ -72,7 +72,7 @@ def revoke_access(target: Target, role: str, project_id: str | None = None) -> i
         StorageValidationError: the database is no PostgreSQL.
         StorageUnavailableError: the database can't be reached, or `target` is not of the owner.
     """
-    with _changing(target) as connection:
+    with _access_transaction(target) as connection:
         sql = (
             "DELETE FROM finding_access WHERE role = :role "
             "AND (CAST(:project AS text) IS NULL OR project_id = :project)"
@@ -81,7 +81,7 @@ def revoke_access(target: Target, role: str, project_id: str | None = None) -> i
         left = text("SELECT count(*) FROM finding_access WHERE role = :role")
         if not connection.execute(left, {"role": role}).scalar() and _has_role(connection, role):
             tables = ", ".join([*_OF_PROJECTS, _GRANTS, VERSION_TABLE])
-            _run(connection, f"REVOKE ALL ON {tables} FROM {_quoted(connection, role)}")
+            _run_sql(connection, f"REVOKE ALL ON {tables} FROM {_quote_name(connection, role)}")
     return gone
 
 
@@ -96,13 +96,13 @@ def list_access(target: Target, *, role: str | None = None, project_id: str | No
         "SELECT role, project_id FROM finding_access WHERE (CAST(:role AS text) IS NULL OR role = :role) "
         "AND (CAST(:project AS text) IS NULL OR project_id = :project) ORDER BY role, project_id"
     )
-    with _changing(target) as connection:
+    with _access_transaction(target) as connection:
         rows = connection.execute(text(sql), {"role": role, "project": project_id})
         return [Grant(*row) for row in rows]
 
 
 @block
-def _changing(target: Target) -> Iterator[Connection]:
+def _access_transaction(target: Target) -> Iterator[Connection]:
     """Yield a connection in a transaction that is committed at the end, unless it is the caller's."""
     where = described(target)
     with connected(target) as connection:
@@ -119,7 +119,7 @@ def _changing(target: Target) -> Iterator[Connection]:
             connection.commit()
 
 
-def _known_role(connection: Connection, role: str) -> str:
+def _quoted_role(connection: Connection, role: str) -> str:
     """Return a role's name, quoted.
 
     Raises:
@@ -127,7 +127,7 @@ def _known_role(connection: Connection, role: str) -> str:
     """
     if not isinstance(role, str) or not _has_role(connection, role):
         raise StorageValidationError.of_field("role", "must be a role of the server (CREATE ROLE)", role)
-    return _quoted(connection, role)
+    return _quote_name(connection, role)
 
 
 def _has_role(connection: Connection, role: str) -> bool:
@@ -135,7 +135,7 @@ def _has_role(connection: Connection, role: str) -> bool:
     return "\0" not in role and connection.execute(text(sql), {"role": role}).first() is not None
 
 
-def _place(connection: Connection) -> tuple[str, str]:
+def _schema_and_owner(connection: Connection) -> tuple[str, str]:
     """Return the schema of the tables, and their owner."""
     sql = (
         "SELECT n.nspname, pg_get_userbyid(c.relowner) FROM pg_class c "
@@ -145,10 +145,10 @@ def _place(connection: Connection) -> tuple[str, str]:
     return str(schema), str(owner)
 
 
-def _quoted(connection: Connection, name: str) -> str:
+def _quote_name(connection: Connection, name: str) -> str:
     """Return an identifier for driver SQL."""
     return connection.dialect.identifier_preparer.quote_identifier(name)
 
 
-def _run(connection: Connection, sql: str) -> None:
+def _run_sql(connection: Connection, sql: str) -> None:
     connection.exec_driver_sql(sql)

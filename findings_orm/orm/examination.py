@@ -24,7 +24,7 @@ def schema_problems(connection: Connection) -> Iterator[Problem]:
 
     for line in migrations.check(connection):
         found = _INDEX.fullmatch(line)
-        index = _declared(found[2]) if found else None
+        index = _declared_index(found[2]) if found else None
         if found and found[3] == "not in the models":
             yield Problem(
                 "note",
@@ -74,12 +74,12 @@ def text_index_problems(connection: Connection) -> Iterator[Problem]:
         )
 
 
-def _declared(name: str) -> Index | None:
+def _declared_index(name: str) -> Index | None:
     indexes = (index for table in Base.metadata.tables.values() for index in table.indexes)
     return next((index for index in indexes if index.name == name), None)
 
 
-def size(count: float) -> str:
+def format_size(count: float) -> str:
     """Return a number of bytes for people."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1024:

@@ -26,14 +26,18 @@ JSON_FIELDS = fields_of(Kind.LIST, Kind.OBJECT, Kind.RECORD)
 """The fields that are JSON in a column."""
 
 
-def _positions(*kinds: Kind) -> tuple[int, ...]:
+def _column_positions(*kinds: Kind) -> tuple[int, ...]:
     return tuple(FINDING_COLUMNS.index(name) for name in fields_of(*kinds))
 
 
-LISTS_AT, OBJECTS_AT, _RECORDS_AT = _positions(Kind.LIST), _positions(Kind.OBJECT), _positions(Kind.RECORD)
+LISTS_AT, OBJECTS_AT, _RECORDS_AT = (
+    _column_positions(Kind.LIST),
+    _column_positions(Kind.OBJECT),
+    _column_positions(Kind.RECORD),
+)
 NUMBERS = fields_of(Kind.NUMBER)
 _TIMES, _RECORDS = fields_of(Kind.TIME), fields_of(Kind.RECORD)
-_TIMES_AT = _positions(Kind.TIME)
+_TIMES_AT = _column_positions(Kind.TIME)
 
 IDENTITY_COLUMNS = (
     "finding_id",
@@ -60,7 +64,7 @@ _EMPTY_OBJECT = "{}"
 _REFUSALS = "refusals"
 
 
-def _encoded(value: Any, empty: str) -> str:
+def _json_or_empty(value: Any, empty: str) -> str:
     return to_json(value).decode() if value else empty
 
 
@@ -77,11 +81,11 @@ def finding_row(document: Document, objects: Objects | None = None) -> tuple[Any
         items = values[position]
         values[position] = to_json(items).decode() if items else _EMPTY_LIST
     for position, data in zip(OBJECTS_AT, objects or repeat(None), strict=False):
-        values[position] = data.decode() if data else _encoded(values[position], _EMPTY_OBJECT)
+        values[position] = data.decode() if data else _json_or_empty(values[position], _EMPTY_OBJECT)
     return tuple(values)
 
 
-def document_of(row: Row) -> Document:
+def document_from_row(row: Row) -> Document:
     """Return the document of a row in the order of `FINDING_COLUMNS`."""
     document = dict(zip(FINDING_COLUMNS, row, strict=True))
     for name in _TIMES:
@@ -103,7 +107,7 @@ def document_of(row: Row) -> Document:
     return document
 
 
-def json_of(row: Row) -> bytes:
+def json_from_row(row: Row) -> bytes:
     """Return the document of a row in the order of `FINDING_COLUMNS` as JSON; columns of JSON are taken as they are."""
     values = list(row)
     for position, encode in _JSON_ENCODERS:
@@ -144,7 +148,7 @@ def identity_row(identity: Identity) -> tuple[Any, ...]:
     )
 
 
-def identity_of(row: Row) -> Identity:
+def identity_from_row(row: Row) -> Identity:
     """Return the identity of a row in the order of `IDENTITY_COLUMNS`."""
     closed_at = row[12]
     return Identity._make(
@@ -175,7 +179,7 @@ def run_row(run: Run) -> tuple[Any, ...]:
     )
 
 
-def run_of(row: Row) -> Run:
+def run_from_row(row: Row) -> Run:
     """Return the run of a row in the order of `RUN_COLUMNS`."""
     counts = from_json(row[5])
     rejected = tuple(Rejected(*one) for one in counts.pop(_REFUSALS))
@@ -197,7 +201,7 @@ def event_row(event: Event) -> tuple[Any, ...]:
     )
 
 
-def event_of(row: Row) -> Event:
+def event_from_row(row: Row) -> Event:
     """Return the event of a row in the order of `EVENT_COLUMNS`."""
     return Event(row[0], stored_time(row[1]), row[2], row[3], from_json(row[4]), row[5], row[6])
 
@@ -221,6 +225,6 @@ def names(columns: Iterable[str]) -> str:
 
 
 @lru_cache(64)
-def aliased(columns: tuple[str, ...], alias: str) -> str:
+def aliased_columns(columns: tuple[str, ...], alias: str) -> str:
     """Return column names for a statement, each after an alias such as ``f.``."""
     return names(f"{alias}{column}" for column in columns)

@@ -45,11 +45,11 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
 
 
-def _of_project() -> ForeignKeyConstraint:
+def _project_reference() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["project_id"], ["finding_projects.project_id"], ondelete="CASCADE")
 
 
-def _of_finding() -> ForeignKeyConstraint:
+def _finding_reference() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(
         ["project_id", "finding_id"], ["findings.project_id", "findings.id"], ondelete="CASCADE"
     )
@@ -66,7 +66,7 @@ class Project(Base):
     revision: Mapped[int] = mapped_column(BigInteger)
 
 
-def _index(
+def _findings_index(
     name: str, *columns: str, only: str | None = None, using: str | None = None, **where: str
 ) -> Index:
     """Return an index of `findings`: with a condition by dialect, or on databases of one dialect only."""
@@ -89,13 +89,13 @@ SORTED_TEXTS = ("detector_id", "resource", "title")
 """The texts that findings can be sorted by."""
 
 _INDEXES = (
-    _index("severity", "project_id", "severity", "status", "id"),
-    _index("status", "project_id", "status", "severity", "created_at", "id"),
+    _findings_index("severity", "project_id", "severity", "status", "id"),
+    _findings_index("status", "project_id", "status", "severity", "created_at", "id"),
     *(
-        _index(name, "project_id", name, "created_at", "id", postgresql=_FITS.format(name))
+        _findings_index(name, "project_id", name, "created_at", "id", postgresql=_FITS.format(name))
         for name in ("detector_id", "rule_id")
     ),
-    _index(
+    _findings_index(
         "run_id",
         "project_id",
         "run_id",
@@ -104,14 +104,17 @@ _INDEXES = (
         sqlite="run_id IS NOT NULL",
         postgresql="run_id IS NOT NULL",
     ),
-    *(_index(f"by_{name}", "project_id", name, "id", postgresql=_FITS.format(name)) for name in SORTED_TEXTS),
     *(
-        _index(f"long_{name}", "project_id", "id", only="postgresql", postgresql=_LONG.format(name))
+        _findings_index(f"by_{name}", "project_id", name, "id", postgresql=_FITS.format(name))
         for name in SORTED_TEXTS
     ),
-    _index("lists", "cwe_ids", "cve_ids", "tags", only="postgresql", using="gin"),
     *(
-        _index(name, "project_id", name, "created_at", "id", only="sqlite", sqlite=f"{name} <> '[]'")
+        _findings_index(f"long_{name}", "project_id", "id", only="postgresql", postgresql=_LONG.format(name))
+        for name in SORTED_TEXTS
+    ),
+    _findings_index("lists", "cwe_ids", "cve_ids", "tags", only="postgresql", using="gin"),
+    *(
+        _findings_index(name, "project_id", name, "created_at", "id", only="sqlite", sqlite=f"{name} <> '[]'")
         for name in ("cwe_ids", "cve_ids", "tags")
     ),
 )
@@ -122,7 +125,7 @@ class Finding(Base):
 
     __tablename__ = "findings"
     __table_args__ = (
-        _of_project(),
+        _project_reference(),
         CheckConstraint("length(title) >= 1", name="title"),
         CheckConstraint("length(detector_id) >= 1", name="detector_id"),
         CheckConstraint("severity IN ('info', 'low', 'medium', 'high', 'critical')", name="severity"),
@@ -192,7 +195,7 @@ class Identity(Base):
 
     __tablename__ = "finding_identities"
     __table_args__ = (
-        _of_finding(),
+        _finding_reference(),
         Index("uq_finding_identities_project_id_finding_id", "project_id", "finding_id", unique=True),
         Index(
             "ix_finding_identities_closed",
@@ -224,7 +227,7 @@ class Sighting(Base):
     """An earlier unbroken streak of runs that saw a finding."""
 
     __tablename__ = "finding_sightings"
-    __table_args__ = (_of_finding(),)
+    __table_args__ = (_finding_reference(),)
 
     project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
     finding_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
@@ -237,7 +240,7 @@ class Run(Base):
 
     __tablename__ = "finding_runs"
     __table_args__ = (
-        _of_project(),
+        _project_reference(),
         Index("uq_finding_runs_project_id_number", "project_id", "number", unique=True),
     )
 
@@ -258,7 +261,7 @@ class Event(Base):
 
     __tablename__ = "finding_events"
     __table_args__ = (
-        _of_project(),
+        _project_reference(),
         CheckConstraint("kind IN ('status', 'change', 'comment', 'purge')", name="kind"),
     )
 
@@ -278,7 +281,7 @@ class Rejected(Base):
     """A document that an import refused, kept whole."""
 
     __tablename__ = "finding_rejected"
-    __table_args__ = (_of_project(),)
+    __table_args__ = (_project_reference(),)
 
     project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
     rejected_id: Mapped[str] = mapped_column(Uuid, primary_key=True)

@@ -70,7 +70,7 @@ class WatchedCursor:
 
     def fetchone(self) -> Any:
         """Fetch the next row, or None."""
-        row = self._fetch(self._cursor.fetchone, lambda row: int(row is not None))
+        row = self._fetch_watched(self._cursor.fetchone, lambda row: int(row is not None))
         if row is None:
             self._execution.end()
         return row
@@ -78,14 +78,14 @@ class WatchedCursor:
     def fetchmany(self, size: int | None = None) -> list[Any]:
         """Fetch up to `size` rows."""
         fetch = self._cursor.fetchmany
-        rows: list[Any] = self._fetch(fetch if size is None else lambda: fetch(size), len)
+        rows: list[Any] = self._fetch_watched(fetch if size is None else lambda: fetch(size), len)
         if not rows:
             self._execution.end()
         return rows
 
     def fetchall(self) -> list[Any]:
         """Fetch the rest."""
-        rows: list[Any] = self._fetch(self._cursor.fetchall, len)
+        rows: list[Any] = self._fetch_watched(self._cursor.fetchall, len)
         self._execution.end()
         return rows
 
@@ -99,7 +99,7 @@ class WatchedCursor:
     def __del__(self) -> None:
         self._execution.end()
 
-    def _fetch(self, fetch: Callable[[], Any], count: Callable[[Any], int]) -> Any:
+    def _fetch_watched(self, fetch: Callable[[], Any], count: Callable[[Any], int]) -> Any:
         self._execution.resume()
         try:
             found = fetch()
@@ -119,9 +119,9 @@ class Watch:
         self._lock = threading.Lock()
         self.waiting = 0
         self._listeners: dict[str, Callable[..., None]] = {
-            "before_cursor_execute": self._before,
-            "after_cursor_execute": self._after,
-            "handle_error": self._failed,
+            "before_cursor_execute": self._before_statement,
+            "after_cursor_execute": self._after_statement,
+            "handle_error": self._after_failure,
         }
 
     def __bool__(self) -> bool:
@@ -134,9 +134,9 @@ class Watch:
                 for name, listener in self._listeners.items():
                     event.listen(self._engine, name, listener)
             self._observers = (*self._observers, observer)
-        return lambda: self._remove(observer)
+        return lambda: self._remove_observer(observer)
 
-    def _remove(self, observer: Observer) -> None:
+    def _remove_observer(self, observer: Observer) -> None:
         with self._lock:
             had = bool(self._observers)
             self._observers = tuple(one for one in self._observers if one is not observer)
@@ -146,11 +146,11 @@ class Watch:
 
     # -- statements -----------------------------------------------------------------------------------------
 
-    def started(self, connection: Connection, text: str, parameters: Sequence[Any]) -> Execution:
+    def start_execution(self, connection: Connection, text: str, parameters: Sequence[Any]) -> Execution:
         """Tell of a statement that goes to the driver without SQLAlchemy."""
-        return self._started(Statement(text, 1, _explainer(connection, text, parameters)))
+        return self._tell_statement(Statement(text, 1, _make_explainer(connection, text, parameters)))
 
-    def _started(self, statement: Statement) -> Execution:
+    def _tell_statement(self, statement: Statement) -> Execution:
         ends = [end for one in self._observers if (end := one.statement(statement)) is not None]
         return Execution(ends)
 
@@ -158,7 +158,7 @@ class Watch:
     def block(self, text: str) -> Iterator[Callable[[int], None]]:
         """Watch a block that executes a statement past SQLAlchemy; yields what takes the number of rows."""
         rows: list[int] = []
-        execution = self._started(Statement(text))
+        execution = self._tell_statement(Statement(text))
         try:
             yield rows.append
         except BaseException as error:
@@ -166,17 +166,17 @@ class Watch:
             raise
         execution.succeed(sum(rows))
 
-    def _before(
+    def _before_statement(
         self, connection: Connection, _cursor: Any, text: str, parameters: Any, context: Any, many: bool
     ) -> None:
         statement = Statement(
             text,
             len(parameters) if many else 1,
-            _explainer(connection, text, parameters[0] if many else parameters),
+            _make_explainer(connection, text, parameters[0] if many else parameters),
         )
-        setattr(context, _EXECUTION, self._started(statement))
+        setattr(context, _EXECUTION, self._tell_statement(statement))
 
-    def _after(
+    def _after_statement(
         self, _connection: Connection, cursor: Any, _text: str, parameters: Any, context: Any, many: bool
     ) -> None:
         execution: Execution | None = getattr(context, _EXECUTION, None)
@@ -188,7 +188,7 @@ class Watch:
             return
         execution.succeed(len(parameters) if many and cursor.rowcount < 0 else cursor.rowcount)
 
-    def _failed(self, failure: Any) -> None:
+    def _after_failure(self, failure: Any) -> None:
         execution: Execution | None = getattr(failure.execution_context, _EXECUTION, None)
         if execution is not None:
             execution.fail(failure.original_exception)
@@ -203,12 +203,12 @@ class Watch:
         try:
             connection = engine.connect()
         except BaseException as error:
-            self._connected(start, error)
+            self._tell_connected(start, error)
             raise
-        self._connected(start, None)
+        self._tell_connected(start, None)
         return connection
 
-    def _connected(self, start: float, error: BaseException | None) -> None:
+    def _tell_connected(self, start: float, error: BaseException | None) -> None:
         with self._lock:
             self.waiting -= 1
         for one in self._observers:
@@ -229,13 +229,13 @@ def others_listen(connection: Connection, watch: Watch | None) -> bool:
     return len(dispatch.before_cursor_execute) > mine or len(dispatch.after_cursor_execute) > mine
 
 
-def _explainer(connection: Connection, text: str, parameters: Any) -> Callable[[], list[str]] | None:
+def _make_explainer(connection: Connection, text: str, parameters: Any) -> Callable[[], list[str]] | None:
     if not text.lstrip("( \n").upper().startswith(_EXPLAINABLE):
         return None
-    return lambda: _explained(connection, text, parameters)
+    return lambda: _explain_statement(connection, text, parameters)
 
 
-def _explained(connection: Connection, text: str, parameters: Any) -> list[str]:
+def _explain_statement(connection: Connection, text: str, parameters: Any) -> list[str]:
     """Return the plan of a statement; nothing where the database refuses, whose transaction goes on regardless."""
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":

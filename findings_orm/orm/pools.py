@@ -19,19 +19,19 @@ class AskedPool(QueuePool):
         super().__init__(*args, **options)
 
     @property
-    def asking(self) -> bool:
-        """Whether the calling thread is inside of `at_once`."""
+    def refuses_to_wait(self) -> bool:
+        """Whether the calling thread is inside of `run_at_once`."""
         return bool(getattr(self._asking, "now", False))
 
     @property
     def _timeout(self) -> float:
-        return 0.0 if self.asking else self._patience
+        return 0.0 if self.refuses_to_wait else self._patience
 
     @_timeout.setter
     def _timeout(self, seconds: float) -> None:
         self._patience = seconds
 
-    def at_once(self, work: Callable[[], T]) -> T:
+    def run_at_once(self, work: Callable[[], T]) -> T:
         """Return what `work` does, which gets a connection at once or `sqlalchemy.exc.TimeoutError`."""
         try:
             self._asking.now = True

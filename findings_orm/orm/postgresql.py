@@ -66,12 +66,12 @@ def commit(driver: psycopg.Connection[Any], records: SqlRecords) -> None:
     answer: PGresult | None = None
     try:
         server.send_query(b"COMMIT")
-        answer = _answer(server)
+        answer = _await_answer(server)
         records.committed = answer.command_status == _DONE  # no call in between
     except BaseException:
         if server.transaction_status == TransactionStatus.ACTIVE:
             with suppress(psycopg.Error, TimeoutError):
-                answer = _answer(server, SECONDS)
+                answer = _await_answer(server, SECONDS)
         if answer is not None:
             records.committed = answer.command_status == _DONE
         else:  # it may have been read, and lost as the call returned
@@ -86,7 +86,7 @@ def commit(driver: psycopg.Connection[Any], records: SqlRecords) -> None:
         raise errors.error_from_result(answer, encoding=driver.info.encoding)
 
 
-def _answer(server: PGconn, seconds: float = float("inf")) -> PGresult:
+def _await_answer(server: PGconn, seconds: float = float("inf")) -> PGresult:
     """Wait for the answer to one statement; handlers of signals run meanwhile.
 
     Raises:
@@ -110,7 +110,7 @@ def _answer(server: PGconn, seconds: float = float("inf")) -> PGresult:
     return answer
 
 
-def cancel(driver: Any) -> None:
+def cancel_statement(driver: Any) -> None:
     """Let the server give up the statement that it works on, if there is one: it would keep its locks until that ends."""
     if not isinstance(driver, psycopg.Connection) or driver.closed:
         return  # an application may have joined on another driver
@@ -144,22 +144,22 @@ _T = TypeVar("_T")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _reading(method: _Method) -> _Method:
+def _retry_read(method: _Method) -> _Method:
     """Let a read be done once more when its connection turns out to be broken."""
-    return _again(method, read=True)
+    return _retry_method(method, read=True)
 
 
-def _writing(method: _Method) -> _Method:
+def _retry_write(method: _Method) -> _Method:
     """Let a write be done again when the server undid all of it."""
-    return _again(method, read=False)
+    return _retry_method(method, read=False)
 
 
-def _again(method: _Method, *, read: bool) -> _Method:
+def _retry_method(method: _Method, *, read: bool) -> _Method:
     @wraps(method)
-    def tried(self: PostgreSQLStorageAdapter, *args: Any, **options: Any) -> Any:
-        return self._tried(lambda: method(self, *args, **options), read=read)
+    def retried_method(self: PostgreSQLStorageAdapter, *args: Any, **options: Any) -> Any:
+        return self._retry_work(lambda: method(self, *args, **options), read=read)
 
-    return cast("_Method", tried)
+    return cast("_Method", retried_method)
 
 
 class PostgreSQLStorageAdapter(SqlStore):
@@ -256,30 +256,30 @@ class PostgreSQLStorageAdapter(SqlStore):
 
     # -- units of work --------------------------------------------------------------------------------------
 
-    def _begun(self, *, write: bool) -> Taken:
+    def _open_transaction(self, *, write: bool) -> Taken:
         """See `SqlStore._begun`: where a transaction is needed; on a new connection if the first is broken."""
         if not (write or getattr(self._consistent, "wanted", False) or self._read_settings):
-            return self._take()
+            return self._take_connection()
         try:
-            return super()._begun(write=write)
+            return super()._open_transaction(write=write)
         except Exception as error:
             if not lost(error):
                 raise
-        return super()._begun(write=write)
+        return super()._open_transaction(write=write)
 
-    def _begin(self, taken: Taken, *, write: bool) -> None:
+    def _begin_transaction(self, taken: Taken, *, write: bool) -> None:
         begin = self._begin_write if write else self._begin_read
         self.records(taken.connection, self._watch).begin(begin)
 
-    def _take(self) -> Taken:
+    def _take_connection(self) -> Taken:
         """See `SqlStore._take`: outside of any transaction statements commit themselves."""
-        taken = self._taken(self._single)
+        taken = self._take_from_engine(self._single)
         if is_idle(taken.driver):
             return taken
         self._throw_away(taken)  # an interrupted application left it so
-        return self._taken(self._single)
+        return self._take_from_engine(self._single)
 
-    def _commit(self, records: SqlRecords, driver: Any) -> None:
+    def _commit_transaction(self, records: SqlRecords, driver: Any) -> None:
         commit(driver, records)
 
     def _is_usable(self, driver: Any) -> bool:
@@ -289,10 +289,10 @@ class PostgreSQLStorageAdapter(SqlStore):
         return is_idle(driver)
 
     @staticmethod
-    def _end(driver: Any, _record: object = None) -> None:
-        cancel(driver)
+    def _end_unit(driver: Any, _record: object = None) -> None:
+        cancel_statement(driver)
 
-    def _prepare(self, connection: Connection) -> None:
+    def _prepare_connection(self, connection: Connection) -> None:
         """Let an application's transaction find the tables too, and narrow it, until it ends."""
         if self.options.schema is not None:
             name = self.engine.dialect.identifier_preparer.quote_identifier(self.options.schema)
@@ -312,7 +312,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         finally:
             self._consistent.wanted = before
 
-    def _tried(self, work: Callable[[], _T], *, read: bool) -> _T:
+    def _retry_work(self, work: Callable[[], _T], *, read: bool) -> _T:
         """Do the work of one unit, and again where that is safe."""
         for attempt in range(ATTEMPTS):
             try:
@@ -338,15 +338,15 @@ class PostgreSQLStorageAdapter(SqlStore):
 
     # -- reading --------------------------------------------------------------------------------------------
 
-    get_finding = _reading(SqlStore.get_finding)
-    list_findings = _reading(SqlStore.list_findings)
-    list_projects = _reading(SqlStore.list_projects)
-    revision = _reading(SqlStore.revision)
-    history = _reading(SqlStore.history)
-    runs = _reading(SqlStore.runs)
-    rejected_originals = _reading(SqlStore.rejected_originals)
+    get_finding = _retry_read(SqlStore.get_finding)
+    list_findings = _retry_read(SqlStore.list_findings)
+    list_projects = _retry_read(SqlStore.list_projects)
+    revision = _retry_read(SqlStore.revision)
+    history = _retry_read(SqlStore.history)
+    runs = _retry_read(SqlStore.runs)
+    rejected_originals = _retry_read(SqlStore.rejected_originals)
 
-    @_reading
+    @_retry_read
     @checked
     def find(self, query: FindingQuery) -> Page:
         """See `FindingStore.find`."""
@@ -355,7 +355,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         with self._one_instant():
             return super().find(query)
 
-    @_reading
+    @_retry_read
     @checked
     def count(self, query: FindingQuery) -> int:
         """See `FindingStore.count`."""
@@ -364,27 +364,27 @@ class PostgreSQLStorageAdapter(SqlStore):
         with self._one_instant():
             return super().count(query)
 
-    @_reading
+    @_retry_read
     def summarize(self, project_id: str) -> Summary:
         """See `FindingStore.summarize`."""
         with self._one_instant():
             return super().summarize(project_id)
 
-    @_reading
+    @_retry_read
     def sighting(self, project_id: str, finding_id: str) -> Sighting:
         """See `FindingStore.sighting`."""
         with self._one_instant():
             return super().sighting(project_id, finding_id)
 
-    @_reading
+    @_retry_read
     def diff_runs(self, project_id: str, a: str, b: str) -> RunDiff:
         """See `FindingStore.diff_runs`."""
         with self._one_instant():
             return super().diff_runs(project_id, a, b)
 
-    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+    def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
         """See `Store._iterate`. A cursor on the server keeps the memory constant."""
-        found = super()._iterate(project_id, as_json=as_json)
+        found = super()._iterate_findings(project_id, as_json=as_json)
         with closing(found):  # type: ignore[type-var]  # a generator
             with self._one_instant():
                 first = next(found, None)
@@ -394,16 +394,18 @@ class PostgreSQLStorageAdapter(SqlStore):
 
     # -- writing --------------------------------------------------------------------------------------------
 
-    save_finding = _writing(SqlStore.save_finding)
-    delete_project = _writing(SqlStore.delete_project)
-    discard_rejected = _writing(SqlStore.discard_rejected)
-    retry_rejected = _writing(SqlStore.retry_rejected)
-    set_status = _writing(SqlStore.set_status)
+    save_finding = _retry_write(SqlStore.save_finding)
+    delete_project = _retry_write(SqlStore.delete_project)
+    discard_rejected = _retry_write(SqlStore.discard_rejected)
+    retry_rejected = _retry_write(SqlStore.retry_rejected)
+    set_status = _retry_write(SqlStore.set_status)
 
     def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
         """See `FindingStore.save_findings`; only a sequence can be read again for another attempt."""
         if isinstance(documents, Sequence):
-            self._tried(lambda: super(PostgreSQLStorageAdapter, self).save_findings(documents), read=False)
+            self._retry_work(
+                lambda: super(PostgreSQLStorageAdapter, self).save_findings(documents), read=False
+            )
         else:
             super().save_findings(documents)
 
@@ -430,7 +432,7 @@ class PostgreSQLStorageAdapter(SqlStore):
                 on_invalid=on_invalid,
             )
 
-        return self._tried(work, read=False) if isinstance(documents, Sequence) else work()
+        return self._retry_work(work, read=False) if isinstance(documents, Sequence) else work()
 
     # -- the store itself -----------------------------------------------------------------------------------
 
@@ -439,13 +441,13 @@ class PostgreSQLStorageAdapter(SqlStore):
         with self._one_instant():
             return super().figures()
 
-    def _examine(self, unit: Records) -> Iterator[Problem]:
-        from findings_orm.orm.postgresql_examination import problems
+    def _find_own_problems(self, unit: Records) -> Iterator[Problem]:
+        from findings_orm.orm.postgresql_examination import database_problems
 
         pool = self.pool()
-        return problems(connection_of(unit), pool.limit if pool else None)
+        return database_problems(connection_of(unit), pool.limit if pool else None)
 
-    def _size(self, unit: Records) -> int:
+    def _size_on_disk(self, unit: Records) -> int:
         tables = Base.metadata.tables.values()
         names = [table.name for table in tables if exists_on(table, "postgresql")]
         sql = (
@@ -455,7 +457,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         )
         return int(connection_of(unit).exec_driver_sql(sql, (names,)).scalar() or 0)
 
-    def _figures(self, connection: Connection) -> dict[str, Any]:
+    def _database_figures(self, connection: Connection) -> dict[str, Any]:
         info: Any = connection.connection.driver_connection.info  # type: ignore[union-attr]
         return {
             "server_version": info.parameter_status("server_version"),
@@ -464,7 +466,7 @@ class PostgreSQLStorageAdapter(SqlStore):
             "schema": self.options.schema,
         }
 
-    def _of_pool(self) -> dict[str, Any]:
+    def _pool_figures(self) -> dict[str, Any]:
         pool: Any = self.engine.pool
         return {
             "size": pool.size(),

@@ -80,27 +80,27 @@ class Options:
         """Return the statements that make a transaction what these options say; they end with it."""
         settings: list[tuple[str, str]] = []
         if self.schema is not None:
-            settings.append(("search_path", _quoted(self.schema, '"')))
+            settings.append(("search_path", _quote_text(self.schema, '"')))
         if self.project_id is not None:
-            settings.append(("findings.project_id", _literal(self.project_id)))
+            settings.append(("findings.project_id", _quote_literal(self.project_id)))
         if self.statement_timeout is not None:
-            settings.append(("statement_timeout", str(_milliseconds(self.statement_timeout))))
+            settings.append(("statement_timeout", str(_whole_milliseconds(self.statement_timeout))))
         if write and self.lock_timeout is not None:
-            settings.append(("lock_timeout", str(_milliseconds(self.lock_timeout))))
+            settings.append(("lock_timeout", str(_whole_milliseconds(self.lock_timeout))))
         return [f"SET LOCAL {name} = {value}" for name, value in settings]
 
 
-def _milliseconds(seconds: float) -> int:
+def _whole_milliseconds(seconds: float) -> int:
     return max(1, int(seconds * 1000)) if seconds > 0 else 0
 
 
-def _quoted(text: str, mark: str) -> str:
+def _quote_text(text: str, mark: str) -> str:
     return mark + text.replace(mark, mark * 2) + mark
 
 
-def _literal(text: str) -> str:
+def _quote_literal(text: str) -> str:
     """Return a string literal whatever ``standard_conforming_strings`` says."""
-    return "E" + _quoted(text.replace("\\", "\\\\"), "'")
+    return "E" + _quote_text(text.replace("\\", "\\\\"), "'")
 
 
 def _check_number(name: str, value: float) -> None:
@@ -126,12 +126,14 @@ def parsed_url(url: str | URL) -> tuple[URL, dict[str, Any]]:
     target = target.set(drivername="postgresql+psycopg")
     kinds = {field.name: str(field.type) for field in fields(Options)} | {"migrate": "bool"}
     given = {
-        name: _value(name, target.query[name], kind) for name, kind in kinds.items() if name in target.query
+        name: _option_value(name, target.query[name], kind)
+        for name, kind in kinds.items()
+        if name in target.query
     }
     return target.difference_update_query(list(given)), given
 
 
-def _value(name: str, text: str | tuple[str, ...], kind: str) -> Any:
+def _option_value(name: str, text: str | tuple[str, ...], kind: str) -> Any:
     try:
         if not isinstance(text, str):
             raise TypeError("given twice")
@@ -222,7 +224,7 @@ def _close_cursors_quietly(engine: Engine) -> None:
                 super().__del__(*given)
 
     @event.listens_for(engine, "connect")
-    def connected(driver: Any, _record: Any) -> None:
+    def set_cursor_factory(driver: Any, _record: Any) -> None:
         driver.server_cursor_factory = Cursor
 
 
@@ -234,7 +236,7 @@ def _test_idle_connections(engine: Engine) -> None:
         record.info["used"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def test(driver: Any, record: Any, _proxy: Any) -> None:
+    def ping_idle(driver: Any, record: Any, _proxy: Any) -> None:
         if time.monotonic() - record.info.get("used", float("inf")) < _IDLE_SECONDS:
             return
         try:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from findings_orm.diagnosis import Level, Problem
-from findings_orm.orm.examination import schema_problems, size, text_index_problems
+from findings_orm.orm.examination import format_size, schema_problems, text_index_problems
 from findings_orm.orm.models import Base, exists_on
 
 MANY_ROWS = 10_000
@@ -42,20 +42,20 @@ WANTED = (
 _SAFE_COMMITS = ("on", "remote_apply", "remote_write", "local")
 
 
-def problems(connection: Connection, pool_limit: int | None) -> Iterator[Problem]:
+def database_problems(connection: Connection, pool_limit: int | None) -> Iterator[Problem]:
     """Yield what is wrong with a database; `pool_limit` is how many connections the store may open."""
     yield from schema_problems(connection)
     yield from text_index_problems(connection)
     yield from _invalid_indexes(connection)
     yield from _unused_indexes(connection)
-    yield from _tables(connection)
-    yield from _settings(connection, pool_limit)
+    yield from _neglected_tables(connection)
+    yield from _unsafe_settings(connection, pool_limit)
     yield from _long_transactions(connection)
     yield from _old_transactions(connection)
-    yield from _collation(connection)
+    yield from _changed_collation(connection)
 
 
-def _rows(connection: Connection, sql: str, *parameters: Any) -> Sequence[Any]:
+def _select_rows(connection: Connection, sql: str, *parameters: Any) -> Sequence[Any]:
     return connection.exec_driver_sql(sql, parameters).all()
 
 
@@ -70,7 +70,7 @@ def _invalid_indexes(connection: Connection) -> Iterator[Problem]:
         _OURS + "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN ours ON ours.oid = i.indrelid "  # noqa: S608  # a constant
         "WHERE NOT i.indisvalid"
     )
-    for (name,) in _rows(connection, sql, TABLES):
+    for (name,) in _select_rows(connection, sql, TABLES):
         yield Problem(
             "warning",
             "index-invalid",
@@ -89,22 +89,22 @@ def _unused_indexes(connection: Connection) -> Iterator[Problem]:
         "WHERE NOT i.indisunique AND s.idx_scan = 0 AND t.reltuples >= %s "
         "AND now() - coalesce(d.stats_reset, pg_postmaster_start_time()) > make_interval(days => %s)"
     )
-    for name, length, days in _rows(connection, sql, TABLES, MANY_ROWS, UNUSED_DAYS):
+    for name, length, days in _select_rows(connection, sql, TABLES, MANY_ROWS, UNUSED_DAYS):
         yield Problem(
             "note",
             "index-unused",
-            f"index {name} ({size(length)}) served no query in {days} days",
+            f"index {name} ({format_size(length)}) served no query in {days} days",
             "Nothing, unless space or imports matter more than the queries that it is for; standby servers count their own.",
         )
 
 
-def _tables(connection: Connection) -> Iterator[Problem]:
+def _neglected_tables(connection: Connection) -> Iterator[Problem]:
     sql = (
         _OURS + "SELECT s.relid::regclass::text, s.n_live_tup, s.n_dead_tup, s.n_mod_since_analyze, "  # noqa: S608  # a constant
         "coalesce(s.last_analyze, s.last_autoanalyze) IS NOT NULL FROM pg_stat_all_tables s JOIN ours ON ours.oid = s.relid "
         "WHERE s.n_live_tup + s.n_dead_tup >= %s ORDER BY 1"
     )
-    for name, live, dead, changed, analyzed in _rows(connection, sql, TABLES, MANY_ROWS):
+    for name, live, dead, changed, analyzed in _select_rows(connection, sql, TABLES, MANY_ROWS):
         if dead > (live + dead) * DEAD_SHARE:
             yield Problem(
                 "warning",
@@ -122,8 +122,8 @@ def _tables(connection: Connection) -> Iterator[Problem]:
             )
 
 
-def _settings(connection: Connection, pool_limit: int | None) -> Iterator[Problem]:
-    found = dict(_rows(connection, "SELECT name, setting FROM pg_settings"))
+def _unsafe_settings(connection: Connection, pool_limit: int | None) -> Iterator[Problem]:
+    found = dict(_select_rows(connection, "SELECT name, setting FROM pg_settings"))
     for name, value, level, otherwise in WANTED:
         have = found.get(name, value)
         if have != value and not (name == "synchronous_commit" and have in _SAFE_COMMITS):
@@ -153,7 +153,7 @@ def _long_transactions(connection: Connection) -> Iterator[Problem]:
         "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
         "AND xact_start < now() - make_interval(secs => %s) ORDER BY xact_start"
     )
-    for pid, application, state, seconds in _rows(connection, sql, LONG_SECONDS):
+    for pid, application, state, seconds in _select_rows(connection, sql, LONG_SECONDS):
         yield Problem(
             "warning",
             "long-transaction",
@@ -164,7 +164,7 @@ def _long_transactions(connection: Connection) -> Iterator[Problem]:
 
 def _old_transactions(connection: Connection) -> Iterator[Problem]:
     sql = "SELECT age(datfrozenxid) FROM pg_database WHERE datname = current_database()"
-    age = int(_rows(connection, sql)[0][0])
+    age = int(_select_rows(connection, sql)[0][0])
     if age > OLD_TRANSACTIONS:
         yield Problem(
             "error",
@@ -174,12 +174,12 @@ def _old_transactions(connection: Connection) -> Iterator[Problem]:
         )
 
 
-def _collation(connection: Connection) -> Iterator[Problem]:
+def _changed_collation(connection: Connection) -> Iterator[Problem]:
     sql = (
         "SELECT datcollversion, pg_database_collation_actual_version(oid) FROM pg_database "
         "WHERE datname = current_database()"
     )
-    made, actual = _rows(connection, sql)[0]
+    made, actual = _select_rows(connection, sql)[0]
     if made is not None and actual is not None and made != actual:
         yield Problem(
             "warning",

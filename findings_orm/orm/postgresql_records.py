@@ -24,7 +24,7 @@ from findings_orm.orm.postgresql_types import (
     TYPES,
     BinaryRows,
     binary_finding,
-    shown_all,
+    select_expressions,
 )
 from findings_orm.orm.queries import Clause, Select
 from findings_orm.orm.records import BESIDE_KEY, READ_BATCH, RESEEN, SqlRecords
@@ -68,7 +68,7 @@ class _LateWriter(LibpqWriter):
             self.connection.wait(end)
 
 
-def copying(driver: psycopg.Connection[Any], sql: str, rows: Iterable[Row]) -> Steps:
+def copy_in_steps(driver: psycopg.Connection[Any], sql: str, rows: Iterable[Row]) -> Steps:
     """Send rows by ``COPY``, step by step.
 
     The connection can't be used until that has ended; closed before, it waits for the server too.
@@ -113,13 +113,13 @@ _SLICED = "SELECT substring(?b::bytea, 1 + 32 * n, 32) FROM generate_series(0, {
 
 
 @lru_cache(256)
-def _marked(sql: str) -> str:
+def _psycopg_sql(sql: str) -> str:
     """Return driver SQL with the marks of psycopg."""
     return sql.replace("?b", "%b").replace("?", "%s")
 
 
 @lru_cache(32)
-def _update(table: str, columns: tuple[str, ...], keys: tuple[str, ...]) -> str:
+def _update_statement(table: str, columns: tuple[str, ...], keys: tuple[str, ...]) -> str:
     """Return the UPDATE of many rows by one statement: an array a column, and the project.
 
     The arrays come from subqueries: for one of which it knows the length the planner reads the whole project, and for a list of
@@ -141,17 +141,17 @@ def _array_type(kind: str) -> str:
     return "text" if kind.startswith("JSON") else kind
 
 
-def _inserted(project_id: str, rows: Sequence[Stored]) -> Iterator[tuple[BinaryRows, Iterable[Row]]]:
+def _rows_to_copy(project_id: str, rows: Sequence[Stored]) -> Iterator[tuple[BinaryRows, Iterable[Row]]]:
     """Yield what has to be copied for new findings, and where to."""
     yield FINDING_ROWS, (binary_finding(document, objects) for document, _, objects, *_ in rows)
     identities = sorted((one.identity for one in rows), key=lambda one: (one.fingerprint, one.ordinal))
     yield IDENTITY_ROWS, IDENTITY_ROWS.encode((project_id, *mapping.identity_row(one)) for one in identities)
 
 
-def _copying(driver: Any, copies: Iterable[tuple[BinaryRows, Iterable[Row]]]) -> Steps:
+def _copy_tables(driver: Any, copies: Iterable[tuple[BinaryRows, Iterable[Row]]]) -> Steps:
     count = 0
     for rows, values in copies:
-        count = yield from copying(driver, rows.copy_into(rows.table), values)
+        count = yield from copy_in_steps(driver, rows.copy_into(rows.table), values)
     return count
 
 
@@ -184,34 +184,34 @@ class PostgreSQLRecords(SqlRecords):
 
     def begin(self, sql: str) -> None:
         """Begin the transaction of the unit by a statement in psycopg's form."""
-        super()._run(sql)
+        super()._run_sql(sql)
         if not self.connection.in_transaction():
             self.connection.begin()
 
-    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        return super()._run(_marked(sql), parameters)
+    def _run_sql(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        return super()._run_sql(_psycopg_sql(sql), parameters)
 
     def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
-        super()._run_many(_marked(sql), rows)
+        super()._run_many(_psycopg_sql(sql), rows)
 
     def _run_in(self, sql: str, column: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
         if column == "fingerprint":
             for batch in batches(values, LOOKUP_BATCH):
                 sliced = _SLICED.format(len(batch) - 1)
-                yield from self._run(
+                yield from self._run_sql(
                     f"{sql} AND {column} = ANY(ARRAY({sliced}))", (project_id, b"".join(batch))
                 )
             return
         if len(values) == 1:
-            yield from self._run(f"{sql} AND {column} = ?::uuid", (project_id, *values))
+            yield from self._run_sql(f"{sql} AND {column} = ?::uuid", (project_id, *values))
             return
         for batch in batches(values, LOOKUP_BATCH):
-            yield from self._run(
+            yield from self._run_sql(
                 f"{sql} AND {column} = ANY(ARRAY(SELECT unnest(?::uuid[])))", (project_id, batch)
             )
 
-    def _columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
-        return shown_all(table, tuple(columns), alias)
+    def _select_columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
+        return select_expressions(table, tuple(columns), alias)
 
     def _update_all(
         self,
@@ -224,35 +224,40 @@ class PostgreSQLRecords(SqlRecords):
         """Update rows, given as keys and columns, by one statement."""
         if rows:
             arrays = [list(values) for values in zip(*rows, strict=True)]
-            self._run(_update(table, columns, keys), (*arrays, project_id))
+            self._run_sql(_update_statement(table, columns, keys), (*arrays, project_id))
 
     @property
-    def _driver(self) -> Any:
+    def _driver_connection(self) -> Any:
         return self.connection.connection.driver_connection
 
     @cached_property
-    def _secured(self) -> bool:
+    def _has_row_security(self) -> bool:
         """Whether row-level security holds for this role, to which PostgreSQL refuses ``COPY FROM``."""
-        return bool(self._run("SELECT row_security_active('findings')")[0][0])
+        return bool(self._run_sql("SELECT row_security_active('findings')")[0][0])
 
-    def _copy(self, rows: BinaryRows, values: Iterable[Row]) -> None:
+    def _copy_rows(self, rows: BinaryRows, values: Iterable[Row]) -> None:
         """Add rows by binary ``COPY``, through a temporary table where row-level security forbids the direct way."""
-        columns, target = mapping.names(rows.columns), f"new_{rows.table}" if self._secured else rows.table
-        if self._secured:
-            self._run(
+        columns, target = (
+            mapping.names(rows.columns),
+            f"new_{rows.table}" if self._has_row_security else rows.table,
+        )
+        if self._has_row_security:
+            self._run_sql(
                 f"CREATE TEMPORARY TABLE IF NOT EXISTS {target} (LIKE {rows.table}) ON COMMIT DROP; "
                 f"TRUNCATE pg_temp.{target}"
             )
         sql = rows.copy_into(target)
-        with self._told(sql) as tell:
-            tell(complete(copying(self._driver, sql, values)))
-        if self._secured:
+        with self._watch_statement(sql) as tell:
+            tell(complete(copy_in_steps(self._driver_connection, sql, values)))
+        if self._has_row_security:
             sql = f"INSERT INTO {rows.table} ({columns}) SELECT {columns} FROM pg_temp.{target}"  # noqa: S608
-            self._run(sql)
+            self._run_sql(sql)
 
     # -- write ----------------------------------------------------------------------------------------------
 
-    def _advancing(self, project_id: str, at: str, first: int, step: int) -> tuple[str, tuple[Any, ...]]:
+    def _advance_statement(
+        self, project_id: str, at: str, first: int, step: int
+    ) -> tuple[str, tuple[Any, ...]]:
         """Writers of a project queue on an advisory lock until the transaction ends."""
         sql = (
             "INSERT INTO finding_projects (project_id, created_at, revision) "
@@ -263,8 +268,8 @@ class PostgreSQLRecords(SqlRecords):
         )
         return sql, (project_id, at, first, project_id, LOCK_SEED, step)
 
-    def _lock(self, project_id: str) -> None:
-        self._run("SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))", (project_id, LOCK_SEED))
+    def _lock_project(self, project_id: str) -> None:
+        self._run_sql("SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))", (project_id, LOCK_SEED))
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""
@@ -272,22 +277,22 @@ class PostgreSQLRecords(SqlRecords):
             super().insert(project_id, rows)
             return
         self._forget_plans()
-        for table, values in _inserted(project_id, rows):
-            self._copy(table, values)
+        for table, values in _rows_to_copy(project_id, rows):
+            self._copy_rows(table, values)
 
-    def inserting(self, project_id: str, rows: Sequence[Stored]) -> Steps:
+    def insert_in_steps(self, project_id: str, rows: Sequence[Stored]) -> Steps:
         """See `Records.inserting`."""
-        if len(rows) < COPY_FROM or self.watch or self._secured:
+        if len(rows) < COPY_FROM or self.watch or self._has_row_security:
             self.insert(project_id, rows)
             return nothing()
         self._forget_plans()
-        self._under_way = _copying(self._driver, _inserted(project_id, rows))
+        self._under_way = _copy_tables(self._driver_connection, _rows_to_copy(project_id, rows))
         return self._under_way
 
     def _forget_plans(self) -> None:
         """Let the server plan the checks of foreign keys anew: it keeps the plan for the session, and one that was made while
         the table was tiny may read the whole project for each row."""
-        self._run("DISCARD PLANS")
+        self._run_sql("DISCARD PLANS")
 
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.replace`."""
@@ -325,7 +330,7 @@ class PostgreSQLRecords(SqlRecords):
             "WHERE old.project_id = ? AND old.fingerprint = new.fingerprint AND old.ordinal = new.ordinal"
         )
         prints, ordinals = b"".join(key[0] for key in keys), [key[1] for key in keys]
-        self._run(sql, (time_key(at), run, prints, ordinals, project_id))
+        self._run_sql(sql, (time_key(at), run, prints, ordinals, project_id))
 
     def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
         """See `Records.change_status`."""
@@ -348,14 +353,14 @@ class PostgreSQLRecords(SqlRecords):
             ("findings", "id"),
         ):
             sql = f"DELETE FROM {table} WHERE project_id = ? AND {column} = ANY(ARRAY(SELECT unnest(?::uuid[])))"  # noqa: S608
-            self._run(sql, (project_id, list(finding_ids)))
+            self._run_sql(sql, (project_id, list(finding_ids)))
 
     def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
         """See `Records.add_streaks`."""
         if len(streaks) < COPY_FROM:
             super().add_streaks(project_id, streaks)
         else:
-            self._copy(_STREAKS, _STREAKS.encode((project_id, *streak) for streak in streaks))
+            self._copy_rows(_STREAKS, _STREAKS.encode((project_id, *streak) for streak in streaks))
 
     def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
         """See `Records.add_events`."""
@@ -365,23 +370,25 @@ class PostgreSQLRecords(SqlRecords):
         first = self._events[project_id, revision]
         self._events[project_id, revision] += len(events)
         rows = ((project_id, revision, first + n, *mapping.event_row(each)) for n, each in enumerate(events))
-        self._copy(_EVENTS, _EVENTS.encode(rows))
+        self._copy_rows(_EVENTS, _EVENTS.encode(rows))
 
     def delete_project(self, project_id: str) -> None:
         """See `Records.delete_project`. Table by table: a cascade would run one statement for each finding."""
-        self._lock(project_id)
+        self._lock_project(project_id)
         self._forget_plans()
         for table in _CHILDREN_FIRST:
-            self._run(f"DELETE FROM {table} WHERE project_id = ?", (project_id,))  # noqa: S608  # constants
+            self._run_sql(f"DELETE FROM {table} WHERE project_id = ?", (project_id,))  # noqa: S608  # constants
 
     # -- read -----------------------------------------------------------------------------------------------
 
-    def _batches(self, statement: Clause) -> Iterator[Sequence[Row]]:
+    def _read_batches(self, statement: Clause) -> Iterator[Sequence[Row]]:
         """Inside a transaction through a cursor on the server, else at once."""
-        on_server = not self._driver.autocommit or self._driver.info.transaction_status != _IDLE
+        on_server = (
+            not self._driver_connection.autocommit or self._driver_connection.info.transaction_status != _IDLE
+        )
         options = {"stream_results": on_server, "max_row_buffer": READ_BATCH}
         result: Any = self.connection.exec_driver_sql(
-            _marked(statement.sql), statement.values, execution_options=options
+            _psycopg_sql(statement.sql), statement.values, execution_options=options
         )
         try:
             yield from result.partitions(READ_BATCH)
@@ -393,24 +400,28 @@ class PostgreSQLRecords(SqlRecords):
         if not query.words or query.sort_field == RELEVANCE:
             return super().select(query, limit)
         if not self._has_text_index():
-            return self._exact(query, queries.selected(query, self.dialect, None), IS_ASCII, limit)
-        statement = queries.selected(query, self.dialect, limit, words=False)
-        rows = self._run(*self._of_ascii(statement, query).whole())
-        found = [mapping.document_of(row) for row in rows]
-        others = statement.that(_NOT_ASCII)._replace(limit=None)
-        found += self._exact(query, others, "false", limit)
+            return self._select_with_words(
+                query, queries.select_documents(query, self.dialect, None), IS_ASCII, limit
+            )
+        statement = queries.select_documents(query, self.dialect, limit, words=False)
+        rows = self._run_sql(*self._confine_to_ascii(statement, query).full_statement())
+        found = [mapping.document_from_row(row) for row in rows]
+        others = statement.with_conditions(_NOT_ASCII)._replace(limit=None)
+        found += self._select_with_words(query, others, "false", limit)
         found.sort(
             key=lambda document: (query.sort_value(document), document["id"]), reverse=query.descending
         )
         return found[:limit]
 
-    def _exact(self, query: FindingQuery, statement: Select, certain: str, limit: int) -> list[Document]:
+    def _select_with_words(
+        self, query: FindingQuery, statement: Select, certain: str, limit: int
+    ) -> list[Document]:
         """Return the first documents that have the words; of which that is certain, an expression says."""
         found: list[Document] = []
         columns = f"{statement.columns}, {certain}"
-        for rows in self._batches(statement._replace(columns=columns).whole()):
+        for rows in self._read_batches(statement._replace(columns=columns).full_statement()):
             for *row, is_certain in rows:
-                document = mapping.document_of(row)
+                document = mapping.document_from_row(row)
                 if is_certain or holds_all(query.words, search_text(document)):
                     found.append(document)
                     if len(found) == limit:
@@ -423,34 +434,34 @@ class PostgreSQLRecords(SqlRecords):
         if not self._has_text_index():
             yield from super()._scored(query)
             return
-        statement = queries.scored(queries.without_text(query), self.dialect)
-        for each in (self._of_ascii(statement, query), statement.that(_NOT_ASCII)):
-            sql, values = each.whole()
-            yield from self._batches(
+        statement = queries.select_ranked(queries.without_text(query), self.dialect)
+        for each in (self._confine_to_ascii(statement, query), statement.with_conditions(_NOT_ASCII)):
+            sql, values = each.full_statement()
+            yield from self._read_batches(
                 Clause(f"WITH found AS MATERIALIZED ({sql}) SELECT * FROM found", values)  # noqa: S608  # parts
             )
 
-    def _merged(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
-        columns = self._columns("findings", FINDING_COLUMNS, "f.")
-        return self._run(*ranges.postgresql_statement(merge, columns, project_id, values))
+    def _rows_of_ranges(self, project_id: str, merge: ranges.Merge, values: tuple[str, ...]) -> list[Row]:
+        columns = self._select_columns("findings", FINDING_COLUMNS, "f.")
+        return self._run_sql(*ranges.postgresql_statement(merge, columns, project_id, values))
 
     def _rows_of_page(self, query: FindingQuery, limit: int) -> list[Row]:
-        return self._run(*postgresql_queries.page(query, self.dialect, limit))
+        return self._run_sql(*postgresql_queries.page_statement(query, self.dialect, limit))
 
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""
         if not query.words:
-            return int(self._run(*postgresql_queries.count(query, self.dialect))[0][0])
-        statement = queries.counted(queries.without_text(query), self.dialect)
-        count = int(self._run(*self._of_ascii(statement, query).whole())[0][0])
-        to_fold = statement.that(_NOT_ASCII)._replace(columns=SEARCHED)
-        for rows in self._batches(to_fold.whole()):
+            return int(self._run_sql(*postgresql_queries.count(query, self.dialect))[0][0])
+        statement = queries.select_count(queries.without_text(query), self.dialect)
+        count = int(self._run_sql(*self._confine_to_ascii(statement, query).full_statement())[0][0])
+        to_fold = statement.with_conditions(_NOT_ASCII)._replace(columns=SEARCHED)
+        for rows in self._read_batches(to_fold.full_statement()):
             count += sum(holds_all(query.words, fold(row[0])) for row in rows)
         return count
 
-    def _of_ascii(self, statement: Select, query: FindingQuery) -> Select:
+    def _confine_to_ascii(self, statement: Select, query: FindingQuery) -> Select:
         """Confine a statement to the findings of ASCII text that have the words: what the text index is made for."""
-        return statement.that(Clause(IS_ASCII), has_words(query.words))
+        return statement.with_conditions(Clause(IS_ASCII), has_words(query.words))
 
     def _has_text_index(self) -> bool:
         """Return whether there is a text index for this role; believed for some seconds, it decides about the plan only."""

@@ -42,10 +42,10 @@ def has_words(words: Collection[str]) -> Clause:
     """Return whether a searched text of ASCII has all folded words."""
     if not all(word.isascii() for word in words):
         return Clause("false")
-    return joined(" AND ", (Clause(f"{_LOWER} LIKE ?", (_pattern(word),)) for word in words))
+    return joined(" AND ", (Clause(f"{_LOWER} LIKE ?", (_like_pattern(word),)) for word in words))
 
 
-def _pattern(word: str) -> str:
+def _like_pattern(word: str) -> str:
     escaped = word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return f"%{escaped}%"
 
@@ -70,12 +70,12 @@ def create(connection: Connection, where: str) -> None:
         StorageUnavailableError: an extension or a right is missing.
     """
     joined = connection.in_transaction()
-    schema, partitioned = _place(connection, where)
-    with _explained(where):
-        classes = _classes(connection)
+    schema, partitioned = _locate_tables(connection, where)
+    with _explain_errors(where):
+        classes = _make_extensions(connection)
         _drop_invalid(connection)
     if joined or partitioned:
-        _make(connection, schema, classes, where, beside="")
+        _make_indexes(connection, schema, classes, where, beside="")
         if not joined:
             connection.commit()
         return
@@ -84,7 +84,7 @@ def create(connection: Connection, where: str) -> None:
     connection.rollback()
     connection.execution_options(isolation_level="AUTOCOMMIT")
     try:
-        _make(connection, schema, classes, where, beside="CONCURRENTLY ")
+        _make_indexes(connection, schema, classes, where, beside="CONCURRENTLY ")
     finally:
         connection.rollback()
         connection.execution_options(isolation_level=isolation)
@@ -95,10 +95,10 @@ def drop(connection: Connection) -> None:
     for name in (TEXTS, OTHERS):
         found = connection.exec_driver_sql("SELECT to_regclass(%s)::text", (name,)).scalar()
         if found is not None:
-            connection.exec_driver_sql(f"DROP INDEX {_escaped(found)}")
+            connection.exec_driver_sql(f"DROP INDEX {_escape_percent(found)}")
 
 
-def figures(connection: Connection) -> tuple[int, bool, int, int]:
+def index_figures(connection: Connection) -> tuple[int, bool, int, int]:
     """Return how many of the two indexes there are, whether they are valid, how many findings they list (estimated), bytes."""
     sql = (
         "SELECT count(*), coalesce(bool_and(i.indisvalid), false), coalesce(max(t.reltuples), 0)::bigint, "
@@ -113,7 +113,7 @@ def figures(connection: Connection) -> tuple[int, bool, int, int]:
     return int(named or 0), bool(valid), max(int(findings), 0), int(size)
 
 
-def _place(connection: Connection, where: str) -> tuple[str, bool]:
+def _locate_tables(connection: Connection, where: str) -> tuple[str, bool]:
     """Return the quoted schema of the tables, and whether they are partitioned."""
     found = connection.exec_driver_sql(
         "SELECT quote_ident(n.nspname), c.relkind = 'p' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
@@ -121,10 +121,10 @@ def _place(connection: Connection, where: str) -> tuple[str, bool]:
     ).one_or_none()
     if found is None:
         raise SchemaVersionError(f"{where} has no tables of findings-orm yet: run 'findings db upgrade'")
-    return _escaped(found[0]), found[1]
+    return _escape_percent(found[0]), found[1]
 
 
-def _classes(connection: Connection) -> str:
+def _make_extensions(connection: Connection) -> str:
     """Make the extensions if they are not there; return the name of the operator class of trigrams."""
     for name in EXTENSIONS:
         connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS {name}")
@@ -132,10 +132,10 @@ def _classes(connection: Connection) -> str:
         "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
         "WHERE e.extname = 'pg_trgm'"
     ).scalar_one()
-    return f"{_escaped(schema)}.gin_trgm_ops"
+    return f"{_escape_percent(schema)}.gin_trgm_ops"
 
 
-def _escaped(name: str) -> str:
+def _escape_percent(name: str) -> str:
     """Return a name for a statement of the driver."""
     return name.replace("%", "%%")
 
@@ -148,12 +148,12 @@ def _drop_invalid(connection: Connection) -> None:
         (TEXTS, OTHERS),
     )
     for (name,) in rows.all():
-        connection.exec_driver_sql(f"DROP INDEX {_escaped(name)}")
+        connection.exec_driver_sql(f"DROP INDEX {_escape_percent(name)}")
 
 
-def _make(connection: Connection, schema: str, classes: str, where: str, *, beside: str) -> None:
+def _make_indexes(connection: Connection, schema: str, classes: str, where: str, *, beside: str) -> None:
     table = f"{schema}.findings"
-    with _explained(where):
+    with _explain_errors(where):
         columns, options = f"project_id, ({_LOWER}) {classes}", f"gin_pending_list_limit = {PENDING_KB}"
         for sql in (
             f"CREATE INDEX {beside}IF NOT EXISTS {TEXTS} ON {table} USING gin ({columns}) WITH ({options})",
@@ -164,7 +164,7 @@ def _make(connection: Connection, schema: str, classes: str, where: str, *, besi
 
 
 @contextmanager
-def _explained(where: str) -> Iterator[None]:
+def _explain_errors(where: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:

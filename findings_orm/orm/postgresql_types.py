@@ -45,15 +45,15 @@ _SHOWN = {
 }
 
 
-def shown(table: str, column: str, alias: str = "") -> str:
+def select_expression(table: str, column: str, alias: str = "") -> str:
     """Return the expression that reads a column as `mapping` takes it."""
     return _SHOWN.get(TYPES[table][column], "{}").format(alias + column)
 
 
 @lru_cache(64)
-def shown_all(table: str, columns: tuple[str, ...], alias: str = "") -> str:
+def select_expressions(table: str, columns: tuple[str, ...], alias: str = "") -> str:
     """Return the expressions for several columns."""
-    return ", ".join(shown(table, column, alias) for column in columns)
+    return ", ".join(select_expression(table, column, alias) for column in columns)
 
 
 @lru_cache(4096)

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from findings_orm.finding import MAX_NUMBER, Severity
 from findings_orm.freetext import WHOLE
-from findings_orm.orm.mapping import FINDING_COLUMNS, aliased
-from findings_orm.orm.statements import marks
+from findings_orm.orm.mapping import FINDING_COLUMNS, aliased_columns
+from findings_orm.orm.statements import value_marks
 from findings_orm.orm.types import json_text
 from findings_orm.query import FindingQuery, time_key
 
@@ -22,7 +22,7 @@ _ORS = 50
 MAX_CODE_POINT, FIRST_SURROGATE, FIRST_AFTER_SURROGATES = 0x10FFFF, 0xD800, 0xE000
 
 RANKED = ("id", "title", "resource", "detector_id", "rule_id", "location")
-"""The columns that relevance depends on, in the order of `scored`."""
+"""The columns that relevance depends on, in the order of `select_ranked`."""
 
 OTHERS = ("detector_id", "rule_id", "cwe", "cve_id", "run_id", "tag", "resource_prefix")
 """The conditions of a query besides those on severity, status and time, and free text."""
@@ -50,11 +50,11 @@ class Select(NamedTuple):
     order: str = ""
     limit: int | None = None
 
-    def that(self, *conditions: Clause) -> Select:
+    def with_conditions(self, *conditions: Clause) -> Select:
         """Return it with more conditions."""
         return self._replace(where=(*self.where, *conditions))
 
-    def whole(self) -> Clause:
+    def full_statement(self) -> Clause:
         """Return it as one text."""
         where = joined(" AND ", self.where)
         order = f" ORDER BY {self.order}" if self.order else ""
@@ -72,22 +72,22 @@ def any_of(clauses: Iterable[Clause]) -> Clause:
     """Return whether one of some conditions holds. Many are nested, as SQLite limits the depth of an expression to 1,000."""
     found = list(clauses)
     while len(found) > 1:
-        found = [_either(found[n : n + _ORS]) for n in range(0, len(found), _ORS)]
+        found = [_either_clause(found[n : n + _ORS]) for n in range(0, len(found), _ORS)]
     return found[0]
 
 
-def _either(clauses: Iterable[Clause]) -> Clause:
+def _either_clause(clauses: Iterable[Clause]) -> Clause:
     found = joined(" OR ", clauses)
     return Clause(f"({found.sql})", found.values)
 
 
-def _column(name: str, hidden: frozenset[str] = _NOTHING) -> str:
+def _column_expression(name: str, hidden: frozenset[str] = _NOTHING) -> str:
     """Return a column; a hidden one has a plus before it, so that no index of SQLite serves the condition or the order."""
     return f"+findings.{name}" if name in hidden else f"findings.{name}"
 
 
-def _sort(name: str, hidden: frozenset[str] = _NOTHING) -> str:
-    return _SEVERITY_RANK if name == "severity" else _column(name, hidden)
+def _sort_expression(name: str, hidden: frozenset[str] = _NOTHING) -> str:
+    return _SEVERITY_RANK if name == "severity" else _column_expression(name, hidden)
 
 
 class Dialect:
@@ -98,9 +98,9 @@ class Dialect:
 
     def columns(self, columns: Iterable[str]) -> str:
         """Return columns of findings, as `mapping` takes them."""
-        return aliased(tuple(columns), "findings.")
+        return aliased_columns(tuple(columns), "findings.")
 
-    def mark(self, name: str) -> str:
+    def value_mark(self, name: str) -> str:
         """Return the mark of a value that is compared with a column."""
         return "?"
 
@@ -110,7 +110,7 @@ class Dialect:
         if len(values) == 1:
             return Clause(f"{column} = ?", values)
         if len(values) <= FEW:
-            return Clause(f"{column} IN ({marks(values)})", values)
+            return Clause(f"{column} IN ({value_marks(values)})", values)
         return Clause(f"{column} IN (SELECT value FROM json_each(?))", (json_text(values),))  # noqa: S608
 
     def is_any_text(self, name: str, column: str, values: tuple[str, ...]) -> Clause:
@@ -119,12 +119,12 @@ class Dialect:
 
     def starts_with(self, column: str, prefix: str) -> Clause:
         """Return whether a text starts with a prefix: compared by code point, without wildcards."""
-        end = _end_of(prefix)
+        end = _end_of_prefix(prefix)
         if end is None:
             return Clause(f"({column} >= ? AND substr({column}, 1, {len(prefix)}) = ?)", (prefix, prefix))
         return Clause(f"({column} >= ? AND {column} < ?)", (prefix, end))
 
-    def parts(self, sort: str) -> Sequence[tuple[Clause, ...]]:
+    def index_parts(self, sort: str) -> Sequence[tuple[Clause, ...]]:
         """Return the conditions that part the findings so that each part has an index in an order."""
         return [()]
 
@@ -137,8 +137,8 @@ class Dialect:
         believe to take that index. If the column is hidden, the list of each row is looked at.
         """
         if name in hidden:
-            return self.has_any(_column(name), values)
-        lists, wanted = different(project_id, name), self.has_any("lists.value", values)
+            return self.has_any(_column_expression(name), values)
+        lists, wanted = distinct_values(project_id, name), self.has_any("lists.value", values)
         sql = (
             f"(findings.{name} <> '[]' AND unlikely(findings.{name} IN ("  # noqa: S608  # constants
             f"WITH RECURSIVE {lists.sql} SELECT value FROM lists WHERE value IS NOT NULL AND {wanted.sql})))"
@@ -151,9 +151,9 @@ class Dialect:
         sql = f"EXISTS (SELECT 1 FROM json_each({column}) AS member WHERE {found.sql})"  # noqa: S608  # constants
         return Clause(sql, found.values)
 
-    def looked_up(self, select: Select, ids: Clause) -> Clause:
+    def confine_to_ids(self, select: Select, ids: Clause) -> Clause:
         """Confine a SELECT of a project to a few ids, each of them looked up by its key."""
-        return select.that(Clause(f"findings.id IN ({ids.sql})", ids.values)).whole()
+        return select.with_conditions(Clause(f"findings.id IN ({ids.sql})", ids.values)).full_statement()
 
     def holds_words(self, words: tuple[str, ...]) -> Clause:
         """Return whether the searched text has all words; compare `findings_orm.query.search_text`."""
@@ -164,7 +164,7 @@ class Dialect:
         return Clause(f"findings_hold_words(? || char(0) || {texts}) = 1", (json_text(words),))
 
 
-def different(project_id: str, name: str, limit: str = "") -> Clause:
+def distinct_values(project_id: str, name: str, limit: str = "") -> Clause:
     """Return ``lists (value)`` for a ``WITH RECURSIVE``: the different values of a column, and NULL at their end, or the first
     `limit` of them. An index leads from one to the next."""
     kept = f" AND {name} <> '[]'" if name in LISTS.values() else ""
@@ -177,7 +177,7 @@ def different(project_id: str, name: str, limit: str = "") -> Clause:
     return Clause(sql, (project_id, project_id))
 
 
-def _end_of(prefix: str) -> str | None:
+def _end_of_prefix(prefix: str) -> str | None:
     """Return the first text, by code point, after all that start with a prefix; None if there is none."""
     while prefix:
         last = ord(prefix[-1]) + 1
@@ -187,7 +187,7 @@ def _end_of(prefix: str) -> str | None:
     return None
 
 
-def selected(
+def select_documents(
     query: FindingQuery,
     dialect: Dialect,
     limit: int | None,
@@ -200,30 +200,30 @@ def selected(
     The position is one comparison of rows, and no other bound on the column that is sorted by is beside it: SQLite would
     begin at that, and pass over all findings with the same value before the position.
     """
-    return page_of(query, dialect, limit, dialect.columns(FINDING_COLUMNS), hidden, words=words)
+    return select_page(query, dialect, limit, dialect.columns(FINDING_COLUMNS), hidden, words=words)
 
 
-def all_of(project_id: str, dialect: Dialect) -> Select:
+def select_project(project_id: str, dialect: Dialect) -> Select:
     """Return the SELECT of all documents of a project."""
-    return Select(dialect.columns(FINDING_COLUMNS), (of_project(project_id),))
+    return Select(dialect.columns(FINDING_COLUMNS), (project_condition(project_id),))
 
 
-def of_project(project_id: str) -> Clause:
+def project_condition(project_id: str) -> Clause:
     """Return the condition that everything has."""
     return Clause("findings.project_id = ?", (project_id,))
 
 
-def places(query: FindingQuery, dialect: Dialect, limit: int) -> Clause:
+def select_places(query: FindingQuery, dialect: Dialect, limit: int) -> Clause:
     """Return the statement for the ids of a page, and what each is sorted by as ``place``."""
-    columns = f"findings.id, {_sort(query.sort_field)} AS place"
+    columns = f"findings.id, {_sort_expression(query.sort_field)} AS place"
     pages = [
-        page_of(query, dialect, limit, columns).that(*part).whole()
-        for part in dialect.parts(query.sort_field)
+        select_page(query, dialect, limit, columns).with_conditions(*part).full_statement()
+        for part in dialect.index_parts(query.sort_field)
     ]
     return joined(" UNION ALL ", (Clause(f"({sql})", values) for sql, values in pages))
 
 
-def page_of(
+def select_page(
     query: FindingQuery,
     dialect: Dialect,
     limit: int | None,
@@ -236,23 +236,23 @@ def page_of(
     """Return the SELECT of some columns of the first `limit` findings in the query's order after its cursor; by the conditions
     on some columns only, if they are given."""
     after = query.after
-    bounded = query if after is None else beyond(query, after[0])
+    bounded = query if after is None else without_implied_bound(query, after[0])
     where = conditions(bounded, dialect, hidden, words=words, only=only)
     if after is not None:
         sort, sign = query.sort_field, "<" if query.descending else ">"
-        position = f"({_sort(sort, hidden)}, {_column('id', hidden)})"
-        mark = "?" if sort == "severity" else dialect.mark(sort)
-        where = (*where, Clause(f"{position} {sign} ({mark}, {dialect.mark('id')})", after))
+        position = f"({_sort_expression(sort, hidden)}, {_column_expression('id', hidden)})"
+        value_mark = "?" if sort == "severity" else dialect.value_mark(sort)
+        where = (*where, Clause(f"{position} {sign} ({value_mark}, {dialect.value_mark('id')})", after))
     return Select(columns, where, order_of(query, hidden), limit)
 
 
 def order_of(query: FindingQuery, hidden: frozenset[str] = _NOTHING) -> str:
     """Return the order of a query."""
     way = " DESC" if query.descending else ""
-    return f"{_sort(query.sort_field, hidden)}{way}, {_column('id', hidden)}{way}"
+    return f"{_sort_expression(query.sort_field, hidden)}{way}, {_column_expression('id', hidden)}{way}"
 
 
-def beyond(query: FindingQuery, value: Any) -> FindingQuery:
+def without_implied_bound(query: FindingQuery, value: Any) -> FindingQuery:
     """Return a query without the bound on the time that a position at `value` in its order implies.
 
     Without that bound it is another query, so that its cursor would be refused: it has none then.
@@ -264,13 +264,13 @@ def beyond(query: FindingQuery, value: Any) -> FindingQuery:
     return query
 
 
-def scored(query: FindingQuery, dialect: Dialect) -> Select:
+def select_ranked(query: FindingQuery, dialect: Dialect) -> Select:
     """Return the SELECT of what decides about the relevance of all that matches: see `ranking`."""
     return Select(dialect.columns(RANKED), conditions(query, dialect))
 
 
 def latest(query: FindingQuery, dialect: Dialect, limit: int) -> Clause | None:
-    """Return the statement for what `scored` reads of the findings with the largest ids, which are first among equals.
+    """Return the statement for what `select_ranked` reads of the findings with the largest ids, which are first among equals.
 
     None where the order is another one, the position is below the best score, or other conditions leave findings out.
     """
@@ -281,8 +281,8 @@ def latest(query: FindingQuery, dialect: Dialect, limit: int) -> Clause | None:
         return None
     ids = Select("findings.id", conditions(plain, dialect), "findings.id DESC", limit)
     if after is not None:
-        ids = ids.that(Clause(f"findings.id < {dialect.mark('id')}", (after[1],)))
-    return dialect.looked_up(scored(plain, dialect), ids.whole())
+        ids = ids.with_conditions(Clause(f"findings.id < {dialect.value_mark('id')}", (after[1],)))
+    return dialect.confine_to_ids(select_ranked(plain, dialect), ids.full_statement())
 
 
 def without_text(query: FindingQuery) -> FindingQuery:
@@ -290,7 +290,7 @@ def without_text(query: FindingQuery) -> FindingQuery:
     return replace(query, text="", sort="created_at", cursor=None)
 
 
-def counted(query: FindingQuery, dialect: Dialect) -> Select:
+def select_count(query: FindingQuery, dialect: Dialect) -> Select:
     """Return the SELECT that counts what matches."""
     hidden = dialect.beside_others if any(getattr(query, name) for name in OTHERS) else _NOTHING
     return Select("count(*)", conditions(query, dialect, hidden))
@@ -305,55 +305,61 @@ def conditions(
     only: Collection[str] | None = None,
 ) -> tuple[Clause, ...]:
     """Return the conditions of a query, the project's first; without that on its text if need be, or those on some columns."""
-    given = by_column(query, dialect, hidden)
+    given = conditions_by_column(query, dialect, hidden)
     found = (
-        of_project(query.project_id),
+        project_condition(query.project_id),
         *(clause for name, clause in given if only is None or name in only),
     )
     return (*found, dialect.holds_words(query.words)) if words and query.words else found
 
 
-def by_column(
+def conditions_by_column(
     query: FindingQuery, dialect: Dialect, hidden: frozenset[str] = _NOTHING
 ) -> Iterator[tuple[str, Clause]]:
     """Yield the conditions of a query besides the project and its text, each with its column; ``created_from`` and
     ``created_before`` may be hidden one by one."""
     for name, values in (("severity", query.severities), ("status", query.status), ("run_id", query.run_id)):
         if values:
-            yield name, dialect.is_any(name, _column(name, hidden), tuple(values))
+            yield name, dialect.is_any(name, _column_expression(name, hidden), tuple(values))
     if query.rule_id:
-        yield "rule_id", dialect.is_any_text("rule_id", _column("rule_id", hidden), tuple(query.rule_id))
+        yield (
+            "rule_id",
+            dialect.is_any_text("rule_id", _column_expression("rule_id", hidden), tuple(query.rule_id)),
+        )
     if query.detector_id:
-        yield "detector_id", detected(_column("detector_id", hidden), query.detector_id, dialect)
+        yield (
+            "detector_id",
+            detector_condition(_column_expression("detector_id", hidden), query.detector_id, dialect),
+        )
     for condition, name in LISTS.items():
         if getattr(query, condition):
-            yield name, _held(query, condition, dialect, hidden)
+            yield name, _list_condition(query, condition, dialect, hidden)
     if query.resource_prefix:
-        yield "resource", dialect.starts_with(_column("resource", hidden), query.resource_prefix)
-    mark = dialect.mark("created_at")
+        yield "resource", dialect.starts_with(_column_expression("resource", hidden), query.resource_prefix)
+    value_mark = dialect.value_mark("created_at")
     for name, sign, time in (
         ("created_from", ">=", query.created_from),
         ("created_before", "<", query.created_before),
     ):
         if time is not None:
-            column = _column("created_at", hidden | {"created_at"} if name in hidden else hidden)
-            yield "created_at", Clause(f"{column} {sign} {mark}", (time_key(time),))
+            column = _column_expression("created_at", hidden | {"created_at"} if name in hidden else hidden)
+            yield "created_at", Clause(f"{column} {sign} {value_mark}", (time_key(time),))
 
 
-def members(query: FindingQuery, condition: str) -> tuple[Any, ...]:
+def wanted_members(query: FindingQuery, condition: str) -> tuple[Any, ...]:
     """Return the values of which a list has to have one; a number that no column can hold is in none."""
     wanted = getattr(query, condition)
     return tuple(value for value in wanted if isinstance(value, str) or 0 < value <= MAX_NUMBER)
 
 
-def _held(query: FindingQuery, condition: str, dialect: Dialect, hidden: frozenset[str]) -> Clause:
-    values = members(query, condition)
+def _list_condition(query: FindingQuery, condition: str, dialect: Dialect, hidden: frozenset[str]) -> Clause:
+    values = wanted_members(query, condition)
     return (
         dialect.holds_any(query.project_id, LISTS[condition], values, hidden) if values else Clause("false")
     )
 
 
-def detected(column: str, wanted: Collection[str], dialect: Dialect) -> Clause:
+def detector_condition(column: str, wanted: Collection[str], dialect: Dialect) -> Clause:
     """Return whether a detector is one of those wanted, or begins with one that ends in ``*``."""
     exact = tuple(one for one in wanted if not one.endswith("*"))
     found = [dialect.starts_with(column, one[:-1]) for one in wanted if one.endswith("*")]

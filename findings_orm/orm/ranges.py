@@ -14,7 +14,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from findings_orm.finding import Severity, Status
-from findings_orm.orm.queries import OTHERS, Clause, beyond
+from findings_orm.orm.queries import OTHERS, Clause, without_implied_bound
 from findings_orm.query import FindingQuery, time_key
 
 _ZERO, _MAX = UUID(int=0), UUID(int=2**128 - 1)
@@ -45,7 +45,7 @@ class Merge(NamedTuple):
         return " DESC" if self.descending else ""
 
 
-def merges(query: FindingQuery) -> bool:
+def can_merge_ranges(query: FindingQuery) -> bool:
     """Return whether a page is made of ranges: by severity, or by time with a condition on severity or status."""
     if query.words or any(getattr(query, name) for name in OTHERS):
         return False
@@ -57,41 +57,41 @@ def merges(query: FindingQuery) -> bool:
 def merge_of(query: FindingQuery, limit: int) -> tuple[Merge, tuple[str, ...]]:
     """Return the form of a page, and the values of its bounds (on the time, and the position)."""
     if query.sort_field == "severity":
-        return _by_severity(query, limit)
-    return _in_time(query, limit)
+        return _merge_by_severity(query, limit)
+    return _merge_by_time(query, limit)
 
 
-def _in_time(query: FindingQuery, limit: int) -> tuple[Merge, tuple[str, ...]]:
+def _merge_by_time(query: FindingQuery, limit: int) -> tuple[Merge, tuple[str, ...]]:
     after = query.after
-    bounded = query if after is None else beyond(query, after[0])
+    bounded = query if after is None else without_implied_bound(query, after[0])
     given = {"from": bounded.created_from, "before": bounded.created_before}
     bounds = {name: time_key(value) for name, value in given.items() if value is not None}
     values = (*bounds.values(), *(after or ()))
     names = (*bounds, *(() if after is None else ("after",)))
-    severities = tuple((one.value, False) for one in _severities(query))
-    return Merge(severities, _statuses(query), "created_at", query.descending, names, limit), values
+    severities = tuple((one.value, False) for one in _wanted_severities(query))
+    return Merge(severities, _wanted_statuses(query), "created_at", query.descending, names, limit), values
 
 
-def _by_severity(query: FindingQuery, limit: int) -> tuple[Merge, tuple[str, ...]]:
+def _merge_by_severity(query: FindingQuery, limit: int) -> tuple[Merge, tuple[str, ...]]:
     after = query.after
     if after is None:
-        severities = tuple((one.value, False) for one in _severities(query))
-        return Merge(severities, _statuses(query), "severity", query.descending, (), limit), ()
+        severities = tuple((one.value, False) for one in _wanted_severities(query))
+        return Merge(severities, _wanted_statuses(query), "severity", query.descending, (), limit), ()
     rank, finding_id = after
     sign, last = (-1, _ZERO) if query.descending else (1, _MAX)
-    within = [one for one in _severities(query) if one.rank == rank and UUID(finding_id) != last]
-    behind = [one for one in _severities(query) if sign * one.rank > sign * rank]
+    within = [one for one in _wanted_severities(query) if one.rank == rank and UUID(finding_id) != last]
+    behind = [one for one in _wanted_severities(query) if sign * one.rank > sign * rank]
     severities = (*((one.value, True) for one in within), *((one.value, False) for one in behind))
-    merge = Merge(severities, _statuses(query), "severity", query.descending, (), limit)
+    merge = Merge(severities, _wanted_statuses(query), "severity", query.descending, (), limit)
     return merge, (finding_id,) if within else ()
 
 
-def _severities(query: FindingQuery) -> list[Severity]:
+def _wanted_severities(query: FindingQuery) -> list[Severity]:
     found = [one for one in Severity if not query.severities or one.value in query.severities]
     return found[::-1] if query.descending else found
 
 
-def _statuses(query: FindingQuery) -> tuple[str, ...]:
+def _wanted_statuses(query: FindingQuery) -> tuple[str, ...]:
     return tuple(one.value for one in Status if not query.status or one.value in query.status)
 
 
@@ -112,19 +112,19 @@ def sqlite_walk(
     """
     numbers = count(len(values) + 1)
     numbered = re.sub(r"\?", lambda _: f"?{next(numbers)}", where.sql)
-    return Clause(_walk(merge, columns, numbered, budget), (*values, *where.values))
+    return Clause(_walk_statement(merge, columns, numbered, budget), (*values, *where.values))
 
 
 @lru_cache(256)
-def _walk(merge: Merge, columns: str, where: str, budget: int | None) -> str:
+def _walk_statement(merge: Merge, columns: str, where: str, budget: int | None) -> str:
     way = merge.direction
     walks = " UNION ALL ".join(
-        _first_of(merge, f"{_stream(merge, severity, status, within, until)} AND {where}")
+        _select_range_start(merge, f"{_select_range(merge, severity, status, within, until)} AND {where}")
         for (severity, within), status in product(merge.severities, merge.statuses)
-        for until in [_until(merge, severity) if budget else ""]
+        for until in [_bound_condition(merge, severity) if budget else ""]
     )
     end = ("-1" if merge.sort == "severity" else "''") if merge.descending else "x'ff'"
-    bound = f"WITH {bound_of(_in_order(merge), budget, end)} " if budget else ""
+    bound = f"WITH {bound_of(_ordered_ranges(merge), budget, end)} " if budget else ""
     return (
         f"{bound}SELECT {columns} FROM ("  # noqa: S608  # parts
         f"SELECT place, id FROM ({walks}) ORDER BY place{way}, id{way} LIMIT {merge.limit}) k "
@@ -141,36 +141,36 @@ def bound_of(stream: str, budget: int, end: str) -> str:
     )
 
 
-def sqlite_all(merge: Merge, values: tuple[str, ...]) -> Clause:
+def sqlite_all_ranges(merge: Merge, values: tuple[str, ...]) -> Clause:
     """Return the SELECT of all ranges together, in no order."""
-    sql, numbers = _all(merge)
+    sql, numbers = _select_all_ranges(merge)
     return Clause(sql, tuple(values[number - 1] for number in numbers))
 
 
 @lru_cache(256)
-def _all(merge: Merge) -> tuple[str, tuple[int, ...]]:
+def _select_all_ranges(merge: Merge) -> tuple[str, tuple[int, ...]]:
     """Return the SELECT with the numbers of its parameters, in their order."""
-    sql = " UNION ALL ".join(_of_severities(merge))
+    sql = " UNION ALL ".join(_selects_by_severity(merge))
     return re.sub(r"\?\d+", "?", sql), tuple(map(int, re.findall(r"\?(\d+)", sql)))
 
 
-def _of_severities(merge: Merge) -> list[str]:
+def _selects_by_severity(merge: Merge) -> list[str]:
     return [
-        " UNION ALL ".join(_stream(merge, severity, status, within) for status in merge.statuses)
+        " UNION ALL ".join(_select_range(merge, severity, status, within) for status in merge.statuses)
         for severity, within in merge.severities
     ]
 
 
-def _in_order(merge: Merge) -> str:
+def _ordered_ranges(merge: Merge) -> str:
     """Return the SELECT of all ranges in the order of the page: by time all together, else one severity after the other."""
     way = merge.direction
-    of_severities = _of_severities(merge)
+    of_severities = _selects_by_severity(merge)
     if merge.sort != "severity":
         return f"{' UNION ALL '.join(of_severities)} ORDER BY place{way}, id{way}"
     return " UNION ALL ".join(f"SELECT * FROM ({each} ORDER BY id{way})" for each in of_severities)  # noqa: S608
 
 
-def _until(merge: Merge, severity: str) -> str:
+def _bound_condition(merge: Merge, severity: str) -> str:
     sign = ">=" if merge.descending else "<="
     if merge.sort != "severity":
         return f"(created_at, id) {sign} (SELECT place, id FROM bound)"  # noqa: S608  # constants
@@ -178,14 +178,14 @@ def _until(merge: Merge, severity: str) -> str:
     return f"id {sign} (SELECT CASE WHEN place = {rank} THEN id WHEN place > {rank} THEN x'ff' ELSE '' END FROM bound)"  # noqa: S608
 
 
-def _first_of(merge: Merge, stream: str) -> str:
+def _select_range_start(merge: Merge, stream: str) -> str:
     """Return the SELECT of the first findings of a range; one severity is in the order of ids."""
     way = merge.direction
     order = f"id{way}" if merge.sort == "severity" else f"created_at{way}, id{way}"
     return f"SELECT * FROM ({stream} ORDER BY {order} LIMIT {merge.limit})"  # noqa: S608  # constants
 
 
-def _stream(merge: Merge, severity: str, status: str, within: bool, until: str = "") -> str:
+def _select_range(merge: Merge, severity: str, status: str, within: bool, until: str = "") -> str:
     """Return the SELECT of the findings of a range, up to a place: SQLite would end at a bound on the time instead, if an index
     could serve that."""
     sign = "<" if merge.descending else ">"
@@ -216,16 +216,16 @@ def postgresql_statement(
     parameters: list[object] = [severities, [Severity(one).rank for one in severities]]
     if merge.sort == "severity":
         parameters.append(
-            [_first(merge, values) if within else _start(merge) for _, within in merge.severities]
+            [_next_id(merge, values) if within else _start_id(merge) for _, within in merge.severities]
         )
     parameters += [list(merge.statuses), project_id]
     if merge.sort != "severity":
         parameters += values
-    return _lateral(merge, columns), (*parameters, project_id)
+    return _lateral_statement(merge, columns), (*parameters, project_id)
 
 
 @lru_cache(256)
-def _lateral(merge: Merge, columns: str) -> str:
+def _lateral_statement(merge: Merge, columns: str) -> str:
     way, sign = merge.direction, "<" if merge.descending else ">"
     bound, place, where, order = "", "a.created_at", "", f"a.created_at{way}, a.id{way}"
     if merge.sort == "severity":
@@ -248,11 +248,11 @@ def _lateral(merge: Merge, columns: str) -> str:
     )
 
 
-def _start(merge: Merge) -> str:
+def _start_id(merge: Merge) -> str:
     return str(_MAX if merge.descending else _ZERO)
 
 
-def _first(merge: Merge, values: tuple[str, ...]) -> str:
+def _next_id(merge: Merge, values: tuple[str, ...]) -> str:
     """Return the first id that a page may have which begins after an id."""
     number = UUID(values[0]).int + (-1 if merge.descending else 1)
     return str(UUID(int=number))

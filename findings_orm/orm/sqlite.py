@@ -25,7 +25,7 @@ from findings_orm.orm.sqlite_engine import (
     Synchronous,
     in_memory,
     prepare_driver,
-    share,
+    share_files,
     sqlite_engine,
     sqlite_files,
 )
@@ -110,18 +110,18 @@ class SQLiteStorageAdapter(SqlStore):
 
         make_database(url, self._where, create=True, access=access)
         if access.group is not None and self._file:
-            share(self._file, access)
-        with translated(self._where), self._connect(self.engine) as connection:
+            share_files(self._file, access)
+        with translated(self._where), self._open_connection(self.engine) as connection:
             current = migrations.require_current(connection, migrate=migrate)
         if not current:
             migrations.upgrade(self.engine)
 
-    def _begin(self, taken: Taken, *, write: bool) -> None:
-        with self._watched("BEGIN"):
+    def _begin_transaction(self, taken: Taken, *, write: bool) -> None:
+        with self._watch_statement("BEGIN"):
             taken.driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             taken.connection.begin()
 
-    def _commit(self, records: SqlRecords, driver: Any) -> None:
+    def _commit_transaction(self, records: SqlRecords, driver: Any) -> None:
         try:
             driver.commit()
         except sqlite3.Error:
@@ -131,18 +131,18 @@ class SQLiteStorageAdapter(SqlStore):
             raise
         records.committed = True
 
-    def _prepare(self, connection: Connection) -> None:
+    def _prepare_connection(self, connection: Connection) -> None:
         prepare_driver(connection.connection.driver_connection)
 
     @block
-    def _alone(self, opened: AbstractContextManager[Records]) -> Iterator[Records]:
+    def _open_alone(self, opened: AbstractContextManager[Records]) -> Iterator[Records]:
         """Open a unit of work while no other is open: a database in memory has one connection."""
         with self._one_at_a_time, opened as unit:
             yield unit
 
     def _open_unit(self, *, write: bool, single: bool = False) -> AbstractContextManager[Records]:
         unit = super()._open_unit(write=write, single=single)
-        return self._alone(unit) if self._in_memory else unit
+        return self._open_alone(unit) if self._in_memory else unit
 
     @block
     def snapshot(self) -> Iterator[Records]:
@@ -163,7 +163,7 @@ class SQLiteStorageAdapter(SqlStore):
         """See `Store._open_reading`."""
         return self._open_unit(write=False, single=True)
 
-    def _take(self) -> Taken:
+    def _take_connection(self) -> Taken:
         """See `SqlStore._take`.
 
         Connections wait for the next unit of work here: to take one out of the pool and to put it back takes longer than most
@@ -174,7 +174,7 @@ class SQLiteStorageAdapter(SqlStore):
         except IndexError:
             taken = None
         if taken is None:
-            taken = super()._take()
+            taken = super()._take_connection()
         if taken.driver.in_transaction:  # an application left it so
             taken.driver.rollback()
         return taken
@@ -195,7 +195,7 @@ class SQLiteStorageAdapter(SqlStore):
         return not driver.in_transaction
 
     @staticmethod
-    def _end(driver: Any, _record: object = None) -> None:
+    def _end_unit(driver: Any, _record: object = None) -> None:
         """See `SqlStore._end`. A closed connection keeps its locks as long as a cursor of it is there, in a traceback."""
         with suppress(sqlite3.Error):
             driver.rollback()
@@ -264,40 +264,40 @@ class SQLiteStorageAdapter(SqlStore):
         self._former, self._idle = [], deque()
         super()._leave_connections()
 
-    def _connect(self, engine: Engine) -> Connection:
+    def _open_connection(self, engine: Engine) -> Connection:
         if self._file in _UNSAFE:
             raise StorageUnavailableError(
                 f"{self._where}: this process was forked while its parent was inside a unit of work on this file, so SQLite's "
                 "locks don't hold in it; fork between units of work, or start a new process instead ('spawn')"
             )
-        return super()._connect(engine)
+        return super()._open_connection(engine)
 
-    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+    def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
         """See `Store._iterate`.
 
         A database in memory has one connection, and inside `transaction()` the iterator would see what is written
         after it began: both are read at once.
         """
         at_once = self._in_memory or self._current is not None
-        found = super()._iterate(project_id, as_json=as_json)
+        found = super()._iterate_findings(project_id, as_json=as_json)
         yield from list(found) if at_once else found
 
-    def _files(self) -> list[pathlib.Path]:
+    def _store_files(self) -> list[pathlib.Path]:
         return sqlite_files(self._file) if self._file else []
 
-    def _examine(self, unit: Records) -> Iterator[Problem]:
-        from findings_orm.orm.sqlite_examination import problems
+    def _find_own_problems(self, unit: Records) -> Iterator[Problem]:
+        from findings_orm.orm.sqlite_examination import database_problems
 
         file = None if self._in_memory else pathlib.Path(str(self.engine.url.database))
-        return problems(connection_of(unit), file)
+        return database_problems(connection_of(unit), file)
 
-    def _size(self, unit: Records) -> int | None:
+    def _size_on_disk(self, unit: Records) -> int | None:
         if self._in_memory:
             return None
         database = pathlib.Path(str(self.engine.url.database))
         return sum(file.stat().st_size for file in sqlite_files(database)[:2] if file.exists())
 
-    def _figures(self, connection: Connection) -> dict[str, Any]:
+    def _database_figures(self, connection: Connection) -> dict[str, Any]:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "page_count", "page_size", "freelist_count")
         driver: Any = connection.connection.driver_connection
         driver.execute("PRAGMA busy_timeout = 0")
@@ -308,15 +308,15 @@ class SQLiteStorageAdapter(SqlStore):
         version = connection.exec_driver_sql("SELECT sqlite_version()").scalar()
         return {"sqlite_version": version, **figures}
 
-    def _asked(self) -> dict[str, Any]:
+    def _health_figures(self) -> dict[str, Any]:
         if not self._in_memory:
-            return super()._asked()
+            return super()._health_figures()
         if not self._one_at_a_time.acquire(blocking=False):
             raise BusyError(
                 "a unit of work of another thread has the one connection of this database in memory"
             )
         try:
-            return super()._asked()
+            return super()._health_figures()
         finally:
             self._one_at_a_time.release()
 

@@ -22,17 +22,17 @@ Synchronous = Literal["FULL", "NORMAL"]
 
 
 @lru_cache(8)
-def _words(words: str) -> tuple[str, ...]:
+def _parse_words(words: str) -> tuple[str, ...]:
     return tuple(from_json(words))
 
 
 def _hold_words(given: str) -> bool:
     words, texts, location = given.split("\0")  # which no text of a finding has
     document = {"location": from_json(location)} if location else {}
-    return holds_all(_words(words), folded_text(texts, document))
+    return holds_all(_parse_words(words), folded_text(texts, document))
 
 
-def _answers() -> Generator[Any, str]:
+def _word_answers() -> Generator[Any, str]:
     """Yield what `_hold_words` says of each text that is sent.
 
     SQLite drops what a function raises, also what a handler of signals raises as a Python function begins. A generator is
@@ -55,7 +55,7 @@ _UNSTORABLE = object()
 
 def prepare_driver(driver: Any) -> None:
     """Give a connection of the driver the functions that statements call."""
-    answers = _answers()
+    answers = _word_answers()
     next(answers)
     driver.create_function("findings_hold_words", 1, answers.send, deterministic=True)
 
@@ -84,7 +84,7 @@ def sqlite_engine(
     _count_connections(engine, opened)
 
     @event.listens_for(engine, "connect")
-    def settings(driver: Any, _record: object) -> None:
+    def apply_settings(driver: Any, _record: object) -> None:
         try:
             driver.execute("PRAGMA journal_mode = WAL")
             driver.execute(f"PRAGMA synchronous = {synchronous}")
@@ -93,7 +93,7 @@ def sqlite_engine(
             driver.execute("PRAGMA cache_size = -16000")
             prepare_driver(driver)
             if not in_memory(url):
-                share(str(url.database))
+                share_files(str(url.database))
         except BaseException:  # SQLAlchemy would leave it open
             opened.discard(driver)
             sqlite3.Connection.close(driver)
@@ -130,7 +130,7 @@ def _count_connections(engine: Engine, opened: set[object]) -> None:
         opening = object()
         opened.add(opening)
         try:
-            if isinstance(engine.pool, AskedPool) and engine.pool.asking:
+            if isinstance(engine.pool, AskedPool) and engine.pool.refuses_to_wait:
                 options = {**options, "timeout": 0}
             driver = dialect.connect(*arguments, **options)
             opened.add(driver)
@@ -144,7 +144,7 @@ def _count_connections(engine: Engine, opened: set[object]) -> None:
             opened.discard(driver)
 
 
-def share(database: str, new: Access | None = None) -> None:
+def share_files(database: str, new: Access | None = None) -> None:
     """Give the files of a database a new access; else those beside it its group: SQLite gives them its permissions, and only
     as root its group.
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from findings_orm.diagnosis import Problem
-from findings_orm.orm.examination import schema_problems, size, text_index_problems
+from findings_orm.orm.examination import format_size, schema_problems, text_index_problems
 
 MANY_ROWS = 10_000
 """From how many findings on the statistics of the planner matter."""
@@ -21,30 +21,30 @@ SHORTEST_WAIT = 1_000
 _SHOWN = 5
 
 
-def problems(connection: Connection, file: pathlib.Path | None) -> Iterator[Problem]:
+def database_problems(connection: Connection, file: pathlib.Path | None) -> Iterator[Problem]:
     """Yield what is wrong with a database; `file` is None for one in memory."""
-    damage = _rows(connection, "PRAGMA quick_check(20)")
+    damage = _select_rows(connection, "PRAGMA quick_check(20)")
     if damage != [("ok",)]:
-        yield from _damaged(damage)
+        yield from _damaged_pages(damage)
         return
     yield from schema_problems(connection)
     yield from text_index_problems(connection)
     yield from _broken_references(connection)
-    yield from _settings(connection, in_memory=file is None)
-    yield from _statistics(connection)
+    yield from _unsafe_settings(connection, in_memory=file is None)
+    yield from _stale_statistics(connection)
     if file is not None:
-        yield from _space(connection, file)
+        yield from _wasted_space(connection, file)
 
 
-def _rows(connection: Connection, sql: str) -> list[tuple[Any, ...]]:
+def _select_rows(connection: Connection, sql: str) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in connection.exec_driver_sql(sql)]
 
 
-def _value(connection: Connection, sql: str) -> Any:
+def _select_value(connection: Connection, sql: str) -> Any:
     return connection.exec_driver_sql(sql).scalar()
 
 
-def _damaged(rows: list[tuple[Any, ...]]) -> Iterator[Problem]:
+def _damaged_pages(rows: list[tuple[Any, ...]]) -> Iterator[Problem]:
     for row in rows[:_SHOWN]:
         yield Problem(
             "error",
@@ -57,7 +57,7 @@ def _damaged(rows: list[tuple[Any, ...]]) -> Iterator[Problem]:
 
 def _broken_references(connection: Connection) -> Iterator[Problem]:
     broken: dict[tuple[str, str], int] = {}
-    for table, _rowid, parent, _key in _rows(connection, "PRAGMA foreign_key_check"):
+    for table, _rowid, parent, _key in _select_rows(connection, "PRAGMA foreign_key_check"):
         broken[table, parent] = broken.get((table, parent), 0) + 1
     for (table, parent), count in broken.items():
         yield Problem(
@@ -69,8 +69,8 @@ def _broken_references(connection: Connection) -> Iterator[Problem]:
         )
 
 
-def _settings(connection: Connection, *, in_memory: bool) -> Iterator[Problem]:
-    journal = _value(connection, "PRAGMA journal_mode")
+def _unsafe_settings(connection: Connection, *, in_memory: bool) -> Iterator[Problem]:
+    journal = _select_value(connection, "PRAGMA journal_mode")
     if journal != "wal" and not in_memory:
         yield Problem(
             "warning",
@@ -78,7 +78,7 @@ def _settings(connection: Connection, *, in_memory: bool) -> Iterator[Problem]:
             f"the journal mode is {journal}, not wal: readers and writers wait for each other",
             "Let nothing set another mode, and put the file on a local disk (WAL works on no network share).",
         )
-    synchronous = _value(connection, "PRAGMA synchronous")
+    synchronous = _select_value(connection, "PRAGMA synchronous")
     if synchronous < 2 and not in_memory:
         yield Problem(
             "note",
@@ -86,14 +86,14 @@ def _settings(connection: Connection, *, in_memory: bool) -> Iterator[Problem]:
             "synchronous is NORMAL: a power cut may take the last transactions",
             "Open the store with synchronous=FULL where every finding must survive one.",
         )
-    if not _value(connection, "PRAGMA foreign_keys"):
+    if not _select_value(connection, "PRAGMA foreign_keys"):
         yield Problem(
             "warning",
             "settings",
             "foreign keys are off on this connection",
             "Use the engine of the store, or PRAGMA foreign_keys = ON.",
         )
-    wait = _value(connection, "PRAGMA busy_timeout")
+    wait = _select_value(connection, "PRAGMA busy_timeout")
     if wait < SHORTEST_WAIT and not in_memory:
         yield Problem(
             "warning",
@@ -103,11 +103,11 @@ def _settings(connection: Connection, *, in_memory: bool) -> Iterator[Problem]:
         )
 
 
-def _statistics(connection: Connection) -> Iterator[Problem]:
-    findings = _value(connection, "SELECT count(*) FROM findings")
+def _stale_statistics(connection: Connection) -> Iterator[Problem]:
+    findings = _select_value(connection, "SELECT count(*) FROM findings")
     known = 0
-    if _value(connection, "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'"):
-        found = _value(
+    if _select_value(connection, "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'"):
+        found = _select_value(
             connection, "SELECT max(CAST(stat AS INTEGER)) FROM sqlite_stat1 WHERE tbl = 'findings'"
         )
         known = found or 0
@@ -121,15 +121,15 @@ def _statistics(connection: Connection) -> Iterator[Problem]:
         )
 
 
-def _space(connection: Connection, file: pathlib.Path) -> Iterator[Problem]:
+def _wasted_space(connection: Connection, file: pathlib.Path) -> Iterator[Problem]:
     pages, free, page = (
-        _value(connection, f"PRAGMA {name}") for name in ("page_count", "freelist_count", "page_size")
+        _select_value(connection, f"PRAGMA {name}") for name in ("page_count", "freelist_count", "page_size")
     )
     if free * page > FREE_BYTES and free > pages * FREE_SHARE:
         yield Problem(
             "warning",
             "bloat",
-            f"{size(free * page)} of {size(pages * page)} are free: {free / pages:.0%} of the file",
+            f"{format_size(free * page)} of {format_size(pages * page)} are free: {free / pages:.0%} of the file",
             "VACUUM gives them back. It needs as much space again for a while, and keeps writers out.",
         )
     log = file.with_name(f"{file.name}-wal")
@@ -138,6 +138,6 @@ def _space(connection: Connection, file: pathlib.Path) -> Iterator[Problem]:
         yield Problem(
             "warning",
             "wal",
-            f"the write-ahead log has {size(length)}: something reads for a long time, or nobody closes the store",
+            f"the write-ahead log has {format_size(length)}: something reads for a long time, or nobody closes the store",
             "End long readers (unfinished iterators), then PRAGMA wal_checkpoint(TRUNCATE).",
         )

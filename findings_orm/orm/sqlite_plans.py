@@ -50,20 +50,20 @@ class Way(NamedTuple):
     """
 
     size: Clause
-    whole: Clause
+    full_statement: Clause
     part: Clause = Clause("")
 
 
 def rows_of_page(run: Run, query: FindingQuery, dialect: Dialect, limit: int) -> list[Row]:
     """Return the rows of a page of a query without text."""
-    groups = _groups(query)
-    if groups <= _served(query):
-        return run(*queries.selected(query, dialect, limit).whole())
+    groups = _condition_groups(query)
+    if groups <= _served_groups(query):
+        return run(*queries.select_documents(query, dialect, limit).full_statement())
     budget = max(LEAST, PAGES * limit)
     while True:
-        walks = list(_walks(query, dialect, limit, groups, budget))
-        if best := _best(run, [*_ways(query, dialect, limit, groups, budget), *walks], budget):
-            return run(*best.whole)
+        walks = list(_walk_ways(query, dialect, limit, groups, budget))
+        if best := _shortest_way(run, [*_lookup_ways(query, dialect, limit, groups, budget), *walks], budget):
+            return run(*best.full_statement)
         for walk in walks:
             rows = run(*walk.part)
             if len(rows) == limit:
@@ -71,7 +71,7 @@ def rows_of_page(run: Run, query: FindingQuery, dialect: Dialect, limit: int) ->
         budget *= GROWTH
 
 
-def _best(run: Run, ways: Sequence[Way], budget: int) -> Way | None:
+def _shortest_way(run: Run, ways: Sequence[Way], budget: int) -> Way | None:
     """Return the shortest of the ways that are shorter than the budget. None is looked at longer than the shortest before."""
     least, tables = str(budget), []
     for n, way in enumerate(ways):
@@ -89,7 +89,7 @@ def _best(run: Run, ways: Sequence[Way], budget: int) -> Way | None:
 # -- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def _groups(query: FindingQuery) -> frozenset[str]:
+def _condition_groups(query: FindingQuery) -> frozenset[str]:
     """Return the columns with conditions, as far as each has an index; severity and status have one, by the latter's name."""
     given = {
         "status": query.severities or query.status,
@@ -106,19 +106,19 @@ def _by_likely_size(groups: frozenset[str]) -> list[str]:
     return sorted(groups, key=(*_EXACT, *LISTS.values(), "resource", "created_at", "status").index)
 
 
-def _columns_of(group: str) -> frozenset[str]:
+def _columns_of_group(group: str) -> frozenset[str]:
     return _RANGED if group == "status" else frozenset({group})
 
 
-def _served(query: FindingQuery) -> frozenset[str]:
+def _served_groups(query: FindingQuery) -> frozenset[str]:
     """Return the groups of conditions that leave the order of the page to the index that serves them."""
     if query.sort_field == "created_at":
-        return frozenset({"created_at", *_single(query)[:1]})
+        return frozenset({"created_at", *_single_value_columns(query)[:1]})
     one = len(query.detector_id) == 1 if query.sort_field == "detector_id" else query.sort_field == "resource"
     return frozenset({query.sort_field}) if one else frozenset()
 
 
-def _single(query: FindingQuery) -> list[str]:
+def _single_value_columns(query: FindingQuery) -> list[str]:
     """Return the columns with a condition on one value whose index goes on by time."""
     given = ((name, getattr(query, name)) for name in _EXACT)
     return [
@@ -131,57 +131,65 @@ def _single(query: FindingQuery) -> list[str]:
 # -- look up ----------------------------------------------------------------------------------------------------------
 
 
-def _ways(
+def _lookup_ways(
     query: FindingQuery, dialect: Dialect, limit: int, groups: frozenset[str], budget: int
 ) -> Iterator[Way]:
     """Yield the ways by what meets one of the conditions."""
     beside = groups - {"created_at"}
     if query.sort_field == "created_at" and len(beside) == 1 and beside <= {*LISTS.values(), *_EXACT}:
-        yield _merged(query, dialect, limit, budget, *beside)
+        yield _merged_way(query, dialect, limit, budget, *beside)
         return
     for name in _by_likely_size(beside if query.sort_field == "created_at" else groups):
-        only = _beside(groups, name)
-        page = queries.page_of(query, dialect, limit, "findings.id", _COLUMNS, only=only)
-        ids = page.that(*_led(query, dialect, name)).whole()
-        found = queries.all_of(query.project_id, dialect)._replace(order=queries.order_of(query, _COLUMNS))
-        yield Way(_matching(query, dialect, name), dialect.looked_up(found, ids))
+        only = _columns_beside(groups, name)
+        page = queries.select_page(query, dialect, limit, "findings.id", _COLUMNS, only=only)
+        ids = page.with_conditions(*_leading_conditions(query, dialect, name)).full_statement()
+        found = queries.select_project(query.project_id, dialect)._replace(
+            order=queries.order_of(query, _COLUMNS)
+        )
+        yield Way(_lookup_size(query, dialect, name), dialect.confine_to_ids(found, ids))
 
 
-def _led(query: FindingQuery, dialect: Dialect, name: str) -> list[Clause]:
+def _leading_conditions(query: FindingQuery, dialect: Dialect, name: str) -> list[Clause]:
     """Return the conditions of a group, for which SQLite shall take an index whatever its statistics say."""
-    found = [clause for each, clause in queries.by_column(query, dialect) if each in _columns_of(name)]
+    found = [
+        clause
+        for each, clause in queries.conditions_by_column(query, dialect)
+        if each in _columns_of_group(name)
+    ]
     return found if name in LISTS.values() else [Clause(f"unlikely({sql})", values) for sql, values in found]
 
 
-def _beside(groups: frozenset[str], name: str) -> frozenset[str]:
+def _columns_beside(groups: frozenset[str], name: str) -> frozenset[str]:
     """Return the columns of all groups but one."""
-    return frozenset().union(*map(_columns_of, groups - {name}))
+    return frozenset().union(*map(_columns_of_group, groups - {name}))
 
 
-def _size(rows: Clause, each: int) -> Clause:
+def _way_size(rows: Clause, each: int) -> Clause:
     """Return the expression for the size of a way along the rows of a SELECT."""
     sql = f"{each} * (SELECT count(*) FROM ({rows.sql} LIMIT {_LEAST} / {each} + 1))"  # noqa: S608  # parts
     return Clause(sql, rows.values)
 
 
-def _matching(query: FindingQuery, dialect: Dialect, name: str) -> Clause:
+def _lookup_size(query: FindingQuery, dialect: Dialect, name: str) -> Clause:
     """Return the size of the way by what meets the conditions of a group."""
     if name in LISTS.values():
-        return _by_lists(query, dialect, name)
-    rows = Select("1", (queries.of_project(query.project_id),)).that(*_led(query, dialect, name))
-    return _size(rows.whole(), FOUND)
+        return _size_by_lists(query, dialect, name)
+    rows = Select("1", (queries.project_condition(query.project_id),)).with_conditions(
+        *_leading_conditions(query, dialect, name)
+    )
+    return _way_size(rows.full_statement(), FOUND)
 
 
-def _by_lists(query: FindingQuery, dialect: Dialect, name: str, limit: int | None = None) -> Clause:
+def _size_by_lists(query: FindingQuery, dialect: Dialect, name: str, limit: int | None = None) -> Clause:
     """Return the size of the way by the different values of a column: of all that has them, or of so many of each."""
-    lists, wanted = _lists(query, dialect, name, f"{_LEAST} / {LISTED} + 1")
+    lists, wanted = _distinct_lists(query, dialect, name, f"{_LEAST} / {LISTED} + 1")
     some = f"FROM lists WHERE value IS NOT NULL AND {wanted.sql}"
     kept = f"{name} <> '[]' AND " if name in LISTS.values() else ""
     rows = Clause(
         f"SELECT 1 FROM findings WHERE project_id = ? AND {kept}unlikely({name} IN (SELECT value {some}))",  # noqa: S608
         (query.project_id, *wanted.values),
     )
-    size = _size(rows, FOUND)
+    size = _way_size(rows, FOUND)
     if limit is not None:
         of_each = f"{FOUND * limit} * (SELECT count(*) {some})"
         size = Clause(
@@ -195,35 +203,37 @@ def _by_lists(query: FindingQuery, dialect: Dialect, name: str, limit: int | Non
     return Clause(sql, (*lists.values, *size.values))
 
 
-def _lists(query: FindingQuery, dialect: Dialect, name: str, most: str = "") -> tuple[Clause, Clause]:
+def _distinct_lists(
+    query: FindingQuery, dialect: Dialect, name: str, most: str = ""
+) -> tuple[Clause, Clause]:
     """Return the different values of a column, and whether one of them is among those asked for."""
-    lists = queries.different(query.project_id, name, most)
+    lists = queries.distinct_values(query.project_id, name, most)
     if name == "detector_id":
-        return lists, queries.detected("lists.value", query.detector_id, dialect)
+        return lists, queries.detector_condition("lists.value", query.detector_id, dialect)
     condition = next(condition for condition, column in LISTS.items() if column == name)
-    values = queries.members(query, condition)
+    values = queries.wanted_members(query, condition)
     return lists, dialect.has_any("lists.value", values) if values else Clause("false")
 
 
-def _merged(query: FindingQuery, dialect: Dialect, limit: int, budget: int, name: str) -> Way:
+def _merged_way(query: FindingQuery, dialect: Dialect, limit: int, budget: int, name: str) -> Way:
     """Return the way along the first findings of each value of a column, of which an index goes on by time."""
     given = tuple(dict.fromkeys(getattr(query, name, ())))
     if name in LISTS.values() or any(value.endswith("*") for value in given if name == "detector_id"):
-        size = _by_lists(query, dialect, name, limit)
-        lists, wanted = _lists(query, dialect, name)
+        size = _size_by_lists(query, dialect, name, limit)
+        lists, wanted = _distinct_lists(query, dialect, name)
         lists = Clause(f"RECURSIVE {lists.sql}", lists.values)
         where = Clause(f"lists.value IS NOT NULL AND {wanted.sql}", wanted.values)
     else:
         of_each = Clause(str(FOUND * limit * len(given)))
-        size = of_each if FOUND * limit * len(given) < budget else _matching(query, dialect, name)
+        size = of_each if FOUND * limit * len(given) < budget else _lookup_size(query, dialect, name)
         lists = Clause("lists (value) AS (SELECT value FROM json_each(?))", (json_text(given),))
         where = Clause("true")
     hidden = _COLUMNS - {"created_at", "id", name}
     columns = "findings.created_at, findings.id"
-    rest = queries.page_of(query, dialect, limit, columns, hidden, only={"created_at"})
+    rest = queries.select_page(query, dialect, limit, columns, hidden, only={"created_at"})
     same = Clause(f"findings.{name} = lists.value")
     kept = (Clause(f"findings.{name} <> '[]'"),) if name in LISTS.values() else ()
-    first = rest.that(*kept, same).whole()
+    first = rest.with_conditions(*kept, same).full_statement()
     way = " DESC" if query.descending else ""
     pairs = f"SELECT json_group_array(json_array(created_at, id)) FROM ({first.sql})"  # noqa: S608  # parts
     place_and_id = "json_extract(first.value, '$[0]') AS place, json_extract(first.value, '$[1]') AS id"
@@ -240,50 +250,54 @@ def _merged(query: FindingQuery, dialect: Dialect, limit: int, budget: int, name
 # -- walk -------------------------------------------------------------------------------------------------------------
 
 
-def _walks(
+def _walk_ways(
     query: FindingQuery, dialect: Dialect, limit: int, groups: frozenset[str], budget: int
 ) -> Iterator[Way]:
     """Yield the ways along an index in the order of the page."""
     by_time = query.sort_field == "created_at"
     ranged = query.sort_field == "severity" or (by_time and "status" in groups)
     if ranged:
-        yield _along_ranges(query, dialect, limit, budget)
-    single = _single(query) if by_time else []
+        yield _way_along_ranges(query, dialect, limit, budget)
+    single = _single_value_columns(query) if by_time else []
     for name in single:
-        yield _along(query, dialect, limit, budget, frozenset({"created_at", name}))
+        yield _way_along_index(query, dialect, limit, budget, frozenset({"created_at", name}))
     if not ranged and not single:
-        yield _along(query, dialect, limit, budget, _served(query))
+        yield _way_along_index(query, dialect, limit, budget, _served_groups(query))
 
 
-def _along_ranges(query: FindingQuery, dialect: Dialect, limit: int, budget: int) -> Way:
+def _way_along_ranges(query: FindingQuery, dialect: Dialect, limit: int, budget: int) -> Way:
     merge, bounds = ranges.merge_of(query, limit)
     values = (query.project_id, *bounds)
     served = _RANGED if merge.sort == "severity" else _RANGED | {"created_at"}
-    rest = [one for name, one in queries.by_column(query, dialect, _COLUMNS) if name not in served]
+    rest = [one for name, one in queries.conditions_by_column(query, dialect, _COLUMNS) if name not in served]
     where = queries.joined(" AND ", rest) if rest else Clause("true")
     columns = dialect.columns(FINDING_COLUMNS)
     if not merge.severities:
         return Way(Clause("0"), Clause("SELECT 1 WHERE false"))
     return Way(
-        _size(ranges.sqlite_all(merge, values), WALKED),
+        _way_size(ranges.sqlite_all_ranges(merge, values), WALKED),
         ranges.sqlite_walk(merge, columns, values, where, None),
         ranges.sqlite_walk(merge, columns, values, where, budget // WALKED),
     )
 
 
-def _along(query: FindingQuery, dialect: Dialect, limit: int, budget: int, served: frozenset[str]) -> Way:
+def _way_along_index(
+    query: FindingQuery, dialect: Dialect, limit: int, budget: int, served: frozenset[str]
+) -> Way:
     """Return the way along the index that is in the order of the page and serves some of the conditions."""
     hidden = _COLUMNS - served - {query.sort_field, "id"}
     place = f"findings.{query.sort_field}, findings.id"
-    stream = queries.page_of(query, dialect, None, place, hidden, only=served)
+    stream = queries.select_page(query, dialect, None, place, hidden, only=served)
     end, sign = ("''", ">=") if query.descending else ("x'ff'", "<=")
-    bound = ranges.bound_of(stream.whole().sql, budget // WALKED, end)
+    bound = ranges.bound_of(stream.full_statement().sql, budget // WALKED, end)
     until = Clause(f"({place}) {sign} (SELECT place, id FROM bound)")  # noqa: S608  # constants
-    page = queries.selected(query, dialect, limit, hidden)
+    page = queries.select_documents(query, dialect, limit, hidden)
     far = {"created_from" if query.descending else "created_before"}
-    part = queries.selected(query, dialect, limit, hidden | far).that(until).whole()
+    part = (
+        queries.select_documents(query, dialect, limit, hidden | far).with_conditions(until).full_statement()
+    )
     return Way(
-        _size(stream._replace(order="").whole(), WALKED),
-        page.whole(),
-        Clause(f"WITH {bound} {part.sql}", (*stream.whole().values, *part.values)),
+        _way_size(stream._replace(order="").full_statement(), WALKED),
+        page.full_statement(),
+        Clause(f"WITH {bound} {part.sql}", (*stream.full_statement().values, *part.values)),
     )

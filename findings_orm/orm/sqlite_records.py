@@ -15,7 +15,7 @@ from findings_orm.orm import sqlite_text_index as index
 from findings_orm.orm.mapping import Row
 from findings_orm.orm.observation import Watch, others_listen
 from findings_orm.orm.queries import Clause, Select
-from findings_orm.orm.records import SqlRecords, insertion
+from findings_orm.orm.records import SqlRecords, insert_statement
 from findings_orm.query import FindingQuery
 from findings_orm.records import Stored, batches
 
@@ -54,9 +54,11 @@ class SQLiteRecords(SqlRecords):
             return
         driver: Any = self.connection.connection.driver_connection
         at_once = min(ROWS_AT_ONCE, driver.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(columns))
-        with self._told(insertion(table, columns)) as tell:
+        with self._watch_statement(insert_statement(table, columns)) as tell:
             for batch in batches(rows, at_once):
-                driver.execute(insertion(table, columns, len(batch)), tuple(chain.from_iterable(batch)))
+                driver.execute(
+                    insert_statement(table, columns, len(batch)), tuple(chain.from_iterable(batch))
+                )
             tell(len(rows))
 
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
@@ -64,53 +66,57 @@ class SQLiteRecords(SqlRecords):
         self._written.add(project_id)
         super().replace(project_id, rows)
 
-    def finish(self) -> None:
+    def finish_writes(self) -> None:
         """Bring the text index up to date with what was written."""
-        if self._written and self._has_index(NOTICED):
+        if self._written and self._has_text_index(NOTICED):
             for project_id in self._written:
-                for _ in index.index_waiting(self._run, self._run_many, project_id, spare=FEW_WAITING):
+                for _ in index.index_waiting(self._run_sql, self._run_many, project_id, spare=FEW_WAITING):
                     pass
 
     def _scored(self, query: FindingQuery) -> Iterator[Sequence[Row]]:
         """See `SqlRecords._scored`. What has not the words has no score; SQLite would ask Python about each one, too."""
-        statement = queries.scored(queries.without_text(query), self.dialect)
-        yield from self._batches(self._narrowed(statement, query).whole())
+        statement = queries.select_ranked(queries.without_text(query), self.dialect)
+        yield from self._read_batches(self._narrow_by_index(statement, query).full_statement())
 
-    def _narrowed(self, statement: Select, query: FindingQuery, *, all_read: bool = True) -> Select:
+    def _narrow_by_index(self, statement: Select, query: FindingQuery, *, all_read: bool = True) -> Select:
         """See `SqlRecords._narrowed`."""
-        found = self._candidates(query)
+        found = self._select_candidates(query)
         if found is None:
             return statement
         if all_read:
-            return statement.that(Clause(f"findings.id IN ({found.sql})", found.values))
+            return statement.with_conditions(Clause(f"findings.id IN ({found.sql})", found.values))
         few = self._few_candidates(found)
-        return statement if few is None else statement.that(self.dialect.is_any("id", "findings.id", few))
+        return (
+            statement
+            if few is None
+            else statement.with_conditions(self.dialect.is_any("id", "findings.id", few))
+        )
 
     def _is_frequent(self, query: FindingQuery) -> bool:
         """See `SqlRecords._is_frequent`."""
-        found = self._candidates(query)
+        found = self._select_candidates(query)
         return found is None or self._few_candidates(found) is None
 
-    def _candidates(self, query: FindingQuery) -> Clause | None:
+    def _select_candidates(self, query: FindingQuery) -> Clause | None:
         """Return the SELECT of the ids of what may have the words of a query; None where no index knows."""
-        if not query.words or not self._has_index(0):
+        if not query.words or not self._has_text_index(0):
             return None
-        return index.candidates(self._run, query.project_id, query.words)
+        return index.select_candidates(self._run_sql, query.project_id, query.words)
 
     def _few_candidates(self, found: Clause) -> tuple[str, ...] | None:
         """Return the ids of the candidates, None if they are not few."""
-        rows = self._run(f"{found.sql} LIMIT {FEW_CANDIDATES + 1}", found.values)
+        rows = self._run_sql(f"{found.sql} LIMIT {FEW_CANDIDATES + 1}", found.values)
         return None if len(rows) > FEW_CANDIDATES else tuple(row[0] for row in rows)
 
-    def _has_index(self, trusted: float) -> bool:
+    def _has_text_index(self, trusted: float) -> bool:
         """Return whether there is a text index that this process can use; that there is none is believed for some seconds."""
-        if not index.supported():
+        if not index.is_supported():
             return False
         info, now = self.connection.info, time.monotonic()
         if now - info.get(_KEY, -NOTICED) < trusted:
             return False
         driver: Any = self.connection.connection.driver_connection
-        there = index.is_there(lambda sql, values: driver.execute(sql, values).fetchall())
+        there = index.has_index(lambda sql, values: driver.execute(sql, values).fetchall())
         if there:
             info.pop(_KEY, None)
         else:

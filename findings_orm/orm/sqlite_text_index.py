@@ -76,7 +76,7 @@ _FIND = (
 
 
 @cache
-def supported() -> bool:
+def is_supported() -> bool:
     """Return whether this process's SQLite has FTS5 with trigrams (3.34 or newer)."""
     with closing(sqlite3.connect(":memory:")) as connection:
         try:
@@ -86,19 +86,19 @@ def supported() -> bool:
     return True
 
 
-def parts_there(run: Run) -> int:
+def count_parts(run: Run) -> int:
     """Return how many of the tables and triggers of the index a database has."""
     names = (*TABLES, *TRIGGERS)
     marks = ", ".join("?" * len(names))
     return int(run(f"SELECT count(*) FROM sqlite_master WHERE name IN ({marks})", names)[0][0])  # noqa: S608
 
 
-def is_there(run: Run) -> bool:
+def has_index(run: Run) -> bool:
     """Return whether a database has the index, whole."""
-    return parts_there(run) == len(TABLES) + len(TRIGGERS)
+    return count_parts(run) == len(TABLES) + len(TRIGGERS)
 
 
-def make(run: Run) -> None:
+def make_index(run: Run) -> None:
     """Make the empty index, and give all findings their numbers."""
     for sql in TABLES.values():
         run(sql, ())
@@ -119,7 +119,7 @@ def make(run: Run) -> None:
     )
 
 
-def remove(run: Run) -> None:
+def drop_index(run: Run) -> None:
     """Drop what there is of the index."""
     for name in TRIGGERS:
         run(f"DROP TRIGGER IF EXISTS {name}", ())
@@ -150,21 +150,21 @@ def index_waiting(run: Run, run_many: RunMany, project_id: str, *, spare: int = 
         rows = run(sql, (project_id, base + indexed + 1, base + until))
         run_many(
             "INSERT INTO finding_text (rowid, folded) VALUES (?, ?)",
-            [(docid, _folded(texts)) for docid, *texts in rows],
+            [(docid, _fold_texts(texts)) for docid, *texts in rows],
         )
         run("UPDATE finding_text_projects SET indexed = ? WHERE project_id = ?", (until, project_id))
         yield until - indexed
         indexed = until
 
 
-def _folded(texts: Sequence[str | None]) -> str:
+def _fold_texts(texts: Sequence[str | None]) -> str:
     values: dict[str, Any] = dict(zip(_SEARCHED, texts, strict=True))
     if values["location"]:
         values["location"] = from_json(values["location"])
     return search_text(values)
 
 
-def terms(words: Iterable[str]) -> str:
+def trigram_query(words: Iterable[str]) -> str:
     """Return what FTS5 has to match for folded words to occur: trigrams that cover them, joined; empty if all are shorter."""
     found: dict[str, None] = {}
     for word in words:
@@ -175,9 +175,9 @@ def terms(words: Iterable[str]) -> str:
     return " AND ".join(f'"{term}"' for term in quoted)
 
 
-def candidates(run: Run, project_id: str, words: Iterable[str]) -> Clause | None:
+def select_candidates(run: Run, project_id: str, words: Iterable[str]) -> Clause | None:
     """Return the SELECT of the ids of all findings of a project that may have folded words; None if those are too short."""
-    wanted = terms(words)
+    wanted = trigram_query(words)
     if not wanted:
         return None
     known = run("SELECT number << 32, indexed FROM finding_text_projects WHERE project_id = ?", (project_id,))
@@ -186,7 +186,7 @@ def candidates(run: Run, project_id: str, words: Iterable[str]) -> Clause | None
     return Clause(_FIND, (wanted, base, indexed, indexed + 1, base + (1 << 32) - 1))
 
 
-def figures(run: Run) -> tuple[int, int, int, int]:
+def index_figures(run: Run) -> tuple[int, int, int, int]:
     """Return how many findings the index knows, how many of them wait, how many entries are of no use, and its bytes."""
     known = run("SELECT count(*) FROM finding_text_rows", ())[0][0]
     waits = run(

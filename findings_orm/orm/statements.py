@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from findings_orm.orm.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, Row, aliased
+from findings_orm.orm.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, Row, aliased_columns
 from findings_orm.orm.observation import Watch, others_listen
 from findings_orm.process import block
 from findings_orm.records import (
@@ -34,7 +34,7 @@ class SqlStatements:
         self.connection = connection
         self.watch = watch
 
-    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+    def _run_sql(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement of driver SQL and return its rows, if it has any.
 
         Where an application listens to SQLAlchemy's events of statements, they go through SQLAlchemy. It describes
@@ -45,7 +45,7 @@ class SqlStatements:
         if others_listen(connection, watch):
             result = connection.exec_driver_sql(sql, tuple(parameters))
             return list(result.cursor.fetchall()) if result.returns_rows else []
-        execution = watch.started(connection, sql, parameters) if watch else None
+        execution = watch.start_execution(connection, sql, parameters) if watch else None
         driver: Any = connection.connection.driver_connection
         cursor = driver.cursor()
         try:
@@ -67,28 +67,28 @@ class SqlStatements:
     def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run one statement of driver SQL for each row."""
         if len(rows) == 1:
-            self._run(sql, rows[0])
+            self._run_sql(sql, rows[0])
         elif rows:
             self.connection.exec_driver_sql(sql, list(rows))
 
-    def _told(self, sql: str) -> AbstractContextManager[Callable[[int], object]]:
+    def _watch_statement(self, sql: str) -> AbstractContextManager[Callable[[int], object]]:
         """Return a block for a statement that goes past SQLAlchemy; it is given what takes the number of rows."""
         return self.watch.block(sql) if self.watch else nullcontext(lambda _: None)
 
     def _run_in(self, sql: str, column: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
         """Run a statement that ends in a condition on the project for the rows with any of the values, in batches."""
         for batch in batches(values, LOOKUP_BATCH):
-            yield from self._run(f"{sql} AND {column} IN ({marks(batch)})", (project_id, *batch))
+            yield from self._run_sql(f"{sql} AND {column} IN ({value_marks(batch)})", (project_id, *batch))
 
-    def _columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
+    def _select_columns(self, table: str, columns: Iterable[str], alias: str = "") -> str:
         """Return columns for a SELECT, in the form that `mapping` takes."""
-        return aliased(tuple(columns), alias)
+        return aliased_columns(tuple(columns), alias)
 
-    def _joined(self, *more: str) -> str:
+    def _select_with_identities(self, *more: str) -> str:
         """Return the SELECT of findings with their identities, and more columns."""
-        columns = ", ".join((self._columns("finding_identities", IDENTITY_COLUMNS, "i."), *more))
+        columns = ", ".join((self._select_columns("finding_identities", IDENTITY_COLUMNS, "i."), *more))
         return (
-            f"SELECT {self._columns('findings', FINDING_COLUMNS, 'f.')}, "  # noqa: S608  # constants
+            f"SELECT {self._select_columns('findings', FINDING_COLUMNS, 'f.')}, "  # noqa: S608  # constants
             f"{columns} FROM findings f "
             "JOIN finding_identities i ON i.project_id = f.project_id AND i.finding_id = f.id"
         )
@@ -115,6 +115,6 @@ class SqlStatements:
             raise
 
 
-def marks(values: Collection[Any]) -> str:
+def value_marks(values: Collection[Any]) -> str:
     """Return a mark for each of some values."""
     return ", ".join("?" * len(values))

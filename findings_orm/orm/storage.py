@@ -51,27 +51,27 @@ class SqlStore(Store):
         self._owned = owned
         self._watch = Watch(engine)
         self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
-        self._end_cleanly(engine)
+        self._end_unit_on_close(engine)
         survives_fork(self)
 
-    def _begin(self, taken: Taken, *, write: bool) -> None:
+    def _begin_transaction(self, taken: Taken, *, write: bool) -> None:
         """Begin a transaction on a connection that is in none."""
         raise NotImplementedError
 
-    def _commit(self, records: SqlRecords, driver: Any) -> None:
+    def _commit_transaction(self, records: SqlRecords, driver: Any) -> None:
         """Commit on the driver's connection and let the records know, whatever comes meanwhile."""
         raise NotImplementedError
 
     @staticmethod
-    def _end(driver: Any, _record: object = None) -> None:
+    def _end_unit(driver: Any, _record: object = None) -> None:
         """Give up the driver's locks, before its connection is closed; SQLAlchemy closes one that was interrupted."""
         raise NotImplementedError
 
-    def _end_cleanly(self, engine: Engine) -> None:
-        if not event.contains(engine, "close", self._end):
-            event.listen(engine, "close", self._end)
+    def _end_unit_on_close(self, engine: Engine) -> None:
+        if not event.contains(engine, "close", self._end_unit):
+            event.listen(engine, "close", self._end_unit)
 
-    def _prepare(self, connection: Connection) -> None:
+    def _prepare_connection(self, connection: Connection) -> None:
         """Give an application's own connection what the records need."""
 
     @block
@@ -80,20 +80,20 @@ class SqlStore(Store):
         outer = sys.exc_info()[1]
         taken, leaving = None, False
         try:
-            taken = self._take() if single else self._begun(write=write)
-            records = self._records(taken.connection)
+            taken = self._take_connection() if single else self._open_transaction(write=write)
+            records = self._make_records(taken.connection)
             yield records
             if write:
-                records.finish()
-                with self._watched("COMMIT"):
-                    self._commit(records, taken.driver)
+                records.finish_writes()
+                with self._watch_statement("COMMIT"):
+                    self._commit_transaction(records, taken.driver)
                 taken.connection.commit()
             leaving = True
             self._give_back(taken)
         except BaseException as error:  # noqa: BLE001  # raised again
             if taken is not None:
                 try:
-                    self._abandon(taken, error, outer, leaving=leaving)
+                    self._abandon_transaction(taken, error, outer, leaving=leaving)
                 except BaseException as interruption:  # noqa: BLE001  # raised again; it came as the error was handled
                     self._throw_away(taken)
                     self._renew_pool()
@@ -102,14 +102,14 @@ class SqlStore(Store):
 
     # -- connections ----------------------------------------------------------------------------------------
 
-    def _begun(self, *, write: bool) -> Taken:
+    def _open_transaction(self, *, write: bool) -> Taken:
         """Return a connection inside a transaction."""
-        taken = self._take()
+        taken = self._take_connection()
         try:
-            self._begin(taken, write=write)
+            self._begin_transaction(taken, write=write)
         except BaseException as error:
             try:
-                self._abandon(taken, error, None)
+                self._abandon_transaction(taken, error, None)
             except BaseException:
                 self._throw_away(taken)
                 self._renew_pool()
@@ -117,13 +117,13 @@ class SqlStore(Store):
             raise
         return taken
 
-    def _take(self) -> Taken:
+    def _take_connection(self) -> Taken:
         """Return a connection that is in no transaction."""
-        return self._taken(self.engine)
+        return self._take_from_engine(self.engine)
 
-    def _taken(self, engine: Engine) -> Taken:
+    def _take_from_engine(self, engine: Engine) -> Taken:
         pool = self.engine.pool
-        connection = self._connect(engine)
+        connection = self._open_connection(engine)
         try:
             return Taken(connection, connection.connection.driver_connection, pool)
         except BaseException:
@@ -136,7 +136,7 @@ class SqlStore(Store):
             taken.connection.invalidate()  # nobody would take it out of there again
         taken.connection.close()
 
-    def _abandon(
+    def _abandon_transaction(
         self, taken: Taken, error: BaseException, outer: BaseException | None, *, leaving: bool = False
     ) -> None:
         """End the transaction of a connection after an error: roll back and keep it, or throw it away.
@@ -166,7 +166,7 @@ class SqlStore(Store):
 
     def _throw_away(self, taken: Taken) -> None:
         try:
-            self._end(taken.driver)
+            self._end_unit(taken.driver)
         finally:
             taken.driver.close()
             # An interrupted transaction of SQLAlchemy fails its own assertions.
@@ -174,7 +174,7 @@ class SqlStore(Store):
                 taken.connection.invalidate()
                 taken.connection.close()
 
-    def _connect(self, engine: Engine) -> Connection:
+    def _open_connection(self, engine: Engine) -> Connection:
         try:
             return self._watch.connect(engine) if self._watch else engine.connect()
         except (SQLAlchemyError, StorageError):
@@ -189,11 +189,11 @@ class SqlStore(Store):
         self.engine.dispose(close=False)
         former.dispose()
 
-    def _watched(self, text: str) -> AbstractContextManager[object]:
+    def _watch_statement(self, text: str) -> AbstractContextManager[object]:
         """Return a block for a statement that SQLAlchemy does not see."""
         return self._watch.block(text) if self._watch else nullcontext()
 
-    def _records(self, connection: Connection) -> SqlRecords:
+    def _make_records(self, connection: Connection) -> SqlRecords:
         return self.records(connection, self._watch)
 
     @checked
@@ -221,15 +221,15 @@ class SqlStore(Store):
                 connection = bind
             if not connection.in_transaction():
                 connection.begin()
-            self._end_cleanly(connection.engine)
-            self._prepare(connection)
+            self._end_unit_on_close(connection.engine)
+            self._prepare_connection(connection)
             driver = connection.connection.driver_connection
-            records = self._records(connection)
+            records = self._make_records(connection)
             try:
                 with self._bound(records):
                     yield self
                 check_whole(records)
-                records.finish()
+                records.finish_writes()
             except BaseException:
                 if records.interrupted or not self._is_usable(driver):
                     with suppress(SQLAlchemyError):
@@ -248,9 +248,9 @@ class SqlStore(Store):
             raise StorageError("a session needs a unit of work: open one with transaction()")
         return Session(unit.connection, join_transaction_mode="create_savepoint")
 
-    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+    def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
         """See `Store._iterate`."""
-        found = super()._iterate(project_id, as_json=as_json)
+        found = super()._iterate_findings(project_id, as_json=as_json)
         with translated(self._where):
             yield from found
 
@@ -288,25 +288,29 @@ class SqlStore(Store):
     def _ping(self) -> dict[str, Any]:
         pool = self.engine.pool
         try:
-            return pool.at_once(self._asked) if isinstance(pool, AskedPool) else self._asked()
+            return (
+                pool.run_at_once(self._health_figures)
+                if isinstance(pool, AskedPool)
+                else self._health_figures()
+            )
         except StorageUnavailableError as error:
             if not isinstance(error.__cause__, PoolTimeoutError):
                 raise
             raise BusyError(f"all connections of {self._where} are in use") from error
 
-    def _asked(self) -> dict[str, Any]:
+    def _health_figures(self) -> dict[str, Any]:
         with self._unit() as unit:
-            figures = self._figures(unit.connection) if isinstance(unit, SqlRecords) else {}
-            return {"url": self._where, **figures, "pool": self._of_pool()}
+            figures = self._database_figures(unit.connection) if isinstance(unit, SqlRecords) else {}
+            return {"url": self._where, **figures, "pool": self._pool_figures()}
 
-    def _unasked(self) -> dict[str, Any]:
-        return {"url": self._where, "pool": self._of_pool()}
+    def _unasked_figures(self) -> dict[str, Any]:
+        return {"url": self._where, "pool": self._pool_figures()}
 
-    def _of_pool(self) -> dict[str, Any] | None:
+    def _pool_figures(self) -> dict[str, Any] | None:
         pool = self.pool()
         return pool and pool._asdict()
 
-    def _figures(self, connection: Connection) -> dict[str, Any]:
+    def _database_figures(self, connection: Connection) -> dict[str, Any]:
         return {}
 
     def _release(self) -> None:

@@ -65,7 +65,7 @@ def create(target: Target, *, progress: Progress | None = None) -> TextIndexStat
             postgresql_text_index.create(connection, described(target))
         else:
             _create_on_sqlite(connection, described(target), progress or (lambda _: None))
-        return _status(connection)
+        return _read_status(connection)
 
 
 @checked
@@ -77,12 +77,12 @@ def drop(target: Target) -> bool:
     """
     with connected(target) as connection:
         joined = connection.in_transaction()
-        found = _status(connection).state
+        found = _read_status(connection).state
         if not joined:
             connection.rollback()
         if found != "absent":
             with migration_transaction(connection, frozenset()):
-                _remove(connection, described(target))
+                _drop_index(connection, described(target))
         return found != "absent"
 
 
@@ -94,56 +94,56 @@ def status(target: Target) -> TextIndexStatus:
         StorageUnavailableError: the database can't be reached.
     """
     with connected(target) as connection:
-        return _status(connection)
+        return _read_status(connection)
 
 
 @block
-def kept(connection: Connection) -> Iterator[None]:
+def keep_text_index(connection: Connection) -> Iterator[None]:
     """Run a migration in the block, and make the index of SQLite again where that rebuilt the table below it.
 
     Where the older schema has not the columns, what is left of the index waits, unused, for the way up.
     """
-    if connection.dialect.name != "sqlite" or not sqlite_text_index.supported():
+    if connection.dialect.name != "sqlite" or not sqlite_text_index.is_supported():
         yield
         return
     run = _run_on(connection)
-    wanted = sqlite_text_index.parts_there(run) > 0
+    wanted = sqlite_text_index.count_parts(run) > 0
     yield
-    if not wanted or sqlite_text_index.is_there(run):
+    if not wanted or sqlite_text_index.has_index(run):
         return
     if not inspect(connection).has_table("findings"):
-        sqlite_text_index.remove(run)
+        sqlite_text_index.drop_index(run)
     elif {"rule_id", "location"} <= {
         column["name"] for column in inspect(connection).get_columns("findings")
     }:
-        sqlite_text_index.remove(run)
-        sqlite_text_index.make(run)
+        sqlite_text_index.drop_index(run)
+        sqlite_text_index.make_index(run)
         for project_id in sqlite_text_index.waiting(run):
             for _ in sqlite_text_index.index_waiting(run, _run_many_on(connection), project_id):
                 pass
 
 
-def _status(connection: Connection) -> TextIndexStatus:
+def _read_status(connection: Connection) -> TextIndexStatus:
     if connection.dialect.name == "postgresql":
-        named, valid, findings, size = postgresql_text_index.figures(connection)
+        named, valid, findings, size = postgresql_text_index.index_figures(connection)
         if not named:
             return TextIndexStatus("absent")
         return TextIndexStatus("ready" if named == 2 and valid else "incomplete", findings, size=size)
     run = _run_on(connection)
-    if sqlite_text_index.parts_there(run) == 0:
+    if sqlite_text_index.count_parts(run) == 0:
         return TextIndexStatus("absent")
-    if not sqlite_text_index.is_there(run):
+    if not sqlite_text_index.has_index(run):
         return TextIndexStatus("incomplete")
-    findings, waiting, removed, size = sqlite_text_index.figures(run)
+    findings, waiting, removed, size = sqlite_text_index.index_figures(run)
     return TextIndexStatus("ready", findings, waiting, removed, size)
 
 
-def _remove(connection: Connection, where: str) -> None:
+def _drop_index(connection: Connection, where: str) -> None:
     if connection.dialect.name == "postgresql":
         postgresql_text_index.drop(connection)
     else:
         _need_fts5(where)
-        sqlite_text_index.remove(_run_on(connection))
+        sqlite_text_index.drop_index(_run_on(connection))
 
 
 def _create_on_sqlite(connection: Connection, where: str, progress: Progress) -> None:
@@ -155,9 +155,9 @@ def _create_on_sqlite(connection: Connection, where: str, progress: Progress) ->
     if not joined:
         connection.rollback()
     with migration_transaction(connection, frozenset()):
-        if not sqlite_text_index.is_there(run):
-            sqlite_text_index.remove(run)
-            sqlite_text_index.make(run)
+        if not sqlite_text_index.has_index(run):
+            sqlite_text_index.drop_index(run)
+            sqlite_text_index.make_index(run)
         projects = sqlite_text_index.waiting(run)
     for project_id in projects:
         counts = [0]
@@ -169,7 +169,7 @@ def _create_on_sqlite(connection: Connection, where: str, progress: Progress) ->
 
 
 def _need_fts5(where: str) -> None:
-    if not sqlite_text_index.supported():
+    if not sqlite_text_index.is_supported():
         raise StorageUnavailableError(
             f"{where}: a text index needs SQLite 3.34 or newer with FTS5, which Python here is not built with; searches give "
             "the same answers without it, and read the project"

@@ -133,11 +133,11 @@ class LiftedStore(MemoryStore):
             raise BusyError("a unit of work of another thread has this store")
         try:
             with self._unit() as unit:
-                return {**self._unasked(), "projects": len(unit.projects())}
+                return {**self._unasked_figures(), "projects": len(unit.projects())}
         finally:
             self._lock.release()
 
-    def _unasked(self) -> dict[str, Any]:
+    def _unasked_figures(self) -> dict[str, Any]:
         return {"adapter": type(self.lifted).__name__}
 
     def _release(self) -> None:
@@ -352,7 +352,7 @@ class _Loaded:
         for document, old in sorted(changed, key=lambda pair: pair[1] is None):
             digest, line = fingerprint(document)
             ordinals = Ordinals(unit, project_id)
-            ordinals.load({digest})
+            ordinals.load_taken({digest})
             at = old.identity.last_seen if old else document["created_at"]
             identity = saved_identity(document, digest, line, at, old, ordinals)
             unit.insert(project_id, [Stored(document, identity)])

@@ -347,7 +347,7 @@ class MemoryRecords(Records):
         cwe = Counter(number for document in documents for number in set(document["cwe_ids"]))
         return Summary.of_counts(project_id, severity, status, detector, cwe, resource)
 
-    def survey(self) -> Survey:
+    def take_survey(self) -> Survey:
         """See `Records.survey`."""
         projects = self.state.values()
         kept = [one for project in projects for one in project.findings.values()]
@@ -361,7 +361,7 @@ class MemoryRecords(Records):
             sum(len(project.rejected) for project in projects),
         )
 
-    def census(self) -> dict[tuple[str, str], int]:
+    def count_by_status(self) -> dict[tuple[str, str], int]:
         """See `Records.census`."""
         documents = (one.document for project in self.state.values() for one in project.findings.values())
         return dict(Counter((document["severity"], document["status"]) for document in documents))
@@ -444,7 +444,7 @@ def _unindex(project: Project, identity: Identity) -> None:
 class MemoryStore(Store):
     """A store whose units of work are `MemoryRecords`, so that a long reading needs them for a moment only."""
 
-    def _iterate(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+    def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
         """See `Store._iterate`; the lock is held only while the order is made."""
         with self._unit() as unit:
             return unit.stream(project_id, as_json=as_json)

@@ -21,7 +21,15 @@ from findings_orm import (
     open_storage,
 )
 from findings_orm.backup import Key, restore_backup, verify_backup, write_backup
-from findings_orm.backup.container import FRAME_TEXT, HEAD, FrameWriter, is_intact, kind_of, line_of, pack
+from findings_orm.backup.container import (
+    FRAME_TEXT,
+    HEAD,
+    FrameWriter,
+    is_intact,
+    kind_of,
+    line_of,
+    pack_record,
+)
 from findings_orm.backup.sections import RECORD, Tally
 from findings_orm.testing.samples import finding
 
@@ -182,7 +190,7 @@ def test_newer_versions_are_refused(new_store: Open, target: pathlib.Path) -> No
     manifest = json.loads(lines[0])["manifest"]
     for change in ({"format": 2}, {"schema_version": "99.0.0"}):
         with pytest.raises(SchemaVersionError, match="update findings-orm"):
-            verify_backup(rewrite(target, [pack({"manifest": {**manifest, **change}}), *lines[1:]]))
+            verify_backup(rewrite(target, [pack_record({"manifest": {**manifest, **change}}), *lines[1:]]))
 
 
 def test_records_of_other_writers_are_checked(new_store: Open, target: pathlib.Path) -> None:
@@ -202,7 +210,7 @@ def test_records_of_other_writers_are_checked(new_store: Open, target: pathlib.P
     changed += [(3, {**found, "identity": {**found["identity"], **part}}) for part in parts]
     changed.append((3, {**found, "streaks": [[1]]}))
     for number, record in changed:
-        written = [*lines[:number], pack(record), *lines[number + 1 :]]
+        written = [*lines[:number], pack_record(record), *lines[number + 1 :]]
         message = rewritten(target, resummed(written))
         assert "SHA-256" not in message, message
 
@@ -216,7 +224,7 @@ def resummed(lines: list[bytes]) -> list[bytes]:
             tally.add([line])
         if kind_of(line) == "section":
             state = tally.state.model_dump()
-            line = pack({"section": {**json.loads(line)["section"], **state, "state": state}})  # noqa: PLW2901
+            line = pack_record({"section": {**json.loads(line)["section"], **state, "state": state}})  # noqa: PLW2901
             tally = Tally()
         found.append(line)
     return found
@@ -265,7 +273,7 @@ def rewrite(path: pathlib.Path, lines: list[bytes], level: int = 3) -> pathlib.P
         frames.write(b"".join(lines[:-1]))
         end = json.loads(lines[-1])["end"]
         frames.seal(
-            lambda size, sha256: pack(
+            lambda size, sha256: pack_record(
                 {"end": {"id": end["id"], "lines": len(lines) - 1, "bytes": size, "sha256": sha256}}
             )
         )

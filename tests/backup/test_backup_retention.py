@@ -100,7 +100,7 @@ def test_something_is_always_kept(tmp_path: pathlib.Path) -> None:
         prune_backups(tmp_path / "none", Keep(last=1))
     path = backup_at(tmp_path / "x", dt.datetime(2026, 1, 1, tzinfo=dt.UTC), 1)
     with reading(path) as reader:
-        assert list(reader.parts()) == []
+        assert list(reader.read_parts()) == []
 
 
 def test_what_killed_backups_left_is_removed(new_store: Open, tmp_path: pathlib.Path) -> None:

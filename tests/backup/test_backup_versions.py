@@ -10,7 +10,7 @@ from test_backup_damage import text_of
 
 from findings_orm import validate_finding
 from findings_orm.backup import restore_backup, verify_backup
-from findings_orm.backup.container import unpack
+from findings_orm.backup.container import unpack_record
 from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.testing.samples import assert_same, scanned
@@ -33,7 +33,7 @@ def test_older_backups(kind: str, path: pathlib.Path, new_store: Open) -> None:
     store = new_store(kind)
     report = restore_backup(store, path)
     assert report.migrated_from == (version if version != SCHEMA_VERSION else None)
-    records = [unpack(line) for line in text_of(path).splitlines()]
+    records = [unpack_record(line) for line in text_of(path).splitlines()]
     for project_id in manifest.projects:
         found = {one["id"]: one for one in store.list_findings(project_id)}
         saved = [one["finding"] for one in records if one.get("finding", {}).get("project_id") == project_id]

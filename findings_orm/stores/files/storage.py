@@ -426,10 +426,10 @@ class FileStorageAdapter(MemoryStore):
         """See `StoragePort.validate_store_layout`; a store's folder will do as well."""
         return not damage.check(path)
 
-    def _files(self) -> list[Path]:
+    def _store_files(self) -> list[Path]:
         return list(tree.files_of(self.path))
 
-    def _examine(self, unit: Records) -> Iterator[Problem]:
+    def _find_own_problems(self, unit: Records) -> Iterator[Problem]:
         with translated(self.path):
             found = damage.check(self.path) if damage.is_store(self.path) else []
         for line in found:
@@ -441,7 +441,7 @@ class FileStorageAdapter(MemoryStore):
                 "Nothing: the next write puts it right." if passing else "Run 'findings file repair'.",
             )
 
-    def _size(self, unit: Records) -> int:
+    def _size_on_disk(self, unit: Records) -> int:
         size = 0
         with translated(self.path):
             for folder, _, files in os.walk(self.path):
@@ -469,7 +469,7 @@ class FileStorageAdapter(MemoryStore):
         finally:
             self._lock.release()
 
-    def _unasked(self) -> dict[str, Any]:
+    def _unasked_figures(self) -> dict[str, Any]:
         return {"path": str(self.path)}
 
 
