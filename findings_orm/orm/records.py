@@ -440,7 +440,7 @@ def _original_from_row(row: Row) -> RejectedOriginal:
     return RejectedOriginal(row[0], row[1], row[2], stored_time(row[3]), row[4], row[5], json.loads(row[6]))
 
 
-# -- `Records` over one database connection: what writes, and with `reading` all of it --------------------
+# -- what `Records` writes to it --------------------------------------------------------------------------
 
 
 @lru_cache(64)
