@@ -233,6 +233,8 @@ def test_a_write_is_there_as_it_says_wherever_it_is_interrupted(
     before = seen_in(store)
     calls = interrupt_at(0, lambda: work(store)).calls
     after = seen_in(store)
+    prepare(store)
+    calls = min(calls, interrupt_at(0, lambda: work(store)).calls)  # one that meets a slow Redis makes more
     tried = 0
     for call, error in points(calls, name):
         if isinstance(
