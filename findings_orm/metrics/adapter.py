@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Self
+from weakref import WeakKeyDictionary, WeakSet
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from findings_orm.arguments import checked
 from findings_orm.decorate import observable
 from findings_orm.errors import StorageError
-from findings_orm.metrics.instruments import IMPORTED, RETRIED, Instruments, instruments_of
+from findings_orm.metrics.instruments import COUNTERS, GAUGES, HISTOGRAMS, IMPORTED, PREFIX, RETRIED, STORE
 from findings_orm.metrics.observed import ObservedStore, Operation, outcome_of
 from findings_orm.observe import Ended, Figures, Observer, Statement
 from findings_orm.port import FindingStore, Health, IngestReport
@@ -214,3 +217,68 @@ class _Observed(Observer):
 
     def cached(self, operation: str, event: str) -> None:
         self._counters["cache_events_total"].labels(*self.labels, operation, event).inc()
+
+
+class Instruments:
+    """The metrics of a registry, shared by its stores.
+
+    Attributes:
+        histograms, counters: by name, without the prefix.
+        gauges: the collector that asks the stores.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.histograms: Mapping[str, Histogram] = {
+            name: Histogram(
+                PREFIX + name, one.text, (*STORE, *one.labels), registry=registry, buckets=one.buckets
+            )
+            for name, one in HISTOGRAMS.items()
+        }
+        self.counters: Mapping[str, Counter] = {
+            name: Counter(PREFIX + name, one.text, (*STORE, *one.labels), registry=registry)
+            for name, one in COUNTERS.items()
+        }
+        self.gauges = Gauges()
+        registry.register(self.gauges)
+
+
+class Gauges(Collector):
+    """What stores say of themselves, asked of them at each scrape."""
+
+    def __init__(self) -> None:
+        self.stores: WeakSet[MetricsAdapter] = WeakSet()
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the metrics without asking a store, so that a second one of a name is refused."""
+        return _gauge_families().values()
+
+    def collect(self) -> Iterable[Metric]:
+        """Ask the stores; of several with the same labels only one, for a series must not be there twice."""
+        families = _gauge_families()
+        for store in {store.labels: store for store in self.stores}.values():
+            for name, labels, value in store.samples():
+                families[name].add_metric([*store.labels, *labels], value)
+        return families.values()
+
+
+def _gauge_families() -> dict[str, GaugeMetricFamily]:
+    return {
+        name: GaugeMetricFamily(PREFIX + name, one.text, labels=(*STORE, *one.labels))
+        for name, one in GAUGES.items()
+    }
+
+
+_LOCK = threading.Lock()
+_KNOWN: WeakKeyDictionary[CollectorRegistry, Instruments] = WeakKeyDictionary()
+
+
+def instruments_of(registry: CollectorRegistry) -> Instruments:
+    """Return the metrics of a registry, made on first use.
+
+    Raises:
+        ValueError: the registry has metrics of these names already, of somebody else.
+    """
+    with _LOCK:
+        if registry not in _KNOWN:
+            _KNOWN[registry] = Instruments(registry)
+        return _KNOWN[registry]

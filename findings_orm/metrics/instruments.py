@@ -1,18 +1,8 @@
-"""The metrics of Prometheus: names, labels and buckets, in one place. One set a registry, shared by its stores."""
+"""The metrics of Prometheus: names, labels and buckets, in one place."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet
-
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-if TYPE_CHECKING:
-    from findings_orm.metrics.adapter import MetricsAdapter
+from typing import NamedTuple
 
 PREFIX = "findings_orm_"
 STORE = ("adapter", "store")
@@ -87,68 +77,3 @@ def exported_series() -> dict[str, set[str]]:
     }
     plain = {**COUNTERS, **GAUGES}
     return found | {f"{PREFIX}{name}": {*STORE, *one.labels} for name, one in plain.items()}
-
-
-class Instruments:
-    """The metrics of a registry.
-
-    Attributes:
-        histograms, counters: by name, without the prefix.
-        gauges: the collector that asks the stores.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.histograms: Mapping[str, Histogram] = {
-            name: Histogram(
-                PREFIX + name, one.text, (*STORE, *one.labels), registry=registry, buckets=one.buckets
-            )
-            for name, one in HISTOGRAMS.items()
-        }
-        self.counters: Mapping[str, Counter] = {
-            name: Counter(PREFIX + name, one.text, (*STORE, *one.labels), registry=registry)
-            for name, one in COUNTERS.items()
-        }
-        self.gauges = Gauges()
-        registry.register(self.gauges)
-
-
-class Gauges(Collector):
-    """What stores say of themselves, asked of them at each scrape."""
-
-    def __init__(self) -> None:
-        self.stores: WeakSet[MetricsAdapter] = WeakSet()
-
-    def describe(self) -> Iterable[Metric]:
-        """Name the metrics without asking a store, so that a second one of a name is refused."""
-        return _gauge_families().values()
-
-    def collect(self) -> Iterable[Metric]:
-        """Ask the stores; of several with the same labels only one, for a series must not be there twice."""
-        families = _gauge_families()
-        for store in {store.labels: store for store in self.stores}.values():
-            for name, labels, value in store.samples():
-                families[name].add_metric([*store.labels, *labels], value)
-        return families.values()
-
-
-def _gauge_families() -> dict[str, GaugeMetricFamily]:
-    return {
-        name: GaugeMetricFamily(PREFIX + name, one.text, labels=(*STORE, *one.labels))
-        for name, one in GAUGES.items()
-    }
-
-
-_LOCK = threading.Lock()
-_KNOWN: WeakKeyDictionary[CollectorRegistry, Instruments] = WeakKeyDictionary()
-
-
-def instruments_of(registry: CollectorRegistry) -> Instruments:
-    """Return the metrics of a registry, made on first use.
-
-    Raises:
-        ValueError: the registry has metrics of these names already, of somebody else.
-    """
-    with _LOCK:
-        if registry not in _KNOWN:
-            _KNOWN[registry] = Instruments(registry)
-        return _KNOWN[registry]

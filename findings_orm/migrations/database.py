@@ -13,7 +13,7 @@ from sqlalchemy import Connection, column, select, table
 from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageIntegrityError, readable
 from findings_orm.migrations.connecting import Target, connected, described
-from findings_orm.migrations.scripts import VERSION_TABLE, chain
+from findings_orm.migrations.scripts import VERSION_TABLE, chain, position_of
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def require_current(connection: Connection, *, migrate: bool = False) -> bool:
                 f"{where} has a table findings that findings-orm did not make; use another database or schema"
             )
         return False
-    _refuse_newer(current, where)
+    position_of(current, where)  # refuses what a newer release made
     head = chain()[-1]
     if current == head.id or migrate:
         return current == head.id
@@ -159,8 +159,7 @@ def _move(
     current = current_revision(connection)
     if not joined:
         connection.rollback()
-    if current is not None:
-        _refuse_newer(current, where)
+    position_of(current, where)  # refuses what a newer release made
     run(connection, where, direction, current, revision, lock_timeout, say)
 
 
@@ -169,15 +168,6 @@ def _check_revision(revision: str) -> None:
     if revision not in ("head", "base", *known) and not re.fullmatch(r"[+-][0-9]{1,9}", revision):
         raise SchemaVersionError(
             f"there is no revision {readable(revision)}; known are {', '.join(known)}, base and head"
-        )
-
-
-def _refuse_newer(current: str, where: str) -> None:
-    known = [revision.id for revision in chain()]
-    if current not in known:
-        raise SchemaVersionError(
-            f"{where} is at revision {current}, which was made by a newer release; this one knows "
-            f"{', '.join(known)}: update findings-orm"
         )
 
 

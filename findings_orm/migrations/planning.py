@@ -11,10 +11,10 @@ from typing import Literal
 from sqlalchemy import Connection, text
 
 from findings_orm.arguments import checked
-from findings_orm.errors import SchemaVersionError, StorageError, readable
+from findings_orm.errors import SchemaVersionError, StorageError
 from findings_orm.migrations.connecting import Target, connected, described
 from findings_orm.migrations.database import status
-from findings_orm.migrations.scripts import Revision, chain
+from findings_orm.migrations.scripts import Revision, chain, goal_of, position_of
 
 Direction = Literal["upgrade", "downgrade"]
 
@@ -152,43 +152,12 @@ def _way(
     current: str | None, revision: str, where: str, direction: Direction | None
 ) -> tuple[int, int, Direction]:
     """Return how many revisions the database has, how many it will have, and the direction."""
-    here, there = _position(current, where), goal_of(current, revision, where)
+    here, there = position_of(current, where), goal_of(current, revision, where)
     if direction == "upgrade":
         there = max(here, there)
     if direction == "downgrade" and there > here:
         raise SchemaVersionError(f"{where} is at revision {current or 'base'}, which is below {revision}")
     return here, there, direction or ("upgrade" if there >= here else "downgrade")
-
-
-def _position(current: str | None, where: str) -> int:
-    ids = [one.id for one in chain()]
-    if current is None:
-        return 0
-    if current not in ids:
-        raise SchemaVersionError(
-            f"{where} is at revision {current}, which was made by a newer release; this one knows "
-            f"{', '.join(ids)}: update findings-orm"
-        )
-    return ids.index(current) + 1
-
-
-def goal_of(current: str | None, revision: str, where: str = "the database") -> int:
-    """Return how many revisions there are up to the one that is named.
-
-    Raises:
-        SchemaVersionError: there is none of this name.
-    """
-    ids = [one.id for one in chain()]
-    if revision in ("base", "head"):
-        return 0 if revision == "base" else len(ids)
-    if revision in ids:
-        return ids.index(revision) + 1
-    goal = _position(current, where) + int(revision) if re.fullmatch(r"[+-][0-9]{1,4}", revision) else -1
-    if not 0 <= goal <= len(ids):
-        raise SchemaVersionError(
-            f"there is no revision {readable(revision)}; known are {', '.join(ids)}, base and head"
-        )
-    return goal
 
 
 def _amount(connection: Connection) -> tuple[int, int]:

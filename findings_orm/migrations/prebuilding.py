@@ -15,8 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from findings_orm.errors import SchemaVersionError
-from findings_orm.migrations.planning import goal_of
-from findings_orm.migrations.scripts import chain, large_indexes
+from findings_orm.migrations.scripts import chain, goal_of, large_indexes
 from findings_orm.process import block
 
 ATTEMPTS = 5

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from findings_orm.errors import StorageError
+from findings_orm.errors import SchemaVersionError, StorageError, readable
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -122,6 +123,42 @@ def chain() -> tuple[Revision, ...]:
     if len(found) != len(files):
         raise StorageError("the revisions of findings-orm don't form one chain; install it again")
     return tuple(found)
+
+
+def position_of(current: str | None, where: str) -> int:
+    """Return how many revisions a database has, by the one that it is at.
+
+    Raises:
+        SchemaVersionError: this release does not know the revision.
+    """
+    ids = [one.id for one in chain()]
+    if current is None:
+        return 0
+    if current not in ids:
+        raise SchemaVersionError(
+            f"{where} is at revision {current}, which was made by a newer release; this one knows "
+            f"{', '.join(ids)}: update findings-orm"
+        )
+    return ids.index(current) + 1
+
+
+def goal_of(current: str | None, revision: str, where: str = "the database") -> int:
+    """Return how many revisions there are up to the one that is named; relative ones count from `current`.
+
+    Raises:
+        SchemaVersionError: there is none of this name.
+    """
+    ids = [one.id for one in chain()]
+    if revision in ("base", "head"):
+        return 0 if revision == "base" else len(ids)
+    if revision in ids:
+        return ids.index(revision) + 1
+    goal = position_of(current, where) + int(revision) if re.fullmatch(r"[+-][0-9]{1,4}", revision) else -1
+    if not 0 <= goal <= len(ids):
+        raise SchemaVersionError(
+            f"there is no revision {readable(revision)}; known are {', '.join(ids)}, base and head"
+        )
+    return goal
 
 
 def _constants(path: pathlib.Path) -> dict[str, Any]:
