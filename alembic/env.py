@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from findings_orm.errors import StorageError
 from findings_orm.migrations.connecting import connected, parse
 from findings_orm.migrations.database import current_revision
-from findings_orm.migrations.prebuilding import prebuild
+from findings_orm.migrations.running import prebuild
 from findings_orm.migrations.scripts import VERSION_TABLE
 from findings_orm.migrations.transaction import LOCK, migration_transaction
 from findings_orm.orm import text_index
