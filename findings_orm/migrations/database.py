@@ -63,7 +63,7 @@ def status(target: Target) -> DatabaseStatus:
 
 @checked
 def require_current(connection: Connection, *, migrate: bool = False) -> bool:
-    """Check, with two statements, that a database is at the head revision. Nothing is changed or created.
+    """Check, with two statements where it is so, that a database is at the head revision. Nothing is changed or created.
 
     Args:
         connection: a connection to the database.
@@ -79,11 +79,13 @@ def require_current(connection: Connection, *, migrate: bool = False) -> bool:
     """
     current = current_revision(connection)
     where = described(connection)
-    if current is None:
-        if _has_table(connection, "findings"):
+    if current is None and _has_table(connection, "findings"):
+        current = current_revision(connection)  # somebody may have made the tables since the first look
+        if current is None:
             raise SchemaVersionError(
                 f"{where} has a table findings that findings-orm did not make; use another database or schema"
             )
+    if current is None:
         return False
     position_of(current, where)  # refuses what a newer release made
     head = chain()[-1]

@@ -184,6 +184,20 @@ def test_status_and_require_current(url: str) -> None:
         assert migrations.require_current(connection) is False
 
 
+def test_a_schema_that_another_one_makes_while_it_is_looked_for_is_no_stranger(url: str) -> None:
+    looks = 0
+
+    def make(*_: object) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            migrations.upgrade(url)
+
+    with connection_to(url) as connection:
+        event.listen(connection, "after_cursor_execute", make)
+        assert migrations.require_current(connection) is True
+
+
 @pytest.mark.parametrize("position", range(len(REVISIONS) - 1))
 def test_every_revision_but_the_head_is_refused_on_opening(url: str, position: int) -> None:
     migrations.upgrade(url, REVISIONS[position])
