@@ -1,6 +1,6 @@
 """What an adapter has to provide: records in, records out, within one unit of work.
 
-All meaning (validation, identity, imports, history) is in `findings_orm.store` and `findings_orm.imports.matching`, once
+All meaning (validation, identity, imports, history) is in `findings_orm.store` and `findings_orm.imports`, once
 for every adapter. An adapter keeps the records of `Records` and decides nothing.
 """
 

@@ -62,7 +62,7 @@ MODULES = (
 INNER = {
     *(
         "check_documents",
-        "kept",
+        "keep_text_index",
         "version_of",
         "looks_legacy",
         "problems_of_path",

@@ -33,7 +33,7 @@ def test_what_a_store_has_besides_can_be_reached(open_sqlite: Callable[[], Findi
         with store.transaction() as inside:
             assert inside is store
             assert store.session().connection().dialect.name == "sqlite"
-        with pytest.raises(AttributeError, match="no attribute '_begin'"):
+        with pytest.raises(AttributeError, match="no attribute '_begin_transaction'"):
             store._begin_transaction  # noqa: B018
         with pytest.raises(AttributeError, match="unheard"):
             store.unheard  # noqa: B018

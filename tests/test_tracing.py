@@ -53,7 +53,7 @@ def test_statements_are_children_of_their_operation(
     report = [{"detector_id": "scan.a", "title": f"title {n}", "severity": "low"} for n in range(80)]
     store.ingest(HIDDEN, report)
     *statements, operation = exported.get_finished_spans()
-    assert operation.name == "findings_orm.imports.matching"
+    assert operation.name == "findings_orm.ingest"
     assert operation.kind is SpanKind.INTERNAL
     assert operation.attributes is not None
     assert operation.attributes["findings_orm.import.created"] == 80
