@@ -52,11 +52,11 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        kinds = kinds_of(function)
+        kinds = kinds_of_parameters(function)
         for (name, kind), value in zip(kinds.items(), args, strict=False):
-            _check(name, kind, value)
+            _check_argument(name, kind, value)
         for name, value in kwargs.items():
-            _check(name, kinds.get(name), value)
+            _check_argument(name, kinds.get(name), value)
         return function(*args, **kwargs)
 
     return call
@@ -69,11 +69,11 @@ def check_fields(instance: Any) -> None:
         StorageValidationError: names the field.
     """
     cls: Any = type(instance)
-    for name, kind in kinds_of(cls).items():
-        _check(name, kind, getattr(instance, name))
+    for name, kind in kinds_of_parameters(cls).items():
+        _check_argument(name, kind, getattr(instance, name))
 
 
-def _check(name: str, kind: Kind | None, value: Any) -> None:
+def _check_argument(name: str, kind: Kind | None, value: Any) -> None:
     if kind is not None and not kind.fits(value):
         raise StorageValidationError.of_field(name, f"must be {kind.rule}", value)
 
@@ -90,24 +90,24 @@ def path_of(name: str, value: Any) -> pathlib.Path:
 
 
 @cache
-def kinds_of(function: Callable[..., Any]) -> dict[str, Kind | None]:
+def kinds_of_parameters(function: Callable[..., Any]) -> dict[str, Kind | None]:
     """Return the parameters of a function with what they may be; None for anything."""
     names = vars(sys.modules[function.__module__])
     return {
         name: None
         if one.kind is one.VAR_KEYWORD or one.kind is one.VAR_POSITIONAL
-        else _kind_of(_read(one.annotation, names))
+        else _kind_of_annotation(_read_annotation(one.annotation, names))
         for name, one in inspect.signature(function).parameters.items()
     }
 
 
-def _read(annotation: Any, names: dict[str, Any]) -> Any:
+def _read_annotation(annotation: Any, names: dict[str, Any]) -> Any:
     if annotation is inspect.Parameter.empty:
         return Any
     return eval(annotation, names) if isinstance(annotation, str) else annotation  # noqa: S307  # nosec B307  # of this package's own code
 
 
-def _kind_of(annotation: Any) -> Kind | None:
+def _kind_of_annotation(annotation: Any) -> Kind | None:
     """Return what an argument of an annotation may be."""
     if annotation in _PLAIN:
         return _PLAIN[annotation]
@@ -118,17 +118,17 @@ def _kind_of(annotation: Any) -> Kind | None:
             members = tuple(
                 one for one in members if one is not str
             )  # text is a path there, and no other text
-        return _any_of([_kind_of(one) for one in members])
+        return _kind_of_union([_kind_of_annotation(one) for one in members])
     if origin is Literal:
         values = get_args(annotation)
         return Kind(lambda value: type(value) is str and value in values, " or ".join(values))
     if origin is not None and origin in _MANY:
-        return _many(origin, get_args(annotation))
-    return _instance(origin or annotation)
+        return _kind_of_collection(origin, get_args(annotation))
+    return _kind_of_class(origin or annotation)
 
 
-def _instance(cls: Any) -> Kind | None:
-    if not isinstance(cls, type) or cls in _ANYTHING or (_is_protocol(cls) and not _can_be_told(cls)):
+def _kind_of_class(cls: Any) -> Kind | None:
+    if not isinstance(cls, type) or cls in _ANYTHING or (_is_protocol(cls) and not _is_checkable(cls)):
         return None
     return Kind(lambda value: isinstance(value, cls), _WORDS.get(cls.__name__, f"a {cls.__name__}"))
 
@@ -137,11 +137,11 @@ def _is_protocol(cls: type) -> bool:
     return bool(getattr(cls, "_is_protocol", False))
 
 
-def _can_be_told(cls: type) -> bool:
+def _is_checkable(cls: type) -> bool:
     return bool(getattr(cls, "_is_runtime_protocol", False))
 
 
-def _any_of(kinds: list[Kind | None]) -> Kind | None:
+def _kind_of_union(kinds: list[Kind | None]) -> Kind | None:
     told = [kind for kind in kinds if kind is not None]
     if len(told) < len(kinds):
         return None
@@ -149,7 +149,7 @@ def _any_of(kinds: list[Kind | None]) -> Kind | None:
     return Kind(lambda value: any(fits(value) for fits in tests), " or ".join(kind.rule for kind in told))
 
 
-def _many(origin: Any, members: tuple[Any, ...]) -> Kind:
+def _kind_of_collection(origin: Any, members: tuple[Any, ...]) -> Kind:
     """Return what a collection may be. Of an iterable only that it is one: it can be read once."""
     rule = _MANY[origin]
     if origin is collections.abc.Callable:
@@ -159,12 +159,12 @@ def _many(origin: Any, members: tuple[Any, ...]) -> Kind:
         return isinstance(value, origin) and not _is_one(value, origin)
 
     inner = members if issubclass(origin, collections.abc.Collection) else ()
-    kinds = [_kind_of(one) for one in inner if one is not Ellipsis]
+    kinds = [_kind_of_annotation(one) for one in inner if one is not Ellipsis]
     if not any(kinds):  # a page may be long
         return Kind(is_many, rule)
-    first, *rest = [_anything if kind is None else kind.fits for kind in kinds]
+    first, *rest = [_accept_anything if kind is None else kind.fits for kind in kinds]
     if issubclass(origin, collections.abc.Mapping):
-        last = rest[0] if rest else _anything
+        last = rest[0] if rest else _accept_anything
 
         def fits(value: Any) -> bool:
             return isinstance(value, origin) and all(first(key) and last(each) for key, each in value.items())
@@ -181,7 +181,7 @@ def _is_one(value: object, origin: type) -> bool:
     return isinstance(value, _ONE) and not issubclass(origin, collections.abc.Mapping)
 
 
-def _anything(_: Any) -> bool:
+def _accept_anything(_: Any) -> bool:
     return True
 
 

@@ -54,11 +54,11 @@ class ForwardingStore(FindingStore):
         inner = self.inner
         return inner.innermost() if isinstance(inner, ForwardingStore) else inner
 
-    def _commits(self) -> bool:
+    def _commits_at_once(self) -> bool:
         """Return whether what the calling thread writes here is committed at once, in no unit of work that is open."""
         return not getattr(self.inner, "in_transaction", False)
 
-    def _came_after_write(self, error: BaseException, *, commits: bool) -> None:
+    def _note_late_exception(self, error: BaseException, *, commits: bool) -> None:
         """Take notice of an exception that came after a write of the store inside had returned: it is stored (`commits`), or
         the unit of work that it belongs to, which can't be told of it, is refused at its end.
 
@@ -195,13 +195,13 @@ class ForwardingStore(FindingStore):
             yield self
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        return self._observable().observe(observer)
+        return self._observable_inner().observe(observer)
 
     def figures(self) -> Figures:
-        return self._observable().figures()
+        return self._observable_inner().figures()
 
     def pool(self) -> Pool | None:
-        return self._observable().pool()
+        return self._observable_inner().pool()
 
     def diagnose(self) -> list[Problem]:
         return diagnosable(self.inner).diagnose()
@@ -209,7 +209,7 @@ class ForwardingStore(FindingStore):
     def mend(self) -> list[str]:
         return diagnosable(self.inner).mend()
 
-    def _observable(self) -> Observable:
+    def _observable_inner(self) -> Observable:
         inner = observable(self.inner)
         if inner is None:
             raise StorageError(f"{type(self.inner).__name__} tells nothing of its work")

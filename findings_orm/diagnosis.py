@@ -77,7 +77,7 @@ class Survey(NamedTuple):
     rejected: int
 
 
-def problems_of(survey: Survey) -> Iterator[Problem]:
+def problems_of_survey(survey: Survey) -> Iterator[Problem]:
     """Yield the problems that every kind of store may have."""
     for what, count in survey.orphans.items():
         if count:
@@ -118,6 +118,6 @@ def problems_of_files(files: Iterable[pathlib.Path]) -> Iterator[Problem]:
         )
 
 
-def by_level(problems: Iterable[Problem]) -> list[Problem]:
+def sort_by_level(problems: Iterable[Problem]) -> list[Problem]:
     """Return problems, the worst first, else in their order."""
     return sorted(problems, key=lambda problem: LEVELS.index(problem.level))

@@ -51,7 +51,7 @@ _KNOWN = {*_LIBRARIES, *sys.stdlib_module_names}
 
 
 @contextmanager
-def translated(where: str) -> Iterator[None]:
+def translate_driver_errors(where: str) -> Iterator[None]:
     """Turn driver errors raised inside the block into the package's, the original chained; let others pass as they are.
 
     Args:
@@ -74,8 +74,8 @@ def raise_failure(error: BaseException, where: str, outer: BaseException | None)
         where: what was worked on, for the message.
         outer: what was being handled before the work began: not an interruption of this work.
     """
-    first = first_of(error, outer)
-    found = first if first is not error else _wrapped_in(error) or _failure_of(error, where)
+    first = first_cause(error, outer)
+    found = first if first is not error else _wrapped_in(error) or _package_error(error, where)
     if found is error:
         raise error
     if isinstance(found, StorageError):
@@ -94,7 +94,10 @@ def came_between_calls(error: BaseException) -> bool:
     error of theirs or of this package, or one that an application raised in its own block."""
     if is_interruption(error):
         return False
-    if isinstance(error, (GeneratorExit, sqlite3.Error)) or _top(type(error).__module__) in _LIBRARIES:
+    if (
+        isinstance(error, (GeneratorExit, sqlite3.Error))
+        or _top_package(type(error).__module__) in _LIBRARIES
+    ):
         return True
     trace = error.__traceback__
     while (
@@ -106,7 +109,7 @@ def came_between_calls(error: BaseException) -> bool:
     return trace is None
 
 
-def first_of(error: BaseException, outer: BaseException | None) -> BaseException:
+def first_cause(error: BaseException, outer: BaseException | None) -> BaseException:
     """Return what came from outside, where an error was raised only as it left this package and the libraries below; else
     the error. What was handled before the work began (`outer`) is none of it."""
     _restore_dropped(error)
@@ -121,7 +124,7 @@ def first_of(error: BaseException, outer: BaseException | None) -> BaseException
 
 
 def keep_dropped(error: BaseException) -> None:
-    """Keep an exception that a driver is about to drop, until `first_of` is asked about the error that it raises for it."""
+    """Keep an exception that a driver is about to drop, until `first_cause` is asked about the error that it raises for it."""
     _local.dropped = error
 
 
@@ -137,14 +140,14 @@ def _restore_dropped(error: BaseException) -> None:
 
 def _is_foreign(error: BaseException) -> bool:
     """Return whether an exception is of neither Python nor a library that raises its own here."""
-    return isinstance(error, TimeoutError) or _top(type(error).__module__) not in _KNOWN
+    return isinstance(error, TimeoutError) or _top_package(type(error).__module__) not in _KNOWN
 
 
 def _is_of_library(frame: FrameType) -> bool:
-    return _top(frame.f_globals.get("__name__", "")) in _LIBRARIES
+    return _top_package(frame.f_globals.get("__name__", "")) in _LIBRARIES
 
 
-def _top(module: str) -> str:
+def _top_package(module: str) -> str:
     return module.partition(".")[0]
 
 
@@ -155,9 +158,9 @@ def _wrapped_in(error: BaseException) -> BaseException | None:
     return None
 
 
-def _failure_of(error: BaseException, where: str) -> BaseException:
+def _package_error(error: BaseException, where: str) -> BaseException:
     if isinstance(error, exc.DBAPIError):
-        return _translate(error if error.orig is None else error.orig, where)
+        return _translate_error(error if error.orig is None else error.orig, where)
     if isinstance(error, exc.TimeoutError):
         return StorageUnavailableError(
             f"{where}: no connection became free in time; the pool is too small for the load, or connections "
@@ -172,22 +175,22 @@ def _failure_of(error: BaseException, where: str) -> BaseException:
     if isinstance(error, exc.SQLAlchemyError):
         return StorageError(f"{where}: {error}")
     if isinstance(error, sqlite3.Error) or _is_psycopg(error):
-        return _translate(error, where)
+        return _translate_error(error, where)
     return error
 
 
-def undone(error: BaseException) -> bool:
+def was_rolled_back(error: BaseException) -> bool:
     """Return whether the server rolled everything back for a concurrent transaction: trying again is safe."""
-    return _state(_origin(error)) in _UNDONE
+    return _sqlstate_of(_driver_error_of(error)) in _UNDONE
 
 
-def lost(error: BaseException) -> bool:
+def is_connection_lost(error: BaseException) -> bool:
     """Return whether the connection to the server broke, or the server is going down."""
-    origin = _origin(error)
-    return _is_psycopg(origin) and _is_lost(origin)
+    origin = _driver_error_of(error)
+    return _is_psycopg(origin) and _means_lost_connection(origin)
 
 
-def _origin(error: BaseException) -> BaseException:
+def _driver_error_of(error: BaseException) -> BaseException:
     """Return the driver's error that an error of the package was made of, or the innermost there is."""
     while not _is_psycopg(error) and error.__cause__ is not None:
         error = error.__cause__
@@ -198,16 +201,16 @@ def _is_psycopg(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] == "psycopg"
 
 
-def _state(error: BaseException) -> str:
+def _sqlstate_of(error: BaseException) -> str:
     return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""  # psycopg2 has the second
 
 
-def _is_lost(error: BaseException) -> bool:
-    state = _state(error)
+def _means_lost_connection(error: BaseException) -> bool:
+    state = _sqlstate_of(error)
     return state.startswith(_LOST) or (not state and type(error).__name__ == "OperationalError")
 
 
-def _translate(error: BaseException, where: str) -> StorageError:
+def _translate_error(error: BaseException, where: str) -> StorageError:
     if isinstance(error, sqlite3.Error):
         return _translate_sqlite(error, where)
     return _translate_postgresql(error, where)
@@ -215,7 +218,7 @@ def _translate(error: BaseException, where: str) -> StorageError:
 
 def _translate_postgresql(error: BaseException, where: str) -> StorageError:
     """Turn an error by its SQLSTATE (appendix A of PostgreSQL's manual)."""
-    state = _state(error)
+    state = _sqlstate_of(error)
     text = f"{where}: {str(error).strip() or type(error).__name__}"
     if state in _ADVICE:
         return StorageUnavailableError(
@@ -223,15 +226,15 @@ def _translate_postgresql(error: BaseException, where: str) -> StorageError:
         )
     if state in _UNDONE:
         return StorageConflictError(f"{where}: a concurrent change won: {error}")
-    if _is_lost(error):
+    if _means_lost_connection(error):
         return StorageUnavailableError(text, retryable=not any(word in text for word in _REFUSED))
     if state.startswith("23"):
         kind = StorageConflictError if state in _TAKEN_OR_GONE else StorageValidationError
         return kind(f"{where}: the database refuses the data: {error}")
-    return _translate_class(state, text)
+    return _translate_state_class(state, text)
 
 
-def _translate_class(state: str, text: str) -> StorageError:
+def _translate_state_class(state: str, text: str) -> StorageError:
     if state.startswith(_NO_MEMORY_OR_SPACE):
         return StorageUnavailableError(text, retryable=True)
     if state.startswith("22"):

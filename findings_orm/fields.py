@@ -40,15 +40,17 @@ def kinds_of_fields(model: type) -> dict[str, Kind]:
     Raises:
         TypeError: the annotation of a field says no kind that the stores know.
     """
-    return {name: _kind_of(name, *_unwrapped(hint)) for name, hint in _hints(model).items()}
+    return {
+        name: _kind_of_field(name, *_unwrap_annotation(hint)) for name, hint in _field_hints(model).items()
+    }
 
 
 def members_of_records(model: type) -> dict[str, tuple[str, ...]]:
     """Return the names of the members of each field that is a record, in their order."""
     return {
         name: tuple(annotation.__annotations__)
-        for name, hint in _hints(model).items()
-        if is_typeddict(annotation := _unwrapped(hint)[0])
+        for name, hint in _field_hints(model).items()
+        if is_typeddict(annotation := _unwrap_annotation(hint)[0])
     }
 
 
@@ -57,12 +59,12 @@ def is_optional(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation)
 
 
-def _hints(model: type) -> dict[str, Any]:
+def _field_hints(model: type) -> dict[str, Any]:
     hints = get_type_hints(model, include_extras=True)
     return {name: hints[name] for name in getattr(model, "model_fields", ())}
 
 
-def _unwrapped(annotation: Any) -> tuple[Any, list[Any]]:
+def _unwrap_annotation(annotation: Any) -> tuple[Any, list[Any]]:
     """Return an annotation without None and without its marks, and the marks."""
     if is_optional(annotation):
         (annotation,) = (member for member in get_args(annotation) if member is not type(None))
@@ -72,7 +74,7 @@ def _unwrapped(annotation: Any) -> tuple[Any, list[Any]]:
     return annotation, []
 
 
-def _kind_of(name: str, annotation: Any, marks: list[Any]) -> Kind:
+def _kind_of_field(name: str, annotation: Any, marks: list[Any]) -> Kind:
     marked = next((mark for mark in marks if isinstance(mark, Kind)), None)
     known = Kind.RECORD if is_typeddict(annotation) else _KINDS.get(get_origin(annotation) or annotation)
     kind = marked or known

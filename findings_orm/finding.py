@@ -58,7 +58,7 @@ _PATTERNS = {
 _BRANCHES = {"str", "int", "float", "bool", "list", "dict", "[key]"}
 
 
-def refusal(
+def error_of_first_fault(
     document: dict[str, Any], error: ValidationError, rules: Mapping[str, str]
 ) -> StorageValidationError:
     """Return the first fault that pydantic found as an error with field, rule and value.
@@ -81,10 +81,10 @@ def refusal(
             .replace("String should have", "must have")
         )
     value = None if kind == "missing" else fault["input"]
-    return StorageValidationError.of_field(_path(document, fault["loc"]), rule, value)
+    return StorageValidationError.of_field(_dotted_path(document, fault["loc"]), rule, value)
 
 
-def _path(document: dict[str, Any], loc: tuple[int | str, ...]) -> str:
+def _dotted_path(document: dict[str, Any], loc: tuple[int | str, ...]) -> str:
     """Return pydantic's location as a dotted path, without the names of union branches."""
     here: Any = document
     text = ""
@@ -206,7 +206,7 @@ def _check_time(text: str) -> str:
         raise PydanticCustomError("rule", "must be {rule}", {"rule": str(error)}) from None
 
 
-def _number(value: object) -> object:
+def _require_number(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PydanticCustomError("rule", "must be a number")
     return value
@@ -220,7 +220,7 @@ def _positive_zero(number: float) -> float:
     return number + 0.0
 
 
-def _ends_after_start(location: Location) -> Location:
+def _check_line_order(location: Location) -> Location:
     start, end = location.get("start_line"), location.get("end_line")
     if end is not None and (start is None or end < start):
         raise PydanticCustomError("rule", "end_line needs a start_line that is not after it")
@@ -234,9 +234,9 @@ _Name = Annotated[str, StringConstraints(pattern=NO_NUL, min_length=1)]
 _Line = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 _JsonObject = dict[str, JsonValue]
 _Confidence = Annotated[
-    float, Field(ge=0, le=100), BeforeValidator(_number), AfterValidator(_plain_number), Kind.NUMBER
+    float, Field(ge=0, le=100), BeforeValidator(_require_number), AfterValidator(_plain_number), Kind.NUMBER
 ]
-_Cvss = Annotated[float, Field(ge=0, le=10), BeforeValidator(_number), AfterValidator(_positive_zero)]
+_Cvss = Annotated[float, Field(ge=0, le=10), BeforeValidator(_require_number), AfterValidator(_positive_zero)]
 _EMPTY_LIST: Any = Field(default_factory=list)
 _EMPTY_OBJECT: Any = Field(default_factory=dict)
 
@@ -275,7 +275,7 @@ class Finding(BaseModel):
     ] = "open"
     rule_id: _Name | None = None
     fingerprint: _Name | None = None
-    location: Annotated[Location, AfterValidator(_ends_after_start)] | None = None
+    location: Annotated[Location, AfterValidator(_check_line_order)] | None = None
     confidence: _Confidence | None = None
     cwe_ids: list[Annotated[int, Field(ge=1, le=MAX_NUMBER)]] = Field(default_factory=list)
     owasp: list[Annotated[str, StringConstraints(pattern=r"^A[0-9]{2}(:[0-9]{4})?$")]] = Field(
@@ -420,7 +420,7 @@ def validate_content(
             return _quickly_validated(document)
     except (ValueError, RecursionError):
         pass
-    return _validated(document), None
+    return _validate_fully(document), None
 
 
 def _quickly_validated(document: dict[str, Any]) -> tuple[dict[str, Any], Objects]:
@@ -434,12 +434,12 @@ def _quickly_validated(document: dict[str, Any]) -> tuple[dict[str, Any], Object
             canonical[name] = canonical_time(canonical[name])
     objects = []
     for name in OBJECT_FIELDS:
-        canonical[name], data = _copied(canonical[name])
+        canonical[name], data = _copy_through_json(canonical[name])
         objects.append(data)
     return canonical, tuple(objects)
 
 
-def _copied(value: Any) -> tuple[dict[str, Any], bytes]:
+def _copy_through_json(value: Any) -> tuple[dict[str, Any], bytes]:
     """Return a copy of an object made through its JSON, and that; raise ValueError if it may break a rule.
 
     What is of exact types and not of JSON's (a tuple, a key that is no text, NaN) does not equal its copy.
@@ -452,22 +452,22 @@ def _copied(value: Any) -> tuple[dict[str, Any], bytes]:
         raise ValueError("JSON does not say exactly this value")
     suspect = data.count(b"{") + data.count(b"[") >= MAX_DEPTH
     if (suspect or (len(data) > MAX_DIGITS and _LONG_NUMBER.search(data))) and any(
-        _broken_rule(inner, depth) for _, inner, depth in _walk({"evidence": copy})
+        _broken_rule(inner, depth) for _, inner, depth in _walk_values({"evidence": copy})
     ):
         raise ValueError("too deep, or too long a number")
     return copy, data
 
 
-def _validated(document: dict[str, Any]) -> dict[str, Any]:
+def _validate_fully(document: dict[str, Any]) -> dict[str, Any]:
     try:
         canonical: dict[str, Any] = vars(_validate(document))
     except ValidationError as error:
-        raise refusal(document, error, _RULES) from error
+        raise error_of_first_fault(document, error, _RULES) from error
     except RecursionError as error:
         raise StorageValidationError.of_field(
             "document", f"must not nest deeper than {MAX_DEPTH} levels", None
         ) from error
-    for path, value, depth in _walk(canonical):
+    for path, value, depth in _walk_values(canonical):
         rule = _broken_rule(value, depth)
         if rule:
             raise StorageValidationError.of_field(path, rule, None if isinstance(value, int) else value)
@@ -511,7 +511,7 @@ def check_plain_text(name: str, text: str, *, empty: bool = True) -> None:
     """
     if not isinstance(text, str) or (not empty and not text):
         raise StorageValidationError.of_field(name, "must be text" + ("" if empty else ", not empty"), text)
-    if "\x00" in text or not _encodable(text):
+    if "\x00" in text or not _is_encodable(text):
         raise StorageValidationError.of_field(name, "must not hold NUL or lone surrogates", text)
 
 
@@ -536,14 +536,14 @@ def check_project_id(project_id: str) -> None:
 def _broken_rule(value: object, depth: int) -> str | None:
     if depth > MAX_DEPTH:
         return f"must not nest deeper than {MAX_DEPTH} levels"
-    if isinstance(value, str) and not _encodable(value):
+    if isinstance(value, str) and not _is_encodable(value):
         return "must not hold lone surrogates (text that UTF-8 cannot encode)"
     if isinstance(value, int) and abs(value) >= TOO_LARGE:
         return f"must not have more than {MAX_DIGITS} digits"
     return None
 
 
-def _encodable(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -551,7 +551,7 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _walk(document: dict[str, Any]) -> Iterator[tuple[str, object, int]]:
+def _walk_values(document: dict[str, Any]) -> Iterator[tuple[str, object, int]]:
     """Yield each key and each value with its dotted path and depth, without recursion."""
     todo: list[tuple[str, Any, int]] = [("", document, 0)]
     while todo:

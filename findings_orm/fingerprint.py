@@ -62,14 +62,16 @@ def fingerprint(document: Mapping[str, Any]) -> Fingerprint:
     if location:
         line = location.get("start_line") or line
     if tool := get("fingerprint"):
-        return Fingerprint(sha256(_prefix("tool", document["detector_id"]) + _sized(tool)).digest(), line)
+        return Fingerprint(
+            sha256(_encode_fields("tool", document["detector_id"]) + _length_prefixed(tool)).digest(), line
+        )
     return Fingerprint(_content_digest(document, resource), line)
 
 
 def former_digest(document: Mapping[str, Any]) -> bytes | None:
     """Return the digest that version 1 of the algorithm gave to a document, None where it is that of this version."""
     resource = document.get("resource", "")
-    found = _found(resource)
+    found = _match_line(resource)
     if found is None or found["hash"] or document.get("fingerprint"):
         return None
     location = document.get("location")
@@ -83,10 +85,12 @@ def former_digest(document: Mapping[str, Any]) -> bytes | None:
 def _content_digest(document: Mapping[str, Any], resource: str) -> bytes:
     words = _EMPTY
     if (location := document.get("location")) and (snippet := location.get("snippet")):
-        words = _sized(" ".join(snippet.split()))
+        words = _length_prefixed(" ".join(snippet.split()))
     rule = document.get("rule_id")
     kind, name = ("rule", rule) if rule else ("title", document["title"])
-    return sha256(_prefix("content", document["detector_id"], kind, name) + _sized(resource) + words).digest()
+    return sha256(
+        _encode_fields("content", document["detector_id"], kind, name) + _length_prefixed(resource) + words
+    ).digest()
 
 
 def without_line(resource: str, path: str | None = None) -> tuple[str, int | None]:
@@ -105,18 +109,18 @@ def without_line(resource: str, path: str | None = None) -> tuple[str, int | Non
     parentheses is a line after the name of a source file, in a path with a backslash, and where the location says so
     (``/api/Users(12)`` is an address). After ``#L`` it always is.
     """
-    found = _found(resource)
+    found = _match_line(resource)
     if found is None:
         return resource, None
     file = resource[: found.end("path")]
-    return (file, _number(found)) if _is_line(found, file, path) else (resource, None)
+    return (file, _line_number(found)) if _is_line(found, file, path) else (resource, None)
 
 
 def _is_line(found: re.Match[str], file: str, path: str | None) -> bool:
     return bool(found["hash"]) or file == path or _names_file(file, paren=found["paren"] is not None)
 
 
-def _found(resource: str) -> re.Match[str] | None:
+def _match_line(resource: str) -> re.Match[str] | None:
     if resource[-1:] not in _ENDS_OF_LINES:
         return None
     return _LINE.fullmatch(resource, max(0, len(resource) - _LONGEST))
@@ -145,23 +149,23 @@ _SOURCE_FILE_1 = re.compile(
 )
 
 
-def _number(found: re.Match[str]) -> int | None:
+def _line_number(found: re.Match[str]) -> int | None:
     number = int((found["line"] or found["paren"] or found["hash"])[:10])
     return number if number < 2**31 else None
 
 
-def _sized(text: str) -> bytes:
+def _length_prefixed(text: str) -> bytes:
     """Return a field with its length before it, as without separators ("ab", "c") would equal ("a", "bc")."""
     encoded = text.encode()
     return len(encoded).to_bytes(8, "big") + encoded
 
 
 @lru_cache(4096)
-def _prefix(*fields: str) -> bytes:
-    return b"".join(_sized(text) for text in fields)
+def _encode_fields(*fields: str) -> bytes:
+    return b"".join(_length_prefixed(text) for text in fields)
 
 
-_EMPTY = _sized("")
+_EMPTY = _length_prefixed("")
 
 
 def content_digest(content: bytes) -> bytes:
@@ -173,10 +177,10 @@ def changed_fields(
     old: Mapping[str, Any], new: Mapping[str, Any], fields: Iterable[str] = CONTENT_FIELDS
 ) -> dict[str, list[Any]]:
     """Return ``{field: [old, new]}`` for the fields that differ, exactly: ``1`` is not ``1.0`` or True."""
-    return {name: [old[name], new[name]] for name in fields if not _same(old[name], new[name])}
+    return {name: [old[name], new[name]] for name in fields if not _is_same_value(old[name], new[name])}
 
 
-def _same(a: object, b: object) -> bool:
+def _is_same_value(a: object, b: object) -> bool:
     if a is b:
         return True
     kind = type(a)

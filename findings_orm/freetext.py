@@ -14,14 +14,14 @@ WHOLE, BEGINNING, TITLE, NAMES, RESOURCE, SNIPPET = 6, 5, 4, 3, 2, 1
 the title; in rule or detector, in the resource, in the snippet."""
 
 
-def fold(text: str) -> str:
+def fold_text(text: str) -> str:
     """Return `text` as the free text search compares it: compatibility form, accents kept, case folded."""
     return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
 
 
 def words_of(text: str) -> tuple[str, ...]:
     """Return the folded words that white space separates in a text, each once."""
-    return tuple(dict.fromkeys(fold(text).split()))
+    return tuple(dict.fromkeys(fold_text(text).split()))
 
 
 def search_text(document: Mapping[str, Any]) -> str:
@@ -37,10 +37,10 @@ def search_text(document: Mapping[str, Any]) -> str:
 
 def folded_text(texts: str, document: Mapping[str, Any]) -> str:
     """Return the folded text of a document whose other texts are at hand, a line each; its snippet is taken from it."""
-    return fold(f"{texts}\n{_snippet(document)}")
+    return fold_text(f"{texts}\n{_snippet_of(document)}")
 
 
-def _snippet(document: Mapping[str, Any]) -> str:
+def _snippet_of(document: Mapping[str, Any]) -> str:
     return (document.get("location") or {}).get("snippet") or ""
 
 
@@ -55,13 +55,13 @@ def relevance(words: Iterable[str], document: Mapping[str, Any]) -> int:
     A token is a run of letters, digits and their marks; a word that begins or ends with something else has no token to
     complete there, so ``eval(`` is whole in ``call of eval(x)``.
     """
-    title = fold(document["title"])
+    title = fold_text(document["title"])
     total = 0
     elsewhere: tuple[tuple[int, str], ...] = ()
     for word in words:
-        worth = _in_title(word, title)
+        worth = _worth_in_title(word, title)
         if not worth:
-            elsewhere = elsewhere or _beside_title(document)
+            elsewhere = elsewhere or _worth_beside_title(document)
             worth = next((each for each, text in elsewhere if word in text), 0)
         if not worth:
             return 0
@@ -69,19 +69,23 @@ def relevance(words: Iterable[str], document: Mapping[str, Any]) -> int:
     return total
 
 
-def _beside_title(document: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
+def _worth_beside_title(document: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
     """Return what a word is worth, with the folded text where it is worth that."""
-    names = fold(f"{document['rule_id'] or ''}\n{document['detector_id']}")
-    return (NAMES, names), (RESOURCE, fold(document["resource"])), (SNIPPET, fold(_snippet(document)))
+    names = fold_text(f"{document['rule_id'] or ''}\n{document['detector_id']}")
+    return (
+        (NAMES, names),
+        (RESOURCE, fold_text(document["resource"])),
+        (SNIPPET, fold_text(_snippet_of(document))),
+    )
 
 
-def _in_title(word: str, title: str) -> int:
+def _worth_in_title(word: str, title: str) -> int:
     found = 0
     at = title.find(word)
     while at >= 0:
         end = at + len(word)
-        if at == 0 or not (_in_token(title[at - 1]) and _in_token(word[0])):
-            if end == len(title) or not (_in_token(title[end]) and _in_token(word[-1])):
+        if at == 0 or not (_is_token_character(title[at - 1]) and _is_token_character(word[0])):
+            if end == len(title) or not (_is_token_character(title[end]) and _is_token_character(word[-1])):
                 return WHOLE
             found = BEGINNING
         found = found or TITLE
@@ -89,5 +93,5 @@ def _in_title(word: str, title: str) -> int:
     return found
 
 
-def _in_token(character: str) -> bool:
+def _is_token_character(character: str) -> bool:
     return character.isalnum() or unicodedata.category(character).startswith("M")

@@ -23,7 +23,7 @@ from findings_orm.errors import (
     readable,
     readable_place,
 )
-from findings_orm.limits import DEFAULT, Limits, memory_of, parts_of
+from findings_orm.limits import DEFAULT, Limits, memory_size, walk_json
 
 _CHUNK = 1 << 18
 _PARTIAL = 20
@@ -105,9 +105,11 @@ class JsonReader:
         self._ended = False
         self._path: list[str | int] = []
         self._scanner = json.JSONDecoder(
-            object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_float if lenient else None
+            object_pairs_hook=_unique_members,
+            parse_constant=_refuse_constant,
+            parse_float=_parse_float if lenient else None,
         )
-        self._fill()
+        self._fill_window()
         if self._text.startswith("\ufeff"):
             self._at = 1
 
@@ -130,9 +132,9 @@ class JsonReader:
                 return text[at]
             if self._ended:
                 return ""
-            self._fill()
+            self._fill_window()
 
-    def ahead(self) -> str:
+    def peek_text(self) -> str:
         """Return the text that comes next, a few words of it, without taking it."""
         self.peek()
         return self._text[self._at : self._at + 40]
@@ -140,7 +142,7 @@ class JsonReader:
     def value(self) -> Any:
         """Take the next value whole."""
         if not self.peek():
-            self._refuse(f"a value is expected{self._ending()}")
+            self._raise_fault(f"a value is expected{self._cut_off_hint()}")
         scanner = self._scanner
         while True:
             try:
@@ -148,21 +150,21 @@ class JsonReader:
             except json.JSONDecodeError as error:
                 self._check_cut_off(error)
             except _FaultError as error:
-                self._refuse(str(error))
+                self._raise_fault(str(error))
             except RecursionError:
                 rule = self.limits.rule("max_nesting_levels")
-                self._refuse(f"objects and lists nest too deep; {rule}", kind=LimitExceededError)
+                self._raise_fault(f"objects and lists nest too deep; {rule}", kind=LimitExceededError)
             except ValueError:  # an integer beyond sys.get_int_max_str_digits()
                 if not self._lenient:
-                    self._refuse("an integer has too many digits")
+                    self._raise_fault("an integer has too many digits")
                 scanner = _long_scanner()
                 continue
             else:
                 partial = _PARTIAL if isinstance(value, (int, float)) else 0  # 1 may be the start of 1.5e9
                 if self._ended or end < len(self._text) - partial:
-                    return self._taken(value, end)
+                    return self._take_decoded(value, end)
             self._check_growth()
-            self._fill()
+            self._fill_window()
 
     def _check_cut_off(self, error: json.JSONDecodeError) -> None:
         """Refuse, unless more text could mend the error: the window may end inside a text or a number."""
@@ -171,16 +173,16 @@ class JsonReader:
             return
         cut = error.pos >= len(self._text.rstrip(_SPACE)) or error.msg.startswith("Unterminated string")
         fault = error.msg.removesuffix(" at").removesuffix(" starting")
-        self._refuse(f"{fault}; the text ends inside a value (cut off?)" if cut else fault, error.pos)
+        self._raise_fault(f"{fault}; the text ends inside a value (cut off?)" if cut else fault, error.pos)
 
-    def _taken(self, value: Any, end: int) -> Any:
+    def _take_decoded(self, value: Any, end: int) -> Any:
         text, start = self._text, self._at
         self.taken = end - start
         if self.taken > self.limits.max_nesting_levels and not self._again:
             self._check_value(value, start, end)
         self._at = end
         if self._lenient and (text.find("\\ud", start, end) >= 0 or text.find("\\uD", start, end) >= 0):
-            return self._escaped(value)
+            return self._escape_surrogates(value)
         return value
 
     def _check_growth(self) -> None:
@@ -193,44 +195,46 @@ class JsonReader:
     def _check_count(self, start: int, end: int) -> None:
         """Refuse too many values in a part of the text, which takes more memory for a value than for its text."""
         most = self.limits.max_document_values
-        if _marks(self._text, start, end) > most:
-            found = values_in(self._text[start:end])
+        if _count_marks(self._text, start, end) > most:
+            found = count_values_in(self._text[start:end])
             self.check("max_document_values", found, "the number of values in a value")
 
     def _check_value(self, value: Any, start: int, end: int) -> None:
         text, limits, size = self._text, self.limits, end - start
         if text.count("{", start, end) + text.count("[", start, end) > limits.max_nesting_levels:
-            self.check("max_nesting_levels", _levels(value), "objects and lists nest too deep, in levels")
+            self.check(
+                "max_nesting_levels", _count_levels(value), "objects and lists nest too deep, in levels"
+            )
         if 4 * size > limits.max_document_bytes:
             self.check("max_document_bytes", _bytes(text[start:end]), "the size of a value, in bytes")
         if size > limits.max_document_values:
             self._check_count(start, end)
         if 4 * size > limits.max_field_bytes:
-            self.check("max_field_bytes", _longest(value), "the longest text in a value, in bytes")
+            self.check("max_field_bytes", _longest_text(value), "the longest text in a value, in bytes")
 
     def keep(self, value: Any, beside: int = 0) -> Any:
         """Return a value that stays in memory; with all that were kept it may take `Limits.max_shared_bytes`.
 
         `beside` is how many bytes of memory are taken for it elsewhere.
         """
-        self._kept += memory_of(value) + beside
+        self._kept += memory_size(value) + beside
         self.check("max_shared_bytes", self._kept, "the memory for what results refer to, in bytes")
         return value
 
     def check(self, name: str, found: int, what: str) -> None:
         """Refuse what is more than a limit allows, as `Limits.check`, and name the place."""
         if found > getattr(self.limits, name):
-            self._refuse(f"{what}: {found:,}; {self.limits.rule(name)}", kind=LimitExceededError)
+            self._raise_fault(f"{what}: {found:,}; {self.limits.rule(name)}", kind=LimitExceededError)
 
-    def _escaped(self, value: Any) -> Any:
+    def _escape_surrogates(self, value: Any) -> Any:
         try:
-            return _escaped(value)
+            return _escape_surrogates(value)
         except (RecursionError, _FaultError) as error:
-            self._refuse(str(error))
+            self._raise_fault(str(error))
 
     def members(self) -> Iterator[str]:
         """Take an object: yield each name, with the cursor on its value, which the caller must take."""
-        self._expect("{", "an object")
+        self._expect_character("{", "an object")
         seen: set[str] = set()
         names = 0
         if self.peek() == "}":
@@ -238,24 +242,24 @@ class JsonReader:
             return
         while True:
             if self.peek() != '"':
-                self._refuse(f"a property name in double quotes is expected{self._ending()}")
+                self._raise_fault(f"a property name in double quotes is expected{self._cut_off_hint()}")
             name = self.value()
             if name in seen:
-                self._refuse(f"the property {readable(name)} is there twice")
+                self._raise_fault(f"the property {readable(name)} is there twice")
             seen.add(name)
             names += self.taken
             self.check("max_document_values", len(seen), "the number of members of an object")
             self.check("max_document_bytes", names, "the size of the names in an object, in bytes")
-            self._expect(":", "a colon")
+            self._expect_character(":", "a colon")
             self._path.append(name)
             yield name
             self._path.pop()
-            if self._closes("}"):
+            if self._take_separator("}"):
                 return
 
     def elements(self) -> Iterator[int]:
         """Take an array: yield each index, with the cursor on its value, which the caller must take."""
-        self._expect("[", "an array")
+        self._expect_character("[", "an array")
         if self.peek() == "]":
             self._at += 1
             return
@@ -264,7 +268,7 @@ class JsonReader:
             self._path.append(index)
             yield index
             self._path.pop()
-            if self._closes("]"):
+            if self._take_separator("]"):
                 return
             index += 1
 
@@ -280,7 +284,7 @@ class JsonReader:
     def object(self) -> dict[str, Any]:
         """Take the next value, which must be an object."""
         if self.peek() != "{":
-            self._refuse(f"an object is expected{self._ending()}")
+            self._raise_fault(f"an object is expected{self._cut_off_hint()}")
         value: dict[str, Any] = self.value()
         return value
 
@@ -299,34 +303,34 @@ class JsonReader:
     def end(self) -> None:
         """Check that nothing but white space is left."""
         if self.peek():
-            self._refuse("the text goes on after its end")
+            self._raise_fault("the text goes on after its end")
 
     def refuse(self, rule: str, value: Any = None) -> NoReturn:
         """Raise the error for a fault in what was just read or comes next."""
-        self._refuse(rule, value=value)
+        self._raise_fault(rule, value=value)
 
-    def located(self, error: LimitExceededError) -> NoReturn:
+    def raise_with_place(self, error: LimitExceededError) -> NoReturn:
         """Raise an error of what was just read, with its place."""
-        self._refuse(str(error), kind=LimitExceededError)
+        self._raise_fault(str(error), kind=LimitExceededError)
 
-    def _expect(self, char: str, name: str) -> None:
+    def _expect_character(self, char: str, name: str) -> None:
         if self.peek() != char:
-            self._refuse(f"{name} is expected{self._ending()}")
+            self._raise_fault(f"{name} is expected{self._cut_off_hint()}")
         self._at += 1
 
-    def _closes(self, bracket: str) -> bool:
+    def _take_separator(self, bracket: str) -> bool:
         char = self.peek()
         if char not in {",", bracket}:
-            self._refuse(f"a comma or {bracket} is expected{self._ending()}")
+            self._raise_fault(f"a comma or {bracket} is expected{self._cut_off_hint()}")
         self._at += 1
         return char == bracket
 
-    def _ending(self) -> str:
+    def _cut_off_hint(self) -> str:
         return "" if self.peek() else ", but the text ends here (cut off?)"
 
-    def _fill(self) -> None:
+    def _fill_window(self) -> None:
         """Drop what was taken and read on: as much again as is left, so that long values take few rounds."""
-        self._line, self._column = self._position(self._at)
+        self._line, self._column = self._line_and_column(self._at)
         rest = self._text[self._at :]
         most = self.limits.max_document_bytes
         data = self._source.read(max(_CHUNK, min(len(rest), most - len(rest) + 1)))
@@ -336,22 +340,22 @@ class JsonReader:
             self._text += self._bytes.decode(data, self._ended)
         except UnicodeDecodeError as error:
             self._text += error.object[: error.start].decode()
-            self._refuse("the text is not UTF-8", len(self._text))
+            self._raise_fault("the text is not UTF-8", len(self._text))
 
-    def _position(self, at: int) -> tuple[int, int]:
+    def _line_and_column(self, at: int) -> tuple[int, int]:
         lines = self._text.count("\n", 0, at)
         if not lines:
             return self._line, self._column + at
         return self._line + lines, at - self._text.rfind("\n", 0, at)
 
-    def _refuse(
+    def _raise_fault(
         self,
         rule: str,
         at: int | None = None,
         value: Any = None,
         kind: type[StorageValidationError] = StorageValidationError,
     ) -> NoReturn:
-        line, column = self._position(self._at if at is None else at)
+        line, column = self._line_and_column(self._at if at is None else at)
         place = self.place
         where = f"line {line}, column {column}" + (f", in {place}" if place else "")
         given = f" (got {readable(value)})" if value is not None else ""
@@ -360,7 +364,7 @@ class JsonReader:
         )
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
@@ -369,13 +373,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def values_in(text: str) -> int:
+def count_values_in(text: str) -> int:
     """Return how many values a JSON text has."""
     found = _TEXT.sub("", text)
-    return _marks(found, 0, len(found))
+    return _count_marks(found, 0, len(found))
 
 
-def _marks(text: str, start: int, end: int) -> int:
+def _count_marks(text: str, start: int, end: int) -> int:
     """Return how many values there are, at most: each but the first of all begins with a bracket or follows a comma."""
     return text.count(",", start, end) + text.count("[", start, end) + text.count("{", start, end)
 
@@ -384,7 +388,7 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
-def _levels(value: Any) -> int:
+def _count_levels(value: Any) -> int:
     """Return how deep objects and lists nest."""
     level = [value]
     depth = 0
@@ -399,25 +403,25 @@ def _levels(value: Any) -> int:
     return depth
 
 
-def _longest(value: Any) -> int:
+def _longest_text(value: Any) -> int:
     """Return the bytes of the longest text in a value, of the names too."""
     longest = 0
-    for part in parts_of(value):
+    for part in walk_json(value):
         if isinstance(part, str) and 4 * len(part) > longest:
             longest = max(longest, _bytes(part))
     return longest
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise _FaultError(f"{name} is no JSON number")
 
 
-def _float(text: str) -> float | str:
+def _parse_float(text: str) -> float | str:
     number = float(text)
     return number if math.isfinite(number) else text
 
 
-def _integer(text: str) -> int | str:
+def _parse_integer(text: str) -> int | str:
     try:
         return int(text)
     except ValueError:
@@ -426,16 +430,21 @@ def _integer(text: str) -> int | str:
 
 def _long_scanner() -> json.JSONDecoder:
     return json.JSONDecoder(
-        object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_float, parse_int=_integer
+        object_pairs_hook=_unique_members,
+        parse_constant=_refuse_constant,
+        parse_float=_parse_float,
+        parse_int=_parse_integer,
     )
 
 
-def _escaped(value: Any) -> Any:
+def _escape_surrogates(value: Any) -> Any:
     """Return `value` with each lone surrogate as its six character escape."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, list):
-        return [_escaped(item) for item in value]
+        return [_escape_surrogates(item) for item in value]
     if isinstance(value, dict):
-        return _unique([(_escaped(name), _escaped(item)) for name, item in value.items()])
+        return _unique_members(
+            [(_escape_surrogates(name), _escape_surrogates(item)) for name, item in value.items()]
+        )
     return value

@@ -121,7 +121,7 @@ def check_store_layout(path: pathlib.Path) -> list[str]:
     if problems:
         return problems
     try:
-        layout = _outline(pathlib.Path(path))
+        layout = _read_outline(pathlib.Path(path))
     except OSError as error:
         return [f"{path}: can't be read: {error.strerror or error}"]
     except StorageValidationError as error:
@@ -141,7 +141,7 @@ def check_store_layout(path: pathlib.Path) -> list[str]:
     return problems
 
 
-def _outline(path: pathlib.Path) -> dict[str, Any] | None:
+def _read_outline(path: pathlib.Path) -> dict[str, Any] | None:
     """Return the members that make a file a store layout, of a list only that it is one; None where the file is no object."""
     found: dict[str, Any] = {}
     with path.open("rb", buffering=0) as file:

@@ -165,7 +165,7 @@ def check_limits(limits: object) -> Limits:
     return limits
 
 
-def parts_of(value: object) -> Iterator[object]:
+def walk_json(value: object) -> Iterator[object]:
     """Yield a JSON value and all that is in it, names too, without recursion."""
     todo = [value]
     while todo:
@@ -178,15 +178,15 @@ def parts_of(value: object) -> Iterator[object]:
             todo.extend(item)
 
 
-def values_of(value: object) -> int:
+def count_values(value: object) -> int:
     """Return how many values a JSON value has, as `jsonstream.values_in` counts them in its text."""
-    return sum(max(1, len(part)) for part in parts_of(value) if isinstance(part, (dict, list)))
+    return sum(max(1, len(part)) for part in walk_json(value) if isinstance(part, (dict, list)))
 
 
-def size_of(value: object, most: int) -> int:
+def json_size(value: object, most: int) -> int:
     """Return about how many bytes a JSON value has as JSON; the count stops where it is more than `most`."""
     size = 0
-    for part in parts_of(value):
+    for part in walk_json(value):
         size += _VALUE_SIZE + (len(part) if isinstance(part, str) else 0)
         if size > most:
             break
@@ -246,6 +246,6 @@ def _least_size(part: object) -> int:
     return 1 + part.bit_length() // 4 if isinstance(part, int) else 1
 
 
-def memory_of(value: object) -> int:
+def memory_size(value: object) -> int:
     """Return how many bytes of memory a JSON value takes."""
-    return sum(map(getsizeof, parts_of(value)))
+    return sum(map(getsizeof, walk_json(value)))

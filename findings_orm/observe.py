@@ -21,12 +21,12 @@ _VERB = re.compile(r"[A-Za-z]+")
 
 
 @lru_cache(1024)
-def _masked(text: str) -> str:
+def _mask_strings(text: str) -> str:
     return _STRING.sub("?", text)
 
 
 @lru_cache(1024)
-def _named(text: str) -> tuple[str, str]:
+def _operation_and_table(text: str) -> tuple[str, str]:
     verb, table = _VERB.search(text), _TABLE.search(text)
     return verb[0].upper() if verb else "", table[1].lower() if table else ""
 
@@ -48,17 +48,17 @@ class Statement:
     @property
     def masked(self) -> str:
         """The text with a mark in place of each string that stands in it."""
-        return _masked(self.text)
+        return _mask_strings(self.text)
 
     @property
     def operation(self) -> str:
         """What it does: ``SELECT``, ``INSERT``, ``COPY``, ``COMMIT``, ..."""
-        return _named(self.text)[0]
+        return _operation_and_table(self.text)[0]
 
     @property
     def collection(self) -> str:
         """The first table of this package that it names; ``""`` for none (and for those of an application)."""
-        return _named(self.text)[1]
+        return _operation_and_table(self.text)[1]
 
 
 class Observer:

@@ -58,7 +58,7 @@ class Access:
         return cls(0o660, number)
 
     @classmethod
-    def like(cls, found: os.stat_result) -> Access:
+    def of_stat(cls, found: os.stat_result) -> Access:
         """Return the access that a file has."""
         return cls(stat.S_IMODE(found.st_mode) & 0o777, found.st_gid)
 
@@ -72,7 +72,7 @@ class Access:
         group's."""
         return self.mode | (self.mode & 0o444) >> 2 | (0o2000 if self.mode & 0o020 else 0)
 
-    def give(self, handle: int, *, folder: bool = False) -> None:
+    def give_to(self, handle: int, *, folder: bool = False) -> None:
         """Give an open file (or folder) this access; without the right to give it the group, to nobody but the owner."""
         if os.name != "posix":
             return
@@ -108,7 +108,7 @@ def new_file(path: pathlib.Path, access: Access = OWNER) -> int:
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINKS, 0o600)
     try:
-        access.give(handle)
+        access.give_to(handle)
     except BaseException:
         os.close(handle)
         os.unlink(path)
@@ -150,7 +150,7 @@ def set_access(path: pathlib.Path, access: Access) -> None:
     """
     handle = os.open(path, os.O_RDONLY | NO_LINKS | _NO_WAITING)
     try:
-        access.give(handle, folder=stat.S_ISDIR(os.fstat(handle).st_mode))
+        access.give_to(handle, folder=stat.S_ISDIR(os.fstat(handle).st_mode))
     finally:
         os.close(handle)
 
@@ -187,10 +187,10 @@ def open_to_everybody(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
 
 def temporary_name(name: str) -> str:
     """Return a new name, which nobody can guess, for a file that will take the place of one of this name."""
-    return f"{_beginning(name)}{secrets.token_hex(8)}.tmp"
+    return f"{_temporary_prefix(name)}{secrets.token_hex(8)}.tmp"
 
 
-def _beginning(name: str) -> str:
+def _temporary_prefix(name: str) -> str:
     return f".{os.fsencode(name)[:_LONGEST].decode(errors='ignore')}."
 
 
@@ -266,13 +266,13 @@ def replacing(
         there = None
     if there is not None and not stat.S_ISREG(there.st_mode):
         raise OSError(errno.EINVAL, "is no file that can be replaced", str(target))
-    access = access or (Access.like(there) if there else OWNER)
+    access = access or (Access.of_stat(there) if there else OWNER)
     placing = taken = False
     while not taken:
         beside = target.with_name(temporary_name(target.name))
         try:
             with open(new_file(beside, access), "w+b") as file:
-                taken = _locked(file, beside)  # if not, one who tidies up was quicker
+                taken = _lock_file(file, beside)  # if not, one who tidies up was quicker
                 if taken:
                     busy = _remove_abandoned(target, beside)
                     if busy and alone:
@@ -296,7 +296,7 @@ def replacing(
             raise
 
 
-def _locked(file: BinaryIO, path: pathlib.Path) -> bool:
+def _lock_file(file: BinaryIO, path: pathlib.Path) -> bool:
     """Lock the file at a path, and return whether that was possible; True where nothing can be locked."""
     if fcntl is None:
         return True
@@ -314,7 +314,7 @@ def _locked(file: BinaryIO, path: pathlib.Path) -> bool:
 
 def _remove_abandoned(target: pathlib.Path, own: pathlib.Path) -> pathlib.Path | None:
     """Remove what killed processes left of a file; return what another one is writing."""
-    beginning = _beginning(target.name)
+    beginning = _temporary_prefix(target.name)
     busy = None
     for name in os.listdir(target.parent):
         other = target.with_name(name)

@@ -54,7 +54,7 @@ class _Block(functools.partial[bool]):
             raise
 
 
-def _leave(
+def _leave_block(
     generator_of: Callable[[], Generator[Any, None, None] | None],
     _kind: type[BaseException] | None,
     error: BaseException | None,
@@ -88,20 +88,20 @@ def block(function: Callable[P, Iterator[T]]) -> Callable[P, AbstractContextMana
     """
 
     @functools.wraps(function)
-    def begin(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[T]:
+    def make_block(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[T]:
         generator: Any = function(*args, **kwargs)
-        made: Any = _Block(_leave, weakref.ref(generator))
+        made: Any = _Block(_leave_block, weakref.ref(generator))
         made.generator = generator
         return made  # type: ignore[no-any-return]  # C code makes it a context manager
 
-    return begin
+    return make_block
 
 
 # -- python's search for reference cycles, kept off work that makes none ----------------------------------
 
 
 @block
-def no_collection() -> Iterator[bool]:
+def pause_garbage_collection() -> Iterator[bool]:
     """Pause the search for reference cycles, and say whether there was one: the many small dicts and lists of documents
     have none, and walking them again and again costs a third of an import, and two thirds of reading a long list."""
     if not gc.isenabled():
@@ -136,12 +136,12 @@ def when_dropped(store: object, where: str, release: Callable[..., object], *hel
         What has to be detached when the store is closed.
     """
     name = f"{type(store).__name__} of {where}"
-    finalizer = finalize(store, _dropped, os.getpid(), name, release, held)
+    finalizer = finalize(store, _release_dropped, os.getpid(), name, release, held)
     finalizer.atexit = False
     return finalizer
 
 
-def _dropped(process: int, name: str, release: Callable[..., object], held: tuple[Any, ...]) -> None:
+def _release_dropped(process: int, name: str, release: Callable[..., object], held: tuple[Any, ...]) -> None:
     if os.getpid() != process:
         return
     try:
@@ -184,7 +184,7 @@ def survives_fork(store: Forking) -> None:
     _STORES.append(ref(store, _STORES.remove))
 
 
-def _tell(what: Callable[[Forking], None]) -> None:
+def _tell_stores(what: Callable[[Forking], None]) -> None:
     for each in _STORES.copy():  # at once: other threads may open stores
         store = each()
         if store is not None:
@@ -196,7 +196,7 @@ def _tell(what: Callable[[Forking], None]) -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=lambda: _tell(lambda store: store.before_fork()),
-        after_in_parent=lambda: _tell(lambda store: store.after_fork_in_parent()),
-        after_in_child=lambda: _tell(lambda store: store.after_fork()),
+        before=lambda: _tell_stores(lambda store: store.before_fork()),
+        after_in_parent=lambda: _tell_stores(lambda store: store.after_fork_in_parent()),
+        after_in_child=lambda: _tell_stores(lambda store: store.after_fork()),
     )

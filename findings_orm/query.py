@@ -48,7 +48,7 @@ def time_key(text: str) -> str:
     return text if len(text) > 20 else f"{text[:-1]}.000000Z"
 
 
-def latest(time: str, *others: str | None) -> str:
+def latest_time(time: str, *others: str | None) -> str:
     """Return the latest of some canonical times."""
     return max((time, *filter(None, others)), key=time_key)
 
@@ -105,7 +105,7 @@ class FindingQuery:
         for name in ("project_id", "resource_prefix", "text", "sort"):
             check_plain_text(name, getattr(self, name))
         for name in _SETS:
-            values = _members(name, getattr(self, name))
+            values = _condition_values(name, getattr(self, name))
             for value in values:
                 _check_member(name, value)
             object.__setattr__(self, name, values)
@@ -166,17 +166,17 @@ class FindingQuery:
 
     def sort_value(self, document: Mapping[str, Any]) -> Any:
         """Return the value of a document that decides about its place."""
-        with_value: Callable[[Mapping[str, Any]], Any] = SORTS.get(self.sort_field, self._relevance)
+        with_value: Callable[[Mapping[str, Any]], Any] = SORTS.get(self.sort_field, self._relevance_of)
         try:
             return with_value(document)
         except _NO_FINDING as error:
             raise StorageValidationError.of_field("document", "must be a finding", document) from error
 
-    def _relevance(self, document: Mapping[str, Any]) -> int:
+    def _relevance_of(self, document: Mapping[str, Any]) -> int:
         return relevance(self.words, document)
 
     @cached_property
-    def _binding(self) -> str:
+    def _cursor_binding(self) -> str:
         """What a cursor holds for, in short: the project, what matches, and the order, however it was written."""
         sets = [sorted(set(getattr(self, name))) for name in _SETS if name != "severity"]
         times = (self.created_from, self.created_before)
@@ -199,10 +199,10 @@ class FindingQuery:
         rule = "must be the next_cursor of a page of the same query"
         try:
             binding, value, finding_id = json.loads(base64.urlsafe_b64decode(self.cursor.encode()))
-            if binding != self._binding:
+            if binding != self._cursor_binding:
                 rule = _why_unbound(binding)
                 raise ValueError("made for another query")
-            return self._position(value, finding_id)
+            return self._check_position(value, finding_id)
         except (
             StorageValidationError,
             ValueError,
@@ -212,7 +212,7 @@ class FindingQuery:
         ) as error:
             raise StorageValidationError.of_field("cursor", rule, self.cursor) from error
 
-    def _position(self, value: Any, finding_id: Any) -> tuple[Any, str]:
+    def _check_position(self, value: Any, finding_id: Any) -> tuple[Any, str]:
         """Return a place in the order, or raise."""
         if not is_uuid(finding_id):
             raise ValueError("no id")
@@ -228,7 +228,7 @@ class FindingQuery:
 
     def cursor_after(self, document: Mapping[str, Any]) -> str:
         """Return the cursor of the page that follows `document`."""
-        position = [self._binding, self.sort_value(document)]
+        position = [self._cursor_binding, self.sort_value(document)]
         try:
             text = json.dumps([*position, document["id"]], separators=(",", ":"))
         except _NO_FINDING as error:
@@ -262,7 +262,7 @@ _SETS = ("severity", "status", "detector_id", "rule_id", "cwe", "cve_id", "run_i
 _NO_FINDING = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
-def _members(name: str, given: Any) -> tuple[Any, ...]:
+def _condition_values(name: str, given: Any) -> tuple[Any, ...]:
     """Return the values of a set of conditions, of which there may be a single one."""
     if given is None:
         return ()

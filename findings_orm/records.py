@@ -16,7 +16,7 @@ from findings_orm.diagnosis import Survey
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import Objects
 from findings_orm.port import Document, Event, Rejected, RejectedOriginal, Run
-from findings_orm.query import FindingQuery, Summary, latest
+from findings_orm.query import FindingQuery, Summary, latest_time
 
 
 class Identity(NamedTuple):
@@ -54,7 +54,7 @@ class Stored(NamedTuple):
     def not_before(self, at: str) -> str:
         """Return the time of what happens to the finding now: `at`, but nothing that is known of it lies later. Clocks are set
         back, those of two machines differ, and a writer may have waited for others."""
-        return latest(at, self.identity.last_seen, self.last_event)
+        return latest_time(at, self.identity.last_seen, self.last_event)
 
 
 class Streak(NamedTuple):
@@ -153,7 +153,7 @@ class Records(Protocol):
         """Do what `insert` does, in steps. Any other call waits for their end; closed before, they leave it to the unit
         to fail."""
         self.insert(project_id, rows)
-        return nothing()
+        return no_steps()
 
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """Replace known findings and their identities."""
@@ -284,13 +284,13 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def nothing() -> Steps:
+def no_steps() -> Steps:
     """Return steps without anything to do."""
     yield from ()
     return 0
 
 
-def complete(steps: Steps) -> int:
+def complete_steps(steps: Steps) -> int:
     """Wait until work in steps is done; return the number of rows, or 0 if it was done before."""
     try:
         next(steps)
@@ -300,7 +300,7 @@ def complete(steps: Steps) -> int:
         return end.value or 0
 
 
-def check_whole(unit: Records) -> None:
+def refuse_interrupted(unit: Records) -> None:
     """Refuse to commit a unit of work with a write that was interrupted half-way, which the caller may have caught.
 
     Raises:
@@ -371,13 +371,13 @@ def put_original(original: RejectedOriginal) -> dict[str, Any]:
     row = {name: getattr(original, name) for name in _ORIGINAL}
     text = json.dumps(original.original)
     try:
-        json.loads(text, parse_constant=_refuse)
+        json.loads(text, parse_constant=_refuse_constant)
     except ValueError:
         return {**row, "original": text, "as_text": True}
     return row
 
 
-def _refuse(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 

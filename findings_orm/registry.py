@@ -40,7 +40,7 @@ class _Registry(Mapping[str, StoragePort]):
         self._lock = RLock()
         self._adapters: dict[str, StoragePort] = {}
 
-    def replace(self, name: str, adapter: StoragePort | None) -> StoragePort | None:
+    def replace_adapter(self, name: str, adapter: StoragePort | None) -> StoragePort | None:
         """Put an adapter, or nothing, in the place of the one of a name, and return that."""
         with self._lock:
             earlier = self._adapters.pop(name, None)
@@ -51,12 +51,12 @@ class _Registry(Mapping[str, StoragePort]):
     def __getitem__(self, name: str) -> StoragePort:
         with self._lock:
             if name == "memory" and name not in self._adapters:
-                self._adapters[name] = _load("findings_orm.stores.memory:InMemoryStorageAdapter")()
+                self._adapters[name] = _load_attribute("findings_orm.stores.memory:InMemoryStorageAdapter")()
             try:
                 return self._adapters[name]
             except KeyError:
                 raise KeyError(
-                    f"no adapter is registered as {name!r}; registered are: {_registered()}"
+                    f"no adapter is registered as {name!r}; registered are: {_registered_names()}"
                 ) from None
 
     def __contains__(self, name: object) -> bool:
@@ -75,7 +75,7 @@ STORAGE_REGISTRY: Mapping[str, StoragePort] = _registry
 """Name to adapter instance."""
 
 
-def _registered() -> str:
+def _registered_names() -> str:
     return ", ".join(sorted(_registry))
 
 
@@ -99,18 +99,18 @@ def register_adapter(
         raise StorageValidationError.of_field("name", "must be text, not empty", name)
     if not callable(adapter_class):
         raise StorageValidationError.of_field("adapter_class", "must be a class, or callable", adapter_class)
-    keywords = _keywords("config", config)
-    adapter = _made(adapter_class, readable(adapter_class), "config", (), keywords)
+    keywords = _check_keywords("config", config)
+    adapter = _make_adapter(adapter_class, readable(adapter_class), "config", (), keywords)
     if not isinstance(adapter, StoragePort):
         raise StorageValidationError.of_field(
             "adapter_class", "must make a StoragePort (six methods)", adapter_class
         )
-    earlier = _registry.replace(name, adapter)
+    earlier = _registry.replace_adapter(name, adapter)
     if earlier is not adapter:
-        _close(name, earlier)
+        _close_adapter(name, earlier)
 
 
-def _keywords(name: str, given: object) -> Mapping[str, Any]:
+def _check_keywords(name: str, given: object) -> Mapping[str, Any]:
     """Return an argument that holds keyword arguments, or None for no such."""
     if given is None:
         return {}
@@ -126,11 +126,11 @@ def unregister_adapter(name: str) -> None:
         StorageValidationError: none is registered under that name.
     """
     if name not in _registry:
-        raise StorageValidationError.of_field("name", f"must be one of {_registered()}", name)
-    _close(name, _registry.replace(name, None))
+        raise StorageValidationError.of_field("name", f"must be one of {_registered_names()}", name)
+    _close_adapter(name, _registry.replace_adapter(name, None))
 
 
-def _close(name: str, adapter: StoragePort | None) -> None:
+def _close_adapter(name: str, adapter: StoragePort | None) -> None:
     """Close an adapter that nobody can reach any more by its name."""
     close = getattr(adapter, "close", None)
     if callable(close):
@@ -171,51 +171,51 @@ def open_storage(
         StorageUnavailableError: the store can't be reached, or the package that adds its kind is broken.
     """
     if not isinstance(url, str):
-        raise StorageValidationError.of_field("url", f"must be a storage URL ({_known()})", url)
-    for_cache = _keywords("cache_options", cache_options)
+        raise StorageValidationError.of_field("url", f"must be a storage URL ({_known_schemes()})", url)
+    for_cache = _check_keywords("cache_options", cache_options)
     check_limits(limits)
-    store = _opened(url, options)
+    store = _open_store(url, options)
     if limits != DEFAULT:
         if isinstance(store, _Shared):
             raise StorageValidationError.of_field(
                 "limits", "must be the defaults: the registered adapter is open already", limits
             )
         store.limits = limits  # type: ignore[attr-defined]  # no part of the port: `Store` has it
-    return store if cache is None else _cached(store, cache, for_cache)
+    return store if cache is None else _cache_store(store, cache, for_cache)
 
 
-def _opened(url: str, options: Mapping[str, Any]) -> FindingStore:
+def _open_store(url: str, options: Mapping[str, Any]) -> FindingStore:
     if url in _registry:
-        return _shared(url, options)
+        return _shared_store(url, options)
     scheme, colon, rest = url.partition(":")
     if not colon:
         raise StorageValidationError.of_field(
             "url",
-            f"must be a storage URL ({_known()}) or a registered name ({_registered()})",
+            f"must be a storage URL ({_known_schemes()}) or a registered name ({_registered_names()})",
             shown_url(url),
         )
     scheme = scheme.partition("+")[0].lower()
     if scheme in _SCHEMES:
         try:
-            return cast(FindingStore, _load(_SCHEMES[scheme])(url, **options))
+            return cast(FindingStore, _load_attribute(_SCHEMES[scheme])(url, **options))
         except TypeError as error:  # as Python says it of a keyword that there is not
             raise StorageValidationError(f"options don't fit {scheme}: {error}", field="options") from error
     if rest in ("", "//") and url.partition(":")[0] in _registry:
-        return _shared(url.partition(":")[0], options)
+        return _shared_store(url.partition(":")[0], options)
     for point in entry_points(group=ENTRY_POINT_GROUP, name=scheme):
-        return _of_entry_point(point, url, options)
+        return _open_entry_point(point, url, options)
     raise StorageValidationError(
-        f"no storage adapter for {readable(scheme)}; known are: {_known()}", field="url", value=scheme
+        f"no storage adapter for {readable(scheme)}; known are: {_known_schemes()}", field="url", value=scheme
     )
 
 
-def _shared(name: str, options: Mapping[str, Any]) -> FindingStore:
+def _shared_store(name: str, options: Mapping[str, Any]) -> FindingStore:
     """Return the registered adapter of a name as a store that others use too."""
     if options:
         raise StorageValidationError.of_field(
             "options", f"must be none: the adapter registered as {name!r} is open already", dict(options)
         )
-    return _Shared(_lifted(_registry[name]))
+    return _Shared(_lift_adapter(_registry[name]))
 
 
 class _Shared(ForwardingStore):
@@ -225,7 +225,7 @@ class _Shared(ForwardingStore):
         """Leave the adapter open: it belongs to the registry."""
 
 
-def _of_entry_point(point: EntryPoint, url: str, options: Mapping[str, Any]) -> FindingStore:
+def _open_entry_point(point: EntryPoint, url: str, options: Mapping[str, Any]) -> FindingStore:
     """Open a store of another package; what is wrong with that is said of it."""
     package = point.dist.name if point.dist else "another package"
     who = f"{package}'s adapter for {point.name}: ({point.value})"
@@ -235,13 +235,13 @@ def _of_entry_point(point: EntryPoint, url: str, options: Mapping[str, Any]) -> 
         raise StorageUnavailableError(
             f"{who} can't be loaded; mend or remove {package}: {error!r}"
         ) from error
-    store = _made(opener, who, "options", (url,), options)
+    store = _make_adapter(opener, who, "options", (url,), options)
     if not isinstance(store, StoragePort):
         raise StorageUnavailableError(f"{who} made {readable(store)}, which lacks methods of StoragePort")
-    return _lifted(store)
+    return _lift_adapter(store)
 
 
-def _made(
+def _make_adapter(
     maker: Callable[..., Any], who: str, field: str, given: tuple[Any, ...], options: Mapping[str, Any]
 ) -> Any:
     """Call what others wrote to make an adapter; what it raises becomes an error that names it."""
@@ -255,23 +255,26 @@ def _made(
         raise StorageUnavailableError(f"{who} could not be made: {error!r}") from error
 
 
-def _lifted(adapter: StoragePort) -> FindingStore:
-    return cast(FindingStore, _load("findings_orm.stores.lifted:lift")(adapter))
+def _lift_adapter(adapter: StoragePort) -> FindingStore:
+    return cast(FindingStore, _load_attribute("findings_orm.stores.lifted:lift")(adapter))
 
 
-def _cached(store: FindingStore, url: str, options: Mapping[str, Any]) -> FindingStore:
+def _cache_store(store: FindingStore, url: str, options: Mapping[str, Any]) -> FindingStore:
     try:
-        return cast(FindingStore, _load("findings_orm.stores.cache:RedisCacheAdapter")(store, url, **options))
+        return cast(
+            FindingStore,
+            _load_attribute("findings_orm.stores.cache:RedisCacheAdapter")(store, url, **options),
+        )
     except BaseException:
         store.close()
         raise
 
 
-def _known() -> str:
+def _known_schemes() -> str:
     names = {*_SCHEMES, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))}
     return ", ".join(f"{name}:" for name in sorted(names))
 
 
-def _load(target: str) -> Any:
+def _load_attribute(target: str) -> Any:
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)

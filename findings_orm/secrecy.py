@@ -43,10 +43,10 @@ def hide_secrets(text: str) -> str:
         and "KEY" not in text.upper()
     ):
         return text
-    spans = [span for word in _WORD.finditer(text) for span in _account(word[0], word.start())]
+    spans = [span for word in _WORD.finditer(text) for span in _find_password(word[0], word.start())]
     spans += (match.span(2) for match in _PAIR_IN_TEXT.finditer(text) if is_secret(match[1]))
     spans += (match.span() for match in _KEY.finditer(text))
-    return _without(text, spans)
+    return _hide_spans(text, spans)
 
 
 def shown_url(url: object) -> str:
@@ -56,14 +56,14 @@ def shown_url(url: object) -> str:
     'redis://:***@host/0?sentinel_password=***&db=1'
     """
     text = str(url)
-    spans = [*_account(text, 0)]
+    spans = [*_find_password(text, 0)]
     if not spans:
-        spans += _no_port(text)
+        spans += _find_hostless_password(text)
     spans += (match.span(2) for match in _PAIR_IN_URL.finditer(text) if is_secret(match[1]))
-    return _without(text, spans)
+    return _hide_spans(text, spans)
 
 
-def _account(word: str, start: int) -> Iterator[_Span]:
+def _find_password(word: str, start: int) -> Iterator[_Span]:
     """Yield the place of the password between a URL's user and host: up to the last ``@``, for one may be part of it."""
     ends = [match.start() for match in _AT.finditer(word)]
     if ends:
@@ -73,7 +73,7 @@ def _account(word: str, start: int) -> Iterator[_Span]:
             yield start + colon.end(), start + ends[-1]
 
 
-def _no_port(url: str) -> Iterator[_Span]:
+def _find_hostless_password(url: str) -> Iterator[_Span]:
     """Yield the place of a password that lacks its host: what stands at the place of a port and is none."""
     found = _AUTHORITY.match(url)
     if found is not None:
@@ -82,7 +82,7 @@ def _no_port(url: str) -> Iterator[_Span]:
             yield found.start(1) + len(name) + 1, found.end(1)
 
 
-def _without(text: str, spans: list[_Span]) -> str:
+def _hide_spans(text: str, spans: list[_Span]) -> str:
     parts: list[str] = []
     done = 0
     for begin, end in sorted(spans):

@@ -18,7 +18,7 @@ from weakref import finalize
 from findings_orm import layout
 from findings_orm.arguments import checked
 from findings_orm.clock import now
-from findings_orm.diagnosis import UNREADABLE, Problem, by_level, problems_of, problems_of_files
+from findings_orm.diagnosis import UNREADABLE, Problem, problems_of_files, problems_of_survey, sort_by_level
 from findings_orm.errors import (
     FindingNotFoundError,
     StorageError,
@@ -61,7 +61,7 @@ from findings_orm.port import (
 from findings_orm.private import Access, give_access, open_to_everybody
 from findings_orm.process import COMMITTED, Forking, block, when_dropped
 from findings_orm.query import FindingQuery, Page, Summary
-from findings_orm.records import Records, StatusChange, Stored, batches, check_whole
+from findings_orm.records import Records, StatusChange, Stored, batches, refuse_interrupted
 
 SAVE_BATCH = 1_000
 PURGE_BATCH = 1_000
@@ -118,29 +118,29 @@ class Store(Forking, FindingStore):
     # -- units of work --------------------------------------------------------------------------------------
 
     @property
-    def _current(self) -> Records | None:
+    def _current_unit(self) -> Records | None:
         return getattr(self._local, "unit", None)
 
     @property
     def in_transaction(self) -> bool:
         """Whether what the calling thread does here belongs to a unit of work that has not ended: inside of `transaction()`,
         or in the iterable that an import reads from."""
-        return self._current is not None
+        return self._current_unit is not None
 
     def refuse_unit(self) -> None:
         """Let the unit of work of the calling thread refuse to commit, as after a write that was interrupted half-way."""
-        if self._current is not None:
-            self._current.interrupted = True
+        if self._current_unit is not None:
+            self._current_unit.interrupted = True
 
     def _check_open(self) -> None:
         if self._closed:
             raise StorageUnavailableError(f"this {self.adapter} store is closed; open it again")
 
     @block
-    def _unit(self, *, write: bool = False, single: bool = False) -> Iterator[Records]:
+    def _enter_unit(self, *, write: bool = False, single: bool = False) -> Iterator[Records]:
         """Join the calling thread's unit of work, or open one for this call, or for one (`single`) read of it."""
         self._check_open()
-        current = self._current
+        current = self._current_unit
         if current is not None:
             try:
                 yield current
@@ -154,14 +154,14 @@ class Store(Forking, FindingStore):
         try:
             with self._open_reading() if single else self._open_unit(write=write) as unit:
                 yield unit
-                check_whole(unit)
+                refuse_interrupted(unit)
         except BaseException as error:
             if unit is not None and unit.committed:
                 error.add_note(COMMITTED)
             raise
 
     @block
-    def _bound(self, unit: Records) -> Iterator[Records]:
+    def _bind_unit(self, unit: Records) -> Iterator[Records]:
         """Make `unit` the calling thread's current one."""
         self._local.unit = unit
         try:
@@ -170,15 +170,15 @@ class Store(Forking, FindingStore):
             self._local.unit = None
 
     @block
-    def _whole(self) -> Iterator[Records]:
+    def _atomic_unit(self) -> Iterator[Records]:
         """A write unit in which everything is undone when the block raises, inside a transaction too."""
-        current = self._current
+        current = self._current_unit
         if current is not None:
             self._check_open()
             with current.savepoint():  # on its own, so that nothing comes after it
                 yield current
             return
-        with self._unit(write=True) as unit, self._bound(unit):
+        with self._enter_unit(write=True) as unit, self._bind_unit(unit):
             yield unit
 
     def writing(self) -> AbstractContextManager[Records]:
@@ -186,7 +186,7 @@ class Store(Forking, FindingStore):
 
         What the block writes commits together when it ends well, and is undone when it raises.
         """
-        return self._whole()
+        return self._atomic_unit()
 
     @block
     def snapshot(self) -> Iterator[Records]:
@@ -194,16 +194,16 @@ class Store(Forking, FindingStore):
 
         Inside `transaction()` they are those of the transaction.
         """
-        with self._unit() as unit:
+        with self._enter_unit() as unit:
             yield unit
 
     @block
     def transaction(self) -> Iterator[Self]:
-        if self._current is not None:
-            with self._current.savepoint():
+        if self._current_unit is not None:
+            with self._current_unit.savepoint():
                 yield self
             return
-        with self._unit(write=True) as unit, self._bound(unit):
+        with self._enter_unit(write=True) as unit, self._bind_unit(unit):
             yield self
 
     # -- the port -------------------------------------------------------------------------------------------
@@ -221,25 +221,25 @@ class Store(Forking, FindingStore):
         return SCHEMA_VERSION
 
     def save_finding(self, finding: dict[str, Any]) -> None:
-        document = self._accepted(finding)
-        with self._unit(write=True) as unit:
+        document = self._accept_document(finding)
+        with self._enter_unit(write=True) as unit:
             save(unit, document["project_id"], [document])
 
     @checked
     def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
-        with self._whole() as unit:
+        with self._atomic_unit() as unit:
             for batch in batches(enumerate(documents), SAVE_BATCH):
                 by_project: dict[str, list[Document]] = {}
                 for index, given in batch:
                     try:
-                        document = self._accepted(given)
+                        document = self._accept_document(given)
                     except StorageValidationError as error:
                         raise error.at(index) from error
                     by_project.setdefault(document["project_id"], []).append(document)
                 for project_id in sorted(by_project):
                     save(unit, project_id, by_project[project_id])
 
-    def _accepted(self, given: Mapping[str, Any]) -> Document:
+    def _accept_document(self, given: Mapping[str, Any]) -> Document:
         """Return a document that comes in, valid and no larger than it may be."""
         Encoder(self.limits).bytes_of(given)
         current = current_document(given)
@@ -249,61 +249,65 @@ class Store(Forking, FindingStore):
         return document
 
     def list_findings(self, project_id: str) -> list[dict[str, Any]]:
-        with self._unit() as unit:
-            return list(unit.stream(_key(project_id)))
+        with self._enter_unit() as unit:
+            return list(unit.stream(_lookup_key(project_id)))
 
     def delete_project(self, project_id: str) -> None:
-        with self._unit(write=True) as unit:
-            unit.delete_project(_key(project_id))
+        with self._enter_unit(write=True) as unit:
+            unit.delete_project(_lookup_key(project_id))
 
     # -- reading --------------------------------------------------------------------------------------------
 
     def get_finding(self, project_id: str, finding_id: str) -> Document:
-        with self._unit(single=True) as unit:
-            return _document(unit, project_id, finding_id)
+        with self._enter_unit(single=True) as unit:
+            return _require_document(unit, project_id, finding_id)
 
     def iter_findings(self, project_id: str) -> Iterator[Document]:
-        return self._iterate_findings(_key(project_id), as_json=False)
+        return self._iterate_findings(_lookup_key(project_id), as_json=False)
 
     def iter_findings_json(self, project_id: str) -> Iterator[bytes]:
-        return self._iterate_findings(_key(project_id), as_json=True)
+        return self._iterate_findings(_lookup_key(project_id), as_json=True)
 
     def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
         """Yield all findings of one instant, as documents or as JSON."""
-        with self._unit() as unit, closing(unit.stream(project_id, as_json=as_json)) as found:
+        with self._enter_unit() as unit, closing(unit.stream(project_id, as_json=as_json)) as found:
             yield from found
 
     @checked
     def find(self, query: FindingQuery) -> Page:
-        with self._unit(single=not query.words) as unit:  # text may take several statements
+        with self._enter_unit(single=not query.words) as unit:  # text may take several statements
             return query.page_of(unit.select(query, query.limit + 1))
 
     @checked
     def count(self, query: FindingQuery) -> int:
-        with self._unit(single=not query.words) as unit:
+        with self._enter_unit(single=not query.words) as unit:
             return unit.count(query)
 
     def summarize(self, project_id: str) -> Summary:
-        with self._unit() as unit:
-            return unit.summarize(_key(project_id))
+        with self._enter_unit() as unit:
+            return unit.summarize(_lookup_key(project_id))
 
     def list_projects(self) -> list[str]:
-        with self._unit(single=True) as unit:
+        with self._enter_unit(single=True) as unit:
             return unit.projects()
 
     def revision(self, project_id: str) -> int:
-        with self._unit(single=True) as unit:
-            return unit.revision(_key(project_id))
+        with self._enter_unit(single=True) as unit:
+            return unit.revision(_lookup_key(project_id))
 
     def history(self, project_id: str, finding_id: str) -> list[Event]:
-        with self._unit(single=True) as unit:
-            return unit.events(_key(project_id), finding_id.lower()) if is_uuid(finding_id) else []
+        with self._enter_unit(single=True) as unit:
+            return unit.events(_lookup_key(project_id), finding_id.lower()) if is_uuid(finding_id) else []
 
     def sighting(self, project_id: str, finding_id: str) -> Sighting:
-        with self._unit() as unit:
-            found = _stored(unit, project_id, finding_id)
+        with self._enter_unit() as unit:
+            found = _require_stored(unit, project_id, finding_id)
             identity = found.identity
-            runs = {run.number: run.id for run in unit.runs(_key(project_id))} if identity.last_run else {}
+            runs = (
+                {run.number: run.id for run in unit.runs(_lookup_key(project_id))}
+                if identity.last_run
+                else {}
+            )
         return Sighting(
             identity.finding_id,
             identity.fingerprint.hex(),
@@ -315,13 +319,13 @@ class Store(Forking, FindingStore):
         )
 
     def runs(self, project_id: str) -> list[Run]:
-        with self._unit(single=True) as unit:
-            return unit.runs(_key(project_id))
+        with self._enter_unit(single=True) as unit:
+            return unit.runs(_lookup_key(project_id))
 
     @checked
     def diff_runs(self, project_id: str, a: str, b: str) -> RunDiff:
-        with self._unit() as unit:
-            runs = {run.id: run for run in unit.runs(_key(project_id))}
+        with self._enter_unit() as unit:
+            runs = {run.id: run for run in unit.runs(_lookup_key(project_id))}
             for name, run_id in (("a", a), ("b", b)):
                 if run_id.lower() not in runs:
                     raise StorageValidationError.of_field(
@@ -331,8 +335,8 @@ class Store(Forking, FindingStore):
             return RunDiff(
                 a.lower(),
                 b.lower(),
-                _documents(unit, project_id, in_b - in_a),
-                _documents(unit, project_id, in_a - in_b),
+                _get_documents(unit, project_id, in_b - in_a),
+                _get_documents(unit, project_id, in_a - in_b),
                 len(in_a & in_b),
             )
 
@@ -358,7 +362,7 @@ class Store(Forking, FindingStore):
             limits=self.limits,
         )
         try:
-            with self._whole() as unit:
+            with self._atomic_unit() as unit:
                 report = task.execute(unit, documents)
                 if dry_run:
                     raise _DryRunError
@@ -367,18 +371,20 @@ class Store(Forking, FindingStore):
         return report
 
     def rejected_originals(self, project_id: str) -> list[RejectedOriginal]:
-        with self._unit(single=True) as unit:
-            return [replace(one, original=_original_of(one)) for one in unit.rejected(_key(project_id))]
+        with self._enter_unit(single=True) as unit:
+            return [
+                replace(one, original=_original_of(one)) for one in unit.rejected(_lookup_key(project_id))
+            ]
 
     @checked
     def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
-        with self._whole() as unit:
+        with self._atomic_unit() as unit:
             ids = []
             for one in rejected_ids:
                 check_plain_text("rejected_ids", one)
                 if is_uuid(one):
                     ids.append(one.lower())
-            if _key(project_id) not in unit.projects():
+            if _lookup_key(project_id) not in unit.projects():
                 return 0
             unit.advance(project_id, now())
             return unit.remove_rejected(project_id, ids)
@@ -387,8 +393,8 @@ class Store(Forking, FindingStore):
     def retry_rejected(
         self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
     ) -> IngestReport:
-        with self._whole() as unit:
-            kept = {original.rejected_id: original for original in unit.rejected(_key(project_id))}
+        with self._atomic_unit() as unit:
+            kept = {original.rejected_id: original for original in unit.rejected(_lookup_key(project_id))}
             for rejected_id in fixed or ():
                 if rejected_id not in kept:
                     raise FindingNotFoundError(
@@ -415,11 +421,13 @@ class Store(Forking, FindingStore):
         if status not in list(Status):
             names = ", ".join(Status)
             raise StorageValidationError.of_field("status", f"must be one of {names}", status)
-        with self._unit(write=True) as unit:
-            if not _status_events(_stored(unit, project_id, finding_id).document, status, "", actor, comment):
-                return _document(unit, project_id, finding_id)
+        with self._enter_unit(write=True) as unit:
+            if not _status_events(
+                _require_stored(unit, project_id, finding_id).document, status, "", actor, comment
+            ):
+                return _require_document(unit, project_id, finding_id)
             revision = unit.advance(project_id, now()).now
-            found = _stored(unit, project_id, finding_id)
+            found = _require_stored(unit, project_id, finding_id)
             at = found.not_before(now())
             events = _status_events(found.document, status, at, actor, comment)
             if found.document["status"] != status:
@@ -429,11 +437,11 @@ class Store(Forking, FindingStore):
                 )
                 unit.change_status(project_id, [change])
             unit.add_events(project_id, revision, events)
-            return _document(unit, project_id, finding_id)
+            return _require_document(unit, project_id, finding_id)
 
     @checked
     def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
-        project_id = _key(project_id)
+        project_id = _lookup_key(project_id)
         try:
             before = canonical_time(closed_before)
         except ValueError as error:
@@ -441,11 +449,11 @@ class Store(Forking, FindingStore):
                 "closed_before", f"must be {error}", closed_before
             ) from error
         if dry_run:
-            with self._unit() as unit:
+            with self._enter_unit() as unit:
                 return PurgeReport(unit.count_closed_before(project_id, before), dry_run=True)
         purged = 0
         while True:
-            with self._unit(write=True) as unit:
+            with self._enter_unit(write=True) as unit:
                 count = _purge_batch(unit, project_id, before)
                 purged += count
                 report = PurgeReport(purged)  # before the commit: nothing is called after it
@@ -461,7 +469,7 @@ class Store(Forking, FindingStore):
 
     def figures(self) -> Figures:
         """See `Observable.figures`."""
-        with self._unit() as unit:
+        with self._enter_unit() as unit:
             return Figures(
                 unit.count_by_status(),
                 len(unit.projects()),
@@ -474,8 +482,8 @@ class Store(Forking, FindingStore):
         with self.snapshot() as unit:
             found = [*problems_of_files(self._store_files()), *self._find_own_problems(unit)]
             if not any(problem.check in UNREADABLE for problem in found):
-                found += problems_of(unit.take_survey())
-            return by_level(found)
+                found += problems_of_survey(unit.take_survey())
+            return sort_by_level(found)
 
     def mend(self) -> list[str]:
         """See `Diagnosable.mend`."""
@@ -483,7 +491,7 @@ class Store(Forking, FindingStore):
         try:
             if not open_to_everybody(files):
                 return []
-            access = Access.like(files[0].stat()).without_others()
+            access = Access.of_stat(files[0].stat()).without_others()
             changed = give_access(files, access)
         except OSError as error:
             raise StorageUnavailableError(f"{error.filename}: {error.strerror}") from error
@@ -522,16 +530,16 @@ class Store(Forking, FindingStore):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._unguard()
+            self._detach_finalizer()
             self._release()
 
-    def _guard(self, where: str, release: Callable[..., object], *held: Any) -> None:
+    def _set_finalizer(self, where: str, release: Callable[..., object], *held: Any) -> None:
         """See `when_dropped`; takes the place of an earlier guard."""
-        self._unguard()
+        self._detach_finalizer()
         if not self._closed:
             self._finalizer = when_dropped(self, where, release, *held)
 
-    def _unguard(self) -> None:
+    def _detach_finalizer(self) -> None:
         if self._finalizer is not None:
             self._finalizer.detach()
 
@@ -584,12 +592,12 @@ def _purge_batch(unit: Records, project_id: str, before: str) -> int:
     return len(found)
 
 
-def _documents(unit: Records, project_id: str, finding_ids: set[str]) -> list[Document]:
+def _get_documents(unit: Records, project_id: str, finding_ids: set[str]) -> list[Document]:
     found = (unit.get(project_id, finding_id) for finding_id in sorted(finding_ids))
     return [document for document in found if document is not None]
 
 
-def _key(project_id: str) -> str:
+def _lookup_key(project_id: str) -> str:
     """Return a project id that every adapter can look up: one that no project can have becomes the empty one.
 
     Raises:
@@ -612,20 +620,20 @@ def _original_of(kept: RejectedOriginal) -> Any:
         raise StorageIntegrityError(f"the refused original {kept.rejected_id} is damaged: {error}") from error
 
 
-def _document(unit: Records, project_id: str, finding_id: str) -> Document:
-    document = unit.get(_key(project_id), finding_id.lower()) if is_uuid(finding_id) else None
+def _require_document(unit: Records, project_id: str, finding_id: str) -> Document:
+    document = unit.get(_lookup_key(project_id), finding_id.lower()) if is_uuid(finding_id) else None
     if document is None:
-        raise _not_found(project_id, finding_id)
+        raise _not_found_error(project_id, finding_id)
     return document
 
 
-def _stored(unit: Records, project_id: str, finding_id: str) -> Stored:
+def _require_stored(unit: Records, project_id: str, finding_id: str) -> Stored:
     key = finding_id.lower() if is_uuid(finding_id) else ""
-    found = unit.stored(_key(project_id), [key]).get(key) if key else None
+    found = unit.stored(_lookup_key(project_id), [key]).get(key) if key else None
     if found is None:
-        raise _not_found(project_id, finding_id)
+        raise _not_found_error(project_id, finding_id)
     return found
 
 
-def _not_found(project_id: str, finding_id: str) -> FindingNotFoundError:
+def _not_found_error(project_id: str, finding_id: str) -> FindingNotFoundError:
     return FindingNotFoundError(f"project {readable(project_id)} has no finding {readable(finding_id)}")

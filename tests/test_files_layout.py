@@ -90,8 +90,8 @@ def test_any_name_is_safe(project_id: str) -> None:
 @given(document=documents())
 def test_what_is_left_out_comes_back(document: dict[str, Any]) -> None:
     canonical = validate_finding(document)
-    short = json.loads(json.dumps(codec.slim(canonical)))
-    assert repr(codec.full(short)) == repr(canonical)
+    short = json.loads(json.dumps(codec.slim_document(canonical)))
+    assert repr(codec.full_document(short)) == repr(canonical)
 
 
 def test_findings_are_readable_sorted_and_stable(tmp_path: Path) -> None:
@@ -447,7 +447,7 @@ def test_a_newer_store_is_refused_and_left_alone(edited: Path) -> None:
     root = edited.parents[1]
     from findings_orm.stores.files import journal
 
-    line, _ = journal.pack(
+    line, _ = journal.pack_line(
         {"format": journal.FORMAT, "layout": 2, "generation": 1, "finding_schema_version": "9.0.0"}
     )
     (root / "journal.jsonl").write_bytes(line)

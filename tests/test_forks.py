@@ -191,7 +191,7 @@ def test_connections_that_wait_for_readers_are_limited(tmp_path: pathlib.Path) -
         ready = threading.Barrier(8)
 
         def read() -> None:
-            with store._unit(single=True) as unit:
+            with store._enter_unit(single=True) as unit:
                 ready.wait(60)
                 assert unit.projects() == [PROJECT]
 

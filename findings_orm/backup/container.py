@@ -15,7 +15,7 @@ from pydantic_core import from_json, to_json
 
 from findings_orm.backup.encryption import AGE_HEAD, Key, decrypting_stream
 from findings_orm.errors import StorageIntegrityError, StorageUnavailableError, StorageValidationError
-from findings_orm.jsonstream import values_in
+from findings_orm.jsonstream import count_values_in
 from findings_orm.limits import DEFAULT, FREE_BYTES, Limits
 from findings_orm.private import remove_abandoned
 
@@ -48,7 +48,7 @@ def check_line(line: bytes, limits: Limits) -> None:
     limits.check("max_document_bytes", len(line), "the size of the line, in bytes, is at least")
     marks = line.count(b",") + line.count(b"[") + line.count(b"{")
     if marks > limits.max_document_values:
-        count = values_in(line.decode("latin-1"))
+        count = count_values_in(line.decode("latin-1"))
         limits.check("max_document_values", count, "the number of values in the line is at least")
 
 

@@ -14,7 +14,7 @@ from findings_orm.clock import revision_step
 from findings_orm.finding import FIELDS
 from findings_orm.fingerprint import changed_fields
 from findings_orm.port import Event, RejectedOriginal, Run
-from findings_orm.query import latest, time_key
+from findings_orm.query import latest_time, time_key
 from findings_orm.records import Identity, Kept, ProjectState, Records, Streak, batches
 
 Side = Literal["store", "backup"]
@@ -305,7 +305,7 @@ class Merger:
         both = [row.identity for row in (theirs, ours) if row]
         identity = newer.identity._replace(
             first_seen=min((one.first_seen for one in both), key=time_key),
-            last_seen=latest(*(one.last_seen for one in both)),
+            last_seen=latest_time(*(one.last_seen for one in both)),
             first_run=last[0],
             last_run=last[1],
         )

@@ -13,7 +13,7 @@ from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.imports.intake import current_document
 from findings_orm.limits import MB
 from findings_orm.port import Event
-from findings_orm.process import no_collection
+from findings_orm.process import pause_garbage_collection
 from findings_orm.records import (
     Kept,
     Records,
@@ -81,7 +81,7 @@ class Encoder:
 
     def lines(self, values: list[Any]) -> list[tuple[RecordKey, bytes]]:
         """Return the lines of the values that come next, with their keys."""
-        with no_collection():
+        with pause_garbage_collection():
             return self._encode_values(values)
 
     def _encode_values(self, values: list[Any]) -> list[tuple[RecordKey, bytes]]:
@@ -155,7 +155,7 @@ class Decoder(NamedTuple):
 
     def values(self, section: str, lines: Iterable[bytes]) -> list[Any]:
         """Return what lines hold: runs, `Kept` findings, events or refused originals."""
-        with no_collection():
+        with pause_garbage_collection():
             return [self._decode_record(section, unpack_record(line)) for line in lines]
 
     def _decode_record(self, section: str, record: Record) -> Any:

@@ -28,7 +28,7 @@ from findings_orm.errors import (
 from findings_orm.finding import SCHEMA_VERSION, Severity, check_project_id, format_time
 from findings_orm.formats.report import open_report
 from findings_orm.layout import LEGACY_VERSION
-from findings_orm.limits import DEFAULT, FieldNames, Limits, memory_of
+from findings_orm.limits import DEFAULT, FieldNames, Limits, memory_size
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.port import FindingStore, IngestReport, Run
 
@@ -445,7 +445,7 @@ class _Import:
 
     def keep(self, value: Any, beside: int = 0) -> None:
         """Count the memory of what stays until the end of the import; `beside` is that of what is let go earlier."""
-        self._kept += memory_of(value)
+        self._kept += memory_size(value)
         what = f"{self._source}: the memory for notes and ids, in bytes"
         self.limits.check("max_shared_bytes", self._kept + beside, what)
 

@@ -364,7 +364,7 @@ def _look(reader: JsonReader) -> _Seen:
         return _look_at_object(reader, Head(is_top=True))
     head = Head(is_top=False)
     if start != "[":
-        return _Seen(None, f"it starts with {readable(reader.ahead())}" if start else "it is empty", head)
+        return _Seen(None, f"it starts with {readable(reader.peek_text())}" if start else "it is empty", head)
     for _ in reader.elements():
         if reader.peek() == "{":
             return _look_at_object(reader, head)

@@ -18,7 +18,7 @@ from findings_orm.formats.sarif_result import document
 from findings_orm.formats.sarif_run import RUN_PROPERTIES, TABLES, Run
 from findings_orm.formats.sarif_values import items, mapping
 from findings_orm.jsonstream import JsonReader
-from findings_orm.limits import FREE_BYTES, size_of
+from findings_orm.limits import FREE_BYTES, json_size
 
 VERSION = "2.1.0"
 
@@ -105,7 +105,7 @@ def _document(reader: JsonReader, run: Run) -> dict[str, Any]:
     except RecursionError:
         reader.refuse("objects and lists nest too deep")
     except LimitExceededError as error:
-        reader.located(error)
+        reader.raise_with_place(error)
 
 
 def _check_version(reader: JsonReader, version: Any) -> None:
@@ -141,7 +141,7 @@ def _read_run(reader: JsonReader, found: Survey) -> None:
     run = _run(reader, properties)
     found.context.append(run)
     found.tool.append(run.info)
-    found.named += size_of(run.info, reader.limits.max_document_bytes)
+    found.named += json_size(run.info, reader.limits.max_document_bytes)
     reader.check("max_names", len(found.tool), "the number of runs")
     reader.check("max_document_bytes", found.named, "the size of the names of tools, in bytes")
     if count is None:

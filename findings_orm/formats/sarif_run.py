@@ -28,7 +28,7 @@ from findings_orm.formats.sarif_values import (
     text_of,
 )
 from findings_orm.formats.texts import canonical, copied, plain, shallow, unique
-from findings_orm.limits import DEFAULT, Limits, size_of
+from findings_orm.limits import DEFAULT, Limits, json_size
 
 TABLES = (
     "addresses",
@@ -97,7 +97,7 @@ class Rule:
         """The size of what is kept with each result."""
         most = self._run.limits.max_document_bytes
         owner = {} if self.extension is None else component_texts(self._run.component(self.extension))
-        return size_of(self.stored, most) + size_of(owner, most)
+        return json_size(self.stored, most) + json_size(owner, most)
 
     @cached_property
     def stored(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Run:
         self._by_id: dict[int | None, dict[str, Rule]] = {}
         self._by_guid: dict[int | None, dict[str, Rule]] = {}
         self._found: dict[tuple[Any, ...], Rule | None] = {}
-        self._size = size_of(self.stored, limits.max_document_bytes)
+        self._size = json_size(self.stored, limits.max_document_bytes)
         self._sizes: dict[tuple[str, int], int] = {}
 
     @property
@@ -172,7 +172,7 @@ class Run:
     def size_of_element(self, table: str, index: int, entry: Mapping[str, Any]) -> int:
         """Return the size of an element of a table."""
         if (table, index) not in self._sizes:
-            self._sizes[table, index] = size_of(entry, self.limits.max_document_bytes)
+            self._sizes[table, index] = json_size(entry, self.limits.max_document_bytes)
         return self._sizes[table, index]
 
     def add(self, rule: Rule | None, *parts: Any) -> None:
@@ -182,7 +182,7 @@ class Run:
             StorageValidationError: it is more than a document may have.
         """
         most = self.limits.max_document_bytes
-        self.added = self._size + (rule.size if rule else 0) + sum(size_of(part, most) for part in parts)
+        self.added = self._size + (rule.size if rule else 0) + sum(json_size(part, most) for part in parts)
         self.limits.check(
             "max_document_bytes", self.added, "the size of what a document has of its rule and run, in bytes"
         )

@@ -51,9 +51,9 @@ from findings_orm.imports.receipts import LOOK_BACK, Recognition
 from findings_orm.imports.saving import check_size, renew_fingerprints
 from findings_orm.limits import DEFAULT, MB, Limits
 from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
-from findings_orm.process import no_collection
-from findings_orm.query import latest
-from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, nothing
+from findings_orm.process import pause_garbage_collection
+from findings_orm.query import latest_time
+from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, no_steps
 
 # -- documents of an import that wait for the end of the report: a better partner may come later ----------
 
@@ -154,7 +154,7 @@ class Import:
         }
         self._changes = Changes()
         self._planned: set[bytes] = set()
-        self._under_way = nothing()
+        self._under_way = no_steps()
         self._originals: list[RejectedOriginal] = []
         self._copies: Counter[bytes] = Counter()
 
@@ -189,7 +189,7 @@ class Import:
     def _read_report(self, documents: Iterable[Mapping[str, Any]], recognition: Recognition) -> None:
         """Take in the whole report."""
         deferred = Deferred()
-        with no_collection() as collects:
+        with pause_garbage_collection() as collects:
             first = 0
             for number, batch in enumerate(self._unrecognised_batches(documents, recognition)):
                 self._take_batch(first, batch, deferred)
@@ -449,7 +449,7 @@ class Import:
         resolved = Status.RESOLVED.value
         for batch in missing:
             changes = [
-                StatusChange(finding_id, resolved, resolved, latest(self.at, *times))
+                StatusChange(finding_id, resolved, resolved, latest_time(self.at, *times))
                 for finding_id, _, *times in batch
             ]
             self.unit.change_status(self.project_id, changes)

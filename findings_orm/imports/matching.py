@@ -14,7 +14,7 @@ from findings_orm.clock import uuid7s
 from findings_orm.finding import ACTIVE_STATUSES, STORE_FIELDS, Objects, Status
 from findings_orm.fingerprint import VERSION, changed_fields
 from findings_orm.port import Document, Event
-from findings_orm.query import latest
+from findings_orm.query import latest_time
 from findings_orm.records import Identity, Stored, Streak
 
 ACTOR = "ingest"
@@ -331,7 +331,7 @@ def _resighted_identity(identity: Identity, run: RunContext, detector_id: str, c
         changes.streaks.append(Streak(identity.finding_id, identity.first_run, identity.last_run))
     first = identity.first_run if unbroken else run.number
     return identity._replace(
-        last_seen=latest(run.at, identity.last_seen), first_run=first, last_run=run.number
+        last_seen=latest_time(run.at, identity.last_seen), first_run=first, last_run=run.number
     )
 
 

@@ -9,7 +9,7 @@ from findings_orm.errors import StorageValidationError
 from findings_orm.finding import DEFAULTS, FIELDS, content_of
 from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
 from findings_orm.imports.matching import events_of, with_status
-from findings_orm.limits import Limits, values_of
+from findings_orm.limits import Limits, count_values
 from findings_orm.port import Document, Event
 from findings_orm.records import Identity, Records, Stored
 
@@ -27,7 +27,7 @@ def check_size(document: Document, content: bytes, limits: Limits) -> None:
         ):  # a value takes a byte of content, or is a field
             limits.check(
                 "max_document_values",
-                values_of({**DEFAULTS, **document}),
+                count_values({**DEFAULTS, **document}),
                 "the number of values in the document",
             )
     except StorageValidationError as error:

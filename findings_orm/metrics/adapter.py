@@ -94,7 +94,7 @@ class MetricsAdapter(ObservedStore):
         """See `FindingStore.transaction`. Imports count when it commits."""
         before = getattr(self._local, "imports", None)
         imports: list[Mapping[str, int]] = []
-        commits = self._commits()
+        commits = self._commits_at_once()
         ended = False
         try:
             self._local.imports = imports
@@ -108,7 +108,7 @@ class MetricsAdapter(ObservedStore):
                 self._count_imported(counts)
         except BaseException as error:
             if ended:
-                self._came_after_write(error, commits=commits)
+                self._note_late_exception(error, commits=commits)
             raise
 
     def _count_imported(self, counts: Mapping[str, int]) -> None:

@@ -74,7 +74,7 @@ def _watch_method(method: _Method, *, writes: bool = False) -> _Method:
     def watched(self: ObservedStore, *args: Any, **options: Any) -> Any:
         operation = self._begin_operation(method.__name__)
         changes = writes and options.get("dry_run") is not True
-        commits = changes and self._commits()
+        commits = changes and self._commits_at_once()
         changed = False
         try:
             try:
@@ -87,7 +87,7 @@ def _watch_method(method: _Method, *, writes: bool = False) -> _Method:
             operation.end(result, None)
         except BaseException as error:
             if changed:
-                self._came_after_write(error, commits=commits)
+                self._note_late_exception(error, commits=commits)
             raise
         return result
 
@@ -154,7 +154,7 @@ class ObservedStore(ForwardingStore):
     def transaction(self) -> Iterator[Self]:
         """See `FindingStore.transaction`. Its time is that of the block: how long it was open."""
         operation = self._begin_operation("transaction")
-        commits = self._commits()
+        commits = self._commits_at_once()
         ended = False
         depth = getattr(self._local, "depth", 0)
         try:
@@ -172,7 +172,7 @@ class ObservedStore(ForwardingStore):
             operation.end(None, None)
         except BaseException as error:
             if ended:
-                self._came_after_write(error, commits=commits)
+                self._note_late_exception(error, commits=commits)
             raise
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, exc, make_url
 
-from findings_orm.driver_errors import translated
+from findings_orm.driver_errors import translate_driver_errors
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.migrations.transaction import make_schema
 from findings_orm.private import Access, make_file
@@ -61,7 +61,7 @@ def connected(target: Target, *, create: bool = False) -> Iterator[Connection]:
         StorageError: everything else that the driver refuses inside the block.
     """
     where = described(target)
-    with translated(where):
+    with translate_driver_errors(where):
         if isinstance(target, Connection):
             yield from _lent(target)
             return

@@ -301,7 +301,7 @@ def _keep(path: Path, version: str) -> Path:
         copy = path.with_name(f"{path.name}.orig-{version}" + (f".{number}" if number > 1 else ""))
         try:
             if not copy.exists():
-                with path.open("rb") as old, replacing(copy, Access.like(path.stat())) as (_, new):
+                with path.open("rb") as old, replacing(copy, Access.of_stat(path.stat())) as (_, new):
                     shutil.copyfileobj(old, new)
                 return copy
             if _digest(copy) == _digest(path):

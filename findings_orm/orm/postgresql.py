@@ -20,7 +20,7 @@ from sqlalchemy import URL, Connection
 
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem
-from findings_orm.driver_errors import lost, translated, undone
+from findings_orm.driver_errors import is_connection_lost, translate_driver_errors, was_rolled_back
 from findings_orm.errors import (
     SchemaVersionError,
     StorageError,
@@ -226,7 +226,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         from findings_orm import migrations
         from findings_orm.migrations.database import OR_MIGRATE
 
-        with translated(self._where), self.engine.connect() as connection:
+        with translate_driver_errors(self._where), self.engine.connect() as connection:
             self._check_server(connection)
             current = migrations.require_current(connection, migrate=migrate)
             connection.rollback()
@@ -263,7 +263,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         try:
             return super()._open_transaction(write=write)
         except Exception as error:
-            if not lost(error):
+            if not is_connection_lost(error):
                 raise
         return super()._open_transaction(write=write)
 
@@ -318,8 +318,12 @@ class PostgreSQLStorageAdapter(SqlStore):
             try:
                 return work()
             except StorageError as error:
-                broken = read and attempt == 0 and lost(error)
-                if not (broken or undone(error)) or self._current is not None or attempt == ATTEMPTS - 1:
+                broken = read and attempt == 0 and is_connection_lost(error)
+                if (
+                    not (broken or was_rolled_back(error))
+                    or self._current_unit is not None
+                    or attempt == ATTEMPTS - 1
+                ):
                     raise
                 self._watch.retried("connection" if broken else "conflict")
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311  # nosec B311  # jitter, no secret

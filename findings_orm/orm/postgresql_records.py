@@ -13,7 +13,7 @@ from psycopg.copy import LibpqWriter
 from psycopg.generators import copy_end
 from sqlalchemy import Connection
 
-from findings_orm.freetext import RELEVANCE, fold, holds_all, search_text
+from findings_orm.freetext import RELEVANCE, fold_text, holds_all, search_text
 from findings_orm.orm import mapping, postgresql_queries, queries, ranges
 from findings_orm.orm.mapping import EVENT_COLUMNS, FINDING_COLUMNS, IDENTITY_COLUMNS, Row
 from findings_orm.orm.observation import Watch
@@ -31,7 +31,16 @@ from findings_orm.orm.records import BESIDE_KEY, READ_BATCH, RESEEN, SqlRecords
 from findings_orm.orm.statements import LOOKUP_BATCH
 from findings_orm.port import Document, Event
 from findings_orm.query import FindingQuery, time_key
-from findings_orm.records import Identity, StatusChange, Steps, Stored, Streak, batches, complete, nothing
+from findings_orm.records import (
+    Identity,
+    StatusChange,
+    Steps,
+    Stored,
+    Streak,
+    batches,
+    complete_steps,
+    no_steps,
+)
 
 # -- ``COPY`` that leaves the server to its work while the client does something else ---------------------
 
@@ -167,13 +176,13 @@ class PostgreSQLRecords(SqlRecords):
     )
 
     def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
-        self._under_way = nothing()
+        self._under_way = no_steps()
         super().__init__(connection, watch)
 
     @property
     def connection(self) -> Connection:
         """The connection, once it has done what it was asked for."""
-        complete(self._under_way)
+        complete_steps(self._under_way)
         return self._connection
 
     @connection.setter
@@ -248,7 +257,7 @@ class PostgreSQLRecords(SqlRecords):
             )
         sql = rows.copy_into(target)
         with self._watch_statement(sql) as tell:
-            tell(complete(copy_in_steps(self._driver_connection, sql, values)))
+            tell(complete_steps(copy_in_steps(self._driver_connection, sql, values)))
         if self._has_row_security:
             sql = f"INSERT INTO {rows.table} ({columns}) SELECT {columns} FROM pg_temp.{target}"  # noqa: S608
             self._run_sql(sql)
@@ -284,7 +293,7 @@ class PostgreSQLRecords(SqlRecords):
         """See `Records.inserting`."""
         if len(rows) < COPY_FROM or self.watch or self._has_row_security:
             self.insert(project_id, rows)
-            return nothing()
+            return no_steps()
         self._forget_plans()
         self._under_way = _copy_tables(self._driver_connection, _rows_to_copy(project_id, rows))
         return self._under_way
@@ -456,7 +465,7 @@ class PostgreSQLRecords(SqlRecords):
         count = int(self._run_sql(*self._confine_to_ascii(statement, query).full_statement())[0][0])
         to_fold = statement.with_conditions(_NOT_ASCII)._replace(columns=SEARCHED)
         for rows in self._read_batches(to_fold.full_statement()):
-            count += sum(holds_all(query.words, fold(row[0])) for row in rows)
+            count += sum(holds_all(query.words, fold_text(row[0])) for row in rows)
         return count
 
     def _confine_to_ascii(self, statement: Select, query: FindingQuery) -> Select:

@@ -33,7 +33,7 @@ from findings_orm.orm.queries import Clause, Select
 from findings_orm.orm.statements import LOOKUP_BATCH, SqlStatements, value_marks
 from findings_orm.orm.types import stored_time
 from findings_orm.port import Document, Event, RejectedOriginal, Run
-from findings_orm.process import no_collection
+from findings_orm.process import pause_garbage_collection
 from findings_orm.query import FindingQuery, Summary, time_key
 from findings_orm.records import (
     Advance,
@@ -400,7 +400,7 @@ class SqlReading(SqlStatements):
             f"{self._select_with_identities()} WHERE f.project_id = ? ORDER BY f.id", (project_id,)
         )
         for rows in self._read_batches(everything):
-            with no_collection():
+            with pause_garbage_collection():
                 found = [
                     (mapping.document_from_row(row[:_WIDTH]), mapping.identity_from_row(row[_WIDTH:]))
                     for row in rows

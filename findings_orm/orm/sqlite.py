@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, Engine, Pool, StaticPool, create_engine
 
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem
-from findings_orm.driver_errors import translated
+from findings_orm.driver_errors import translate_driver_errors
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.migrations.connecting import make_database, split_url
 from findings_orm.observe import Pool as PoolFigures
@@ -102,7 +102,7 @@ class SQLiteStorageAdapter(SqlStore):
         self._guard_engine()
 
     def _guard_engine(self) -> None:
-        self._guard(self._where, _close_all, self.engine, self._idle, self._former, self._opened)
+        self._set_finalizer(self._where, _close_all, self.engine, self._idle, self._former, self._opened)
 
     def _check_schema(self, url: URL, *, migrate: bool, access: Access) -> None:
         """Create an empty database at head; refuse one that is not at head, before anything is touched."""
@@ -111,7 +111,7 @@ class SQLiteStorageAdapter(SqlStore):
         make_database(url, self._where, create=True, access=access)
         if access.group is not None and self._file:
             share_files(self._file, access)
-        with translated(self._where), self._open_connection(self.engine) as connection:
+        with translate_driver_errors(self._where), self._open_connection(self.engine) as connection:
             current = migrations.require_current(connection, migrate=migrate)
         if not current:
             migrations.upgrade(self.engine)
@@ -152,11 +152,11 @@ class SQLiteStorageAdapter(SqlStore):
                 yield unit
             return
         with closing(sqlite3.connect(":memory:")) as copy:
-            with self._unit() as unit:
+            with self._enter_unit() as unit:
                 driver: Any = cast(SqlRecords, unit).connection.connection.driver_connection
                 driver.backup(copy)
             engine = create_engine("sqlite://", creator=lambda: copy, poolclass=StaticPool)
-            with translated(self._where), engine.connect() as connection:
+            with translate_driver_errors(self._where), engine.connect() as connection:
                 yield self.records(connection)
 
     def _open_reading(self) -> AbstractContextManager[Records]:
@@ -278,7 +278,7 @@ class SQLiteStorageAdapter(SqlStore):
         A database in memory has one connection, and inside `transaction()` the iterator would see what is written
         after it began: both are read at once.
         """
-        at_once = self._in_memory or self._current is not None
+        at_once = self._in_memory or self._current_unit is not None
         found = super()._iterate_findings(project_id, as_json=as_json)
         yield from list(found) if at_once else found
 

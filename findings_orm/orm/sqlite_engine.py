@@ -36,7 +36,7 @@ def _word_answers() -> Generator[Any, str]:
     """Yield what `_hold_words` says of each text that is sent.
 
     SQLite drops what a function raises, also what a handler of signals raises as a Python function begins. A generator is
-    resumed inside of its `try`: what comes is kept for `first_of`, and the statement fails as its answer can't be stored.
+    resumed inside of its `try`: what comes is kept for `first_cause`, and the statement fails as its answer can't be stored.
     """
     answer: Any = None
     while True:
@@ -153,7 +153,7 @@ def share_files(database: str, new: Access | None = None) -> None:
     """
     main, *others = files = sqlite_files(os.path.realpath(database))
     try:
-        access = new or Access.like(main.stat())
+        access = new or Access.of_stat(main.stat())
         if new or (access.mode & 0o060 and access.group != os.getegid()):
             give_access(files if new else others, access)
     except OSError as error:

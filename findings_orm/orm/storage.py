@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from findings_orm.arguments import checked
 from findings_orm.driver_errors import (
     came_between_calls,
-    first_of,
+    first_cause,
     is_interruption,
     raise_failure,
-    translated,
+    translate_driver_errors,
 )
 from findings_orm.errors import StorageError, StorageUnavailableError
 from findings_orm.observe import Observer
@@ -27,7 +27,7 @@ from findings_orm.orm.observation import Watch
 from findings_orm.orm.pools import AskedPool
 from findings_orm.orm.records import SqlRecords
 from findings_orm.process import INHERITED, block, survives_fork
-from findings_orm.records import Records, check_whole
+from findings_orm.records import Records, refuse_interrupted
 from findings_orm.store import BusyError, Store
 
 
@@ -145,7 +145,7 @@ class SqlStore(Store):
         said to the server, in any state. Where it came as the connection was given back, the pool may count it as in use for
         ever.
         """
-        first = first_of(error, outer)
+        first = first_cause(error, outer)
         with suppress(SQLAlchemyError, self._driver_error):  # what led here is what the caller has to know
             if not leaving and came_between_calls(first):
                 taken.driver.rollback()
@@ -211,9 +211,9 @@ class SqlStore(Store):
             StorageError: the calling thread is inside `transaction()` already.
             StorageUnavailableError: a write in the block was interrupted half-way; the application can only roll back.
         """
-        if self._current is not None:
+        if self._current_unit is not None:
             raise StorageError("this thread is inside a transaction of the store; join before it begins")
-        with translated(self._where):
+        with translate_driver_errors(self._where):
             if isinstance(bind, Session):
                 bind.flush()
                 connection = bind.connection()
@@ -226,9 +226,9 @@ class SqlStore(Store):
             driver = connection.connection.driver_connection
             records = self._make_records(connection)
             try:
-                with self._bound(records):
+                with self._bind_unit(records):
                     yield self
-                check_whole(records)
+                refuse_interrupted(records)
                 records.finish_writes()
             except BaseException:
                 if records.interrupted or not self._is_usable(driver):
@@ -243,7 +243,7 @@ class SqlStore(Store):
         Raises:
             StorageError: the calling thread is not inside `transaction()`.
         """
-        unit = self._current
+        unit = self._current_unit
         if not isinstance(unit, SqlRecords):
             raise StorageError("a session needs a unit of work: open one with transaction()")
         return Session(unit.connection, join_transaction_mode="create_savepoint")
@@ -251,7 +251,7 @@ class SqlStore(Store):
     def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
         """See `Store._iterate`."""
         found = super()._iterate_findings(project_id, as_json=as_json)
-        with translated(self._where):
+        with translate_driver_errors(self._where):
             yield from found
 
     def after_fork(self) -> None:
@@ -299,7 +299,7 @@ class SqlStore(Store):
             raise BusyError(f"all connections of {self._where} are in use") from error
 
     def _health_figures(self) -> dict[str, Any]:
-        with self._unit() as unit:
+        with self._enter_unit() as unit:
             figures = self._database_figures(unit.connection) if isinstance(unit, SqlRecords) else {}
             return {"url": self._where, **figures, "pool": self._pool_figures()}
 
@@ -320,7 +320,7 @@ class SqlStore(Store):
     def _guard_engine(self) -> None:
         """Let the connections be closed when the store is dropped; an application's engine is its own affair."""
         if self._owned:
-            self._guard(self._where, Engine.dispose, self.engine)
+            self._set_finalizer(self._where, Engine.dispose, self.engine)
 
 
 def connection_of(unit: Records) -> Connection:

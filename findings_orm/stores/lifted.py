@@ -119,7 +119,7 @@ class LiftedStore(MemoryStore):
             unit = MemoryRecords(_State(self._documents))
             yield unit
             if write:
-                cast(_State, unit.state).commit(unit)
+                cast(_State, unit.state).commit_unit(unit)
 
     def atomic_write(self, path: pathlib.Path, data: dict[str, Any]) -> None:
         self.lifted.atomic_write(path, data)
@@ -132,7 +132,7 @@ class LiftedStore(MemoryStore):
         if not self._lock.acquire(blocking=False):
             raise BusyError("a unit of work of another thread has this store")
         try:
-            with self._unit() as unit:
+            with self._enter_unit() as unit:
                 return {**self._unasked_figures(), "projects": len(unit.projects())}
         finally:
             self._lock.release()
@@ -157,62 +157,62 @@ class _Documents:
 
     def check_version(self) -> None:
         """Raise SchemaVersionError unless the adapter holds findings of the current version."""
-        found = self._translated(self._adapter.get_schema_version)
+        found = self._call_adapter(self._adapter.get_schema_version)
         if found != SCHEMA_VERSION:
             raise SchemaVersionError(
                 f"{type(self._adapter).__name__} holds findings of schema {found!r}, this release needs {SCHEMA_VERSION}"
             )
 
-    def of(self, project_id: str) -> dict[str, Document]:
+    def documents_of(self, project_id: str) -> dict[str, Document]:
         """Return the documents of a project by id, as the adapter has them."""
-        found = self._translated(lambda: self._adapter.list_findings(project_id))
+        found = self._call_adapter(lambda: self._adapter.list_findings(project_id))
         try:
             return {document["id"]: document for document in found}
         except MALFORMED as error:
-            raise self.broken(project_id, error) from error
+            raise self.integrity_error(project_id, error) from error
 
-    def broken(self, project_id: str, error: Exception) -> StorageIntegrityError:
+    def integrity_error(self, project_id: str, error: Exception) -> StorageIntegrityError:
         """Return the error for documents that are not what was written."""
         return StorageIntegrityError(f"{type(self._adapter).__name__}, project {project_id!r}: {error}")
 
     def values(self, project_id: str) -> dict[str, Any]:
         """Return the values of the notes of a project."""
-        notes = self.of(project_id)
+        notes = self.documents_of(project_id)
         try:
-            return values_of(notes.values())
+            return note_values(notes.values())
         except MALFORMED as error:
-            raise self.broken(project_id, error) from error
+            raise self.integrity_error(project_id, error) from error
 
     def write(self, writes: list[_Write], undo: list[_Write]) -> None:
         """Do `writes`; when one of them raises, do `undo`."""
         try:
-            self._log(writes)
-            self._finish(writes)
+            self._write_journal(writes)
+            self._finish_writes(writes)
         except BaseException:
             with suppress(Exception):  # else the next call does what the journal says
-                if self._pending() is not None:
-                    self._log(undo)
-                    self._finish(undo)
+                if self._read_pending() is not None:
+                    self._write_journal(undo)
+                    self._finish_writes(undo)
             raise
 
     def recover(self) -> None:
         """Finish what a crash interrupted."""
-        pending = self._pending()
+        pending = self._read_pending()
         if pending is not None:
-            self._finish(pending)
+            self._finish_writes(pending)
 
-    def _log(self, writes: list[_Write]) -> None:
+    def _write_journal(self, writes: list[_Write]) -> None:
         """Write the journal; its head comes last, and makes it count."""
         text = json.dumps(writes)
         parts = [text[start : start + _PART] for start in range(0, len(text), _PART)]
         # An earlier journal has to count until this one does: their parts have different names.
         name = str(uuid.uuid4())
         for number, part in enumerate(parts):
-            self._save(note(_JOURNAL, f"{name} {number}", part))
+            self._save_document(make_note(_JOURNAL, f"{name} {number}", part))
         head = {"name": name, "parts": len(parts), "sha256": sha256(text.encode()).hexdigest()}
-        self._save(note(_JOURNAL, "head", head))
+        self._save_document(make_note(_JOURNAL, "head", head))
 
-    def _pending(self) -> list[_Write] | None:
+    def _read_pending(self) -> list[_Write] | None:
         """Return what the journal says is to be done. One that is not whole was done, or never began to count."""
         parts = self.values(_JOURNAL)
         head = parts.get("head")
@@ -224,21 +224,21 @@ class _Documents:
         writes: list[_Write] = json.loads(text)
         return writes
 
-    def _finish(self, writes: list[_Write]) -> None:
+    def _finish_writes(self, writes: list[_Write]) -> None:
         for write in writes:
             if isinstance(write, str):
-                self._delete(write)
+                self._delete_project(write)
             else:
-                self._save(write)
-        self._delete(_JOURNAL)
+                self._save_document(write)
+        self._delete_project(_JOURNAL)
 
-    def _save(self, document: Document) -> None:
-        self._translated(lambda: self._adapter.save_finding(document))
+    def _save_document(self, document: Document) -> None:
+        self._call_adapter(lambda: self._adapter.save_finding(document))
 
-    def _delete(self, project_id: str) -> None:
-        self._translated(lambda: self._adapter.delete_project(project_id))
+    def _delete_project(self, project_id: str) -> None:
+        self._call_adapter(lambda: self._adapter.delete_project(project_id))
 
-    def _translated(self, call: Callable[[], _T]) -> _T:
+    def _call_adapter(self, call: Callable[[], _T]) -> _T:
         """Call the adapter; what it raises becomes an error of this package."""
         try:
             return call()
@@ -248,7 +248,7 @@ class _Documents:
             raise StorageUnavailableError(f"{type(self._adapter).__name__} failed: {error!r}") from error
 
 
-def note(project_id: str, key: str, value: Any) -> Document:
+def make_note(project_id: str, key: str, value: Any) -> Document:
     """Return a value under a key as a document that any adapter can keep."""
     return validate_finding(
         {
@@ -267,17 +267,17 @@ def _id_of(key: str) -> str:
     return str(uuid.uuid5(_NAMES, key))
 
 
-def values_of(notes: Iterable[Document]) -> dict[str, Any]:
+def note_values(notes: Iterable[Document]) -> dict[str, Any]:
     """Return the values of notes by key."""
     return {each["title"]: json.loads(each["evidence"]["value"]) for each in notes}
 
 
-def _side(project_id: str) -> str:
+def _notes_project(project_id: str) -> str:
     """Return the id of the project with the notes of a project."""
     return f"{RESERVED}.{sha256(project_id.encode()).hexdigest()}"
 
 
-def _digest(document: Document) -> str:
+def _document_digest(document: Document) -> str:
     return sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
@@ -290,16 +290,16 @@ class _Loaded:
     """A project as it was read, and the documents that stand for it."""
 
     def __init__(self, documents: _Documents, project_id: str) -> None:
-        self.findings = documents.of(project_id)
-        self.notes = documents.of(_side(project_id))
+        self.findings = documents.documents_of(project_id)
+        self.notes = documents.documents_of(_notes_project(project_id))
         self.parts: dict[str, _Part] = {}
         self.project: Project | None = None
         try:
-            self._read(project_id, values_of(self.notes.values()))
+            self._read_notes(project_id, note_values(self.notes.values()))
         except (StorageError, *MALFORMED) as error:
-            raise documents.broken(project_id, error) from error
+            raise documents.integrity_error(project_id, error) from error
 
-    def _read(self, project_id: str, values: dict[str, Any]) -> None:
+    def _read_notes(self, project_id: str, values: dict[str, Any]) -> None:
         revision: int = values.get("project", 0)
         deleted = any(
             _has_finding(value) and key.partition(" ")[2] not in self.findings
@@ -309,11 +309,11 @@ class _Loaded:
             values = {}
         if self.findings or (revision and not deleted):
             self.project = Project(revision)
-            changed = self._fill(self.project, project_id, values)
+            changed = self._fill_project(self.project, project_id, values)
             if changed or deleted:
-                self._adopt(self.project, project_id, changed)
+                self._adopt_changes(self.project, project_id, changed)
 
-    def _fill(
+    def _fill_project(
         self, project: Project, project_id: str, values: dict[str, Any]
     ) -> list[tuple[Document, Stored | None]]:
         """Fill a project from its notes; return the findings that they don't know as they are, with what they know."""
@@ -321,7 +321,7 @@ class _Loaded:
         changed: list[tuple[Document, Stored | None]] = []
         for finding_id, document in list(self.findings.items()):
             digest, status, identity, *_ = values.get(f"finding {finding_id}", (None, None, None))
-            if identity is not None and digest == _digest(document):
+            if identity is not None and digest == _document_digest(document):
                 known.append(Stored(document, get_identity(identity)))
             else:
                 found = self.findings[finding_id] = validate_finding(current_document(document))
@@ -340,10 +340,10 @@ class _Loaded:
                 project.runs[name] = get_run(value)
             elif kind == "rejected":
                 project.rejected[name] = get_original(value)
-        self.parts = parts_of(project)
+        self.parts = note_parts(project)
         return changed
 
-    def _adopt(
+    def _adopt_changes(
         self, project: Project, project_id: str, changed: list[tuple[Document, Stored | None]]
     ) -> None:
         """Take in what was done through the adapter itself. As nothing says when, its times are those of the findings; the same
@@ -356,24 +356,27 @@ class _Loaded:
             at = old.identity.last_seen if old else document["created_at"]
             identity = saved_identity(document, digest, line, at, old, ordinals)
             unit.insert(project_id, [Stored(document, identity)])
-        digests = "".join(sorted(map(_digest, self.findings.values())))
+        digests = "".join(sorted(map(_document_digest, self.findings.values())))
         project.revision += 1 + int(sha256(digests.encode()).hexdigest()[:8], 16)
 
-    def written(self, project_id: str, project: Project | None) -> tuple[list[_Write], list[_Write]]:
+    def plan_writes(self, project_id: str, project: Project | None) -> tuple[list[_Write], list[_Write]]:
         """Return what has to be written for the project to be `project`, and what undoes that."""
-        side = _side(project_id)
+        side = _notes_project(project_id)
         findings: dict[str, Document] = {}
         notes: dict[str, Document] = {}
         if project is not None:
             findings = {key: one.document for key, one in project.findings.items()}
-            for key, part in parts_of(project).items():
+            for key, part in note_parts(project).items():
                 old = self.notes.get(_id_of(key))
-                same = old is not None and _same(part, self.parts.get(key))
-                made = old if old is not None and same else note(side, key, _encoded(key, part))
+                same = old is not None and _is_same_part(part, self.parts.get(key))
+                made = old if old is not None and same else make_note(side, key, _encode_part(key, part))
                 notes[made["id"]] = made
-            head = note(side, "project", project.revision)
+            head = make_note(side, "project", project.revision)
             notes[head["id"]] = head if self.notes.get(head["id"]) != head else self.notes[head["id"]]
-        writes = [*_moved(side, self.notes, notes), *_moved(project_id, self.findings, findings)]
+        writes = [
+            *_changed_documents(side, self.notes, notes),
+            *_changed_documents(project_id, self.findings, findings),
+        ]
         undo: list[_Write] = [side, *self.notes.values(), project_id, *self.findings.values()]
         return writes, undo if writes else []
 
@@ -382,14 +385,14 @@ def _has_finding(value: Any) -> bool:
     return isinstance(value, list) and value[2] is not None
 
 
-def _moved(project_id: str, old: dict[str, Document], new: dict[str, Document]) -> list[_Write]:
+def _changed_documents(project_id: str, old: dict[str, Document], new: dict[str, Document]) -> list[_Write]:
     """Return what makes the documents of a project the new ones: one can't be deleted alone."""
     if old.keys() - new.keys():
         return [project_id, *new.values()]
     return [document for key, document in new.items() if document is not old.get(key)]
 
 
-def parts_of(project: Project) -> dict[str, _Part]:
+def note_parts(project: Project) -> dict[str, _Part]:
     """Return what notes say of a project, by their keys. Equal parts are the same objects."""
     parts: dict[str, _Part] = {}
     for finding_id in project.findings.keys() | project.events.keys():
@@ -403,11 +406,11 @@ def parts_of(project: Project) -> dict[str, _Part]:
     return parts
 
 
-def _same(part: _Part, old: _Part | None) -> bool:
+def _is_same_part(part: _Part, old: _Part | None) -> bool:
     return old is not None and all(a is b for a, b in zip(part, old, strict=True))
 
 
-def _encoded(key: str, part: _Part) -> Any:
+def _encode_part(key: str, part: _Part) -> Any:
     if key.startswith("run "):
         run: Run = part[0]
         return put_run(run)
@@ -417,7 +420,7 @@ def _encoded(key: str, part: _Part) -> Any:
     document, identity, streaks, events = part
     told: list[Event] = list(events)
     return [
-        _digest(document) if document else None,
+        _document_digest(document) if document else None,
         document["status"] if document else None,
         put_identity(identity) if identity else None,
         [list(streak[1:]) for streak in streaks],
@@ -445,7 +448,7 @@ class _State(MutableMapping[str, Project]):
         index: dict[str, Any] = found.get("index", {"projects": [], "written": None})
         return index
 
-    def _find(self, project_id: str) -> Project | None:
+    def _find_project(self, project_id: str) -> Project | None:
         if project_id not in self._projects:
             if not project_id or project_id.startswith(RESERVED):
                 return None
@@ -455,7 +458,7 @@ class _State(MutableMapping[str, Project]):
         return self._projects[project_id]
 
     def __getitem__(self, project_id: str) -> Project:
-        project = self._find(project_id)
+        project = self._find_project(project_id)
         if project is None:
             raise KeyError(project_id)
         return project
@@ -467,7 +470,7 @@ class _State(MutableMapping[str, Project]):
                 f"must not begin with {RESERVED}: a lifted store keeps its own there",
                 project_id,
             )
-        self._find(project_id)
+        self._find_project(project_id)
         self._projects[project_id] = project
 
     def __delitem__(self, project_id: str) -> None:
@@ -476,12 +479,12 @@ class _State(MutableMapping[str, Project]):
 
     def __iter__(self) -> Iterator[str]:
         names = {*self._index["projects"], *self._projects}
-        return iter([name for name in names if self._find(name) is not None])
+        return iter([name for name in names if self._find_project(name) is not None])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def commit(self, unit: Records) -> None:
+    def commit_unit(self, unit: Records) -> None:
         """Write what was changed, and tell the unit whether it is there.
 
         Raises:
@@ -491,8 +494,8 @@ class _State(MutableMapping[str, Project]):
         undo: list[_Write] = []
         names = set(self._index["projects"])
         for project_id, loaded in self._loaded.items():
-            project = self._find(project_id)
-            some, back = loaded.written(project_id, project)
+            project = self._find_project(project_id)
+            some, back = loaded.plan_writes(project_id, project)
             writes += some
             undo += back
             names.discard(project_id)
@@ -503,9 +506,9 @@ class _State(MutableMapping[str, Project]):
         if self._read_index() != self._index:
             raise StorageConflictError("another process wrote to the lifted store meanwhile; try again")
         index = {"projects": sorted(names), "written": str(uuid.uuid4())}
-        before = note(_INDEX, "index", self._index)
+        before = make_note(_INDEX, "index", self._index)
         try:
-            self._documents.write([*writes, note(_INDEX, "index", index)], [*undo, before])
+            self._documents.write([*writes, make_note(_INDEX, "index", index)], [*undo, before])
         finally:
             with suppress(StorageError):
                 unit.committed = self._read_index() == index

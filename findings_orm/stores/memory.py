@@ -17,7 +17,7 @@ from findings_orm.errors import StorageConflictError, StorageValidationError
 from findings_orm.finding import ACTIVE_STATUSES
 from findings_orm.port import Document, Event, RejectedOriginal, Run
 from findings_orm.process import FORK_TIMEOUT, block, survives_fork
-from findings_orm.query import FindingQuery, Summary, latest, matches, time_key
+from findings_orm.query import FindingQuery, Summary, latest_time, matches, time_key
 from findings_orm.records import (
     Advance,
     Identity,
@@ -36,18 +36,18 @@ from findings_orm.store import Store
 _BATCH = 1_000
 
 
-def clone(value: Any) -> Any:
+def clone_json(value: Any) -> Any:
     """Return a copy of a JSON value that shares nothing that can change with it."""
     if type(value) is dict:
-        return {key: clone(inner) for key, inner in value.items()}
+        return {key: clone_json(inner) for key, inner in value.items()}
     if type(value) is list:
-        return [clone(inner) for inner in value]
+        return [clone_json(inner) for inner in value]
     return value
 
 
-def seen_at(identity: Identity, at: str, run: int) -> Identity:
+def identity_seen_at(identity: Identity, at: str, run: int) -> Identity:
     """Return an identity as seen by a run at a time: see `Records.seen`."""
-    return identity._replace(last_seen=latest(at, identity.last_seen), last_run=run)
+    return identity._replace(last_seen=latest_time(at, identity.last_seen), last_run=run)
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class MemoryRecords(Records):
         if own is not None:
             self._own |= own
 
-    def _change(self, project_id: str) -> None:
+    def _make_changeable(self, project_id: str) -> None:
         """Make a project one that may be changed: inside of `savepoint`, a copy."""
         if self._own is None or project_id in self._own:
             return
@@ -116,7 +116,7 @@ class MemoryRecords(Records):
 
     def advance_to(self, project_id: str, revision: int) -> int:
         """Make the project if it is new, and give it a revision; return that."""
-        self._change(project_id)
+        self._make_changeable(project_id)
         project = self.state.setdefault(project_id, Project())
         project.revision = revision
         return revision
@@ -125,7 +125,7 @@ class MemoryRecords(Records):
         """See `Records.put_project`."""
         if project_id in self.state:
             raise StorageConflictError(f"there is a project {project_id!r} already")
-        self._change(project_id)
+        self._make_changeable(project_id)
         self.state[project_id] = Project(state.revision)
 
     def move_to(self, project_id: str, revision: int) -> int:
@@ -143,15 +143,15 @@ class MemoryRecords(Records):
                     f"project {project_id!r} has a finding {identity.finding_id} already"
                 )
             project.findings[identity.finding_id] = Stored(document, identity)
-            _index(project, identity)
+            _index_identity(project, identity)
 
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.replace`."""
         project = self.state[project_id]
         for document, identity, *_ in rows:
-            _unindex(project, project.findings[identity.finding_id].identity)
+            _unindex_identity(project, project.findings[identity.finding_id].identity)
             project.findings[identity.finding_id] = Stored(document, identity)
-            _index(project, identity)
+            _index_identity(project, identity)
 
     def reidentify(self, project_id: str, identities: Sequence[Identity]) -> None:
         """See `Records.reidentify`."""
@@ -161,7 +161,7 @@ class MemoryRecords(Records):
 
     def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
         """See `Records.seen`."""
-        self.reidentify(project_id, [seen_at(one, at, run) for one in identities])
+        self.reidentify(project_id, [identity_seen_at(one, at, run) for one in identities])
 
     def seen_again(self, project_id: str, last_run: int, at: str, run: int) -> None:
         """See `Records.seen_again`."""
@@ -182,7 +182,7 @@ class MemoryRecords(Records):
         """See `Records.remove`."""
         project = self.state[project_id]
         for finding_id in finding_ids:
-            _unindex(project, project.findings.pop(finding_id).identity)
+            _unindex_identity(project, project.findings.pop(finding_id).identity)
             project.streaks.pop(finding_id, None)
 
     def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
@@ -216,12 +216,12 @@ class MemoryRecords(Records):
 
     def delete_project(self, project_id: str) -> None:
         """See `Records.delete_project`."""
-        self._change(project_id)
+        self._make_changeable(project_id)
         self.state.pop(project_id, None)
 
     # -- read -----------------------------------------------------------------------------------------------
 
-    def _project(self, project_id: str) -> Project:
+    def _get_project(self, project_id: str) -> Project:
         return self.state.get(project_id) or Project()
 
     def projects(self) -> list[str]:
@@ -230,33 +230,33 @@ class MemoryRecords(Records):
 
     def revision(self, project_id: str) -> int:
         """See `Records.revision`."""
-        return self._project(project_id).revision
+        return self._get_project(project_id).revision
 
     def stored(self, project_id: str, finding_ids: Collection[str]) -> dict[str, Stored]:
         """See `Records.stored`."""
-        findings = self._project(project_id).findings
+        findings = self._get_project(project_id).findings
         return {
-            finding_id: self._with_event(project_id, findings[finding_id])
+            finding_id: self._with_last_event(project_id, findings[finding_id])
             for finding_id in finding_ids
             if finding_id in findings
         }
 
-    def _with_event(self, project_id: str, found: Stored) -> Stored:
+    def _with_last_event(self, project_id: str, found: Stored) -> Stored:
         return found._replace(last_event=self.last_event(project_id, found.identity.finding_id))
 
     def last_event(self, project_id: str, finding_id: str) -> str | None:
         """Return the time of the last entry in the history of a finding."""
-        events = self._project(project_id).events.get(finding_id)
+        events = self._get_project(project_id).events.get(finding_id)
         return events[-1].at if events else None
 
     def get(self, project_id: str, finding_id: str) -> Document | None:
         """See `Records.get`."""
-        found = self._project(project_id).findings.get(finding_id)
-        return clone(found.document) if found else None
+        found = self._get_project(project_id).findings.get(finding_id)
+        return clone_json(found.document) if found else None
 
     def identities(self, project_id: str, fingerprints: Collection[bytes]) -> list[Identity]:
         """See `Records.identities`."""
-        project = self._project(project_id)
+        project = self._get_project(project_id)
         return [
             project.findings[finding_id].identity
             for digest in fingerprints
@@ -274,7 +274,7 @@ class MemoryRecords(Records):
                 identity.last_seen,
                 self.last_event(project_id, identity.finding_id),
             )
-            for document, identity, *_ in self._project(project_id).findings.values()
+            for document, identity, *_ in self._get_project(project_id).findings.values()
             if identity.last_run < run
             and document["detector_id"] in detectors
             and document["status"] in statuses
@@ -283,7 +283,7 @@ class MemoryRecords(Records):
 
     def seen_in(self, project_id: str, run: Run) -> set[str]:
         """See `Records.seen_in`."""
-        project = self._project(project_id)
+        project = self._get_project(project_id)
         return {
             identity.finding_id
             for document, identity, *_ in project.findings.values()
@@ -301,45 +301,45 @@ class MemoryRecords(Records):
         """See `Records.closed_before`."""
         found = [
             (time_key(one.identity.closed_at), one.identity.finding_id, one)
-            for one in self._project(project_id).findings.values()
+            for one in self._get_project(project_id).findings.values()
             if one.identity.closed_at is not None and time_key(one.identity.closed_at) < time_key(time)
         ]
         first = sorted(found, key=lambda row: row[:2])[:limit]
-        return [self._with_event(project_id, one) for _, _, one in first]
+        return [self._with_last_event(project_id, one) for _, _, one in first]
 
     def count_closed_before(self, project_id: str, time: str) -> int:
         """See `Records.count_closed_before`."""
-        findings = self._project(project_id).findings
+        findings = self._get_project(project_id).findings
         return len(self.closed_before(project_id, time, len(findings)))
 
     def stream(self, project_id: str, *, as_json: bool = False) -> Generator[Any, None, None]:
         """See `Records.stream`."""
-        documents = [one.document for one in self._project(project_id).findings.values()]
+        documents = [one.document for one in self._get_project(project_id).findings.values()]
         documents.sort(key=lambda document: (time_key(document["created_at"]), document["id"]))
-        shown: Callable[[Document], Any] = to_json if as_json else clone
+        shown: Callable[[Document], Any] = to_json if as_json else clone_json
         return (shown(document) for document in documents)
 
     def select(self, query: FindingQuery, limit: int) -> list[Document]:
         """See `Records.select`."""
         found = [
             (query.sort_value(document), document["id"], document)
-            for document, *_ in self._project(query.project_id).findings.values()
+            for document, *_ in self._get_project(query.project_id).findings.values()
             if matches(query, document)
         ]
         after = query.after
         if after is not None:
             found = [row for row in found if (row[:2] < after if query.descending else row[:2] > after)]
         found.sort(key=lambda row: row[:2], reverse=query.descending)
-        return [clone(document) for _, _, document in found[:limit]]
+        return [clone_json(document) for _, _, document in found[:limit]]
 
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""
-        findings = self._project(query.project_id).findings
+        findings = self._get_project(query.project_id).findings
         return sum(matches(query, document) for document, *_ in findings.values())
 
     def summarize(self, project_id: str) -> Summary:
         """See `Records.summarize`."""
-        documents = [one.document for one in self._project(project_id).findings.values()]
+        documents = [one.document for one in self._get_project(project_id).findings.values()]
         severity, status, detector, resource = (
             Counter(document[name] for document in documents)
             for name in ("severity", "status", "detector_id", "resource")
@@ -368,33 +368,43 @@ class MemoryRecords(Records):
 
     def events(self, project_id: str, finding_id: str) -> list[Event]:
         """See `Records.events`."""
-        found = self._project(project_id).events.get(finding_id, ())
+        found = self._get_project(project_id).events.get(finding_id, ())
         return [
-            Event(e.finding_id, e.at, e.actor, e.kind, clone(dict(e.changes)), e.comment, e.run_id)
+            Event(e.finding_id, e.at, e.actor, e.kind, clone_json(dict(e.changes)), e.comment, e.run_id)
             for e in found
         ]
 
     def runs(self, project_id: str) -> list[Run]:
         """See `Records.runs`."""
-        found = sorted(self._project(project_id).runs.values(), key=lambda run: run.number)
+        found = sorted(self._get_project(project_id).runs.values(), key=lambda run: run.number)
         return [
-            Run(r.id, r.detectors, r.started_at, clone(dict(r.tool)), r.number, dict(r.counts), r.rejected)
+            Run(
+                r.id,
+                r.detectors,
+                r.started_at,
+                clone_json(dict(r.tool)),
+                r.number,
+                dict(r.counts),
+                r.rejected,
+            )
             for r in found
         ]
 
     def receipts(self, project_id: str, since: int) -> list[Receipt]:
         """See `Records.receipts`."""
-        found = self._project(project_id).receipts
+        found = self._get_project(project_id).receipts
         return [found[number] for number in sorted(found, reverse=True) if number >= since]
 
     def rejected(self, project_id: str) -> list[RejectedOriginal]:
         """See `Records.rejected`."""
         found = sorted(
-            self._project(project_id).rejected.values(),
+            self._get_project(project_id).rejected.values(),
             key=lambda one: (time_key(one.at), one.index, one.rejected_id),
         )
         return [
-            RejectedOriginal(o.rejected_id, o.run_id, o.index, o.at, o.field, o.reason, clone(o.original))
+            RejectedOriginal(
+                o.rejected_id, o.run_id, o.index, o.at, o.field, o.reason, clone_json(o.original)
+            )
             for o in found
         ]
 
@@ -405,7 +415,7 @@ class MemoryRecords(Records):
 
     def all_findings(self, project_id: str) -> Iterator[list[Kept]]:
         """See `Records.all_findings`."""
-        project = self._project(project_id)
+        project = self._get_project(project_id)
         for finding_ids in batches(sorted(project.findings), _BATCH):
             yield [
                 Kept(*project.findings[one][:2], tuple(sorted(project.streaks.get(one, ()))))
@@ -414,12 +424,12 @@ class MemoryRecords(Records):
 
     def all_events(self, project_id: str) -> Iterator[list[Event]]:
         """See `Records.all_events`."""
-        events = self._project(project_id).events
+        events = self._get_project(project_id).events
         yield from batches((event for one in sorted(events) for event in events[one]), _BATCH)
 
     def all_rejected(self, project_id: str) -> Iterator[list[RejectedOriginal]]:
         """See `Records.all_rejected`."""
-        rejected = self._project(project_id).rejected
+        rejected = self._get_project(project_id).rejected
         yield from batches((rejected[one] for one in sorted(rejected)), _BATCH)
 
     def frozen(self) -> MemoryRecords:
@@ -427,12 +437,12 @@ class MemoryRecords(Records):
         return MemoryRecords({name: project.copy() for name, project in self.state.items()})
 
 
-def _index(project: Project, identity: Identity) -> None:
+def _index_identity(project: Project, identity: Identity) -> None:
     others = project.by_fingerprint.get(identity.fingerprint, ())
     project.by_fingerprint[identity.fingerprint] = (*others, identity.finding_id)
 
 
-def _unindex(project: Project, identity: Identity) -> None:
+def _unindex_identity(project: Project, identity: Identity) -> None:
     others = project.by_fingerprint[identity.fingerprint]
     rest = tuple(finding_id for finding_id in others if finding_id != identity.finding_id)
     if rest:
@@ -446,13 +456,13 @@ class MemoryStore(Store):
 
     def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
         """See `Store._iterate`; the lock is held only while the order is made."""
-        with self._unit() as unit:
+        with self._enter_unit() as unit:
             return unit.stream(project_id, as_json=as_json)
 
     @block
     def snapshot(self) -> Iterator[Records]:
         """See `Store.snapshot`; the lock is held only while the dictionaries are copied."""
-        with self._unit() as unit:
+        with self._enter_unit() as unit:
             frozen = cast(MemoryRecords, unit).frozen()
         yield frozen
 

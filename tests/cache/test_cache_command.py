@@ -43,7 +43,7 @@ def test_status_and_clear(run: Any, redis: RedisServer) -> None:
         assert (code, "list_findings  2" in out, "maxmemory" in err) == (0, True, True)
         code, out, _ = run("cache", "clear", "--cache", redis.url, "--project", PROJECT)
         assert (code, out) == (0, "removed 2 keys\n")
-        store._near.drop(None)
+        store._near.drop_project(None)
         for project_id in (PROJECT, OTHER):
             store.summarize(project_id)
         assert store.statistics()["summarize"]["hits"] == 1

@@ -266,19 +266,19 @@ def _another_ones(client: Any, key: bytes) -> None:
 
 
 def _wrong_shape(client: Any, key: bytes) -> None:
-    client.set(key, Codec(CacheOptions()).pack(key.decode(), b'[1, {"id": 2}]'))
+    client.set(key, Codec(CacheOptions()).pack_entry(key.decode(), b'[1, {"id": 2}]'))
 
 
 def _bomb(client: Any, key: bytes) -> None:
-    client.set(key, Codec(CacheOptions()).pack(key.decode(), b"[" + b" " * 70 * 2**20 + b"]"))
+    client.set(key, Codec(CacheOptions()).pack_entry(key.decode(), b"[" + b" " * 70 * 2**20 + b"]"))
 
 
 def _older_summary(client: Any, key: bytes) -> None:
-    client.set(key, Codec(CacheOptions()).pack(key.decode(), b'{"project_id": "p", "total": 3}'))
+    client.set(key, Codec(CacheOptions()).pack_entry(key.decode(), b'{"project_id": "p", "total": 3}'))
 
 
 def _deep(client: Any, key: bytes) -> None:
-    client.set(key, Codec(CacheOptions()).pack(key.decode(), b"[" * 100_000))
+    client.set(key, Codec(CacheOptions()).pack_entry(key.decode(), b"[" * 100_000))
 
 
 @pytest.mark.parametrize(
@@ -330,10 +330,10 @@ def test_entries_without_the_secret_are_not_believed(inner: FindingStore, redis:
     ):
         store.list_findings(PROJECT)
         (key,) = client.scan_iter("*")
-        client.set(key, Codec(CacheOptions()).pack(key.decode(), forged))
+        client.set(key, Codec(CacheOptions()).pack_entry(key.decode(), forged))
         assert len(store.list_findings(PROJECT)) == 5
         assert store.statistics()["list_findings"]["damaged"] == 1
-        client.set(key, Codec(CacheOptions(secret=b"s3cret")).pack(key.decode(), forged))
+        client.set(key, Codec(CacheOptions(secret=b"s3cret")).pack_entry(key.decode(), forged))
         assert store.list_findings(PROJECT) == [{"id": "forged"}], "the key is not what decides"
         assert "s3cret" not in repr(store.options)
 
@@ -382,13 +382,13 @@ def test_lock_of_a_loader_that_died_ends(inner: FindingStore, redis: RedisServer
         (key,) = client.scan_iter("*")
         client.flushall()
         client.set(key + b":lock", b"somebody who died", px=100)
-        store._near.drop(None)
+        store._near.drop_project(None)
         assert len(store.list_findings(PROJECT)) == 5
         assert store.statistics()["list_findings"]["waits"] == 1
         assert client.exists(key)
         client.flushall()
         client.set(key + b":lock", b"somebody who hangs")
-        store._near.drop(None)
+        store._near.drop_project(None)
         assert len(store.list_findings(PROJECT)) == 5
         assert client.get(key + b":lock") == b"somebody who hangs", "a lock was released by another one"
 
@@ -420,27 +420,27 @@ def test_error_of_the_store_reaches_everybody_who_waits(redis: RedisServer) -> N
 def test_breaker_lets_one_call_through_each_period() -> None:
     now = [0.0]
     breaker = Breaker(5, lambda: now[0])
-    tickets = [breaker.enter() for _ in range(3)]
+    tickets = [breaker.take_ticket() for _ in range(3)]
     assert None not in tickets
-    breaker.failed(tickets[0])  # type: ignore[arg-type]
-    breaker.succeeded(tickets[1])  # type: ignore[arg-type]
+    breaker.note_failure(tickets[0])  # type: ignore[arg-type]
+    breaker.note_success(tickets[1])  # type: ignore[arg-type]
     assert not breaker.closed, "a call that began before the failure closed it"
-    breaker.failed(tickets[2])  # type: ignore[arg-type]
+    breaker.note_failure(tickets[2])  # type: ignore[arg-type]
     now[0] = 4.9
-    assert breaker.enter() is None
+    assert breaker.take_ticket() is None
     now[0] = 5.0
-    probe = breaker.enter()
+    probe = breaker.take_ticket()
     assert probe is not None
-    assert breaker.enter() is None, "two calls in one period"
-    breaker.failed(probe)
+    assert breaker.take_ticket() is None, "two calls in one period"
+    breaker.note_failure(probe)
     now[0] = 9.9
-    assert breaker.enter() is None
+    assert breaker.take_ticket() is None
     now[0] = 10.0
-    probe = breaker.enter()
+    probe = breaker.take_ticket()
     assert probe is not None
-    breaker.succeeded(probe)
+    breaker.note_success(probe)
     assert breaker.closed
-    assert None not in [breaker.enter() for _ in range(3)]
+    assert None not in [breaker.take_ticket() for _ in range(3)]
 
 
 def test_closed_cache_does_not_answer(redis: RedisServer, inner: FindingStore) -> None:
@@ -473,7 +473,7 @@ def test_forked_process_begins_anew(
         assert child.exitcode == 0
         assert (total, projects) == (3, [PROJECT])
         assert counts == {"loads": 1, "misses": 1}
-        store._forget(None)
+        store._forget_project(None)
         use(store, 2)
 
 

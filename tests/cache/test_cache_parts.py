@@ -45,9 +45,9 @@ def test_answer_that_was_on_its_way_during_a_write_is_not_remembered() -> None:
         return answer
 
     tokens = Tokens(ask, 3600.0)
-    assert tokens.current("p") == (1, True)
-    assert tokens.current("p") == (2, True)
-    assert tokens.current("p") == (2, False)
+    assert tokens.project_revision("p") == (1, True)
+    assert tokens.project_revision("p") == (2, True)
+    assert tokens.project_revision("p") == (2, False)
 
 
 def test_age_of_an_answer_counts_from_the_question(clock: Callable[[float], None]) -> None:
@@ -56,17 +56,17 @@ def test_age_of_an_answer_counts_from_the_question(clock: Callable[[float], None
         return 7
 
     tokens = Tokens(ask, 10.0)
-    tokens.current("p")
+    tokens.project_revision("p")
     clock(6)
-    assert tokens.current("p") == (7, False)
+    assert tokens.project_revision("p") == (7, False)
     clock(0.1)
-    assert tokens.current("p") == (7, True)
+    assert tokens.project_revision("p") == (7, True)
 
 
 def test_strict_asks_each_time_and_remembers_nothing() -> None:
     answers = iter(range(1, 5))
     tokens = Tokens(lambda _: next(answers), 0)
-    assert [tokens.current("p") for _ in range(3)] == [(1, True), (2, True), (3, True)]
+    assert [tokens.project_revision("p") for _ in range(3)] == [(1, True), (2, True), (3, True)]
 
 
 # -- the memory of the process ------------------------------------------------------------------------------
@@ -96,9 +96,9 @@ def test_near_entries_that_were_not_used_leave_first() -> None:
     assert [near.get(name) is not None for name in "acde"] == [False, True, True, True]
     near.put("huge", "project h", 1, bytes(31), 60)
     assert near.figures() == {"entries": 3, "bytes": 25}
-    near.drop("project c")
+    near.drop_project("project c")
     assert near.figures() == {"entries": 2, "bytes": 15}
-    near.drop(None)
+    near.drop_project(None)
     assert near.figures() == {"entries": 0, "bytes": 0}
 
 
@@ -108,21 +108,21 @@ def test_near_entries_that_were_not_used_leave_first() -> None:
 def test_entry_belongs_to_its_key() -> None:
     codec = Codec(CacheOptions())
     for data in (b"1", b"[" + b"1," * 5_000 + b"1]"):
-        entry = codec.pack("findings:a", data)
-        assert codec.unpack("findings:a", entry) == data
+        entry = codec.pack_entry("findings:a", data)
+        assert codec.unpack_entry("findings:a", entry) == data
         with pytest.raises(DamagedError, match="checksum"):
-            codec.unpack("findings:b", entry)
+            codec.unpack_entry("findings:b", entry)
     with pytest.raises(TooLargeError):
-        codec.unpack("findings:a", codec.too_large("findings:a"))
+        codec.unpack_entry("findings:a", codec.too_large_entry("findings:a"))
     with pytest.raises(DamagedError):
-        codec.unpack("findings:b", codec.too_large("findings:a"))
+        codec.unpack_entry("findings:b", codec.too_large_entry("findings:a"))
 
 
 def test_entry_does_not_unpack_to_more_than_allowed() -> None:
-    entry = Codec(CacheOptions()).pack("k", b" " * 100_000)
+    entry = Codec(CacheOptions()).pack_entry("k", b" " * 100_000)
     assert len(entry) < 200
     with pytest.raises(DamagedError, match="larger"):
-        Codec(CacheOptions(max_plain_bytes=99_999)).unpack("k", entry)
+        Codec(CacheOptions(max_plain_bytes=99_999)).unpack_entry("k", entry)
 
 
 @pytest.mark.parametrize("data", [b"-1", b"1.0", b"true", b"null", b'"1"', b"[1]", b"", b"1 2", b"NaN"])
@@ -172,7 +172,7 @@ def test_lock_that_somebody_else_has_by_now_is_left_to_them(redis: RedisServer) 
     assert second
     assert mine.lock("find", "lock", 60) is None
     mine.unlock("lock", first)
-    mine.extend("lock", first, 1)
+    mine.extend_lock("lock", first, 1)
     assert redis.do("PTTL", "lock") > 1_000
     assert redis.do("GET", "lock") == second.encode()
     theirs.unlock("lock", second)
@@ -188,13 +188,13 @@ def test_lock_is_kept_while_its_load_lasts(redis: RedisServer) -> None:
     keeper = Keeper(remote, 60, 0.01)
     for _ in range(2):
         names = {key: remote.lock("find", key, 60) for key in ("a", "b")}
-        with keeper.holding("a", names["a"] or ""), keeper.holding("b", names["b"] or ""):
+        with keeper.hold_lock("a", names["a"] or ""), keeper.hold_lock("b", names["b"] or ""):
             for key in names:
                 redis.do("PEXPIRE", key, 30_000)
                 while redis.do("PTTL", key) <= 30_000:
                     time.sleep(0.005)
         assert redis.do("DBSIZE") == 0
-        with keeper.holding("c", ""):
+        with keeper.hold_lock("c", ""):
             assert redis.do("DBSIZE") == 0
     while any(thread.name == "findings-cache-locks" for thread in threading.enumerate()):
         time.sleep(0.005)
@@ -210,8 +210,8 @@ def test_call_that_took_too_long_opens_the_breaker(redis: RedisServer) -> None:
         time.sleep(0.03)
         return "late"
 
-    assert remote._call("find", slow, "") == "late"
+    assert remote._call_redis("find", slow, "") == "late"
     assert not remote.reachable
-    assert remote._call("find", slow, "passed over") == "passed over"
+    assert remote._call_redis("find", slow, "passed over") == "passed over"
     assert statistics.counts() == {"find": {"errors": 1}}
     remote.close()

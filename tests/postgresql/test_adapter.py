@@ -379,7 +379,7 @@ def test_long_statement_is_ended(postgresql_url: str) -> None:
     with PostgreSQLStorageAdapter(postgresql_url, statement_timeout=0.2) as store:
         with pytest.raises(StorageUnavailableError, match="statement_timeout"), store.transaction():
             store.save_finding(finding(1))
-            store._current._run_sql("SELECT pg_sleep(5)")  # type: ignore[union-attr]
+            store._current_unit._run_sql("SELECT pg_sleep(5)")  # type: ignore[union-attr]
         assert store.list_projects() == []
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from findings_orm.arguments import checked
-from findings_orm.diagnosis import Problem, by_level
+from findings_orm.diagnosis import Problem, sort_by_level
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import is_uuid
 from findings_orm.observe import Observer
@@ -60,7 +60,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
     @checked
     def __init__(self, inner: FindingStore, redis_url: str, **options: Any) -> None:
         super().__init__(inner)
-        self.options = CacheOptions.of(options)
+        self.options = CacheOptions.of_mapping(options)
         self._url = redis_url
         self._keys = Keys(self.options.namespace)
         self._statistics = Statistics()
@@ -75,10 +75,10 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         if not self.options.secret:
             _warn_once(shown_url(redis_url))
         self._closed = False
-        self._begin()
+        self._make_process_state()
         survives_fork(self)
 
-    def _begin(self) -> None:
+    def _make_process_state(self) -> None:
         """Make all that a forked process can't share with its parent."""
         age = 0.0 if self.options.strict else self.options.max_staleness
         self._begin_units()
@@ -89,7 +89,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
             self.options, self._keys, self._tokens, self._near, self._remote, self._statistics
         )
         self._listener = Listener(
-            self._make_listener, self._keys.channel, self._forget, self._forget_revisions
+            self._make_listener, self._keys.channel, self._forget_project, self._forget_revisions
         )
         self._finalizer = when_dropped(self, shown_url(self._url), self._remote.close)
 
@@ -99,7 +99,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         load = super().get_finding
         if not is_uuid(finding_id):
             return load(project_id, finding_id)
-        return self._read(
+        return self._read_cached(
             "get_finding",
             project_id,
             finding_id.lower,
@@ -109,14 +109,14 @@ class RedisCacheAdapter(Forking, NotifyingStore):
 
     def list_findings(self, project_id: str) -> list[dict[str, Any]]:
         load = super().list_findings
-        return self._read(
+        return self._read_cached(
             "list_findings", project_id, lambda: None, lambda: load(project_id), entries.DOCUMENTS
         )
 
     @checked
     def find(self, query: FindingQuery) -> Page:
         load = super().find
-        return self._read(
+        return self._read_cached(
             "find",
             query.project_id,
             lambda: query_arguments("find", query),
@@ -127,7 +127,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
     @checked
     def count(self, query: FindingQuery) -> int:
         load = super().count
-        return self._read(
+        return self._read_cached(
             "count",
             query.project_id,
             lambda: query_arguments("count", query),
@@ -137,20 +137,22 @@ class RedisCacheAdapter(Forking, NotifyingStore):
 
     def summarize(self, project_id: str) -> Summary:
         load = super().summarize
-        return self._read("summarize", project_id, lambda: None, lambda: load(project_id), entries.SUMMARY)
+        return self._read_cached(
+            "summarize", project_id, lambda: None, lambda: load(project_id), entries.SUMMARY
+        )
 
     def list_projects(self) -> list[str]:
         """See `FindingStore.list_projects`. No revision covers the list of projects: strict asks the store each time, bounded
         remembers the answer in this process."""
-        if self._passed_over("list_projects") or self.options.strict:
+        if self._bypasses_cache("list_projects") or self.options.strict:
             self._statistics.add("list_projects", "bypasses")
             return super().list_projects()
         self._listener.start()
         found = self._project_lists.get("")
         self._statistics.add("list_projects", "loads" if found is None else "near_hits")
-        return list(self._project_lists.ask("", super().list_projects) if found is None else found)
+        return list(self._project_lists.ask_store("", super().list_projects) if found is None else found)
 
-    def _read(
+    def _read_cached(
         self,
         operation: str,
         project_id: str,
@@ -158,29 +160,29 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         load: Callable[[], T],
         form: entries.Form[T],
     ) -> T:
-        if self._passed_over(operation) or not isinstance(project_id, str):  # the store refuses it
+        if self._bypasses_cache(operation) or not isinstance(project_id, str):  # the store refuses it
             self._statistics.add(operation, "bypasses")
             return load()
         self._listener.start()
         return self._reader.read(Wanted(operation, project_id, arguments(), load, form))
 
-    def _passed_over(self, operation: str) -> bool:
+    def _bypasses_cache(self, operation: str) -> bool:
         """Whether a read must see what only the store knows: the caller's own uncommitted writes, or that it is closed."""
-        inside = self._changes() is not None or getattr(self.inner, "in_transaction", False)
+        inside = self._open_changes() is not None or getattr(self.inner, "in_transaction", False)
         return inside or self._closed or not self.options.seconds(operation)
 
     # -- after a write ----------------------------------------------------------------------------------------
 
-    def _committed(self, changed: Projects) -> None:
+    def _announce_changes(self, changed: Projects) -> None:
         named: list[str | None] = [None] if None in changed else list(changed)
         for project_id in named:
-            self._forget(project_id)
+            self._forget_project(project_id)
         self._statistics.add("writes", "invalidations")
-        self._remote.publish(self._keys.channel, self._listener.message(named))
+        self._remote.publish(self._keys.channel, self._listener.change_message(named))
 
-    def _forget(self, project_id: str | None) -> None:
+    def _forget_project(self, project_id: str | None) -> None:
         self._forget_revisions(project_id)
-        self._near.drop(project_id)
+        self._near.drop_project(project_id)
 
     def _forget_revisions(self, project_id: str | None = None) -> None:
         self._tokens.forget(project_id)
@@ -197,11 +199,11 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         stop_inner = super().observe(observer)
         stop_own = self._statistics.observe(observer)
 
-        def stop() -> None:
+        def stop_observing() -> None:
             stop_inner()
             stop_own()
 
-        return stop
+        return stop_observing
 
     @checked
     def clear(self, project_id: str | None = None) -> int:
@@ -210,7 +212,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         Returns:
             The number of keys that Redis had; 0 also where it can't be reached.
         """
-        self._forget(project_id)
+        self._forget_project(project_id)
         try:
             return clear_cache(self._url, namespace=self.options.namespace, project_id=project_id)
         except StorageUnavailableError:
@@ -233,7 +235,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
     def diagnose(self) -> list[Problem]:
         """See `Diagnosable.diagnose`: the problems of the store, and that the cache believes everybody."""
         unsigned = [] if self.options.secret else [unsigned_problem(self._url)]
-        return by_level([*super().diagnose(), *unsigned])
+        return sort_by_level([*super().diagnose(), *unsigned])
 
     def close(self) -> None:
         """Close the store and all connections to Redis."""
@@ -249,4 +251,4 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         self._breaker.reset()
         self._remote.reset()
         self._finalizer.detach()
-        self._begin()
+        self._make_process_state()

@@ -20,8 +20,8 @@ _local = threading.local()
 
 
 @block
-def within(seconds: float) -> Iterator[None]:
-    """Let connections of `bounded` classes raise TimeoutError in the calling thread, once this much time is over."""
+def limit_answer_time(seconds: float) -> Iterator[None]:
+    """Let connections of `bounded_class` classes raise TimeoutError in the calling thread, once this much time is over."""
     _local.until = time.monotonic() + seconds
     try:
         yield
@@ -39,17 +39,17 @@ class _Socket:
         return getattr(self._inner, name)
 
     def recv(self, *arguments: Any) -> bytes:
-        _check()
+        _check_deadline()
         data: bytes = self._inner.recv(*arguments)
         return data
 
     def recv_into(self, *arguments: Any) -> int:
-        _check()
+        _check_deadline()
         count: int = self._inner.recv_into(*arguments)
         return count
 
 
-def _check() -> None:
+def _check_deadline() -> None:
     until = getattr(_local, "until", None)
     if until is not None and time.monotonic() > until:
         raise TimeoutError("the whole answer took too long")
@@ -61,7 +61,7 @@ class _Bounded:
 
 
 @cache
-def bounded(connection: type[Any]) -> type[Any]:
+def bounded_class(connection: type[Any]) -> type[Any]:
     """Return a class of connections of redis-py with deadlines."""
     return type(f"Bounded{connection.__name__}", (_Bounded, connection), {})
 
@@ -121,28 +121,28 @@ def client_maker(url: str, *, timeout: float, **settings: Any) -> Callable[[], A
     kind = scheme.partition("+")[2]
     plain = url.replace("+cluster", "", 1)
     try:
-        parsed: Any = _sentinel(url, options) if kind == "sentinel" else _parse_url(plain)
+        parsed: Any = _sentinel_maker(url, options) if kind == "sentinel" else _parse_url(plain)
     except ValueError as error:
-        parsed, reason = None, _reason(error)
+        parsed, reason = None, _refusal_reason(error)
     if parsed is None:  # outside of the block: what the parsers raise may show parts of a password
         raise StorageValidationError(f"cache: {shown_url(url)}: {reason}", field="cache")
     if kind == "sentinel":
         return cast(Callable[[], Any], parsed)
     if kind == "cluster":
         return lambda: RedisCluster.from_url(plain, **options)
-    connection = bounded(parsed.get("connection_class", redis.Connection))
+    connection = bounded_class(parsed.get("connection_class", redis.Connection))
     merged = {**options, **parsed, "connection_class": connection, "decode_responses": False}
     return lambda: redis.Redis.from_pool(redis.ConnectionPool(**merged))
 
 
-def _reason(error: ValueError) -> str:
+def _refusal_reason(error: ValueError) -> str:
     said = str(error)
     if said.startswith(_SHOW_WHAT_THEY_GOT):
         return "the port must be a number (in a password / and # are written %2F and %23)"
     return said
 
 
-def _sentinel(url: str, options: dict[str, Any]) -> Callable[[], Any]:
+def _sentinel_maker(url: str, options: dict[str, Any]) -> Callable[[], Any]:
     parts = urlsplit(url)
     account, _, hosts = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
@@ -167,10 +167,10 @@ def _sentinel(url: str, options: dict[str, Any]) -> Callable[[], Any]:
         "ssl": secure
     }
     managed = SentinelManagedSSLConnection if secure else SentinelManagedConnection
-    merged = {**options, **parsed, "connection_class": bounded(managed), "decode_responses": False}
+    merged = {**options, **parsed, "connection_class": bounded_class(managed), "decode_responses": False}
 
-    def make() -> Any:
+    def make_client() -> Any:
         sentinel = Sentinel(pairs, sentinel_kwargs={**of_sentinels, **known})
         return sentinel.master_for(unquote(service), **merged)
 
-    return make
+    return make_client

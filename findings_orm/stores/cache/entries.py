@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from pydantic_core import from_json, to_json
 
 from findings_orm.errors import StorageUnavailableError
-from findings_orm.process import no_collection
+from findings_orm.process import pause_garbage_collection
 from findings_orm.query import Page, Summary
 from findings_orm.stores.cache.options import CacheOptions
 
@@ -77,15 +77,15 @@ def encode(value: Any, limit: int) -> bytes:
 def decode(data: bytes, form: Form[T]) -> T:
     """Return the result that JSON holds, new and the caller's own. Raises DamagedError."""
     try:
-        return form.read(_parsed(data))
+        return form.read(_parse_json(data))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedError(str(error)) from error
 
 
-def _parsed(data: bytes) -> Any:
+def _parse_json(data: bytes) -> Any:
     if len(data) < _LARGE:
         return from_json(data, allow_inf_nan=False)
-    with no_collection():
+    with pause_garbage_collection():
         return from_json(data, allow_inf_nan=False)
 
 
@@ -95,35 +95,35 @@ class Codec:
     def __init__(self, options: CacheOptions) -> None:
         self._options = options
 
-    def pack(self, key: str, data: bytes) -> bytes:
+    def pack_entry(self, key: str, data: bytes) -> bytes:
         """Return JSON as an entry. Raises TooLargeError."""
         kind = _PLAIN
         if len(data) >= self._options.compress_from:
             kind, data = _COMPRESSED, zstd.compress(data, _LEVEL)
         if len(data) > self._options.max_bytes:
             raise TooLargeError
-        return self._sealed(key, kind, data)
+        return self._seal_entry(key, kind, data)
 
-    def too_large(self, key: str) -> bytes:
+    def too_large_entry(self, key: str) -> bytes:
         """Return the entry that says: this result is larger than the cache takes, don't wait for it."""
-        return self._sealed(key, _TOO_LARGE, b"")
+        return self._seal_entry(key, _TOO_LARGE, b"")
 
-    def unpack(self, key: str, entry: bytes) -> bytes:
+    def unpack_entry(self, key: str, entry: bytes) -> bytes:
         """Return the JSON of an entry. Raises DamagedError, and TooLargeError for one that says so."""
-        kind, data = _parts_of(entry)
-        if not hmac.compare_digest(entry[:_HEAD], self._head(key, kind, data)):
+        kind, data = _split_entry(entry)
+        if not hmac.compare_digest(entry[:_HEAD], self._entry_head(key, kind, data)):
             raise DamagedError("the checksum does not fit")
         if kind == _TOO_LARGE:
             raise TooLargeError
         if kind == _COMPRESSED:
-            return self._decompressed(data)
+            return self._decompress_entry(data)
         return data
 
-    def sealed(self, key: str, entry: bytes) -> bool:
+    def is_sealed(self, key: str, entry: bytes) -> bool:
         """Return whether an entry was made with the secret of the options; without one, anybody can make such an entry."""
-        return hmac.compare_digest(entry[:_HEAD], self._head(key, *_parts_of(entry)))
+        return hmac.compare_digest(entry[:_HEAD], self._entry_head(key, *_split_entry(entry)))
 
-    def _decompressed(self, data: bytes) -> bytes:
+    def _decompress_entry(self, data: bytes) -> bytes:
         stream = zstd.ZstdDecompressor()
         try:
             plain: bytes = stream.decompress(data, self._options.max_plain_bytes)
@@ -133,10 +133,10 @@ class Codec:
             raise DamagedError("is cut off, or larger than allowed")
         return plain
 
-    def _sealed(self, key: str, kind: bytes, data: bytes) -> bytes:
-        return self._head(key, kind, data) + data
+    def _seal_entry(self, key: str, kind: bytes, data: bytes) -> bytes:
+        return self._entry_head(key, kind, data) + data
 
-    def _head(self, key: str, kind: bytes, data: bytes) -> bytes:
+    def _entry_head(self, key: str, kind: bytes, data: bytes) -> bytes:
         name = key.encode()
         state = hashlib.blake2b(len(name).to_bytes(4, "big"), digest_size=_SUM, key=self._options.secret)
         for part in (name, kind, data):
@@ -147,29 +147,29 @@ class Codec:
 # -- the forms of the operations ----------------------------------------------------------------------------
 
 
-def _list_of_objects(value: Any) -> list[dict[str, Any]]:
+def _require_objects(value: Any) -> list[dict[str, Any]]:
     if type(value) is not list or not all(type(one) is dict for one in value):
         raise ValueError("must be a list of objects")
     return value
 
 
-def _object(value: Any) -> dict[str, Any]:
+def _require_object(value: Any) -> dict[str, Any]:
     if type(value) is not dict:
         raise ValueError("must be an object")
     return value
 
 
-def _number(value: Any) -> int:
+def _require_count(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError("must be a count")
     return value
 
 
-def _page(value: Any) -> Page:
+def _read_page(value: Any) -> Page:
     *items, cursor = value
     if cursor is not None and type(cursor) is not str:
         raise ValueError("must end in a cursor")
-    return Page(_list_of_objects(items), cursor)
+    return Page(_require_objects(items), cursor)
 
 
 def _write_summary(summary: Summary) -> Any:
@@ -187,17 +187,17 @@ def _read_summary(value: Any) -> Summary:
     return Summary(**values)
 
 
-def _same(value: T) -> T:
+def _same_value(value: T) -> T:
     return value
 
 
-DOCUMENT: Form[dict[str, Any]] = Form(_same, _object)
-DOCUMENTS: Form[list[dict[str, Any]]] = Form(_same, _list_of_objects)
-PAGE: Form[Page] = Form(lambda page: [*page.items, page.next_cursor], _page)
-COUNT: Form[int] = Form(_same, _number)
+DOCUMENT: Form[dict[str, Any]] = Form(_same_value, _require_object)
+DOCUMENTS: Form[list[dict[str, Any]]] = Form(_same_value, _require_objects)
+PAGE: Form[Page] = Form(lambda page: [*page.items, page.next_cursor], _read_page)
+COUNT: Form[int] = Form(_same_value, _require_count)
 SUMMARY: Form[Summary] = Form(_write_summary, _read_summary)
 
 
-def _parts_of(entry: bytes) -> tuple[bytes, bytes]:
+def _split_entry(entry: bytes) -> tuple[bytes, bytes]:
     """Return the kind and the data of an entry."""
     return entry[len(_MAGIC) : _HEAD - _SUM], entry[_HEAD:]

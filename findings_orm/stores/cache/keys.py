@@ -38,8 +38,8 @@ class Keys:
             revision: its revision.
             arguments: what else the result depends on, as JSON.
         """
-        digest = _digest(json.dumps(arguments, sort_keys=True))
-        return f"{self._prefix}:{_digest(project_id)}:{operation}:{revision}:{digest}"
+        digest = _key_digest(json.dumps(arguments, sort_keys=True))
+        return f"{self._prefix}:{_key_digest(project_id)}:{operation}:{revision}:{digest}"
 
     def lock(self, entry: str) -> str:
         """Return the key of the lock of the one that loads an entry."""
@@ -50,9 +50,11 @@ class Keys:
         """The channel on which writes are made known, to all releases."""
         return f"{self.namespace}:{FORMAT}:changes"
 
-    def pattern(self, project_id: str | None = None) -> str:
+    def key_pattern(self, project_id: str | None = None) -> str:
         """Return a glob for all keys of the namespace, of whatever release, or for those of one project."""
-        return f"{self.namespace}:*" if project_id is None else f"{self.namespace}:*:{_digest(project_id)}:*"
+        return (
+            f"{self.namespace}:*" if project_id is None else f"{self.namespace}:*:{_key_digest(project_id)}:*"
+        )
 
 
 def operation_of(key: str) -> str | None:
@@ -69,5 +71,5 @@ def query_arguments(operation: str, query: FindingQuery) -> dict[str, Any]:
     return {name: sorted(set(value)) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def _digest(text: str) -> str:
+def _key_digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

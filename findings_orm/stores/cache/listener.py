@@ -18,7 +18,7 @@ _POLL = 0.2
 _PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
-def message(sender: str, projects: list[str | None]) -> str:
+def change_message(sender: str, projects: list[str | None]) -> str:
     """Return what is published after a write to projects, None for any."""
     return json.dumps({"from": sender, "projects": projects})
 
@@ -57,47 +57,49 @@ class Listener:
             return
         with self._lock:
             if self._thread is None and not self._ended.is_set():
-                self._thread = threading.Thread(target=self._listen, name="findings-cache", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._listen_until_end, name="findings-cache", daemon=True
+                )
                 self._thread.start()
 
     def close(self) -> None:
         """Stop. The thread ends by itself a moment later."""
         self._ended.set()
 
-    def message(self, projects: list[str | None]) -> str:
+    def change_message(self, projects: list[str | None]) -> str:
         """Return what to publish after a write."""
-        return message(self._name, projects)
+        return change_message(self._name, projects)
 
-    def _listen(self) -> None:
+    def _listen_until_end(self) -> None:
         failures = 0
-        while self._wanted():
+        while self._is_wanted():
             try:
-                failures = self._follow(failures)
+                failures = self._follow_channel(failures)
             except Exception as error:  # noqa: BLE001  # whatever a broken Redis makes of it, the thread tries again
                 _log.debug("the cache hears of no writes: %s", hide_secrets(str(error)))
             self.subscribed = False
             self._ended.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
             failures += 1
 
-    def _follow(self, failures: int) -> int:
+    def _follow_channel(self, failures: int) -> int:
         """Listen until the connection breaks (which raises) or the end; return the number of failures in a row."""
         client = self._make()
         try:
             with client.pubsub() as subscription:
                 subscription.subscribe(self._channel)
-                while self._wanted():
+                while self._is_wanted():
                     received = subscription.get_message(timeout=_POLL)
                     if received is not None:
                         failures = 0
-                        self._take(received)
+                        self._take_message(received)
         finally:
             client.close()
         return failures
 
-    def _wanted(self) -> bool:
+    def _is_wanted(self) -> bool:
         return not self._ended.is_set() and self._heard() is not None
 
-    def _take(self, received: dict[str, Any]) -> None:
+    def _take_message(self, received: dict[str, Any]) -> None:
         heard, missed = self._heard(), self._missed()
         if heard is None or missed is None:
             return
@@ -105,10 +107,10 @@ class Listener:
             missed()
             self.subscribed = True
         elif received["type"] == "message":
-            for project_id in self._projects(received["data"]):
+            for project_id in self._parse_projects(received["data"]):
                 heard(project_id)
 
-    def _projects(self, data: bytes) -> list[str | None]:
+    def _parse_projects(self, data: bytes) -> list[str | None]:
         try:
             content = json.loads(data)
             if content["from"] == self._name:

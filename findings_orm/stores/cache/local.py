@@ -42,7 +42,7 @@ class NearCache:
             if found is None:
                 return None
             if found.until <= time.monotonic():
-                self._remove(key)
+                self._remove_entry(key)
                 return None
             self._entries.move_to_end(key)
             return found.data
@@ -53,32 +53,32 @@ class NearCache:
             return
         with self._lock:
             if self._projects.get(project_id, (revision,))[0] != revision:
-                self._drop(project_id)
+                self._drop_entries(project_id)
             if key in self._entries:
-                self._remove(key)
+                self._remove_entry(key)
             until = time.monotonic() + min(seconds, self._seconds)
             self._entries[key] = _Entry(data, project_id, until)
             self._projects.setdefault(project_id, (revision, set()))[1].add(key)
             self._size += len(data)
             while self._size > self._limit:
-                self._remove(next(iter(self._entries)))
+                self._remove_entry(next(iter(self._entries)))
 
-    def drop(self, project_id: str | None) -> None:
+    def drop_project(self, project_id: str | None) -> None:
         """Forget what is kept of a project, or of all."""
         with self._lock:
             for one in [project_id] if project_id is not None else list(self._projects):
-                self._drop(one)
+                self._drop_entries(one)
 
     def figures(self) -> dict[str, int]:
         """Return how many entries there are and how many bytes they hold."""
         with self._lock:
             return {"entries": len(self._entries), "bytes": self._size}
 
-    def _drop(self, project_id: str) -> None:
+    def _drop_entries(self, project_id: str) -> None:
         for key in list(self._projects.get(project_id, (0, ()))[1]):
-            self._remove(key)
+            self._remove_entry(key)
 
-    def _remove(self, key: str) -> None:
+    def _remove_entry(self, key: str) -> None:
         entry = self._entries.pop(key)
         self._size -= len(entry.data)
         keys = self._projects[entry.project_id][1]
@@ -117,7 +117,7 @@ class Remembered(Generic[T]):
         found = self._answers.get(name)
         return found.value if found and time.monotonic() - found.asked_at <= self._seconds else None
 
-    def ask(self, name: str, question: Callable[[], T]) -> T:
+    def ask_store(self, name: str, question: Callable[[], T]) -> T:
         """Ask the store now, and remember the answer."""
         generation = self._generation
         asked_at = time.monotonic()
@@ -152,14 +152,14 @@ class Tokens:
         self._remembered: Remembered[int] = Remembered(seconds)
         self.strict = not seconds
 
-    def current(self, project_id: str) -> tuple[int, bool]:
+    def project_revision(self, project_id: str) -> tuple[int, bool]:
         """Return the revision, and whether the store was asked for it just now."""
         found = None if self.strict else self._remembered.get(project_id)
-        return (self.ask(project_id), True) if found is None else (found, False)
+        return (self.ask_store(project_id), True) if found is None else (found, False)
 
-    def ask(self, project_id: str) -> int:
+    def ask_store(self, project_id: str) -> int:
         """Ask the store now."""
-        return self._remembered.ask(project_id, lambda: self._revision(project_id))
+        return self._remembered.ask_store(project_id, lambda: self._revision(project_id))
 
     def forget(self, project_id: str | None) -> None:
         """Forget the revision of a project, or of all."""

@@ -13,7 +13,7 @@ from findings_orm.secrecy import shown_url
 from findings_orm.stores.cache.client import client_maker
 from findings_orm.stores.cache.entries import Codec
 from findings_orm.stores.cache.keys import Keys, operation_of
-from findings_orm.stores.cache.listener import message
+from findings_orm.stores.cache.listener import change_message
 from findings_orm.stores.cache.options import CacheOptions
 
 _BATCH = 1_000
@@ -25,7 +25,7 @@ _NO_SECRET = Codec(CacheOptions())
 Progress = Callable[[int], object]
 
 
-def _silent(_: int) -> None:
+def _report_nothing(_: int) -> None:
     """No progress."""
 
 
@@ -54,24 +54,26 @@ class CacheStatus:
     unsigned: bool = False
 
 
-def cache_status(url: str, *, namespace: str = "findings", progress: Progress = _silent) -> CacheStatus:
+def cache_status(
+    url: str, *, namespace: str = "findings", progress: Progress = _report_nothing
+) -> CacheStatus:
     """Return what a Redis holds of a cache. `progress` is called with the number of keys just looked at.
 
     Raises:
         StorageUnavailableError: it can't be reached.
         StorageValidationError: the URL or the namespace can't be one.
     """
-    with _client(url, namespace) as (client, keys):
+    with _open_client(url, namespace) as (client, keys):
         info = client.info()
         found: Counter[str] = Counter()
         unsigned = False
-        for key in client.scan_iter(match=keys.pattern(), count=_BATCH):
+        for key in client.scan_iter(match=keys.key_pattern(), count=_BATCH):
             name = key.decode(errors="replace")
             operation = operation_of(name)
             if operation is not None:
                 found[operation] += 1
                 if not unsigned and found.total() <= _SAMPLE:
-                    unsigned = _NO_SECRET.sealed(name, client.get(key) or b"")
+                    unsigned = _NO_SECRET.is_sealed(name, client.get(key) or b"")
             progress(1)
         listeners = dict(client.pubsub_numsub(keys.channel)).get(keys.channel.encode(), 0)
         return CacheStatus(
@@ -91,7 +93,7 @@ def clear_cache(
     *,
     namespace: str = "findings",
     project_id: str | None = None,
-    progress: Progress = _silent,
+    progress: Progress = _report_nothing,
 ) -> int:
     """Remove the entries of a cache, or those of one project; return how many keys there were.
 
@@ -101,26 +103,28 @@ def clear_cache(
         StorageUnavailableError: Redis can't be reached.
         StorageValidationError: the URL or the namespace can't be one.
     """
-    with _client(url, namespace) as (client, keys):
+    with _open_client(url, namespace) as (client, keys):
         removed = remove_entries(client, keys, project_id, progress)
-        client.publish(keys.channel, message("", [project_id]))
+        client.publish(keys.channel, change_message("", [project_id]))
         return removed
 
 
-def remove_entries(client: Any, keys: Keys, project_id: str | None, progress: Progress = _silent) -> int:
+def remove_entries(
+    client: Any, keys: Keys, project_id: str | None, progress: Progress = _report_nothing
+) -> int:
     """Remove the keys of a namespace, or those of one project; return how many there were. Raises redis.RedisError."""
     removed = 0
     batch: list[Any] = []
-    for key in client.scan_iter(match=keys.pattern(project_id), count=_BATCH):
+    for key in client.scan_iter(match=keys.key_pattern(project_id), count=_BATCH):
         batch.append(key)
         if len(batch) == _BATCH:
-            removed += _unlink(client, batch)
+            removed += _unlink_keys(client, batch)
             progress(len(batch))
             batch = []
-    return removed + (_unlink(client, batch) if batch else 0)
+    return removed + (_unlink_keys(client, batch) if batch else 0)
 
 
-def _unlink(client: Any, batch: list[Any]) -> int:
+def _unlink_keys(client: Any, batch: list[Any]) -> int:
     # One by one: the keys of a batch lie on any nodes of a Cluster.
     with client.pipeline(transaction=False) as pipeline:
         for key in batch:
@@ -129,7 +133,7 @@ def _unlink(client: Any, batch: list[Any]) -> int:
 
 
 @contextmanager
-def _client(url: str, namespace: str) -> Iterator[tuple[Any, Keys]]:
+def _open_client(url: str, namespace: str) -> Iterator[tuple[Any, Keys]]:
     keys = Keys(CacheOptions(namespace=namespace).namespace)
     make = client_maker(url, timeout=_TIMEOUT)
     try:

@@ -72,20 +72,20 @@ class CacheOptions:
             raise StorageValidationError("secret: must be up to 64 bytes", field="secret")
         check_fields(self)
         for name in ("max_staleness", "ttl", "timeout", "breaker_seconds", "wait_seconds", "lock_seconds"):
-            _check(name, getattr(self, name), above_zero=True)
+            _check_range(name, getattr(self, name), above_zero=True)
         for name in ("near_bytes", "near_seconds", "compress_from", "max_bytes", "max_plain_bytes"):
-            _check(name, getattr(self, name), above_zero=False)
+            _check_range(name, getattr(self, name), above_zero=False)
         for operation, seconds in self.ttls.items():
             if operation not in OPERATIONS:
                 raise StorageValidationError.of_field("ttls", f"must name {', '.join(OPERATIONS)}", operation)
-            _check(f"ttls.{operation}", seconds, above_zero=False)
+            _check_range(f"ttls.{operation}", seconds, above_zero=False)
         if not self.namespace or not self.namespace.isprintable() or set("*?[]\\: ") & set(self.namespace):
             rule = "must be text without spaces, colons, brackets and wildcards, not empty"
             raise StorageValidationError.of_field("namespace", rule, self.namespace)
 
     @classmethod
     @checked
-    def of(cls, given: Mapping[str, Any]) -> CacheOptions:
+    def of_mapping(cls, given: Mapping[str, Any]) -> CacheOptions:
         """Return the options of keyword arguments. Raises StorageValidationError for unknown ones, naming those there are."""
         known = [one.name for one in fields(cls)]
         for name in given:
@@ -111,7 +111,7 @@ class CacheOptions:
         return float(self.ttls.get(operation, self.ttl))
 
 
-def _check(name: str, value: float, *, above_zero: bool) -> None:
+def _check_range(name: str, value: float, *, above_zero: bool) -> None:
     if value < 0 or (above_zero and not value):
         raise StorageValidationError.of_field(
             name, f"must be a number, {'above 0' if above_zero else '0 or more'}", value

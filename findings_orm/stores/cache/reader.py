@@ -86,7 +86,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
 
     @block
-    def holding(self, key: str, name: str) -> Iterator[None]:
+    def hold_lock(self, key: str, name: str) -> Iterator[None]:
         """Keep a lock that `Remote.lock` gave during the block, and release it then; an empty name is no lock."""
         if not name:
             yield
@@ -114,7 +114,7 @@ class Keeper:
                     return
                 held = list(self._held.items())
             for key, name in held:
-                self._remote.extend(key, name, self._seconds)
+                self._remote.extend_lock(key, name, self._seconds)
 
 
 # -- one read through the cache ---------------------------------------------------------------------------
@@ -186,15 +186,15 @@ class Reader:
     def read(self, wanted: Wanted[T]) -> T:
         """Return the result, new and the caller's own."""
         try:
-            return self._read(wanted)
+            return self._read_through(wanted)
         except DamagedError:
             # What a store of another package returned became JSON that can't be read, too deep for one.
             self._statistics.add(wanted.operation, "damaged")
             return wanted.load()
 
-    def _read(self, wanted: Wanted[T]) -> T:
+    def _read_through(self, wanted: Wanted[T]) -> T:
         for _ in range(_ATTEMPTS):
-            revision, fresh = self._tokens.current(wanted.project_id)
+            revision, fresh = self._tokens.project_revision(wanted.project_id)
             if not revision:
                 self._statistics.add(wanted.operation, "bypasses")
                 return wanted.load()
@@ -205,7 +205,7 @@ class Reader:
                 return decode(kept, wanted.form)
             found, mine = self._flights.join(
                 key,
-                lambda: self._fetch(wanted, key, revision, fresh=fresh),  # noqa: B023  # called before the next round
+                lambda: self._fetch_result(wanted, key, revision, fresh=fresh),  # noqa: B023  # called before the next round
                 self._options.wait_seconds,
             )
             if mine and found is not None and found.values:
@@ -218,27 +218,27 @@ class Reader:
         self._statistics.add(wanted.operation, "loads")
         return wanted.load()
 
-    def _fetch(self, wanted: Wanted[Any], key: str, revision: int, *, fresh: bool) -> _Outcome:
+    def _fetch_result(self, wanted: Wanted[Any], key: str, revision: int, *, fresh: bool) -> _Outcome:
         """Get the result from Redis, else from the store; for this thread and those that wait for it."""
         try:
-            found = self._stored(wanted, key, revision)
+            found = self._read_entry(wanted, key, revision)
             if found is not None:
                 self._statistics.add(wanted.operation, "hits")
                 return found
             self._statistics.add(wanted.operation, "misses")
-            if not fresh and self._tokens.ask(wanted.project_id) != revision:
+            if not fresh and self._tokens.ask_store(wanted.project_id) != revision:
                 return _Outcome(moved=True)
             return self._load_alone(wanted, key, revision)
         except TooLargeError:
             return _Outcome()
 
-    def _stored(self, wanted: Wanted[Any], key: str, revision: int) -> _Outcome | None:
+    def _read_entry(self, wanted: Wanted[Any], key: str, revision: int) -> _Outcome | None:
         """Return what Redis has; an entry that can't be read is deleted. Raises TooLargeError."""
         entry = self._remote.get(wanted.operation, key)
         if entry is None:
             return None
         try:
-            data = self._codec.unpack(key, entry)
+            data = self._codec.unpack_entry(key, entry)
             value = decode(data, wanted.form)
         except DamagedError:
             self._statistics.add(wanted.operation, "damaged")
@@ -257,22 +257,22 @@ class Reader:
                 self._statistics.add(wanted.operation, "waits")
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-            found = self._stored(wanted, key, revision)
+            found = self._read_entry(wanted, key, revision)
             if found is not None:
                 return found
             if time.monotonic() > deadline:
                 name = ""
                 break
-        with self._keeper.holding(lock, name):
+        with self._keeper.hold_lock(lock, name):
             # Somebody may have loaded it between the first look and the lock.
-            found = self._stored(wanted, key, revision) if name else None
-            return found or self._load(wanted, key, revision)
+            found = self._read_entry(wanted, key, revision) if name else None
+            return found or self._load_result(wanted, key, revision)
 
-    def _load(self, wanted: Wanted[Any], key: str, revision: int) -> _Outcome:
+    def _load_result(self, wanted: Wanted[Any], key: str, revision: int) -> _Outcome:
         """Ask the store, and keep the answer if the project was not written to meanwhile."""
         self._statistics.add(wanted.operation, "loads")
         value = wanted.load()
-        if self._tokens.ask(wanted.project_id) != revision:
+        if self._tokens.ask_store(wanted.project_id) != revision:
             self._statistics.add(wanted.operation, "moved")
             return _Outcome((value,), moved=True)
         return _Outcome((value,), self._keep(wanted, key, revision, value))
@@ -283,10 +283,10 @@ class Reader:
         try:
             data = encode(wanted.form.write(value), self._options.max_plain_bytes)
             self._keep_near(wanted, key, revision, data)
-            entry = self._codec.pack(key, data)
+            entry = self._codec.pack_entry(key, data)
         except (TooLargeError, ValueError, TypeError, RecursionError):
             self._statistics.add(wanted.operation, "too_large")
-            self._remote.put(wanted.operation, key, self._codec.too_large(key), seconds)
+            self._remote.put(wanted.operation, key, self._codec.too_large_entry(key), seconds)
             return None
         self._remote.put(wanted.operation, key, entry, seconds)
         return data

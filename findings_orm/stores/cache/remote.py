@@ -12,7 +12,7 @@ from uuid import uuid4
 from redis.exceptions import ResponseError
 
 from findings_orm.secrecy import hide_secrets
-from findings_orm.stores.cache.client import within
+from findings_orm.stores.cache.client import limit_answer_time
 from findings_orm.stores.cache.statistics import Statistics
 
 # -- A circuit breaker: what failed is left alone for a while, then one caller tries it -------------------
@@ -43,7 +43,7 @@ class Breaker:
         """Whether calls are let through."""
         return self._retry_at is None
 
-    def enter(self) -> int | None:
+    def take_ticket(self) -> int | None:
         """Return a ticket for one call, or None where there must be no call now."""
         with self._lock:
             if self._retry_at is None:
@@ -55,13 +55,13 @@ class Breaker:
             self._epoch += 1
             return self._epoch
 
-    def succeeded(self, ticket: int) -> None:
+    def note_success(self, ticket: int) -> None:
         """Close, unless the call began before the failure that opened."""
         with self._lock:
             if ticket == self._epoch:
                 self._retry_at = None
 
-    def failed(self, ticket: int) -> None:
+    def note_failure(self, ticket: int) -> None:
         """Open, unless the call began before an earlier failure, which opened already."""
         with self._lock:
             if ticket == self._epoch:
@@ -123,41 +123,45 @@ class Remote:
                 return None
             return found if isinstance(found, bytes) else None
 
-        return self._call(operation, work, None)
+        return self._call_redis(operation, work, None)
 
     def put(self, operation: str, key: str, entry: bytes, seconds: float) -> None:
         """Store an entry for a time."""
-        self._call(operation, lambda client: client.set(key, entry, px=_milliseconds(seconds)), None)
+        self._call_redis(
+            operation, lambda client: client.set(key, entry, px=_whole_milliseconds(seconds)), None
+        )
 
     def delete(self, operation: str, key: str) -> None:
         """Remove an entry."""
-        self._call(operation, lambda client: client.delete(key), None)
+        self._call_redis(operation, lambda client: client.delete(key), None)
 
     def lock(self, operation: str, key: str, seconds: float) -> str | None:
         """Take a lock that ends by itself after `seconds`.
 
         Returns:
-            What `unlock` and `extend` want, or ``""`` where Redis can't be asked; None: somebody else has it.
+            What `unlock` and `extend_lock` want, or ``""`` where Redis can't be asked; None: somebody else has it.
         """
         name = uuid4().hex
 
         def work(client: Any) -> str | None:
-            return name if client.set(key, name, nx=True, px=_milliseconds(seconds)) else None
+            return name if client.set(key, name, nx=True, px=_whole_milliseconds(seconds)) else None
 
         unlocked: str | None = ""
-        return self._call(operation, work, unlocked)
+        return self._call_redis(operation, work, unlocked)
 
-    def extend(self, key: str, name: str, seconds: float) -> None:
+    def extend_lock(self, key: str, name: str, seconds: float) -> None:
         """Let a lock live for `seconds` from now on, if it is still the one that `lock` gave."""
-        self._call("locks", lambda client: client.eval(_EXTEND, 1, key, name, _milliseconds(seconds)), None)
+        self._call_redis(
+            "locks", lambda client: client.eval(_EXTEND, 1, key, name, _whole_milliseconds(seconds)), None
+        )
 
     def unlock(self, key: str, name: str) -> None:
         """Release a lock, if it is still the one that `lock` gave."""
-        self._call("locks", lambda client: client.eval(_UNLOCK, 1, key, name), None)
+        self._call_redis("locks", lambda client: client.eval(_UNLOCK, 1, key, name), None)
 
     def publish(self, channel: str, message: str) -> None:
         """Tell all listeners."""
-        self._call("writes", lambda client: client.publish(channel, message), None)
+        self._call_redis("writes", lambda client: client.publish(channel, message), None)
 
     def reset(self) -> None:
         """Begin anew in a forked process; connections of the parent are left to it."""
@@ -174,36 +178,36 @@ class Remote:
             except Exception:  # noqa: BLE001  # Redis may be in any state; closing must not fail
                 _log.debug("closing the connections to Redis failed", exc_info=True)
 
-    def _call(self, operation: str, work: Callable[[Any], T], default: T) -> T:
-        ticket = self._breaker.enter()
+    def _call_redis(self, operation: str, work: Callable[[Any], T], default: T) -> T:
+        ticket = self._breaker.take_ticket()
         if ticket is None:
             return default
         start = time.monotonic()
         try:
-            with within(self._slow):
-                result = work(self._connected())
+            with limit_answer_time(self._slow):
+                result = work(self._get_client())
         except ResponseError as error:
             # The server answers, but not as hoped (no permission, out of memory, read only): no reason to leave it alone.
-            self._failed(operation, error)
-            self._breaker.succeeded(ticket)
+            self._count_error(operation, error)
+            self._breaker.note_success(ticket)
             return default
         except Exception as error:  # noqa: BLE001  # nothing that a client of Redis can raise may reach a caller
-            self._failed(operation, error)
-            self._breaker.failed(ticket)
+            self._count_error(operation, error)
+            self._breaker.note_failure(ticket)
             return default
         taken = time.monotonic() - start
         if taken > self._slow:
-            self._failed(operation, f"an answer took {taken:.3f} s")
-            self._breaker.failed(ticket)
+            self._count_error(operation, f"an answer took {taken:.3f} s")
+            self._breaker.note_failure(ticket)
         else:
-            self._breaker.succeeded(ticket)
+            self._breaker.note_success(ticket)
         return result
 
-    def _failed(self, operation: str, reason: object) -> None:
+    def _count_error(self, operation: str, reason: object) -> None:
         self._statistics.add(operation, "errors")
         _log.warning("the cache is passed over: %s: %s", type(reason).__name__, hide_secrets(str(reason)))
 
-    def _connected(self) -> Any:
+    def _get_client(self) -> Any:
         if self._client is None:
             with self._lock:
                 if self._client is None:
@@ -211,5 +215,5 @@ class Remote:
         return self._client
 
 
-def _milliseconds(seconds: float) -> int:
+def _whole_milliseconds(seconds: float) -> int:
     return max(1, int(seconds * 1000))

@@ -50,11 +50,11 @@ class Statistics:
         with self._lock:
             self._observers = (*self._observers, observer)
 
-        def stop() -> None:
+        def stop_observing() -> None:
             with self._lock:
                 self._observers = tuple(one for one in self._observers if one is not observer)
 
-        return stop
+        return stop_observing
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return operation to event to count; what did not happen is absent."""

@@ -19,7 +19,7 @@ Projects = set[str | None]
 
 class NotifyingStore(ForwardingStore):
     """A store that says what was written to: after the commit of the outermost unit of work, and nothing of what was rolled
-    back. A subclass provides `_committed` and `_forget`."""
+    back. A subclass provides `_announce_changes` and `_forget_project`."""
 
     def __init__(self, inner: FindingStore) -> None:
         super().__init__(inner)
@@ -29,29 +29,33 @@ class NotifyingStore(ForwardingStore):
         """Forget all units of work, in a forked process too."""
         self._local = threading.local()
 
-    def _committed(self, changed: Projects) -> None:
+    def _announce_changes(self, changed: Projects) -> None:
         """Take notice of projects that a committed unit wrote to."""
         raise NotImplementedError
 
-    def _forget(self, project_id: str | None) -> None:
+    def _forget_project(self, project_id: str | None) -> None:
         """Forget what is remembered of a project, or of all: a write to it may have happened, in part."""
         raise NotImplementedError
 
     # -- writing --------------------------------------------------------------------------------------------
 
     def save_finding(self, finding: dict[str, Any]) -> None:
-        self._write({_project_of(finding)}, lambda: self.inner.save_finding(finding))
+        self._write_and_notify({_project_of(finding)}, lambda: self.inner.save_finding(finding))
 
     @checked
     def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
         if isinstance(documents, Sequence):
-            self._write(set(map(_project_of, documents)), lambda: self.inner.save_findings(documents))
+            self._write_and_notify(
+                set(map(_project_of, documents)), lambda: self.inner.save_findings(documents)
+            )
         else:
             changed: Projects = set()
-            self._write(changed, lambda: self.inner.save_findings(_noting(documents, changed)))
+            self._write_and_notify(
+                changed, lambda: self.inner.save_findings(_note_projects(documents, changed))
+            )
 
     def delete_project(self, project_id: str) -> None:
-        self._write(_only(project_id), lambda: self.inner.delete_project(project_id))
+        self._write_and_notify(_changed_project(project_id), lambda: self.inner.delete_project(project_id))
 
     def ingest(
         self,
@@ -63,8 +67,8 @@ class NotifyingStore(ForwardingStore):
         dry_run: bool = False,
         on_invalid: Literal["raise", "quarantine"] = "raise",
     ) -> IngestReport:
-        return self._write(
-            set() if dry_run is True else _only(project_id),
+        return self._write_and_notify(
+            set() if dry_run is True else _changed_project(project_id),
             lambda: self.inner.ingest(
                 project_id,
                 documents,
@@ -76,77 +80,81 @@ class NotifyingStore(ForwardingStore):
         )
 
     def discard_rejected(self, project_id: str, rejected_ids: Iterable[str]) -> int:
-        return self._write(_only(project_id), lambda: self.inner.discard_rejected(project_id, rejected_ids))
+        return self._write_and_notify(
+            _changed_project(project_id), lambda: self.inner.discard_rejected(project_id, rejected_ids)
+        )
 
     def retry_rejected(
         self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
     ) -> IngestReport:
-        return self._write(_only(project_id), lambda: self.inner.retry_rejected(project_id, fixed))
+        return self._write_and_notify(
+            _changed_project(project_id), lambda: self.inner.retry_rejected(project_id, fixed)
+        )
 
     def set_status(
         self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
     ) -> Document:
-        return self._write(
-            _only(project_id),
+        return self._write_and_notify(
+            _changed_project(project_id),
             lambda: self.inner.set_status(project_id, finding_id, status, actor=actor, comment=comment),
         )
 
     def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
-        return self._write(
-            set() if dry_run is True else _only(project_id),
+        return self._write_and_notify(
+            set() if dry_run is True else _changed_project(project_id),
             lambda: self.inner.purge(project_id, closed_before=closed_before, dry_run=dry_run),
         )
 
     @block
     def transaction(self) -> Iterator[Self]:
-        commits = self._commits()
+        commits = self._commits_at_once()
         ended = False
         try:
-            with self._writing(set()):
+            with self._notify_after(set()):
                 with super().transaction():
                     yield self
                 ended = True
         except BaseException as error:
             if ended:
-                self._came_after_write(error, commits=commits)
+                self._note_late_exception(error, commits=commits)
             raise
 
     @block
     def joined(self, bind: Any) -> Iterator[Self]:
         """See `ForwardingStore.joined`. Other instances in bounded mode hear of the writes when the block ends, which may be
         before the application commits: until `max_staleness` later they may read what was before."""
-        with self._writing(set()), super().joined(bind):
+        with self._notify_after(set()), super().joined(bind):
             yield self
 
-    def _changes(self) -> list[Projects] | None:
+    def _open_changes(self) -> list[Projects] | None:
         """Return what the units of work of the calling thread wrote to, outermost first; None outside of any."""
         return getattr(self._local, "changes", None)
 
-    def _write(self, changed: Projects, write: Callable[[], T]) -> T:
+    def _write_and_notify(self, changed: Projects, write: Callable[[], T]) -> T:
         """Let the store inside write to projects, and take notice of what interrupts anything after that."""
-        commits = self._commits()
+        commits = self._commits_at_once()
         returned = False
         try:
-            with self._writing(changed):
+            with self._notify_after(changed):
                 result = write()
                 returned = True
         except BaseException as error:
             if returned and changed:
-                self._came_after_write(error, commits=commits)
+                self._note_late_exception(error, commits=commits)
             raise
         return result
 
     @block
-    def _writing(self, changed: Projects) -> Iterator[None]:
+    def _notify_after(self, changed: Projects) -> Iterator[None]:
         """Let a write happen, then make it known: once the outermost unit is committed, not at all if it is rolled back."""
-        units = self._changes()
+        units = self._open_changes()
         self._local.changes = [*(units or ()), changed]
         try:
             yield
         except BaseException:
             # Part of it may have been committed all the same (a purge in batches, an answer that was lost).
             for project_id in changed:
-                self._forget(project_id)
+                self._forget_project(project_id)
             raise
         finally:
             self._local.changes = units
@@ -154,10 +162,10 @@ class NotifyingStore(ForwardingStore):
             outer = units[-1]
             outer |= changed  # no call, so that nothing comes between the write and its return
         elif changed:
-            self._committed(changed)
+            self._announce_changes(changed)
 
 
-def _only(project_id: object) -> Projects:
+def _changed_project(project_id: object) -> Projects:
     """Return a project as all that a write changes; none where it is no name, as the store inside will say."""
     return {project_id} if isinstance(project_id, str) else set()
 
@@ -168,7 +176,7 @@ def _project_of(document: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _noting(documents: Iterable[dict[str, Any]], changed: Projects) -> Iterator[dict[str, Any]]:
+def _note_projects(documents: Iterable[dict[str, Any]], changed: Projects) -> Iterator[dict[str, Any]]:
     for document in documents:
         changed.add(_project_of(document))
         yield document

@@ -34,7 +34,7 @@ _DEFAULTS: dict[str, Any] = {
 _LEFT_OUT = {name: default for name, default in _DEFAULTS.items() if default in (None, [], {})}
 
 
-def slim(document: Document) -> dict[str, Any]:
+def slim_document(document: Document) -> dict[str, Any]:
     """Return a document without its version and without what is null or empty by default."""
     return {
         name: value
@@ -44,8 +44,8 @@ def slim(document: Document) -> dict[str, Any]:
     }
 
 
-def full(short: Mapping[str, Any], version: str = SCHEMA_VERSION) -> Document:
-    """Return the document that `slim` made short, in the current version."""
+def full_document(short: Mapping[str, Any], version: str = SCHEMA_VERSION) -> Document:
+    """Return the document that `slim_document` made short, in the current version."""
     if version != SCHEMA_VERSION:
         short = current_document({**short, "finding_schema_version": version})
     document = {}
@@ -60,15 +60,15 @@ def full(short: Mapping[str, Any], version: str = SCHEMA_VERSION) -> Document:
 
 def document_digest(document: Document) -> str:
     """Return 16 hexadecimal digits for a document as `findings.json` has it."""
-    return hashlib.blake2b(to_json(slim(document)), digest_size=8).hexdigest()
+    return hashlib.blake2b(to_json(slim_document(document)), digest_size=8).hexdigest()
 
 
 def _put_stored(row: Stored) -> list[Any]:
-    return [slim(row.document), put_identity(row.identity)]
+    return [slim_document(row.document), put_identity(row.identity)]
 
 
 def _get_stored(version: str) -> Callable[[Any], Stored]:
-    return lambda row: Stored(full(row[0], version), get_identity(row[1]))
+    return lambda row: Stored(full_document(row[0], version), get_identity(row[1]))
 
 
 _Coder = Callable[[Any], Any]

@@ -19,11 +19,11 @@ from findings_orm.imports.saving import save
 from findings_orm.layout import check_store_layout, problems_of_path
 from findings_orm.port import Document
 from findings_orm.stores.files import codec, edits, folding, journal, snapshot, tree
-from findings_orm.stores.files.loading import Copy, core_of, load, read
+from findings_orm.stores.files.loading import Copy, load_copy, read, stat_core
 from findings_orm.stores.files.lock import StoreLock
 from findings_orm.stores.files.snapshot import Entry, Known, Manifest
-from findings_orm.stores.files.tree import Disk, translated
-from findings_orm.stores.files.working_copy import FileRecords, fitted, redo
+from findings_orm.stores.files.tree import Disk, translate_os_errors
+from findings_orm.stores.files.working_copy import FileRecords, fit_operation, redo_operations
 
 # -- what is wrong with the files of a store, for people: all of it, not only the first thing -------------
 
@@ -36,8 +36,8 @@ def check(path: Path) -> list[str]:
     path = Path(path)
     try:
         if path.is_dir() and is_store(path):
-            return list(_folder(path))
-        problems = _own_file(path)
+            return list(_check_folder(path))
+        problems = _check_own_file(path)
     except OSError as error:
         return [f"{path}: can't be read: {error.strerror or error}"]
     return check_store_layout(path) if problems is None else problems
@@ -48,7 +48,7 @@ def is_store(path: Path) -> bool:
     return (path / tree.JOURNAL).exists() or (path / tree.MANIFEST).exists()
 
 
-def _own_file(path: Path) -> list[str] | None:
+def _check_own_file(path: Path) -> list[str] | None:
     """Check a file that is no ``findings.json``; None for one that is not of this layout."""
     data = None if path.is_dir() else read(path)
     if data is None:
@@ -75,7 +75,7 @@ def _is_manifest(data: bytes) -> bool:
     return isinstance(content, dict) and content.get("format") == snapshot.FORMAT
 
 
-def _folder(root: Path) -> Iterator[str]:
+def _check_folder(root: Path) -> Iterator[str]:
     path = root / tree.MANIFEST
     data = read(path)
     manifest = Manifest()
@@ -92,7 +92,7 @@ def _folder(root: Path) -> Iterator[str]:
     if data is None:
         yield f"{path}: is missing"
     else:
-        unfinished = _generation(path, data) == manifest.generation - 1
+        unfinished = _read_generation(path, data) == manifest.generation - 1
         yield from _journal(path, data)
     if unfinished:
         yield f"{root}: generation {manifest.generation} was cut short; the next write completes it"
@@ -101,7 +101,7 @@ def _folder(root: Path) -> Iterator[str]:
         yield from _project(root / name, entry)
 
 
-def _generation(path: Path, data: bytes) -> int | None:
+def _read_generation(path: Path, data: bytes) -> int | None:
     try:
         return journal.read_header(path, data).generation
     except StorageError:
@@ -160,7 +160,7 @@ def repair(
     """
     root = Path(path).absolute()
     guard = StoreLock(root / tree.LOCK, soft=lock == "soft")
-    with translated(root):
+    with translate_os_errors(root):
         if not root.is_dir() or not is_store(root):
             raise StorageUnavailableError(f"{root}: holds no store")
         guard.acquire(lock_timeout)
@@ -179,33 +179,33 @@ class _Repair:
         self.generation = 0
 
     def run(self) -> list[str]:
-        unfit = self._unfit()
+        unfit = self._find_misfit()
         self.said = check(self.root) or unfit
         if not self.said:
             return []
-        aside = self._put_aside()
-        copy = Copy(self._manifest(), core=core_of(self.root))
+        aside = self._copy_aside()
+        copy = Copy(self._read_manifest(), core=stat_core(self.root))
         for name, entry in copy.manifest.projects.items():
             self._project(copy, name, entry)
         self._journal(copy)
         self.generation = max(self.generation, copy.manifest.generation)
         copy.manifest = Manifest(self.generation + 1, "", copy.manifest.projects)
         copy.dirty.update(copy.state)
-        folding.fold(Disk(), self.root, copy)
+        folding.fold_journal(Disk(), self.root, copy)
         self.said.append(f"{self.root}: {aside.name} has the files as they were")
         return self.said
 
-    def _unfit(self) -> list[str]:
+    def _find_misfit(self) -> list[str]:
         """Return what is wrong where each file is right, but they don't fit together."""
         try:
-            load(self.root)
+            load_copy(self.root)
         except SchemaVersionError:
             raise
         except StorageError as error:
             return [str(error)]
         return []
 
-    def _put_aside(self) -> Path:
+    def _copy_aside(self) -> Path:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         number = 1
         while (aside := self.root / f"{tree.DAMAGED}{stamp}-{number}").exists():
@@ -215,7 +215,7 @@ class _Repair:
         shutil.copytree(self.root, aside, ignore=ignored, dirs_exist_ok=True)
         return aside
 
-    def _manifest(self) -> Manifest:
+    def _read_manifest(self) -> Manifest:
         """Return the manifest, or one made of the folders there are when it is damaged."""
         path = self.root / tree.MANIFEST
         data = read(path)
@@ -242,15 +242,15 @@ class _Repair:
         folder = self.root / folder_name
         companions = {}
         for name in tree.COMPANIONS:
-            companions[name] = list(self._lines(folder / name, snapshot.READERS[name]))
+            companions[name] = list(self._read_lines(folder / name, snapshot.READERS[name]))
         project = snapshot.empty_project(entry.revision, companions)
         known: dict[str, Known] = {one.identity.finding_id: one for one in companions[tree.IDENTITIES]}
         copy.state[entry.project_id] = project
         new = []
-        for document in self._findings(folder / tree.FINDINGS, entry.project_id):
+        for document in self._read_findings(folder / tree.FINDINGS, entry.project_id):
             one = known.pop(document["id"], None)
             if one is not None and codec.document_digest(document) == one.digest:
-                snapshot.put(project, document, one)
+                snapshot.put_finding(project, document, one)
             else:
                 new.append(document)
         if new:
@@ -258,7 +258,7 @@ class _Repair:
         for finding_id in sorted(known):
             self.said.append(f"{folder / tree.FINDINGS}: finding {finding_id} is lost")
 
-    def _newest(self, path: Path) -> bytes:
+    def _read_newest(self, path: Path) -> bytes:
         """Return a file's content, in preference one that has not got its name yet."""
         pending = sorted(path.parent.glob(f".{path.name}.*.new"))
         for candidate in pending:
@@ -267,18 +267,18 @@ class _Repair:
                 return data
         return read(path) or b""
 
-    def _lines(self, path: Path, get: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
+    def _read_lines(self, path: Path, get: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
         seen = set()
-        for number, line in enumerate(self._newest(path).split(b"\n"), 1):
+        for number, line in enumerate(self._read_newest(path).split(b"\n"), 1):
             if line and line not in seen:
                 seen.add(line)
                 try:
-                    yield get(journal.unpack(line)[0])
+                    yield get(journal.unpack_line(line)[0])
                 except (*records.MALFORMED, RecursionError) as error:
                     self.said.append(f"{path}, line {number}: is lost: {error}")
 
-    def _findings(self, path: Path, project_id: str) -> Iterator[Document]:
-        data = self._newest(path)
+    def _read_findings(self, path: Path, project_id: str) -> Iterator[Document]:
+        data = self._read_newest(path)
         try:
             yield from edits.read_layout(path, data, project_id)[1]
             return
@@ -287,7 +287,7 @@ class _Repair:
         except StorageError:
             pass  # what is intact in it follows
         seen = set()
-        for text, line in _objects(data.decode(errors="replace")):
+        for text, line in _find_objects(data.decode(errors="replace")):
             try:
                 given = json.loads(text)
                 version = given.get("finding_schema_version", SCHEMA_VERSION)
@@ -310,7 +310,7 @@ class _Repair:
         done = set()
         for number, line in enumerate(data.split(b"\n"), 1):
             try:
-                record, checksum = journal.unpack(line)
+                record, checksum = journal.unpack_line(line)
             except (ValueError, RecursionError):
                 if line:
                     self.said.append(f"{path}, line {number}: is lost")
@@ -324,13 +324,13 @@ class _Repair:
                     return
             elif checksum not in done:
                 done.add(checksum)
-                self._redo(copy, path, number, record, version)
+                self._redo_record(copy, path, number, record, version)
 
-    def _redo(self, copy: Copy, path: Path, number: int, record: dict[str, Any], version: str) -> None:
+    def _redo_record(self, copy: Copy, path: Path, number: int, record: dict[str, Any], version: str) -> None:
         for row in record["operations"]:
             try:
                 operation = codec.get_operation(row, version)
-                redo(copy.state, fitted(copy.state, operation))
+                redo_operations(copy.state, fit_operation(copy.state, operation))
             except (*records.MALFORMED, StorageError) as error:
                 self.said.append(f"{path}, line {number}: {row[0]} does not fit: {error!r}")
 
@@ -338,7 +338,7 @@ class _Repair:
 def _project_of(folder: Path) -> str | None:
     """Return the project of a folder, as its files say, or its name."""
     data = (read(folder / tree.FINDINGS) or b"").decode(errors="replace")
-    for text, _ in _objects(data):
+    for text, _ in _find_objects(data):
         try:
             return str(json.loads(text)["project_id"])
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -346,7 +346,7 @@ def _project_of(folder: Path) -> str | None:
     return folder.name if tree.folder_name(folder.name) == folder.name else None
 
 
-def _objects(text: str) -> Iterator[tuple[str, int]]:
+def _find_objects(text: str) -> Iterator[tuple[str, int]]:
     """Yield what looks like the findings of a layout that is no longer JSON as a whole, each with its line.
 
     ``findings.json`` is indented: a finding begins and ends with a brace behind four spaces.

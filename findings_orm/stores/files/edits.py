@@ -20,8 +20,8 @@ from findings_orm.imports.intake import current_document
 from findings_orm.imports.saving import save
 from findings_orm.layout import version_of
 from findings_orm.port import Document, Event
-from findings_orm.query import latest
-from findings_orm.stores.files.journal import damaged
+from findings_orm.query import latest_time
+from findings_orm.stores.files.journal import damage_error
 from findings_orm.stores.files.working_copy import FileRecords
 from findings_orm.stores.memory import State
 
@@ -75,10 +75,12 @@ def read_layout(path: Path, data: bytes, project_id: str | None = None) -> tuple
             raise SchemaVersionError(f"{path}: finding_schema_version is missing")
         own = layout.get("project_id", project_id)
         if project_id is not None and own != project_id:
-            raise _broken(path, "project_id", f"must be {project_id!r}, the project of this folder", own)
+            raise _layout_error(
+                path, "project_id", f"must be {project_id!r}, the project of this folder", own
+            )
         findings, prefix = layout.get("findings"), "findings"
     if not isinstance(findings, list):
-        raise _broken(path, prefix or "document", "must be a list", findings)
+        raise _layout_error(path, prefix or "document", "must be a list", findings)
     documents: list[Document] = []
     places: dict[tuple[str, str], int] = {}
     for index, given in enumerate(findings):
@@ -86,53 +88,55 @@ def read_layout(path: Path, data: bytes, project_id: str | None = None) -> tuple
         document = _read_document(path, place, given, version)
         if project_id is not None and document["project_id"] != project_id:
             rule = f"must be {project_id!r}, the project of this folder"
-            raise _broken(path, f"{place}.project_id", rule, document["project_id"])
+            raise _layout_error(path, f"{place}.project_id", rule, document["project_id"])
         first = places.setdefault((document["project_id"], document["id"]), index)
         if first != index:
-            raise _broken(path, f"{place}.id", f"must differ from that of {prefix}[{first}]", document["id"])
+            raise _layout_error(
+                path, f"{place}.id", f"must differ from that of {prefix}[{first}]", document["id"]
+            )
         documents.append(document)
-    oldest = version or next((_version_of(one, None) for one in findings), SCHEMA_VERSION)
+    oldest = version or next((_document_version(one, None) for one in findings), SCHEMA_VERSION)
     return oldest, documents
 
 
-def _version_of(given: dict[str, Any], version: str | None) -> Any:
+def _document_version(given: dict[str, Any], version: str | None) -> Any:
     return given.get("finding_schema_version", version or version_of(given) or SCHEMA_VERSION)
 
 
 def _read_document(path: Path, place: str, given: Any, version: str | None) -> Document:
     if not isinstance(given, dict):
-        raise _broken(path, place, "must be a JSON object", given)
+        raise _layout_error(path, place, "must be a JSON object", given)
     try:
-        own = _version_of(given, version)
+        own = _document_version(given, version)
         return validate_finding(current_document({**given, "finding_schema_version": own}))
     except StorageValidationError as error:
-        raise _broken(path, f"{place}.{error.field}", error.rule or str(error), error.value) from error
+        raise _layout_error(path, f"{place}.{error.field}", error.rule or str(error), error.value) from error
     except SchemaVersionError as error:
         raise SchemaVersionError(f"{path}: {place}: {error}") from error
 
 
 def _read_json(path: Path, data: bytes) -> Any:
-    def pairs(given: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique_members(given: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(given)
         if len(found) < len(given):
             names = [name for name, _ in given]
             twice = next(name for name in names if names.count(name) > 1)
-            raise _broken(path, twice, "must occur once in an object", twice)
+            raise _layout_error(path, twice, "must occur once in an object", twice)
         return found
 
     try:
-        return json.loads(data, object_pairs_hook=pairs)
+        return json.loads(data, object_pairs_hook=unique_members)
     except json.JSONDecodeError as error:
-        raise damaged(path, error.lineno, f"{error.msg} (column {error.colno})") from error
+        raise damage_error(path, error.lineno, f"{error.msg} (column {error.colno})") from error
     except (ValueError, RecursionError) as error:
-        raise damaged(path, None, str(error)) from error
+        raise damage_error(path, None, str(error)) from error
 
 
-def _broken(path: Path, place: str, rule: str, value: object) -> StorageIntegrityError:
+def _layout_error(path: Path, place: str, rule: str, value: object) -> StorageIntegrityError:
     return StorageIntegrityError(f"{path}: {place}: {rule} (got {readable(value)})")
 
 
-def apply(state: State, project_id: str, edit: Edit) -> bool:
+def apply_edit(state: State, project_id: str, edit: Edit) -> bool:
     """Take an edit over into the working copy, the journal's records being in it already.
 
     Returns:
@@ -166,7 +170,7 @@ def apply(state: State, project_id: str, edit: Edit) -> bool:
     events = [
         Event(
             finding_id,
-            latest(at, records.last_event(project_id, finding_id)),
+            latest_time(at, records.last_event(project_id, finding_id)),
             ACTOR,
             "comment",
             {},

@@ -17,7 +17,7 @@ from pathlib import Path
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.private import remove_abandoned
 from findings_orm.stores.files import journal, snapshot, tree
-from findings_orm.stores.files.loading import Copy, core_of, files_of, read
+from findings_orm.stores.files.loading import Copy, read, stat_core, stat_findings
 from findings_orm.stores.files.snapshot import Entry, Manifest
 from findings_orm.stores.files.tree import Disk
 
@@ -30,28 +30,28 @@ _TEMPORARY = re.compile(r"\.(?:(?:store|findings)\.json(?:\.orig-.*)?|[a-z]+\.js
 """Temporary files, those of earlier releases too."""
 
 
-def prepare(disk: Disk, root: Path, copy: Copy) -> None:
+def prepare_store(disk: Disk, root: Path, copy: Copy) -> None:
     """Make the store ready to be written to: finish what was cut short, and fold what was edited.
 
     Needs the lock of the store, and a working copy that is up to date.
     """
     if copy.unfinished:
         _log.warning("%s: completing generation %s, which was cut short", root, copy.manifest.generation)
-        _finish(disk, root, copy.manifest)
-        _begin(disk, root, copy)
+        _finish_generation(disk, root, copy.manifest)
+        _begin_journal(disk, root, copy)
     if copy.position is None:
-        _begin(disk, root, copy)
+        _begin_journal(disk, root, copy)
     if copy.edited or copy.position is None or copy.position.version != SCHEMA_VERSION:
-        fold(disk, root, copy)
+        fold_journal(disk, root, copy)
     elif copy.position.torn:
         path, end = root / tree.JOURNAL, copy.position.end
         _log.warning("%s: cutting off an unfinished record of %s bytes", path, copy.position.torn)
         disk.truncate(path, end)
         disk.sync(path)
-        _stand_at(root, copy, journal.cut(copy.position))
+        _set_position(root, copy, journal.position_after_cut(copy.position))
 
 
-def fold(disk: Disk, root: Path, copy: Copy) -> None:
+def fold_journal(disk: Disk, root: Path, copy: Copy) -> None:
     """Write a new snapshot of the working copy and begin a new journal. Needs the lock of the store."""
     disk.access = tree.access_of(root, disk.access)
     copy.core = (None, None)  # a fold that does not come to its end leaves a working copy to be loaded anew
@@ -69,17 +69,17 @@ def fold(disk: Disk, root: Path, copy: Copy) -> None:
         _write_pending(disk, root / folder, files, generation)
         entries[folder] = Entry(project_id, project.revision, checksums)
     for path, ending in copy.aside.items():
-        _put_aside(disk, path, ending)
+        _keep_original(disk, path, ending)
     removed = tuple(name for name in old.projects if name not in entries)
     folded = copy.position.last if copy.position is not None and not copy.edited else ""
     manifest = Manifest(generation, folded, entries, copy.adopted, removed)
     disk.replace(root / tree.MANIFEST, manifest.render())
-    _finish(disk, root, manifest)
+    _finish_generation(disk, root, manifest)
     copy.manifest = manifest
-    copy.files = files_of(root, manifest)
+    copy.files = stat_findings(root, manifest)
     copy.dirty, copy.edited, copy.aside, copy.adopted = set(), [], {}, {}
     copy.size = sum(stat[1] for stat in copy.files.values() if stat)
-    _begin(disk, root, copy)
+    _begin_journal(disk, root, copy)
 
 
 def _write_pending(disk: Disk, folder: Path, files: dict[str, bytes], generation: int) -> None:
@@ -93,7 +93,7 @@ def _write_pending(disk: Disk, folder: Path, files: dict[str, bytes], generation
     disk.sync_folder(folder)
 
 
-def _put_aside(disk: Disk, path: Path, ending: str) -> None:
+def _keep_original(disk: Disk, path: Path, ending: str) -> None:
     """Copy an original that is about to be replaced, unless such a copy is there."""
     content = path.read_bytes()
     number = 1
@@ -109,7 +109,7 @@ def _put_aside(disk: Disk, path: Path, ending: str) -> None:
         number += 1
 
 
-def _finish(disk: Disk, root: Path, manifest: Manifest) -> None:
+def _finish_generation(disk: Disk, root: Path, manifest: Manifest) -> None:
     """Give the files of a snapshot their names, and remove what it no longer has. May be done again."""
     for relative, checksum in manifest.adopted.items():
         path = root / relative
@@ -159,14 +159,14 @@ def _remove_folder(disk: Disk, folder: Path) -> None:
         disk.remove_folder(folder)
 
 
-def _begin(disk: Disk, root: Path, copy: Copy) -> None:
+def _begin_journal(disk: Disk, root: Path, copy: Copy) -> None:
     """Replace the journal by an empty one that continues the snapshot."""
     disk.access = tree.access_of(root, disk.access)
-    path, first = root / tree.JOURNAL, journal.header(copy.manifest.generation)
+    path, first = root / tree.JOURNAL, journal.header_line(copy.manifest.generation)
     disk.replace(path, first)
-    _stand_at(root, copy, journal.read_header(path, first))
+    _set_position(root, copy, journal.read_header(path, first))
 
 
-def _stand_at(root: Path, copy: Copy, position: journal.Position) -> None:
-    core = core_of(root)
+def _set_position(root: Path, copy: Copy, position: journal.Position) -> None:
+    core = stat_core(root)
     copy.position, copy.core = position, core

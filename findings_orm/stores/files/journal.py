@@ -20,9 +20,9 @@ _MIDDLE = b'","record":'
 _START = len(_HEAD) + _SUM + len(_MIDDLE)
 
 
-def pack(record: Any) -> tuple[bytes, str]:
+def pack_line(record: Any) -> tuple[bytes, str]:
     """Return a record as a line with its checksum, and the checksum."""
-    return _line(to_json(record))
+    return _checksummed_line(to_json(record))
 
 
 def to_json(value: Any) -> bytes:
@@ -30,21 +30,21 @@ def to_json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _line(body: bytes) -> tuple[bytes, str]:
-    checksum = _sum(body)
+def _checksummed_line(body: bytes) -> tuple[bytes, str]:
+    checksum = _line_checksum(body)
     return _HEAD + checksum.encode() + _MIDDLE + body + b"}\n", checksum
 
 
-def unpack(line: bytes) -> tuple[Any, str]:
+def unpack_line(line: bytes) -> tuple[Any, str]:
     """Return record and checksum of a line (without its end). Raises ValueError, saying what is wrong."""
     body = line[_START:-1]
     checksum = line[len(_HEAD) : len(_HEAD) + _SUM]
-    if line != _HEAD + checksum + _MIDDLE + body + b"}" or _sum(body).encode() != checksum:
+    if line != _HEAD + checksum + _MIDDLE + body + b"}" or _line_checksum(body).encode() != checksum:
         raise ValueError("the checksum does not fit the line")
     return json.loads(body), checksum.decode()
 
 
-def _sum(body: bytes) -> str:
+def _line_checksum(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=_SUM // 2).hexdigest()
 
 
@@ -69,7 +69,7 @@ class Position:
     torn: int = 0
 
 
-def header(generation: int) -> bytes:
+def header_line(generation: int) -> bytes:
     """Return the first line of a journal."""
     record = {
         "format": FORMAT,
@@ -77,12 +77,14 @@ def header(generation: int) -> bytes:
         "generation": generation,
         "finding_schema_version": SCHEMA_VERSION,
     }
-    return pack(record)[0]
+    return pack_line(record)[0]
 
 
-def entry(number: int, previous: str, operations: bytes) -> tuple[bytes, str]:
+def record_line(number: int, previous: str, operations: bytes) -> tuple[bytes, str]:
     """Return the line of a transaction, its operations given as JSON, and its checksum."""
-    return _line(b'{"n":%d,"previous":"%s","operations":%s}' % (number, previous.encode(), operations))
+    return _checksummed_line(
+        b'{"n":%d,"previous":"%s","operations":%s}' % (number, previous.encode(), operations)
+    )
 
 
 def read_header(path: Path, data: bytes) -> Position:
@@ -96,11 +98,11 @@ def read_header(path: Path, data: bytes) -> Position:
     try:
         if not end:
             raise ValueError("the line has no end")
-        record, checksum = unpack(line)
+        record, checksum = unpack_line(line)
         generation, version = int(record["generation"]), str(record["finding_schema_version"])
         layout = int(record["layout"])
     except (ValueError, KeyError, TypeError) as error:
-        raise damaged(path, 1, str(error)) from error
+        raise damage_error(path, 1, str(error)) from error
     check_versions(path, layout, version)
     return Position(generation, version, len(line) + 1, 1, checksum)
 
@@ -129,23 +131,23 @@ def read_records(path: Path, data: bytes, after: Position) -> Iterator[tuple[Pos
     for line in lines:
         number = position.lines + 1
         try:
-            record, checksum = unpack(line)
+            record, checksum = unpack_line(line)
             if record["previous"] != position.last or record["n"] != number:
                 raise ValueError("the line before it is missing or another one")
             operations = list(record["operations"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise damaged(path, number, str(error)) from error
+            raise damage_error(path, number, str(error)) from error
         position = Position(after.generation, after.version, position.end + len(line) + 1, number, checksum)
         yield position, operations
     yield replace(position, torn=len(rest)), []
 
 
-def cut(position: Position) -> Position:
+def position_after_cut(position: Position) -> Position:
     """Return the position in a journal whose unfinished record was cut off."""
     return replace(position, torn=0)
 
 
-def damaged(path: Path, line: int | None, reason: str) -> StorageIntegrityError:
+def damage_error(path: Path, line: int | None, reason: str) -> StorageIntegrityError:
     """Return the error for a damaged file."""
     place = f"{path}, line {line}" if line else str(path)
     return StorageIntegrityError(
@@ -153,6 +155,6 @@ def damaged(path: Path, line: int | None, reason: str) -> StorageIntegrityError:
     )
 
 
-def moved(position: Position, length: int, lines: int, last: str) -> Position:
+def position_after_append(position: Position, length: int, lines: int, last: str) -> Position:
     """Return the position after lines that were appended."""
     return replace(position, end=position.end + length, lines=position.lines + lines, last=last)

@@ -16,10 +16,10 @@ from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.port import Document
 from findings_orm.stores.files import codec, edits, journal, snapshot, tree
 from findings_orm.stores.files.edits import Edit
-from findings_orm.stores.files.journal import Position, damaged
+from findings_orm.stores.files.journal import Position, damage_error
 from findings_orm.stores.files.snapshot import Entry, Manifest
-from findings_orm.stores.files.tree import translated
-from findings_orm.stores.files.working_copy import fitted, redo
+from findings_orm.stores.files.tree import translate_os_errors
+from findings_orm.stores.files.working_copy import fit_operation, redo_operations
 from findings_orm.stores.memory import Project, State
 
 Stat = tuple[int, int, int] | None
@@ -69,12 +69,12 @@ def stat_of(path: Path) -> Stat:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def core_of(root: Path) -> tuple[Stat, Stat]:
+def stat_core(root: Path) -> tuple[Stat, Stat]:
     """Return the stat values of manifest and journal."""
     return stat_of(root / tree.MANIFEST), stat_of(root / tree.JOURNAL)
 
 
-def files_of(root: Path, manifest: Manifest) -> dict[str, Stat]:
+def stat_findings(root: Path, manifest: Manifest) -> dict[str, Stat]:
     """Return the stat values of the files that people edit."""
     return {name: stat_of(root / name / tree.FINDINGS) for name in manifest.projects}
 
@@ -87,7 +87,7 @@ def read(path: Path) -> bytes | None:
         return None
 
 
-def load(root: Path) -> Copy:
+def load_copy(root: Path) -> Copy:
     """Return the working copy of the store in a folder.
 
     It may be read while another process writes: what looks wrong is looked at again until the files stand still.
@@ -98,16 +98,16 @@ def load(root: Path) -> Copy:
         StorageUnavailableError: a file can't be read.
     """
     for attempt in range(_ATTEMPTS):
-        before = core_of(root)
+        before = stat_core(root)
         error: StorageError | None = None
         try:
-            with translated(root):
-                copy = _Loader(root).load()
+            with translate_os_errors(root):
+                copy = _Loader(root).load_copy()
             if not copy.edited:
                 return copy
         except StorageError as failure:
             error = failure
-        if core_of(root) == before:
+        if stat_core(root) == before:
             if error is not None:
                 raise error
             return copy
@@ -122,64 +122,66 @@ class _Loader:
         self.root = root
         self.edits: dict[str, Edit] = {}
 
-    def load(self) -> Copy:
-        core = core_of(self.root)
-        self.copy = copy = Copy(self._manifest(), core=core)
-        records = self._journal()
-        copy.files = files_of(self.root, copy.manifest)
+    def load_copy(self) -> Copy:
+        core = stat_core(self.root)
+        self.copy = copy = Copy(self._read_manifest(), core=core)
+        records = self._read_journal()
+        copy.files = stat_findings(self.root, copy.manifest)
         for folder, entry in copy.manifest.projects.items():
-            copy.state[entry.project_id] = self._project(folder, entry)
+            copy.state[entry.project_id] = self._read_project(folder, entry)
         for operations in records:
-            self._redo(operations)
+            self._redo_record(operations)
         for project_id, edit in self.edits.items():
-            if edits.apply(copy.state, project_id, edit):
+            if edits.apply_edit(copy.state, project_id, edit):
                 copy.aside[edit.path] = "edited"
-            self._note(project_id, edit)
-        self._adopt()
+            self._note_edit(project_id, edit)
+        self._adopt_unlisted()
         return copy
 
-    def _note(self, project_id: str, edit: Edit) -> None:
+    def _note_edit(self, project_id: str, edit: Edit) -> None:
         self.copy.edited.append(str(edit))
         self.copy.dirty.add(project_id)
 
-    def _manifest(self) -> Manifest:
+    def _read_manifest(self) -> Manifest:
         path = self.root / tree.MANIFEST
         data = read(path)
         return Manifest() if data is None else snapshot.read_manifest(path, data)
 
-    def _journal(self) -> list[list[tuple[Any, ...]]]:
+    def _read_journal(self) -> list[list[tuple[Any, ...]]]:
         """Read the journal and return its records' operations."""
         path, manifest = self.root / tree.JOURNAL, self.copy.manifest
         data = read(path)
         if data is None:
             if manifest.generation:
-                raise damaged(path, None, "it is missing")
+                raise damage_error(path, None, "it is missing")
             return []
         position = journal.read_header(path, data)
         if position.generation == manifest.generation - 1:
             return []
         if position.generation != manifest.generation:
             reason = f"it continues generation {position.generation}"
-            raise damaged(path, 1, f"{reason}, but {tree.MANIFEST} is of {manifest.generation or 'none'}")
+            raise damage_error(
+                path, 1, f"{reason}, but {tree.MANIFEST} is of {manifest.generation or 'none'}"
+            )
         found = []
         for after, rows in journal.read_records(path, data[position.end :], position):
-            found.append(decoded(path, after, rows))
+            found.append(decode_operations(path, after, rows))
             position = after
         self.copy.position = position
         return found
 
-    def _redo(self, operations: list[tuple[Any, ...]]) -> None:
+    def _redo_record(self, operations: list[tuple[Any, ...]]) -> None:
         state, path = self.copy.state, self.root / tree.JOURNAL
         self.copy.dirty.update(operation[1] for operation in operations)
         try:
             for operation in operations:
-                redo(state, fitted(state, operation) if self.edits else [operation])
+                redo_operations(state, fit_operation(state, operation) if self.edits else [operation])
         except (*records.MALFORMED, StorageError) as error:
-            raise damaged(path, None, f"a record does not fit the snapshot: {error!r}") from error
+            raise damage_error(path, None, f"a record does not fit the snapshot: {error!r}") from error
 
     # -- one project ---------------------------------------------------------------------------------------
 
-    def _file(self, folder: Path, name: str, checksum: str) -> bytes:
+    def _read_snapshot_file(self, folder: Path, name: str, checksum: str) -> bytes:
         """Return the content of a file of the snapshot, also where it has not got its name yet."""
         manifest = self.copy.manifest
         if self.copy.unfinished:
@@ -189,34 +191,34 @@ class _Loader:
                 return data
         data = read(folder / name)
         if data is None:
-            raise damaged(folder / name, None, "it is missing")
+            raise damage_error(folder / name, None, "it is missing")
         self.copy.size += len(data)
         return data
 
-    def _project(self, folder_name: str, entry: Entry) -> Project:
+    def _read_project(self, folder_name: str, entry: Entry) -> Project:
         folder = self.root / folder_name
         companions: dict[str, list[Any]] = {}
         for name in tree.COMPANIONS:
             if name not in entry.files:
                 continue
-            data = self._file(folder, name, entry.files[name])
+            data = self._read_snapshot_file(folder, name, entry.files[name])
             companions[name] = snapshot.read_lines(folder / name, data, snapshot.READERS[name])
             if snapshot.sha256(data) != entry.files[name]:
-                raise damaged(folder / name, None, "lines are missing, doubled or out of order")
+                raise damage_error(folder / name, None, "lines are missing, doubled or out of order")
         known = {one.identity.finding_id: one for one in companions.get(tree.IDENTITIES, ())}
         project = snapshot.empty_project(entry.revision, companions)
         path, checksum = folder / tree.FINDINGS, entry.files[tree.FINDINGS]
-        data = self._file(folder, tree.FINDINGS, checksum)
+        data = self._read_snapshot_file(folder, tree.FINDINGS, checksum)
         if snapshot.sha256(data) == checksum:
-            for document in self._written(path, data, entry.project_id):
-                snapshot.put(project, document, known[document["id"]])
+            for document in self._read_written(path, data, entry.project_id):
+                snapshot.put_finding(project, document, known[document["id"]])
         else:
-            edit = self._edited(path, data, entry.project_id, project, known)
+            edit = self._read_edited(path, data, entry.project_id, project, known)
             if edit:
                 self.edits[entry.project_id] = edit
         return project
 
-    def _written(self, path: Path, data: bytes, project_id: str) -> list[Document]:
+    def _read_written(self, path: Path, data: bytes, project_id: str) -> list[Document]:
         """Return the findings of a file that is as this package wrote it."""
         layout = json.loads(data)
         version = layout["finding_schema_version"]
@@ -224,9 +226,9 @@ class _Loader:
             self.copy.aside[path] = version
             self.copy.edited.append(f"{path}: is of schema {version}")
             self.copy.dirty.add(project_id)
-        return [codec.full(short, version) for short in layout["findings"]]
+        return [codec.full_document(short, version) for short in layout["findings"]]
 
-    def _edited(
+    def _read_edited(
         self, path: Path, data: bytes, project_id: str, project: Project, known: dict[str, snapshot.Known]
     ) -> Edit:
         """Return what differs, and put what is known into the project: changed findings too, with their old status."""
@@ -243,16 +245,16 @@ class _Loader:
                 shown = {**document, "status": one.status}
                 edit.changed[document["id"]] = (document, shown)
                 document = shown  # noqa: PLW2901  # this is what the working copy gets
-            snapshot.put(project, document, one)
+            snapshot.put_finding(project, document, one)
         edit.removed = sorted(known)
         return edit
 
     # -- older layouts -------------------------------------------------------------------------------------
 
-    def _adopt(self) -> None:
+    def _adopt_unlisted(self) -> None:
         """Take in every ``findings.json`` that no manifest knows: an older layout, or one that was copied here."""
         manifest = self.copy.manifest
-        for path in sorted([self.root / tree.FINDINGS, *self._unlisted()]):
+        for path in sorted([self.root / tree.FINDINGS, *self._unlisted_paths()]):
             data = read(path)
             if data is None:
                 continue
@@ -267,13 +269,13 @@ class _Loader:
             for project_id, added in sorted(by_project.items()):
                 present = self.copy.state.get(project_id, Project()).findings
                 news = [one for one in added if one["id"] not in present]
-                edits.apply(self.copy.state, project_id, Edit(path, news))
+                edits.apply_edit(self.copy.state, project_id, Edit(path, news))
                 self.copy.dirty.add(project_id)
             self.copy.edited.append(f"{path}: is taken in, {len(documents)} findings of schema {version}")
             self.copy.aside[path] = version
             self.copy.adopted[relative] = checksum
 
-    def _unlisted(self) -> list[Path]:
+    def _unlisted_paths(self) -> list[Path]:
         manifest = self.copy.manifest
         found = []
         with suppress(FileNotFoundError), os.scandir(self.root) as entries:
@@ -286,12 +288,12 @@ class _Loader:
         return found
 
 
-def decoded(path: Path, after: Position, rows: list[Any]) -> list[tuple[Any, ...]]:
+def decode_operations(path: Path, after: Position, rows: list[Any]) -> list[tuple[Any, ...]]:
     """Return the operations of a record."""
     try:
         return [codec.get_operation(row, after.version) for row in rows]
     except (*records.MALFORMED, StorageError) as error:
-        raise damaged(path, after.lines, f"has another shape: {error!r}") from error
+        raise damage_error(path, after.lines, f"has another shape: {error!r}") from error
 
 
 def catch_up(root: Path, copy: Copy) -> bool:
@@ -300,42 +302,42 @@ def catch_up(root: Path, copy: Copy) -> bool:
     Returns:
         False where the store has to be loaded anew.
     """
-    core = core_of(root)
+    core = stat_core(root)
     if copy.position is None or core[1] is None or copy.core[1] is None:
         return False
     if core[0] != copy.core[0]:
-        goes_on = _rebase(root, copy, core)
+        goes_on = _adopt_newer_snapshot(root, copy, core)
     else:
         same_file = core[1][0] == copy.core[1][0] and core[1][1] >= copy.position.end
-        goes_on = same_file and _as_written(root, copy, copy.manifest)
+        goes_on = same_file and _is_as_written(root, copy, copy.manifest)
         if goes_on and core == copy.core:
             return True
     if not goes_on:
         return False
     copy.core = (None, None)  # until all of it is done: half of it is loaded anew
-    if not _read_on(root / tree.JOURNAL, copy, copy.position):
+    if not _replay_appended(root / tree.JOURNAL, copy, copy.position):
         return False
     copy.core = core
     return True
 
 
-def _read_on(path: Path, copy: Copy, position: Position) -> bool:
+def _replay_appended(path: Path, copy: Copy, position: Position) -> bool:
     """Do what others appended to the journal."""
     with path.open("rb") as file:
         file.seek(position.end)
         data = file.read()
     try:
         for after, rows in journal.read_records(path, data, position):
-            operations = decoded(path, after, rows)
+            operations = decode_operations(path, after, rows)
             copy.dirty.update(operation[1] for operation in operations)
-            redo(copy.state, operations)
+            redo_operations(copy.state, operations)
             copy.position = after
     except (*records.MALFORMED, StorageError):
         return False
     return True
 
 
-def _rebase(root: Path, copy: Copy, core: tuple[Stat, Stat]) -> bool:
+def _adopt_newer_snapshot(root: Path, copy: Copy, core: tuple[Stat, Stat]) -> bool:
     """Take over a newer snapshot of which the working copy has everything; False when it has not."""
     data, lines = read(root / tree.MANIFEST), read(root / tree.JOURNAL)
     if data is None or lines is None or copy.edited or copy.position is None:
@@ -343,17 +345,17 @@ def _rebase(root: Path, copy: Copy, core: tuple[Stat, Stat]) -> bool:
     manifest = snapshot.read_manifest(root / tree.MANIFEST, data)
     position = journal.read_header(root / tree.JOURNAL, lines)
     same = manifest.generation == copy.manifest.generation + 1 and manifest.folded == copy.position.last
-    if not same or position.generation != manifest.generation or core != core_of(root):
+    if not same or position.generation != manifest.generation or core != stat_core(root):
         return False
-    if not _as_written(root, copy, manifest):
+    if not _is_as_written(root, copy, manifest):
         return False
     copy.manifest, copy.position, copy.dirty = manifest, position, set()
     return True
 
 
-def _as_written(root: Path, copy: Copy, manifest: Manifest) -> bool:
+def _is_as_written(root: Path, copy: Copy, manifest: Manifest) -> bool:
     """Return whether each ``findings.json`` is as the manifest says, or as it was when it was last looked at."""
-    found = files_of(root, manifest)
+    found = stat_findings(root, manifest)
     for name, stat in found.items():
         if stat != copy.files.get(name):
             data = read(root / name / tree.FINDINGS)

@@ -67,7 +67,7 @@ class StoreLock:
         deadline = time.monotonic() + timeout
         while not self.try_acquire():
             if time.monotonic() > deadline:
-                raise busy(self._path.parent, timeout)
+                raise busy_error(self._path.parent, timeout)
             time.sleep(POLL)
 
     def try_acquire(self, access: Access = OWNER) -> bool:
@@ -84,7 +84,7 @@ class StoreLock:
             with suppress(FileExistsError):
                 os.close(new_file(self._path, access))
         if fcntl is None:
-            return self._try_other()
+            return self._try_other_lock()
         # Opened by one call, so that no exception leaves it open; a link is refused below.
         self._file = file = open(self._path, "r+b", buffering=0)  # noqa: SIM115  # open while it is held
         taken = False
@@ -100,7 +100,7 @@ class StoreLock:
             if error.errno not in _NO_LOCKS:
                 raise
             if self._other is not None:
-                return self._try_other()
+                return self._try_other_lock()
             raise StorageUnavailableError(
                 f"{self._path.parent}: the file system has no locks (flock: {error.strerror}); two processes could write "
                 "at once; put the store on one that has, or open it with lock='soft' (file:///FOLDER?lock=soft)"
@@ -111,7 +111,7 @@ class StoreLock:
                 file.close()
         return taken
 
-    def _try_other(self) -> bool:
+    def _try_other_lock(self) -> bool:
         import filelock
 
         try:
@@ -142,7 +142,7 @@ class StoreLock:
         """Return whether nobody writes, as far as can be told."""
         if fcntl is None:
             probe = StoreLock(self._path)
-            taken = probe._try_other()
+            taken = probe._try_other_lock()
             probe.release()
             return taken
         try:
@@ -155,7 +155,7 @@ class StoreLock:
         return True
 
 
-def busy(folder: Path, timeout: float) -> StorageUnavailableError:
+def busy_error(folder: Path, timeout: float) -> StorageUnavailableError:
     """Return the error for a lock that another process kept."""
     return StorageUnavailableError(
         f"{folder}: another process kept writing for {timeout} seconds; try again, or raise lock_timeout",

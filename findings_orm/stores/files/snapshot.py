@@ -69,11 +69,11 @@ class Manifest:
                 for name, entry in sorted(self.projects.items())
             },
         }
-        text = json.dumps({**content, "checksum": _checksum(content)}, indent=2)
+        text = json.dumps({**content, "checksum": _manifest_checksum(content)}, indent=2)
         return text.encode() + b"\n"
 
 
-def _checksum(content: object) -> str:
+def _manifest_checksum(content: object) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -83,7 +83,7 @@ def read_manifest(path: Path, data: bytes) -> Manifest:
     try:
         content = json.loads(data)
         checksum = content.pop("checksum")
-        if checksum != _checksum(content):
+        if checksum != _manifest_checksum(content):
             raise ValueError("the checksum does not fit the content")
         layout, version = int(content["layout"]), str(content["finding_schema_version"])
         manifest = Manifest(
@@ -97,9 +97,9 @@ def read_manifest(path: Path, data: bytes) -> Manifest:
             tuple(content["removed"]),
         )
     except json.JSONDecodeError as error:
-        raise journal.damaged(path, error.lineno, error.msg) from error
+        raise journal.damage_error(path, error.lineno, error.msg) from error
     except (*records.MALFORMED, RecursionError) as error:
-        raise journal.damaged(path, None, str(error)) from error
+        raise journal.damage_error(path, None, str(error)) from error
     journal.check_versions(path, layout, version)
     return manifest
 
@@ -118,7 +118,7 @@ def render_findings(project_id: str, documents: Iterable[Document]) -> bytes:
     layout = {
         "finding_schema_version": SCHEMA_VERSION,
         "project_id": project_id,
-        "findings": [codec.slim(document) for document in ordered],
+        "findings": [codec.slim_document(document) for document in ordered],
     }
     return to_json(layout, indent=2) + b"\n"
 
@@ -127,19 +127,19 @@ def render(project_id: str, project: Project) -> dict[str, bytes]:
     """Return the files of a project's folder; those that would be empty are left out."""
     files = {
         tree.FINDINGS: render_findings(project_id, (row.document for row in project.findings.values())),
-        tree.IDENTITIES: _lines(_known(project)),
-        tree.EVENTS: _lines(
+        tree.IDENTITIES: _pack_lines(_identity_rows(project)),
+        tree.EVENTS: _pack_lines(
             records.put_event(event) for _, events in sorted(project.events.items()) for event in events
         ),
-        tree.RUNS: _lines(
+        tree.RUNS: _pack_lines(
             records.put_run(run) for run in sorted(project.runs.values(), key=lambda run: run.number)
         ),
-        tree.REJECTED: _lines(records.put_original(one) for _, one in sorted(project.rejected.items())),
+        tree.REJECTED: _pack_lines(records.put_original(one) for _, one in sorted(project.rejected.items())),
     }
     return {name: content for name, content in files.items() if content}
 
 
-def _known(project: Project) -> Iterable[dict[str, Any]]:
+def _identity_rows(project: Project) -> Iterable[dict[str, Any]]:
     for finding_id, (document, identity, *_) in sorted(project.findings.items()):
         yield {
             **records.put_identity(identity),
@@ -149,8 +149,8 @@ def _known(project: Project) -> Iterable[dict[str, Any]]:
         }
 
 
-def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
-    return b"".join(journal.pack(row)[0] for row in rows)
+def _pack_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    return b"".join(journal.pack_line(row)[0] for row in rows)
 
 
 # -- reading -----------------------------------------------------------------------------------------------
@@ -185,9 +185,9 @@ def read_lines(path: Path, data: bytes, get: Callable[[dict[str, Any]], Any]) ->
     found = []
     for number, line in enumerate([*lines, rest] if rest else lines, 1):
         try:
-            found.append(get(journal.unpack(line)[0]))
+            found.append(get(journal.unpack_line(line)[0]))
         except (*records.MALFORMED, RecursionError) as error:
-            raise journal.damaged(path, number, str(error)) from error
+            raise journal.damage_error(path, number, str(error)) from error
     return found
 
 
@@ -201,7 +201,7 @@ def empty_project(revision: int, companions: dict[str, list[Any]]) -> Project:
     return project
 
 
-def put(project: Project, document: Document, known: Known) -> None:
+def put_finding(project: Project, document: Document, known: Known) -> None:
     """Add a finding with what is known of it."""
     identity = known.identity
     project.findings[identity.finding_id] = Stored(document, identity)

@@ -22,8 +22,8 @@ from findings_orm.records import Records
 from findings_orm.secrecy import shown_url
 from findings_orm.store import BusyError
 from findings_orm.stores.files import codec, damage, folding, journal, loading, tree
-from findings_orm.stores.files.lock import POLL, StoreLock, busy
-from findings_orm.stores.files.tree import Disk, translated
+from findings_orm.stores.files.lock import POLL, StoreLock, busy_error
+from findings_orm.stores.files.tree import Disk, translate_os_errors
 from findings_orm.stores.files.working_copy import FileRecords, Operation
 from findings_orm.stores.memory import MemoryRecords, MemoryStore
 
@@ -98,8 +98,8 @@ class FileStorageAdapter(MemoryStore):
         disk: Disk | None = None,
     ) -> None:
         super().__init__()
-        self.path = _folder(path, base_path)
-        with translated(self.path):
+        self.path = _given_folder(path, base_path)
+        with translate_os_errors(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise StorageUnavailableError(f"{self.path}: is a file; name the folder that it is in")
         self._soft = lock == "soft"
@@ -110,16 +110,16 @@ class FileStorageAdapter(MemoryStore):
         self._fold_on_close = fold_on_close
         self._wrote = False
         self._reported: set[str] = set()
-        self._begin()
-        with translated(self.path):
+        self._make_process_state()
+        with translate_os_errors(self.path):
             if group is not None:
-                tree.give(self.path, self._disk.access)
-            self._copy = loading.load(self.path)
-        self._report()
+                tree.give_store_access(self.path, self._disk.access)
+            self._copy = loading.load_copy(self.path)
+        self._report_edits()
         survives_fork(self)
-        self._guard(str(self.path), StoreLock.release, self._process)
+        self._set_finalizer(str(self.path), StoreLock.release, self._process)
 
-    def _begin(self) -> None:
+    def _make_process_state(self) -> None:
         """Make all that a forked process can't share with its parent."""
         self._process = StoreLock(self.path / tree.LOCK, soft=self._soft)
         self._inside: set[_Ticket] = set()
@@ -140,8 +140,8 @@ class FileStorageAdapter(MemoryStore):
         at_rest = not self._inside and self._lock.acquire(blocking=False)
         super().after_fork()
         INHERITED.append(self._process)
-        self._begin()
-        self._guard(str(self.path), StoreLock.release, self._process)
+        self._make_process_state()
+        self._set_finalizer(str(self.path), StoreLock.release, self._process)
         if not at_rest:
             self._copy = loading.Copy(self._copy.manifest)
 
@@ -156,43 +156,43 @@ class FileStorageAdapter(MemoryStore):
         if not write:
             with self._lock:
                 self._drop_unfinished()
-                self._refresh()
+                self._refresh_copy()
                 yield MemoryRecords(self._copy.state)
                 waiting = self._latest
-            self._flush(waiting)
+            self._flush_group(waiting)
             return
         ticket, unit = _Ticket(), None
         try:
-            self._enter(ticket)
+            self._enter_store(ticket)
             with self._lock:
                 self._drop_unfinished()
                 failures = self._failures
-                self._refresh(writing=True)
+                self._refresh_copy(writing=True)
                 self._open = unit = FileRecords(self._copy.state)
                 try:
                     yield unit
                     if unit.operations:
-                        self._join(ticket, unit, failures)
+                        self._queue_transaction(ticket, unit, failures)
                 except BaseException:
                     unit.roll_back()
                     self._open = None
                     raise
                 self._open = None
-            self._flush(ticket.group)
+            self._flush_group(ticket.group)
             unit.committed = ticket.group is not None
         except BaseException as error:
-            self._settle(ticket, error)
+            self._settle_ticket(ticket, error)
             if unit is not None and ticket.group is not None:
                 unit.committed = ticket.group.written
             raise
         finally:
             try:
-                self._leave(ticket)
+                self._leave_store(ticket)
             except BaseException:
-                self._leave(ticket)  # it may not have begun
+                self._leave_store(ticket)  # it may not have begun
                 raise
 
-    def _enter(self, ticket: _Ticket) -> None:
+    def _enter_store(self, ticket: _Ticket) -> None:
         """Take the lock of the store, or join the threads of this process that have it."""
         deadline = None
         while True:
@@ -200,24 +200,24 @@ class FileStorageAdapter(MemoryStore):
                 if self._inside:
                     taken, deadline = time.monotonic() <= self._turn_ends, None
                 else:
-                    taken = self._take()
+                    taken = self._take_lock()
                     deadline = deadline or time.monotonic() + self._lock_timeout
                 if taken:
                     self._inside.add(ticket)
                     return
                 if deadline is not None and time.monotonic() > deadline:
-                    raise busy(self.path, self._lock_timeout)
+                    raise busy_error(self.path, self._lock_timeout)
             time.sleep(POLL)
 
-    def _take(self) -> bool:
-        with translated(self.path):
+    def _take_lock(self) -> bool:
+        with translate_os_errors(self.path):
             if not (self.path / tree.LOCK).exists():
                 tree.make_root(self.path, self._disk.access)
             taken = self._process.try_acquire(self._disk.access)
         self._turn_ends = time.monotonic() + _TURN
         return taken
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _leave_store(self, ticket: _Ticket) -> None:
         """Give the lock of the store back, if nobody else is inside. May be done again."""
         with self._gate:
             self._inside.discard(ticket)
@@ -226,8 +226,8 @@ class FileStorageAdapter(MemoryStore):
             try:
                 with self._lock, self._flushing:
                     with suppress(StorageUnavailableError):  # said already
-                        self._take_back()
-                    if self._up_to_date and self._outgrown():
+                        self._take_back_write()
+                    if self._up_to_date and self._has_outgrown():
                         self._try_to_fold()
             finally:
                 self._up_to_date, self._uncertain = False, None  # what others have seen can't be taken back
@@ -237,31 +237,31 @@ class FileStorageAdapter(MemoryStore):
         """Go back to what is on disk if a unit of work was neither rolled back nor queued. Needs `_lock`."""
         if self._open is not None:
             with self._flushing:
-                self._fail(self._group, None)
+                self._fail_group(self._group, None)
             self._open = None
 
-    def _refresh(self, *, writing: bool = False) -> None:
+    def _refresh_copy(self, *, writing: bool = False) -> None:
         """Bring the working copy up to date. Needs `_lock`; for writing also the lock of the store."""
         if self._up_to_date:
             return
-        with translated(self.path):
+        with translate_os_errors(self.path):
             if writing:
                 with self._flushing:
-                    self._take_back()
-            if not loading.catch_up(self.path, self._copy) and not self._is_new():
+                    self._take_back_write()
+            if not loading.catch_up(self.path, self._copy) and not self._is_still_new():
                 self._latest = None
-                self._copy = loading.load(self.path)
-            self._report()
+                self._copy = loading.load_copy(self.path)
+            self._report_edits()
             if writing:
-                folding.prepare(self._disk, self.path, self._copy)
+                folding.prepare_store(self._disk, self.path, self._copy)
                 self._reported.clear()
                 self._up_to_date = True
 
-    def _is_new(self) -> bool:
+    def _is_still_new(self) -> bool:
         copy = self._copy
-        return copy.core == (None, None) == loading.core_of(self.path) and not copy.edited
+        return copy.core == (None, None) == loading.stat_core(self.path) and not copy.edited
 
-    def _report(self) -> None:
+    def _report_edits(self) -> None:
         """Say once what was taken over from edited files."""
         for line in self._copy.edited:
             if line not in self._reported:
@@ -276,9 +276,9 @@ class FileStorageAdapter(MemoryStore):
 
     # -- commit --------------------------------------------------------------------------------------------
 
-    def _join(self, ticket: _Ticket, unit: FileRecords, failures: int) -> None:
+    def _queue_transaction(self, ticket: _Ticket, unit: FileRecords, failures: int) -> None:
         """Queue a transaction for the journal. Needs `_lock`, so that the queue has the order of the changes."""
-        operations = _encoded(unit.operations)
+        operations = _encode_operations(unit.operations)
         self._copy.dirty.update(operation[1] for operation in unit.operations)
         with self._queued:
             if failures != self._failures:
@@ -289,36 +289,36 @@ class FileStorageAdapter(MemoryStore):
             ticket.group = self._latest = self._group
             self._group.operations.append(operations)
 
-    def _flush(self, group: _Group | None) -> None:
+    def _flush_group(self, group: _Group | None) -> None:
         """Return when a transaction is durable. The first thread that comes writes for all that wait."""
         if group is None or group.written:
             return
         with self._flushing:
             if not group.written and group.error is None:
-                self._write(group)
+                self._write_group(group)
         if group.error is not None:
             raise StorageUnavailableError(
                 str(group.error), retryable=getattr(group.error, "retryable", False)
             ) from group.error
 
-    def _write(self, group: _Group) -> None:
+    def _write_group(self, group: _Group) -> None:
         """Write a group to the journal. Needs `_flushing`."""
         with self._queued:
             abandoned = group.withdrawn or group is not self._group
             if not abandoned:
                 self._group = _Group()
         if abandoned:
-            self._fail(group, None)
+            self._fail_group(group, None)
             return
         try:
-            with translated(self.path / tree.JOURNAL):
-                self._append(group)
+            with translate_os_errors(self.path / tree.JOURNAL):
+                self._append_group(group)
         except BaseException as error:
-            self._fail(group, error)
+            self._fail_group(group, error)
             if not isinstance(error, StorageError):
                 raise
 
-    def _settle(self, ticket: _Ticket, error: BaseException) -> None:
+    def _settle_ticket(self, ticket: _Ticket, error: BaseException) -> None:
         """Make sure that a transaction of which the unit of work raised is written, or never will be."""
         group = ticket.group
         if group is None or group.written or group.error is not None:
@@ -326,9 +326,9 @@ class FileStorageAdapter(MemoryStore):
         group.withdrawn = True
         with self._flushing:
             if not group.written and group.error is None:
-                self._fail(group, error)
+                self._fail_group(group, error)
 
-    def _fail(self, group: _Group, error: BaseException | None) -> None:
+    def _fail_group(self, group: _Group, error: BaseException | None) -> None:
         """Give up a group, and the one that builds on it. Needs `_flushing`."""
         if not isinstance(error, StorageError):
             cause = f" by {type(error).__name__}" if error is not None else ""
@@ -345,7 +345,7 @@ class FileStorageAdapter(MemoryStore):
             later, self._group = self._group, _Group()
         group.error = later.error = error
 
-    def _append(self, group: _Group) -> None:
+    def _append_group(self, group: _Group) -> None:
         copy = self._copy
         position = copy.position
         if position is None:  # an earlier write failed
@@ -355,23 +355,23 @@ class FileStorageAdapter(MemoryStore):
             raise StorageUnavailableError(f"{path}: somebody writes without the lock", retryable=True)
         lines, last = [], position.last
         for number, operations in enumerate(group.operations, position.lines + 1):
-            line, last = journal.entry(number, last, operations)
+            line, last = journal.record_line(number, last, operations)
             lines.append(line)
         data = b"".join(lines)
-        after = journal.moved(position, len(data), len(lines), last)
+        after = journal.position_after_append(position, len(data), len(lines), last)
         self._uncertain = position.end
         try:
             self._disk.append(path, data)
             self._disk.sync(path)
-            core = loading.core_of(self.path)
+            core = loading.stat_core(self.path)
         except BaseException:
-            self._take_back()
+            self._take_back_write()
             raise
         # Nothing is called from here on, so that nothing comes between.
         group.written = self._wrote = True
         copy.position, copy.core, self._uncertain = after, core, None
 
-    def _take_back(self) -> None:
+    def _take_back_write(self) -> None:
         """Cut off what a failed or interrupted write left in the journal. Needs `_flushing`, and the lock of the store."""
         if self._uncertain is None:
             return
@@ -388,15 +388,15 @@ class FileStorageAdapter(MemoryStore):
 
     # -- folding -------------------------------------------------------------------------------------------
 
-    def _outgrown(self) -> bool:
+    def _has_outgrown(self) -> bool:
         position = self._copy.position
         return position is not None and position.end > max(self._fold_at, self._copy.size)
 
     def _try_to_fold(self) -> None:
         """Fold; what is acknowledged is safe in the journal if that fails."""
         try:
-            with translated(self.path):
-                folding.fold(self._disk, self.path, self._copy)
+            with translate_os_errors(self.path):
+                folding.fold_journal(self._disk, self.path, self._copy)
         except StorageError as error:
             _log.warning("%s: the journal could not be folded: %s", self.path, error)
             self._copy.core = (None, None)
@@ -427,10 +427,10 @@ class FileStorageAdapter(MemoryStore):
         return not damage.check(path)
 
     def _store_files(self) -> list[Path]:
-        return list(tree.files_of(self.path))
+        return list(tree.walk_files(self.path))
 
     def _find_own_problems(self, unit: Records) -> Iterator[Problem]:
-        with translated(self.path):
+        with translate_os_errors(self.path):
             found = damage.check(self.path) if damage.is_store(self.path) else []
         for line in found:
             passing = "next write" in line
@@ -443,7 +443,7 @@ class FileStorageAdapter(MemoryStore):
 
     def _size_on_disk(self, unit: Records) -> int:
         size = 0
-        with translated(self.path):
+        with translate_os_errors(self.path):
             for folder, _, files in os.walk(self.path):
                 for name in files:
                     with suppress(FileNotFoundError):  # renamed by a writer meanwhile
@@ -454,7 +454,7 @@ class FileStorageAdapter(MemoryStore):
         if not self._lock.acquire(blocking=False):
             raise BusyError(f"a unit of work of another thread has {self.path}")
         try:
-            self._refresh()
+            self._refresh_copy()
             copy = self._copy
             position = copy.position
             return {
@@ -473,14 +473,14 @@ class FileStorageAdapter(MemoryStore):
         return {"path": str(self.path)}
 
 
-def _encoded(operations: list[Operation]) -> bytes:
+def _encode_operations(operations: list[Operation]) -> bytes:
     try:
         return journal.to_json([codec.put_operation(operation) for operation in operations])
     except (ValueError, TypeError, RecursionError) as error:
         raise StorageValidationError(f"JSON can't hold the data: {error}") from error
 
 
-def _folder(*names: str | os.PathLike[str] | None) -> Path:
+def _given_folder(*names: str | os.PathLike[str] | None) -> Path:
     """Return the folder of a store, which is given by one of two names."""
     given = [name for name in names if name is not None]
     if len(given) != 1:

@@ -93,11 +93,11 @@ class Disk:
     def write(self, path: Path, content: bytes) -> None:
         """Write a new file, which takes the place of one that may be there."""
         self.unlink(path)
-        _put(new_file(path, self.access), content)
+        _write_and_close(new_file(path, self.access), content)
 
     def append(self, path: Path, content: bytes) -> None:
         """Append to a file that exists."""
-        _put(os.open(path, os.O_WRONLY | os.O_APPEND | NO_LINKS), content)
+        _write_and_close(os.open(path, os.O_WRONLY | os.O_APPEND | NO_LINKS), content)
 
     def sync(self, path: Path) -> None:
         """Make the content of a file durable."""
@@ -146,7 +146,7 @@ class Disk:
         self.sync_folder(path.parent)
 
 
-def _put(handle: int, content: bytes) -> None:
+def _write_and_close(handle: int, content: bytes) -> None:
     """Write to an open file, and close it."""
     try:
         rest = memoryview(content)
@@ -157,7 +157,7 @@ def _put(handle: int, content: bytes) -> None:
 
 
 @block
-def translated(what: object) -> Iterator[None]:
+def translate_os_errors(what: object) -> Iterator[None]:
     """Turn an `OSError` raised inside the block into `StorageUnavailableError`."""
     try:
         yield
@@ -176,7 +176,7 @@ def access_of(root: Path, new: Access) -> Access:
     """Return the access to the files of a store; `new` where there is none yet."""
     for name in (JOURNAL, MANIFEST):
         try:
-            return Access.like((root / name).stat())
+            return Access.of_stat((root / name).stat())
         except FileNotFoundError:
             continue
     return new
@@ -190,12 +190,12 @@ def make_root(root: Path, access: Access) -> None:
         set_access(root, access)
 
 
-def give(root: Path, access: Access) -> list[Path]:
+def give_store_access(root: Path, access: Access) -> list[Path]:
     """Give the files of a store that are this user's own an access; return those that had another one."""
-    return give_access(files_of(root), access) if (root / JOURNAL).exists() else []
+    return give_access(walk_files(root), access) if (root / JOURNAL).exists() else []
 
 
-def files_of(root: Path) -> Iterator[Path]:
+def walk_files(root: Path) -> Iterator[Path]:
     """Yield the folder of a store, and all folders and files in it."""
     for folder, _, files in os.walk(root.resolve()):
         yield Path(folder)

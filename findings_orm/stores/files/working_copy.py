@@ -9,7 +9,7 @@ from findings_orm.errors import StorageConflictError
 from findings_orm.port import Event, RejectedOriginal, Run
 from findings_orm.process import block
 from findings_orm.records import Identity, ProjectState, Receipt, StatusChange, Stored, Streak
-from findings_orm.stores.memory import MemoryRecords, Project, State, seen_at
+from findings_orm.stores.memory import MemoryRecords, Project, State, identity_seen_at
 
 Operation = tuple[Any, ...]
 _ABSENT: Any = object()
@@ -53,25 +53,25 @@ class FileRecords(MemoryRecords):
             else:
                 mapping[key] = old
 
-    def _keep(self, mapping: MutableMapping[Any, Any], keys: Iterable[Any]) -> None:
+    def _remember_entries(self, mapping: MutableMapping[Any, Any], keys: Iterable[Any]) -> None:
         self._undo += [(mapping, key, mapping.get(key, _ABSENT)) for key in keys]
 
-    def _log(self, *operation: Any) -> None:
+    def _log_operation(self, *operation: Any) -> None:
         self.operations.append(operation)
 
     def advance_to(self, project_id: str, revision: int) -> int:
         project = self.state.get(project_id)
         if project is None:
-            self._keep(self.state, [project_id])
+            self._remember_entries(self.state, [project_id])
         else:
             self._undo.append((project, project.revision))
-        self._log("advance", project_id, revision)
+        self._log_operation("advance", project_id, revision)
         return super().advance_to(project_id, revision)
 
     def put_project(self, project_id: str, state: ProjectState) -> None:
         if project_id not in self.state:
-            self._keep(self.state, [project_id])
-            self._log("put_project", project_id, list(state))
+            self._remember_entries(self.state, [project_id])
+            self._log_operation("put_project", project_id, list(state))
         super().put_project(project_id, state)
 
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
@@ -82,94 +82,94 @@ class FileRecords(MemoryRecords):
             raise StorageConflictError(
                 f"project {project_id!r} has a finding {(taken or sorted(new))[0]} already"
             )
-        self._keep(project.findings, new)
-        self._keep(project.by_fingerprint, {row.identity.fingerprint for row in rows})
-        self._log("insert", project_id, list(rows))
+        self._remember_entries(project.findings, new)
+        self._remember_entries(project.by_fingerprint, {row.identity.fingerprint for row in rows})
+        self._log_operation("insert", project_id, list(rows))
         super().insert(project_id, rows)
 
     def replace(self, project_id: str, rows: Sequence[Stored]) -> None:
         project = self.state[project_id]
         old = [project.findings[row.identity.finding_id].identity.fingerprint for row in rows]
-        self._keep(project.findings, [row.identity.finding_id for row in rows])
-        self._keep(project.by_fingerprint, {*old, *(row.identity.fingerprint for row in rows)})
-        self._log("replace", project_id, list(rows))
+        self._remember_entries(project.findings, [row.identity.finding_id for row in rows])
+        self._remember_entries(project.by_fingerprint, {*old, *(row.identity.fingerprint for row in rows)})
+        self._log_operation("replace", project_id, list(rows))
         super().replace(project_id, rows)
 
     def reidentify(self, project_id: str, identities: Sequence[Identity]) -> None:
-        self._keep(self.state[project_id].findings, [one.finding_id for one in identities])
-        self._log("reidentify", project_id, list(identities))
+        self._remember_entries(self.state[project_id].findings, [one.finding_id for one in identities])
+        self._log_operation("reidentify", project_id, list(identities))
         super().reidentify(project_id, identities)
 
     def seen(self, project_id: str, identities: Sequence[Identity], at: str, run: int) -> None:
         ids = [one.finding_id for one in identities]
         findings = self.state[project_id].findings
-        self._keep(findings, ids)
-        self._log("seen", project_id, ids, at, run)
-        see(findings, ids, at, run)
+        self._remember_entries(findings, ids)
+        self._log_operation("seen", project_id, ids, at, run)
+        mark_seen(findings, ids, at, run)
 
     def change_status(self, project_id: str, changes: Sequence[StatusChange]) -> None:
-        self._keep(self.state[project_id].findings, [one.finding_id for one in changes])
-        self._log("change_status", project_id, list(changes))
+        self._remember_entries(self.state[project_id].findings, [one.finding_id for one in changes])
+        self._log_operation("change_status", project_id, list(changes))
         super().change_status(project_id, changes)
 
     def remove(self, project_id: str, finding_ids: Sequence[str]) -> None:
         project = self.state[project_id]
-        self._keep(
+        self._remember_entries(
             project.by_fingerprint, {project.findings[one].identity.fingerprint for one in finding_ids}
         )
-        self._keep(project.findings, finding_ids)
-        self._keep(project.streaks, finding_ids)
-        self._log("remove", project_id, list(finding_ids))
+        self._remember_entries(project.findings, finding_ids)
+        self._remember_entries(project.streaks, finding_ids)
+        self._log_operation("remove", project_id, list(finding_ids))
         super().remove(project_id, finding_ids)
 
     def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
-        self._keep(self.state[project_id].streaks, {one.finding_id for one in streaks})
-        self._log("add_streaks", project_id, list(streaks))
+        self._remember_entries(self.state[project_id].streaks, {one.finding_id for one in streaks})
+        self._log_operation("add_streaks", project_id, list(streaks))
         super().add_streaks(project_id, streaks)
 
     def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
-        self._keep(self.state[project_id].events, {one.finding_id for one in events})
-        self._log("add_events", project_id, list(events))
+        self._remember_entries(self.state[project_id].events, {one.finding_id for one in events})
+        self._log_operation("add_events", project_id, list(events))
         super().add_events(project_id, revision, events)
 
     def put_run(self, project_id: str, run: Run, receipt: Receipt | None = None) -> None:
         """See `Records.put_run`. Receipts are not kept: they save time, which files take to be written."""
-        self._keep(self.state[project_id].runs, [run.id])
-        self._log("put_run", project_id, run)
+        self._remember_entries(self.state[project_id].runs, [run.id])
+        self._log_operation("put_run", project_id, run)
         super().put_run(project_id, run)
 
     def put_rejected(self, project_id: str, originals: Sequence[RejectedOriginal]) -> None:
-        self._keep(self.state[project_id].rejected, [one.rejected_id for one in originals])
-        self._log("put_rejected", project_id, list(originals))
+        self._remember_entries(self.state[project_id].rejected, [one.rejected_id for one in originals])
+        self._log_operation("put_rejected", project_id, list(originals))
         super().put_rejected(project_id, originals)
 
     def remove_rejected(self, project_id: str, rejected_ids: Sequence[str]) -> int:
-        self._keep(self.state[project_id].rejected, rejected_ids)
-        self._log("remove_rejected", project_id, list(rejected_ids))
+        self._remember_entries(self.state[project_id].rejected, rejected_ids)
+        self._log_operation("remove_rejected", project_id, list(rejected_ids))
         return super().remove_rejected(project_id, rejected_ids)
 
     def delete_project(self, project_id: str) -> None:
         if project_id in self.state:
-            self._keep(self.state, [project_id])
-            self._log("delete_project", project_id)
+            self._remember_entries(self.state, [project_id])
+            self._log_operation("delete_project", project_id)
         super().delete_project(project_id)
 
 
-def see(findings: dict[str, Stored], finding_ids: Sequence[str], at: str, run: int) -> None:
+def mark_seen(findings: dict[str, Stored], finding_ids: Sequence[str], at: str, run: int) -> None:
     """Set when and by which run findings were last seen."""
     for finding_id in finding_ids:
         document, identity, *_ = findings[finding_id]
-        findings[finding_id] = Stored(document, seen_at(identity, at, run))
+        findings[finding_id] = Stored(document, identity_seen_at(identity, at, run))
 
 
-def redo(state: State, operations: Iterable[Operation]) -> None:
+def redo_operations(state: State, operations: Iterable[Operation]) -> None:
     """Do again what `FileRecords.operations` says was done. Raises KeyError where it does not fit the state."""
     records = MemoryRecords(state)
     for name, project_id, *arguments in operations:
         if name == "advance":
-            records.advance_to(project_id, _revision(state.get(project_id), *arguments))
+            records.advance_to(project_id, _revision_after(state.get(project_id), *arguments))
         elif name == "seen":
-            see(state[project_id].findings, *arguments)
+            mark_seen(state[project_id].findings, *arguments)
         elif name == "add_events":
             records.add_events(project_id, 0, *arguments)
         elif name == "put_project":
@@ -178,14 +178,14 @@ def redo(state: State, operations: Iterable[Operation]) -> None:
             getattr(records, name)(project_id, *arguments)
 
 
-def _revision(project: Project | None, given: int | str) -> int:
+def _revision_after(project: Project | None, given: int | str) -> int:
     """Return the revision that an operation leads to; a journal of schema 1.1.0 gives the time, and counts by one."""
     if isinstance(given, int):
         return given
     return 1 + (project.revision if project else 0)
 
 
-def fitted(state: State, operation: Operation) -> list[Operation]:
+def fit_operation(state: State, operation: Operation) -> list[Operation]:
     """Return an operation as one or more that fit a state from which findings are missing, or that has more."""
     name, project_id, *arguments = operation
     if name in ("advance", "delete_project"):
