@@ -179,7 +179,7 @@ def walk_json(value: object) -> Iterator[object]:
 
 
 def count_values(value: object) -> int:
-    """Return how many values a JSON value has, as `jsonstream.values_in` counts them in its text."""
+    """Return how many values a JSON value has, as `jsonstream.count_values_in` counts them in its text."""
     return sum(max(1, len(part)) for part in walk_json(value) if isinstance(part, (dict, list)))
 
 

@@ -67,7 +67,7 @@ class Exported:
         run: the run that it is from, without results, rules and tables.
         rule: the descriptor of its rule, or None.
         extension: the tool extension that defines the rule, or None for the driver.
-        references: what it refers to in the run, as `sarif_references.collected` returns it.
+        references: what it refers to in the run, as `sarif_references` collects it.
         gone: the finding no longer exists; its `baselineState` says so.
     """
 

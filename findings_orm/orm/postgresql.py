@@ -257,7 +257,7 @@ class PostgreSQLStorageAdapter(SqlStore):
     # -- units of work --------------------------------------------------------------------------------------
 
     def _open_transaction(self, *, write: bool) -> Taken:
-        """See `SqlStore._begun`: where a transaction is needed; on a new connection if the first is broken."""
+        """See `SqlStore._open_transaction`: where a transaction is needed; on a new connection if the first is broken."""
         if not (write or getattr(self._consistent, "wanted", False) or self._read_settings):
             return self._take_connection()
         try:
@@ -272,7 +272,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         self.records(taken.connection, self._watch).begin(begin)
 
     def _take_connection(self) -> Taken:
-        """See `SqlStore._take`: outside of any transaction statements commit themselves."""
+        """See `SqlStore._take_connection`: outside of any transaction statements commit themselves."""
         taken = self._take_from_engine(self._single)
         if is_idle(taken.driver):
             return taken
@@ -387,7 +387,7 @@ class PostgreSQLStorageAdapter(SqlStore):
             return super().diff_runs(project_id, a, b)
 
     def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
-        """See `Store._iterate`. A cursor on the server keeps the memory constant."""
+        """See `Store._iterate_findings`. A cursor on the server keeps the memory constant."""
         found = super()._iterate_findings(project_id, as_json=as_json)
         with closing(found):  # type: ignore[type-var]  # a generator
             with self._one_instant():

@@ -290,7 +290,7 @@ class PostgreSQLRecords(SqlRecords):
             self._copy_rows(table, values)
 
     def insert_in_steps(self, project_id: str, rows: Sequence[Stored]) -> Steps:
-        """See `Records.inserting`."""
+        """See `Records.insert_in_steps`."""
         if len(rows) < COPY_FROM or self.watch or self._has_row_security:
             self.insert(project_id, rows)
             return no_steps()

@@ -265,7 +265,7 @@ def without_implied_bound(query: FindingQuery, value: Any) -> FindingQuery:
 
 
 def select_ranked(query: FindingQuery, dialect: Dialect) -> Select:
-    """Return the SELECT of what decides about the relevance of all that matches: see `ranking`."""
+    """Return the SELECT of what decides about the relevance of all that matches: see `orm.records`."""
     return Select(dialect.columns(RANKED), conditions(query, dialect))
 
 

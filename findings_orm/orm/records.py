@@ -297,7 +297,7 @@ class SqlReading(SqlStatements):
         return [found[finding_id] for finding_id in best]
 
     def _perfect_matches(self, query: FindingQuery, limit: int) -> list[str] | None:
-        """Return what `ranking.begins_perfectly` does, where it is worth a look at the latest findings."""
+        """Return what `perfect_matches` does, where it is worth a look at the latest findings."""
         statement = queries.latest(query, self.dialect, LATEST)
         if statement is None or limit > LATEST or not self._is_frequent(query):
             return None
@@ -344,7 +344,7 @@ class SqlReading(SqlStatements):
         return Summary.of_counts(project_id, severities, statuses, detector, cwe, resource)
 
     def take_survey(self) -> Survey:
-        """See `Records.survey`."""
+        """See `Records.take_survey`."""
         versions = self._run_sql(
             "SELECT fingerprint_version, count(*) FROM finding_identities GROUP BY fingerprint_version"
         )
@@ -356,7 +356,7 @@ class SqlReading(SqlStatements):
         return Survey({row[0]: row[1] for row in versions}, orphans, rejected)
 
     def count_by_status(self) -> dict[tuple[str, str], int]:
-        """See `Records.census`."""
+        """See `Records.count_by_status`."""
         rows = self._run_sql("SELECT severity, status, count(*) FROM findings GROUP BY severity, status")
         return {(severity, status): count for severity, status, count in rows}
 

@@ -164,7 +164,7 @@ class SQLiteStorageAdapter(SqlStore):
         return self._open_unit(write=False, single=True)
 
     def _take_connection(self) -> Taken:
-        """See `SqlStore._take`.
+        """See `SqlStore._take_connection`.
 
         Connections wait for the next unit of work here: to take one out of the pool and to put it back takes longer than most
         answers, and an interruption in there may lose it.
@@ -273,7 +273,7 @@ class SQLiteStorageAdapter(SqlStore):
         return super()._open_connection(engine)
 
     def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
-        """See `Store._iterate`.
+        """See `Store._iterate_findings`.
 
         A database in memory has one connection, and inside `transaction()` the iterator would see what is written
         after it began: both are read at once.

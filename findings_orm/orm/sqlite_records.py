@@ -79,7 +79,7 @@ class SQLiteRecords(SqlRecords):
         yield from self._read_batches(self._narrow_by_index(statement, query).full_statement())
 
     def _narrow_by_index(self, statement: Select, query: FindingQuery, *, all_read: bool = True) -> Select:
-        """See `SqlRecords._narrowed`."""
+        """See `SqlRecords._narrow_by_index`."""
         found = self._select_candidates(query)
         if found is None:
             return statement

@@ -249,7 +249,7 @@ class SqlStore(Store):
         return Session(unit.connection, join_transaction_mode="create_savepoint")
 
     def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
-        """See `Store._iterate`."""
+        """See `Store._iterate_findings`."""
         found = super()._iterate_findings(project_id, as_json=as_json)
         with translate_driver_errors(self._where):
             yield from found

@@ -348,7 +348,7 @@ class MemoryRecords(Records):
         return Summary.of_counts(project_id, severity, status, detector, cwe, resource)
 
     def take_survey(self) -> Survey:
-        """See `Records.survey`."""
+        """See `Records.take_survey`."""
         projects = self.state.values()
         kept = [one for project in projects for one in project.findings.values()]
         unequal = (
@@ -362,7 +362,7 @@ class MemoryRecords(Records):
         )
 
     def count_by_status(self) -> dict[tuple[str, str], int]:
-        """See `Records.census`."""
+        """See `Records.count_by_status`."""
         documents = (one.document for project in self.state.values() for one in project.findings.values())
         return dict(Counter((document["severity"], document["status"]) for document in documents))
 
@@ -455,7 +455,7 @@ class MemoryStore(Store):
     """A store whose units of work are `MemoryRecords`, so that a long reading needs them for a moment only."""
 
     def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
-        """See `Store._iterate`; the lock is held only while the order is made."""
+        """See `Store._iterate_findings`; the lock is held only while the order is made."""
         with self._enter_unit() as unit:
             return unit.stream(project_id, as_json=as_json)
 

@@ -147,7 +147,7 @@ class FileStorageAdapter(MemoryStore):
 
     # -- units of work -------------------------------------------------------------------------------------
     #
-    # An exception may come between any two calls (see `blocks`). So what is half done is marked before it is begun, and
+    # An exception may come between any two calls (see `process.block`). So what is half done is marked before it is begun, and
     # one assignment takes the mark away: whoever finds one (`_open`, `_uncertain`, a working copy without `core` or
     # `position`) goes back to what is on disk.
 
