@@ -10,12 +10,13 @@ import json
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from findings_orm.diagnosis import Survey
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.finding import Objects
-from findings_orm.port import Document, Event, Rejected, RejectedOriginal, Run
+from findings_orm.limits import Limits
+from findings_orm.port import Document, Event, FindingStore, Rejected, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, latest_time
 
 
@@ -270,6 +271,34 @@ class Records(Protocol):
 
     def savepoint(self) -> AbstractContextManager[None]:
         """A block of which the writes are undone when it raises."""
+
+
+@runtime_checkable
+class RecordStore(FindingStore, Protocol):
+    """A `FindingStore` whose records can be read and written: what backup, restore and copy need.
+
+    `findings_orm.store.Store` has it; a store of another making joins in with these four.
+    """
+
+    @property
+    def adapter(self) -> str:
+        """The name of the kind of store, as in `Health`."""
+
+    @property
+    def limits(self) -> Limits:
+        """How large a document may be."""
+
+    def snapshot(self) -> AbstractContextManager[Records]:
+        """Open the records for reading, all of one instant; other threads and processes go on writing meanwhile.
+
+        Inside `transaction()` they are those of the transaction.
+        """
+
+    def writing(self) -> AbstractContextManager[Records]:
+        """Open a unit of work on the records themselves, for what moves whole projects.
+
+        What the block writes commits together when it ends well, and is undone when it raises.
+        """
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

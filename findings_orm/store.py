@@ -1,6 +1,6 @@
 """What all adapters share: every method of `FindingStore`, over the records of one adapter.
 
-An adapter derives from `Store` and provides `_open_unit`, `_ping` and `_release`; it decides nothing about meaning.
+An adapter derives from `Store` and provides `open_unit`, `ping` and `release`; it decides nothing about meaning.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ from findings_orm.observe import Figures, Observer, Pool
 from findings_orm.port import (
     Document,
     Event,
-    FindingStore,
     Health,
     IngestReport,
     PurgeReport,
@@ -61,7 +60,7 @@ from findings_orm.port import (
 from findings_orm.private import Access, give_access, open_to_everybody
 from findings_orm.process import COMMITTED, Forking, block, when_dropped
 from findings_orm.query import FindingQuery, Page, Summary
-from findings_orm.records import Records, StatusChange, Stored, batches, refuse_interrupted
+from findings_orm.records import Records, RecordStore, StatusChange, Stored, batches, refuse_interrupted
 
 SAVE_BATCH = 1_000
 PURGE_BATCH = 1_000
@@ -71,7 +70,7 @@ class BusyError(StorageUnavailableError):
     """A store can't be asked just now, because threads of this process are at work in it."""
 
 
-class Store(Forking, FindingStore):
+class Store(Forking, RecordStore):
     """A `FindingStore` over records. Base of the adapters of this package; the port says what its methods mean."""
 
     adapter: ClassVar[str]
@@ -89,17 +88,17 @@ class Store(Forking, FindingStore):
         """See `Forking.after_fork`: units of work are the parent's."""
         self._local = threading.local()
 
-    # -- what an adapter provides ---------------------------------------------------------------------------
+    # -- what an adapter provides, and only the store itself calls (docs/adapters.md) -------------------------
 
-    def _open_unit(self, *, write: bool) -> AbstractContextManager[Records]:
+    def open_unit(self, *, write: bool) -> AbstractContextManager[Records]:
         """Return a unit of work: committed when the block ends well, rolled back when it raises."""
         raise NotImplementedError
 
-    def _open_reading(self) -> AbstractContextManager[Records]:
+    def open_reading(self) -> AbstractContextManager[Records]:
         """Return a unit for one read."""
-        return self._open_unit(write=False)
+        return self.open_unit(write=False)
 
-    def _ping(self) -> dict[str, Any]:
+    def ping(self) -> dict[str, Any]:
         """Return figures of a store that works; raise a `StorageError` if it does not. Waits for no other thread.
 
         Raises:
@@ -111,7 +110,7 @@ class Store(Forking, FindingStore):
         """Return the figures that are had without asking the store."""
         return {}
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """Release everything; called once."""
         raise NotImplementedError
 
@@ -152,7 +151,7 @@ class Store(Forking, FindingStore):
             return
         unit = None
         try:
-            with self._open_reading() if single else self._open_unit(write=write) as unit:
+            with self.open_reading() if single else self.open_unit(write=write) as unit:
                 yield unit
                 refuse_interrupted(unit)
         except BaseException as error:
@@ -182,18 +181,10 @@ class Store(Forking, FindingStore):
             yield unit
 
     def writing(self) -> AbstractContextManager[Records]:
-        """Open a unit of work on the records themselves, for what moves whole projects (backup, restore, copy).
-
-        What the block writes commits together when it ends well, and is undone when it raises.
-        """
         return self._atomic_unit()
 
     @block
     def snapshot(self) -> Iterator[Records]:
-        """Open the records for reading, all of one instant; other threads and processes go on writing meanwhile.
-
-        Inside `transaction()` they are those of the transaction.
-        """
         with self._enter_unit() as unit:
             yield unit
 
@@ -520,7 +511,7 @@ class Store(Forking, FindingStore):
         try:
             if self._closed:
                 raise StorageUnavailableError("the store is closed")
-            return Health(True, self.adapter, self.get_schema_version(), self._ping())
+            return Health(True, self.adapter, self.get_schema_version(), self.ping())
         except BusyError as error:
             figures = {**self._unasked_figures(), "busy": str(error)}
             return Health(True, self.adapter, self.get_schema_version(), figures)
@@ -531,7 +522,7 @@ class Store(Forking, FindingStore):
         if not self._closed:
             self._closed = True
             self._detach_finalizer()
-            self._release()
+            self.release()
 
     def _set_finalizer(self, where: str, release: Callable[..., object], *held: Any) -> None:
         """See `when_dropped`; takes the place of an earlier guard."""

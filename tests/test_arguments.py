@@ -74,6 +74,9 @@ INNER = {
 }
 """What the package's own modules call, with what was checked before."""
 
+HOOKS = {"open_unit", "open_reading", "ping", "release"}
+"""What an adapter provides, and `findings_orm.store.Store` calls."""
+
 GIVEN = {FindingQuery, CacheOptions, Keep, Key, Limits}
 """Data classes that callers make; the others are results."""
 
@@ -166,9 +169,8 @@ def everything_public() -> Iterator[Public]:
             for method in sorted(set(dir(one)) - set(dir(FindingStore))) if inspect.isclass(one) else ():
                 called = getattr(one, method)
                 full = f"{name}.{method}"
-                if not (method.startswith("_") or full in INNER or inspect.isclass(called)) and callable(
-                    called
-                ):
+                hidden = method.startswith("_") or method in HOOKS or full in INNER
+                if callable(called) and not (hidden or inspect.isclass(called)):
                     yield Public(module.__name__, full, called)
 
 

@@ -29,7 +29,7 @@ from findings_orm import (
 )
 from findings_orm.backup import copy_store, restore_backup, write_backup
 from findings_orm.cli import main
-from findings_orm.decorate import ForwardingStore
+from findings_orm.records import Records
 from findings_orm.stores.lifted import RESERVED
 from findings_orm.testing.contract import FindingStoreContract, PortContract
 from findings_orm.testing.contract.base import everything
@@ -41,13 +41,18 @@ PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "adapters.md").read_text()
 FUTURE = "9999-01-01T00:00:00Z"
 
 
+def shown(mark: str, name: str) -> Any:
+    """Return a class of the page."""
+    code = re.search(rf"<!-- {mark} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {"__name__": f"page_{mark}"}
+    exec(code[1], names)  # noqa: S102  # it is ours
+    return names[name]
+
+
 def json_folder(folder: pathlib.Path) -> StoragePort:
     """Return the adapter that the page shows."""
-    code = re.search(r"<!-- adapter -->\n```python\n(.*?)```", PAGE, re.DOTALL)
-    assert code is not None
-    names: dict[str, Any] = {}
-    exec(code[1], names)  # noqa: S102  # it is ours
-    made: StoragePort = names["JsonFolder"](folder)
+    made: StoragePort = shown("adapter", "JsonFolder")(folder)
     return made
 
 
@@ -61,6 +66,30 @@ class TestJsonFolder(PortContract):
     @pytest.fixture
     def store(self, tmp_path: pathlib.Path) -> StoragePort:
         return json_folder(tmp_path / "findings")
+
+
+@pytest.mark.slow
+class TestPickleStore(FindingStoreContract):
+    """The store over records that the page shows."""
+
+    persistent = True
+
+    @pytest.fixture
+    def reopen(self, tmp_path: pathlib.Path) -> Callable[[], FindingStore]:
+        kind = shown("store", "PickleStore")
+        return lambda: kind(tmp_path / "findings.pickle")
+
+    @pytest.fixture
+    def store(self, reopen: Callable[[], FindingStore]) -> Iterator[FindingStore]:
+        with reopen() as store:
+            yield store
+
+
+def test_the_page_names_every_method_of_records() -> None:
+    table = PAGE[PAGE.index("### The records") : PAGE.index("### Backup")]
+    named = [*re.findall(r"`(\w+)`", table.partition("|---|---|")[2])]
+    methods = [name for name, one in vars(Records).items() if callable(one) and not name.startswith("_")]
+    assert sorted(named) == sorted(methods)
 
 
 @pytest.mark.slow
@@ -306,22 +335,6 @@ def test_the_command_line_works_on_a_lifted_store(
         assert ended.value.code in (0, None), capsys.readouterr()
     unregister_adapter("house")
     assert len(json_folder(tmp_path / "findings").list_findings(PROJECT)) == 2
-
-
-class Whole(ForwardingStore):
-    """Stands for a store with the methods of FindingStore that has no records."""
-
-    def innermost(self) -> FindingStore:
-        return self
-
-
-def test_a_store_without_records_is_told_what_it_lacks(tmp_path: pathlib.Path) -> None:
-    store = Whole(lift(DictAdapter()))
-    assert isinstance(store, FindingStore)
-    with pytest.raises(StorageValidationError, match=r"store.Store.*lift.*records"):
-        write_backup(store, tmp_path / "backup")
-    with pytest.raises(StorageValidationError, match=r"store.Store.*lift.*records"):
-        copy_store(store, lift(DictAdapter()))
 
 
 def test_a_project_that_the_adapter_itself_deleted_is_gone() -> None:

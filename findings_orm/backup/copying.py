@@ -26,8 +26,7 @@ from findings_orm.backup.writing import chosen_projects, record_store
 from findings_orm.errors import StorageConflictError, StorageIntegrityError
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
-from findings_orm.records import Identity, Kept, ProjectState, Records, Stored, Streak, batches
-from findings_orm.store import Store
+from findings_orm.records import Identity, Kept, ProjectState, Records, RecordStore, Stored, Streak, batches
 
 # -- A project that was copied before brought to what the source has now, by writing only what changed ----
 
@@ -210,7 +209,7 @@ def copy_store(
     that are there and the same are compared and left. Other projects of the target are left alone.
 
     Args:
-        source: a store with records: of this package, or derived from `findings_orm.store.Store` (docs/adapters.md).
+        source: a store with records (`findings_orm.records.RecordStore`, docs/adapters.md), as all of this package have.
         target: another one.
         projects: which ones; None means all.
         replace: write over projects of the target that differ from those of the source.
@@ -240,8 +239,8 @@ def copy_store(
 class _Copy:
     def __init__(
         self,
-        source: Store,
-        target: Store,
+        source: RecordStore,
+        target: RecordStore,
         projects: Collection[str] | None,
         replace: bool,
         progress: Progress,

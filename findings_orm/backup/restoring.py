@@ -22,8 +22,7 @@ from findings_orm.errors import FindingNotFoundError, StorageConflictError
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.limits import DEFAULT, Limits
 from findings_orm.port import FindingStore
-from findings_orm.records import ProjectState, Records, batches
-from findings_orm.store import Store
+from findings_orm.records import ProjectState, Records, RecordStore, batches
 
 Mode = Literal["empty", "replace", "merge"]
 
@@ -149,7 +148,7 @@ def _restored_revision(project: ProjectHead, decoder: Decoder) -> int:
     return project.revision
 
 
-def _merge_projects(target: Store, chain: Chain, report: RestoreReport, progress: Progress) -> None:
+def _merge_projects(target: RecordStore, chain: Chain, report: RestoreReport, progress: Progress) -> None:
     """Plan the merge of every project from a snapshot of the store, then write all of them in one transaction."""
     decoder = Decoder(chain.newest.schema_version)
     with target.snapshot() as unit:

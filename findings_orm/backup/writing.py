@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from findings_orm.arguments import checked
 from findings_orm.backup.chains import Chain, Cursor, Survey, chain_of, manifests_in, survey_backup
@@ -34,8 +34,7 @@ from findings_orm.port import FindingStore
 from findings_orm.private import Access, writing
 from findings_orm.process import block
 from findings_orm.query import FindingQuery
-from findings_orm.records import Records, batches
-from findings_orm.store import Store
+from findings_orm.records import Records, RecordStore, batches
 
 # -- the lines of a backup, written in their order, in frames ---------------------------------------------
 
@@ -184,6 +183,9 @@ def _write_section(
 # -- A backup made of a live store: one instant of it, with memory that does not grow with it -------------
 
 
+_OF_RECORDS = ("adapter", "limits", "snapshot", "writing")
+
+
 @dataclass(frozen=True, slots=True)
 class BackupReport:
     """What a backup holds.
@@ -234,7 +236,7 @@ def write_backup(
     The file is written beside `path`, read back, and renamed: what was there stays until a whole backup replaces it.
 
     Args:
-        store: a store with records: of this package, or derived from `findings_orm.store.Store` (docs/adapters.md).
+        store: a store with records (`findings_orm.records.RecordStore`, docs/adapters.md), as all of this package have.
         path: the file.
         projects: the projects to save; None means all.
         since: an earlier backup: only what differs from it is written. The ones that it needs itself have to lie in its
@@ -305,7 +307,7 @@ def check_level(level: int) -> None:
         raise StorageValidationError.of_field("level", "must be 1 to 19", level)
 
 
-def record_store(store: FindingStore) -> Store:
+def record_store(store: FindingStore) -> RecordStore:
     """Return a store as one whose records can be read and written.
 
     Raises:
@@ -313,13 +315,15 @@ def record_store(store: FindingStore) -> Store:
     """
     if isinstance(store, ForwardingStore):
         store = store.innermost()
-    if not isinstance(store, Store):
+    missing = [name for name in _OF_RECORDS if not hasattr(store, name)]
+    if missing:
         rule = (
-            "must derive from findings_orm.store.Store, or be what findings_orm.lift makes of an adapter: a backup or a copy "
-            "moves whole records, which the methods of FindingStore don't show"
+            "must show whole records to be backed up, restored or copied, as the methods of FindingStore don't: it lacks "
+            f"{', '.join(missing)} of findings_orm.records.RecordStore. Derive from findings_orm.store.Store, hand them on "
+            "to the store inside, or lift the adapter below it (docs/adapters.md)"
         )
         raise StorageValidationError.of_field("store", rule, type(store))
-    return store
+    return cast(RecordStore, store)
 
 
 @block

@@ -140,8 +140,8 @@ class SQLiteStorageAdapter(SqlStore):
         with self._one_at_a_time, opened as unit:
             yield unit
 
-    def _open_unit(self, *, write: bool, single: bool = False) -> AbstractContextManager[Records]:
-        unit = super()._open_unit(write=write, single=single)
+    def open_unit(self, *, write: bool, single: bool = False) -> AbstractContextManager[Records]:
+        unit = super().open_unit(write=write, single=single)
         return self._open_alone(unit) if self._in_memory else unit
 
     @block
@@ -159,9 +159,9 @@ class SQLiteStorageAdapter(SqlStore):
             with translate_driver_errors(self._where), engine.connect() as connection:
                 yield self.records(connection)
 
-    def _open_reading(self) -> AbstractContextManager[Records]:
-        """See `Store._open_reading`."""
-        return self._open_unit(write=False, single=True)
+    def open_reading(self) -> AbstractContextManager[Records]:
+        """See `Store.open_reading`."""
+        return self.open_unit(write=False, single=True)
 
     def _take_connection(self) -> Taken:
         """See `SqlStore._take_connection`.
@@ -216,7 +216,7 @@ class SQLiteStorageAdapter(SqlStore):
         idle = found.idle + len(self._idle)
         return found._replace(in_use=max(len(self._opened) - idle, 0), idle=idle)
 
-    def _release(self) -> None:
+    def release(self) -> None:
         _close_all(self.engine, self._idle, self._former, self._opened)
 
     # -- forks ----------------------------------------------------------------------------------------------

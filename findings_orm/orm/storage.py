@@ -75,8 +75,8 @@ class SqlStore(Store):
         """Give an application's own connection what the records need."""
 
     @block
-    def _open_unit(self, *, write: bool, single: bool = False) -> Iterator[Records]:
-        """See `Store._open_unit`; one (`single`) statement needs no transaction to see one instant."""
+    def open_unit(self, *, write: bool, single: bool = False) -> Iterator[Records]:
+        """See `Store.open_unit`; one (`single`) statement needs no transaction to see one instant."""
         outer = sys.exc_info()[1]
         taken, leaving = None, False
         try:
@@ -285,7 +285,7 @@ class SqlStore(Store):
 
         return migrations.status(connection_of(unit)).current
 
-    def _ping(self) -> dict[str, Any]:
+    def ping(self) -> dict[str, Any]:
         pool = self.engine.pool
         try:
             return (
@@ -313,7 +313,7 @@ class SqlStore(Store):
     def _database_figures(self, connection: Connection) -> dict[str, Any]:
         return {}
 
-    def _release(self) -> None:
+    def release(self) -> None:
         if self._owned:
             self.engine.dispose()
 

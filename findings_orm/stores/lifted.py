@@ -113,7 +113,7 @@ class LiftedStore(MemoryStore):
         self._lock = threading.RLock()
 
     @block
-    def _open_unit(self, *, write: bool) -> Iterator[Records]:
+    def open_unit(self, *, write: bool) -> Iterator[Records]:
         with self._lock, self._between_processes:
             self._documents.recover()
             unit = MemoryRecords(_State(self._documents))
@@ -127,7 +127,7 @@ class LiftedStore(MemoryStore):
     def validate_store_layout(self, path: pathlib.Path) -> bool:
         return self.lifted.validate_store_layout(path)
 
-    def _ping(self) -> dict[str, Any]:
+    def ping(self) -> dict[str, Any]:
         self._documents.check_version()
         if not self._lock.acquire(blocking=False):
             raise BusyError("a unit of work of another thread has this store")
@@ -140,7 +140,7 @@ class LiftedStore(MemoryStore):
     def _unasked_figures(self) -> dict[str, Any]:
         return {"adapter": type(self.lifted).__name__}
 
-    def _release(self) -> None:
+    def release(self) -> None:
         close = getattr(self.lifted, "close", None)
         if callable(close):
             close()

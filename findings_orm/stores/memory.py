@@ -495,7 +495,7 @@ class InMemoryStorageAdapter(MemoryStore):
         self._lock = threading.RLock()
 
     @block
-    def _open_unit(self, *, write: bool) -> Iterator[Records]:
+    def open_unit(self, *, write: bool) -> Iterator[Records]:
         with self._lock:
             unit = MemoryRecords(self._state)
             if not write:
@@ -505,12 +505,12 @@ class InMemoryStorageAdapter(MemoryStore):
                 yield unit
             self._state, unit.committed = unit.state, True
 
-    def _ping(self) -> dict[str, Any]:
+    def ping(self) -> dict[str, Any]:
         return {
             "projects": len(self._state)
         }  # without the lock: what is committed is in its place by one assignment
 
-    def _release(self) -> None:
+    def release(self) -> None:
         with self._lock:
             self._state = {}
 

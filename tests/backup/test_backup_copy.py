@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pathlib
 import signal
 import sqlite3
 import subprocess
@@ -12,8 +13,14 @@ from collections.abc import Callable
 import pytest
 from stores import FULL, KINDS, Open, assert_equal, whole
 
-from findings_orm import FindingStore, StorageConflictError, StorageIntegrityError, open_storage
-from findings_orm.backup import CopyReport, copy_store
+from findings_orm import (
+    FindingStore,
+    StorageConflictError,
+    StorageIntegrityError,
+    StorageValidationError,
+    open_storage,
+)
+from findings_orm.backup import CopyReport, copy_store, restore_backup, write_backup
 from findings_orm.testing.samples import finding, scanned
 from findings_orm.testing.sequence import run_sequence
 
@@ -31,6 +38,47 @@ def test_every_pair(kind: str, other: str, new_store: Open) -> None:
     assert_equal(target, source)
     again = copy_store(source, target)
     assert (again.copied, again.same) == ([], source.list_projects())
+
+
+OF_RECORDS = ("adapter", "limits", "snapshot", "writing")
+
+
+def wrapper_of(store: FindingStore, *names: str) -> FindingStore:
+    """Return a store of another making, which hands on the methods of `FindingStore` and these names to a store inside."""
+    port = [name for name in dir(FindingStore) if not name.startswith("_")]
+    attributes = {name: getattr(store, name) for name in (*port, *names)}
+    made = type("Wrapper", (), {**attributes, "__enter__": lambda self: self, "__exit__": store.__exit__})()
+    assert isinstance(made, FindingStore)
+    return made
+
+
+@pytest.mark.parametrize("missing", OF_RECORDS)
+def test_a_store_without_records_is_refused_with_what_it_lacks(
+    missing: str, new_store: Open, tmp_path: pathlib.Path
+) -> None:
+    wrapper = wrapper_of(new_store("memory"), *(name for name in OF_RECORDS if name != missing))
+    said = rf"^store: must show whole records .* lacks {missing} of findings_orm\.records\.RecordStore.*docs/adapters"
+    with pytest.raises(StorageValidationError, match=said):
+        copy_store(new_store("memory"), wrapper)
+    with pytest.raises(StorageValidationError, match=said):
+        copy_store(wrapper, new_store("memory"))
+    with pytest.raises(StorageValidationError, match=said):
+        write_backup(wrapper, tmp_path / "b.zst")
+
+
+def test_a_store_of_another_making_that_shows_its_records(
+    lived: FindingStore, new_store: Open, tmp_path: pathlib.Path
+) -> None:
+    """Copied from, copied to, backed up and restored."""
+    inside, last = new_store("sqlite"), new_store("memory")
+    wrapper = wrapper_of(inside, *OF_RECORDS)
+    copy_store(lived, wrapper)
+    assert_equal(inside, lived)
+    write_backup(wrapper, tmp_path / "b.zst")
+    copy_store(wrapper, last)
+    assert_equal(last, lived)
+    restore_backup(wrapper, tmp_path / "b.zst", mode="replace")
+    assert_equal(inside, lived)
 
 
 def test_a_copy_is_resumed(lived: FindingStore, new_store: Open) -> None:

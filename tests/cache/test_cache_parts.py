@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from redis_servers import RedisServer
 
+from findings_orm.stores.cache.client import client_maker
 from findings_orm.stores.cache.entries import COUNT, Codec, DamagedError, TooLargeError, decode
+from findings_orm.stores.cache.keys import Keys
 from findings_orm.stores.cache.local import NearCache, Tokens
+from findings_orm.stores.cache.maintenance import remove_entries
 from findings_orm.stores.cache.options import CacheOptions
 from findings_orm.stores.cache.reader import Flights, Keeper
 from findings_orm.stores.cache.remote import Breaker, Remote
@@ -202,7 +205,9 @@ def test_lock_is_kept_while_its_load_lasts(redis: RedisServer) -> None:
     assert statistics.counts() == {}
 
 
-def test_call_that_took_too_long_opens_the_breaker(redis: RedisServer) -> None:
+def test_call_that_took_too_long_opens_the_breaker(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     statistics = Statistics()
     remote = _remote(redis, statistics, 0.01)
 
@@ -214,4 +219,24 @@ def test_call_that_took_too_long_opens_the_breaker(redis: RedisServer) -> None:
     assert not remote.reachable
     assert remote._call_redis("find", slow, "passed over") == "passed over"
     assert statistics.counts() == {"find": {"errors": 1}}
+    (said,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert said.startswith("the cache is passed over: an answer took 0.")
     remote.close()
+
+
+# -- what people do with it ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 1_000, 1_003])
+def test_every_removed_entry_is_reported(redis: RedisServer, count: int) -> None:
+    """The last batch too, which is not full."""
+    client = client_maker(redis.url, timeout=5.0)()
+    keys = Keys(CacheOptions().namespace)
+    told: list[int] = []
+    try:
+        if count:
+            client.mset({keys.key_pattern().replace("*", f"{number}"): b"" for number in range(count)})
+        assert remove_entries(client, keys, None, told.append) == count == sum(told)
+        assert redis.do("DBSIZE") == 0
+    finally:
+        client.close()

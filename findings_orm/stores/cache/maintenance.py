@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from findings_orm.errors import StorageUnavailableError
+from findings_orm.records import batches
 from findings_orm.secrecy import shown_url
 from findings_orm.stores.cache.client import client_maker
 from findings_orm.stores.cache.entries import Codec
@@ -114,14 +115,10 @@ def remove_entries(
 ) -> int:
     """Remove the keys of a namespace, or those of one project; return how many there were. Raises redis.RedisError."""
     removed = 0
-    batch: list[Any] = []
-    for key in client.scan_iter(match=keys.key_pattern(project_id), count=_BATCH):
-        batch.append(key)
-        if len(batch) == _BATCH:
-            removed += _unlink_keys(client, batch)
-            progress(len(batch))
-            batch = []
-    return removed + (_unlink_keys(client, batch) if batch else 0)
+    for batch in batches(client.scan_iter(match=keys.key_pattern(project_id), count=_BATCH), _BATCH):
+        removed += _unlink_keys(client, batch)
+        progress(len(batch))
+    return removed
 
 
 def _unlink_keys(client: Any, batch: list[Any]) -> int:

@@ -188,11 +188,11 @@ class Remote:
                 result = work(self._get_client())
         except ResponseError as error:
             # The server answers, but not as hoped (no permission, out of memory, read only): no reason to leave it alone.
-            self._count_error(operation, error)
+            self._count_error(operation, f"{type(error).__name__}: {error}")
             self._breaker.note_success(ticket)
             return default
         except Exception as error:  # noqa: BLE001  # nothing that a client of Redis can raise may reach a caller
-            self._count_error(operation, error)
+            self._count_error(operation, f"{type(error).__name__}: {error}")
             self._breaker.note_failure(ticket)
             return default
         taken = time.monotonic() - start
@@ -203,9 +203,9 @@ class Remote:
             self._breaker.note_success(ticket)
         return result
 
-    def _count_error(self, operation: str, reason: object) -> None:
+    def _count_error(self, operation: str, reason: str) -> None:
         self._statistics.add(operation, "errors")
-        _log.warning("the cache is passed over: %s: %s", type(reason).__name__, hide_secrets(str(reason)))
+        _log.warning("the cache is passed over: %s", hide_secrets(reason))
 
     def _get_client(self) -> Any:
         if self._client is None:

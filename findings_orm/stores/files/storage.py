@@ -152,7 +152,7 @@ class FileStorageAdapter(MemoryStore):
     # `position`) goes back to what is on disk.
 
     @block
-    def _open_unit(self, *, write: bool) -> Iterator[Records]:
+    def open_unit(self, *, write: bool) -> Iterator[Records]:
         if not write:
             with self._lock:
                 self._drop_unfinished()
@@ -402,7 +402,7 @@ class FileStorageAdapter(MemoryStore):
             self._copy.core = (None, None)
             self._fold_at *= 2
 
-    def _release(self) -> None:
+    def release(self) -> None:
         try:
             if self._fold_on_close and self._wrote:
                 self._fold_all()
@@ -412,7 +412,7 @@ class FileStorageAdapter(MemoryStore):
             self._copy = loading.Copy(self._copy.manifest)
 
     def _fold_all(self) -> None:
-        with self._open_unit(write=True):
+        with self.open_unit(write=True):
             if self._copy.dirty:
                 self._try_to_fold()
 
@@ -450,7 +450,7 @@ class FileStorageAdapter(MemoryStore):
                         size += os.stat(os.path.join(folder, name)).st_size
         return size
 
-    def _ping(self) -> dict[str, Any]:
+    def ping(self) -> dict[str, Any]:
         if not self._lock.acquire(blocking=False):
             raise BusyError(f"a unit of work of another thread has {self.path}")
         try:
