@@ -71,7 +71,7 @@ def url() -> str:
 def read_only() -> bool:
     """Tell whether the command only looks at the database."""
     command = config.cmd_opts.cmd[0].__name__ if config.cmd_opts else ""
-    return bool(config.attributes.get("read_only", command not in WRITING if command else False))
+    return bool(command) and command not in WRITING
 
 
 def run_online(connection: Connection) -> None:

@@ -128,17 +128,18 @@ def _kind_of_annotation(annotation: Any) -> Kind | None:
 
 
 def _kind_of_class(cls: Any) -> Kind | None:
-    if not isinstance(cls, type) or cls in _ANYTHING or (_is_protocol(cls) and not _is_checkable(cls)):
+    if not isinstance(cls, type) or cls in _ANYTHING or not _is_checkable(cls):
         return None
     return Kind(lambda value: isinstance(value, cls), _WORDS.get(cls.__name__, f"a {cls.__name__}"))
 
 
-def _is_protocol(cls: type) -> bool:
-    return bool(getattr(cls, "_is_protocol", False))
-
-
 def _is_checkable(cls: type) -> bool:
-    return bool(getattr(cls, "_is_runtime_protocol", False))
+    """Return whether a value can be asked for being of a class: not so for a protocol that exists for type checkers only."""
+    try:
+        isinstance(None, cls)
+    except TypeError:
+        return False
+    return True
 
 
 def _kind_of_union(kinds: list[Kind | None]) -> Kind | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-import sys
 from types import FrameType
 from typing import Any
 
@@ -117,7 +117,7 @@ class _Slow(Observer):
 
 def _find_caller() -> str:
     """Return file, line and function of the nearest frame outside of this package and the libraries below it."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = inspect.currentframe()
     while frame is not None:
         module = f"{frame.f_globals.get('__name__', '')}."
         if not module.startswith(_INSIDE):

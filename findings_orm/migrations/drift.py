@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import (
@@ -22,7 +23,7 @@ from sqlalchemy import (
 )
 
 from findings_orm.arguments import checked
-from findings_orm.migrations.connecting import Target, connected, described
+from findings_orm.migrations.connecting import Target, connected
 from findings_orm.migrations.database import status
 
 # -- row-level security for the drift check: which tables it should be on for, and which it is on for -----
@@ -88,16 +89,20 @@ def check(target: Target) -> list[str]:
     Raises:
         StorageUnavailableError: the database can't be reached, or the SQLite file does not exist.
     """
-    from findings_orm.migrations.running import target_metadata
-
     with connected(target) as connection:
         found = status(connection)
-        metadata = target_metadata(connection, described(connection))
+        metadata = _metadata_of_models()
         drift = [] if found.current == found.head else [_behind(found.current, found.head)]
         expected = _declared(metadata, connection.dialect)
         expected |= declared_security(metadata, connection.dialect.name)
         reflected = _reflected(metadata, connection) | found_security(metadata, connection)
         return drift + list(_differences(expected, reflected))
+
+
+def _metadata_of_models() -> MetaData:
+    """Return what the models declare. They are loaded by name, as kinds of stores are, for they lie above the migrations."""
+    metadata: MetaData = import_module("findings_orm.orm.models").Base.metadata
+    return metadata
 
 
 def _behind(current: str | None, head: str) -> str:

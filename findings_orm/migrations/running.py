@@ -12,14 +12,12 @@ from typing import Any, Literal
 import alembic.context
 import alembic.op
 from alembic import command
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
-from sqlalchemy import Connection, MetaData, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from findings_orm.errors import SchemaVersionError
-from findings_orm.migrations.scripts import chain, goal_of, large_indexes, new_config, script_directory
+from findings_orm.migrations.scripts import chain, goal_of, large_indexes, new_config
 from findings_orm.migrations.transaction import migration_transaction
 from findings_orm.process import block
 
@@ -211,23 +209,6 @@ def written(
     return config.output_buffer.getvalue()
 
 
-def target_metadata(connection: Connection, where: str) -> MetaData:
-    """Return the metadata of the models, which ``env.py`` names."""
-    found: list[MetaData] = []
-
-    def work(_: object, context: MigrationContext) -> list[Any]:
-        found.append(context.opts["target_metadata"])
-        return []
-
-    config = new_config()
-    config.attributes["connection"] = connection
-    config.attributes["read_only"] = True
-    script = script_directory()
-    with _alone(where), EnvironmentContext(config, script, fn=work, dont_mutate=True):
-        script.run_env()
-    return found[0]
-
-
 @block
 def _alone(where: str) -> Iterator[None]:
     """Let one thread work with Alembic, turn its errors, give a migration of the application its state back."""
@@ -240,4 +221,4 @@ def _alone(where: str) -> Iterator[None]:
         finally:
             for proxy in outer:
                 if proxy is not None:
-                    proxy._install_proxy()  # Alembic has no public way
+                    proxy._install_proxy()  # Alembic runs one at a time, and has no public way to give the turn back

@@ -224,7 +224,8 @@ def others_listen(connection: Connection, watch: Watch | None) -> bool:
     """Return whether somebody beside `watch` listens to the statements of a connection."""
     mine = 1 if watch else 0
     dispatch = connection.engine.dispatch
-    if connection._has_events:  # to ask that of a new connection takes as long as a short statement
+    # `dispatch` is public, but making it for a new connection takes as long as a short statement; this tells if there is need.
+    if connection._has_events:
         dispatch = connection.dispatch
     return len(dispatch.before_cursor_execute) > mine or len(dispatch.after_cursor_execute) > mine
 

@@ -277,7 +277,9 @@ class SqlStore(Store):
         pool: Any = self.engine.pool
         if not isinstance(pool, QueuePool):
             return None
-        limit = pool.size() + pool._max_overflow if pool._max_overflow >= 0 else None
+        # A pool tells in public how many connections it has beyond its size, not how many it may have.
+        overflow: int = pool._max_overflow
+        limit = pool.size() + overflow if overflow >= 0 else None
         return PoolFigures(pool.checkedout(), pool.checkedin(), limit, self._watch.waiting)
 
     def _revision_of_schema(self, unit: Records) -> str | None:
