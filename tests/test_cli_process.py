@@ -210,6 +210,33 @@ def test_sigterm_leaves_nothing_half_done(tmp_path: Path, command: str) -> None:
         assert target.read_bytes() == content
 
 
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_in_a_finalizer_comes_again(by: signal.Signals) -> None:
+    """Python drops what is raised there."""
+    code = (
+        "import os, time\n"
+        "from findings_orm.cli.stopping import exit_code_of, repeat_dropped_signals, stop_on_signals\n"
+        "class Dropped:\n"
+        f"    def __del__(self): os.kill(os.getpid(), {int(by)})\n"
+        "stop_on_signals()\n"
+        "try:\n"
+        "    with repeat_dropped_signals():\n"
+        "        Dropped()\n"
+        "        time.sleep(60)\n"
+        "except KeyboardInterrupt as error:\n"
+        "    raise SystemExit(exit_code_of(error, 130)) from None\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (128 + by, "", "")
+
+
 def test_ctrl_c_says_which_files_were_imported_before(tmp_path: Path) -> None:
     filled(tmp_path, 1)
     first = report(tmp_path, 10, "first.jsonl")

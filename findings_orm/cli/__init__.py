@@ -18,7 +18,7 @@ NEEDED = ("typer", "rich")
 
 def main() -> None:
     """Run the command line and exit with its code (`findings_orm.cli.failures.ExitCode`)."""
-    from findings_orm.cli.stopping import exit_code_of, stop_on_signals
+    from findings_orm.cli.stopping import exit_code_of, repeat_dropped_signals, stop_on_signals
 
     _replace_closed_streams()
     stop_on_signals()
@@ -35,7 +35,8 @@ def main() -> None:
     except KeyboardInterrupt as error:
         sys.stderr.write("interrupted, nothing was written\n")
         raise SystemExit(exit_code_of(error, 130)) from None
-    app(prog_name="findings")
+    with repeat_dropped_signals():
+        app(prog_name="findings")
 
 
 def _replace_closed_streams() -> None:

@@ -116,8 +116,9 @@ def remove_entries(
     """Remove the keys of a namespace, or those of one project; return how many there were. Raises redis.RedisError."""
     removed = 0
     for batch in batches(client.scan_iter(match=keys.key_pattern(project_id), count=_BATCH), _BATCH):
-        removed += _unlink_keys(client, batch)
-        progress(len(batch))
+        found = _unlink_keys(client, batch)  # fewer than the batch where a scan names a key twice, as it may
+        removed += found
+        progress(found)
     return removed
 
 
