@@ -13,9 +13,9 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from findings_orm.errors import StorageError
-from findings_orm.migrations.connecting import connected, parse
+from findings_orm.migrations.connecting import open_connection, parse_url
 from findings_orm.migrations.database import current_revision
-from findings_orm.migrations.running import prebuild
+from findings_orm.migrations.running import prebuild_indexes
 from findings_orm.migrations.scripts import VERSION_TABLE
 from findings_orm.migrations.transaction import LOCK, migration_transaction
 from findings_orm.orm import text_index
@@ -52,15 +52,15 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def given(name: str) -> str | None:
+def read_option(name: str) -> str | None:
     """Return an option given as ``-x name=value``."""
     value = context.get_x_argument(as_dictionary=True).get(name) if config.cmd_opts else None
     return value if isinstance(value, str) else None
 
 
-def url() -> str:
+def database_url() -> str:
     """Return the URL that the caller, the command line or the environment names."""
-    found = config.attributes.get("url") or given("url") or os.environ.get(URL_VARIABLE)
+    found = config.attributes.get("url") or read_option("url") or os.environ.get(URL_VARIABLE)
     if not found:
         raise CommandError(
             f"no database was named: say alembic -x url=sqlite:///findings.db ..., or set {URL_VARIABLE}"
@@ -80,12 +80,12 @@ def run_online(connection: Connection) -> None:
         context.configure(connection=connection, **OPTIONS)
         context.run_migrations()
         return
-    lock_timeout = config.attributes.get("lock_timeout") or given("lock_timeout")
+    lock_timeout = config.attributes.get("lock_timeout") or read_option("lock_timeout")
     line = config.cmd_opts
     if line and line.cmd[0].__name__ == "upgrade" and not connection.in_transaction():
         current = current_revision(connection)
         connection.rollback()
-        prebuild(connection, current, line.revision, lock_timeout, config.print_stdout)
+        prebuild_indexes(connection, current, line.revision, lock_timeout, config.print_stdout)
     with migration_transaction(connection, tables, lock_timeout=lock_timeout):
         context.configure(connection=connection, **OPTIONS)
         with text_index.keep_text_index(connection):
@@ -94,7 +94,7 @@ def run_online(connection: Connection) -> None:
 
 def run_offline() -> None:
     """Write the SQL of the command instead of running it."""
-    dialect = parse(url()).get_backend_name()
+    dialect = parse_url(database_url()).get_backend_name()
     # Another style of parameters would double each %.
     context.configure(
         dialect_name=dialect, dialect_opts={"paramstyle": "named"}, literal_binds=True, **OPTIONS
@@ -106,7 +106,7 @@ def run_offline() -> None:
 
 
 @contextmanager
-def messages() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """On the command line, an error is a message."""
     try:
         yield
@@ -118,11 +118,11 @@ def messages() -> Iterator[None]:
 
 if config.cmd_opts and config.config_file_name:
     fileConfig(config.config_file_name, disable_existing_loggers=False)
-with messages():
+with translate_errors():
     if context.is_offline_mode():
         run_offline()
     elif "connection" in config.attributes:
         run_online(config.attributes["connection"])
     else:
-        with connected(url(), create=not read_only()) as opened:
+        with open_connection(database_url(), create=not read_only()) as opened:
             run_online(opened)

@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 
 from findings_orm import migrations
-from findings_orm.migrations.scripts import VERSION_TABLE, chain
+from findings_orm.migrations.scripts import VERSION_TABLE, revision_chain
 
 LOWEST = 15
 GIVEN = "findings"
@@ -347,6 +347,6 @@ def die_with_parent(how: signal.Signals = signal.SIGQUIT) -> None:
 
 def down_and_up(url: str, how_far: int) -> None:
     """Bring a database some revisions down, at most to the first one, and up again."""
-    older = [revision.id for revision in chain()[:-1]]
+    older = [revision.id for revision in revision_chain()[:-1]]
     migrations.downgrade(url, older[-1 - how_far % len(older)])
     migrations.upgrade(url)

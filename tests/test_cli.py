@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from findings_orm import SCHEMA_VERSION, FindingStore, open_storage
 from findings_orm.cli.app import app
 from findings_orm.cli.failures import ExitCode
-from findings_orm.testing.samples import assert_equal_values, finding, run_of, scanned
+from findings_orm.testing.samples import assert_equal_values, finding, run_id_of, scanned
 
 P = "acme-api"
 DEFAULT = ("backup", "create")
@@ -188,14 +188,16 @@ def test_close_missing_refuses_a_scan_that_failed(findings: Findings) -> None:
 
 def test_a_retry_with_the_run_id_has_no_effect(findings: Findings) -> None:
     report = findings.report(scanned("R1"))
-    findings("import", report, "-p", P, "--run-id", run_of(1))
-    again = findings("import", report, "-p", P, "--run-id", run_of(1)).stdout
+    findings("import", report, "-p", P, "--run-id", run_id_of(1))
+    again = findings("import", report, "-p", P, "--run-id", run_id_of(1)).stdout
     assert "imported before: nothing was done again" in again
     assert "created 1" in again
-    assert [run["id"] for run in findings.json("runs", "--format", "json")] == [run_of(1)]
+    assert [run["id"] for run in findings.json("runs", "--format", "json")] == [run_id_of(1)]
 
 
-@pytest.mark.parametrize("given", ["7", "not-a-uuid", run_of(1).replace("-", ""), "{" + run_of(1) + "}"])
+@pytest.mark.parametrize(
+    "given", ["7", "not-a-uuid", run_id_of(1).replace("-", ""), "{" + run_id_of(1) + "}"]
+)
 def test_a_run_id_that_is_no_uuid_is_wrong_usage(findings: Findings, given: str) -> None:
     report = findings.report(scanned("R1"))
     assert "--run-id: must be a UUID" in findings("import", report, "-p", P, "--run-id", given, code=2).stderr
@@ -203,7 +205,7 @@ def test_a_run_id_that_is_no_uuid_is_wrong_usage(findings: Findings, given: str)
 
 def test_a_run_id_names_one_file(findings: Findings) -> None:
     report = findings.report(scanned("R1"))
-    refused = findings("import", report, report, "-p", P, "--run-id", run_of(1), code=2).stderr
+    refused = findings("import", report, report, "-p", P, "--run-id", run_id_of(1), code=2).stderr
     assert "each file is a run of its own" in refused
 
 
@@ -253,9 +255,9 @@ def test_a_project_name_that_breaks_a_rule_is_refused(findings: Findings) -> Non
 
 
 def test_an_id_that_is_taken_is_a_conflict(findings: Findings) -> None:
-    findings.imported(scanned("R1", id=run_of(7)))
-    conflict = findings("import", findings.report(scanned("R2", id=run_of(7))), "-p", P, code=6).stderr
-    assert run_of(7) in conflict
+    findings.imported(scanned("R1", id=run_id_of(7)))
+    conflict = findings("import", findings.report(scanned("R2", id=run_id_of(7))), "-p", P, code=6).stderr
+    assert run_id_of(7) in conflict
 
 
 # -- quarantine -----------------------------------------------------------------------------------------------
@@ -511,7 +513,14 @@ def test_the_only_project_needs_no_name(findings: Findings) -> None:
 
 def test_an_unknown_project_is_not_found_and_the_known_ones_are_named(findings: Findings) -> None:
     findings.imported(scanned("R1"))
-    for command in (["list"], ["summary"], ["runs"], ["export"], ["show", run_of(1)], ["rejected", "list"]):
+    for command in (
+        ["list"],
+        ["summary"],
+        ["runs"],
+        ["export"],
+        ["show", run_id_of(1)],
+        ["rejected", "list"],
+    ):
         missing = findings(*command, "--project", "acme-apu", code=5).stderr
         assert "no project 'acme-apu'" in missing
         assert "acme-api" in missing
@@ -545,7 +554,7 @@ def test_show_has_everything_of_a_finding(findings: Findings) -> None:
         assert part in shown
     with findings.store() as store:
         assert findings.json("show", one, "--format", "json") == store.get_finding(P, one)
-    assert "no finding" in findings("show", run_of(9), code=5).stderr
+    assert "no finding" in findings("show", run_id_of(9), code=5).stderr
 
 
 def test_setting_a_status_goes_into_the_history(findings: Findings) -> None:
@@ -564,7 +573,7 @@ def test_setting_a_status_goes_into_the_history(findings: Findings) -> None:
     history = findings("history", one).stdout
     assert "status: open -> false_positive" in history
     assert "is false_positive already" in findings("set-status", one, "false_positive").stdout
-    assert "no finding" in findings("history", run_of(9), code=5).stderr
+    assert "no finding" in findings("history", run_id_of(9), code=5).stderr
 
 
 def test_the_actor_is_the_user_of_the_system(findings: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -769,7 +778,7 @@ def test_what_is_no_database_has_no_schema(findings: Findings) -> None:
 
 
 READING = [
-    ["list"], ["show", run_of(1)], ["summary"], ["set-status", run_of(1), "open"], ["history", run_of(1)], ["runs"],
+    ["list"], ["show", run_id_of(1)], ["summary"], ["set-status", run_id_of(1), "open"], ["history", run_id_of(1)], ["runs"],
     ["diff", "1", "2"], ["projects"], ["export"], ["purge", "--older-than", "1d", "--yes"],
     ["delete-project", "x", "--yes"], ["rejected", "list"], ["rejected", "retry"],
     ["rejected", "discard", "--all", "--yes"], ["db", "status"], ["db", "check"], ["db", "downgrade", "base"],

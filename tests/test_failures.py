@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from findings_orm import StorageError, migrations, open_storage
 from findings_orm.cli.failures import ExitCode, explain_error
-from findings_orm.migrations.connecting import connected
+from findings_orm.migrations.connecting import open_connection
 from findings_orm.orm.storage import SqlStore
 
 STATES = {
@@ -71,7 +71,7 @@ def _in_a_store(url: str, sql: str) -> None:
 
 
 def _in_a_migration(url: str, sql: str) -> None:
-    with connected(url) as connection:
+    with open_connection(url) as connection:
         connection.execute(text(sql))
 
 

@@ -30,7 +30,7 @@ from findings_orm import (
 )
 from findings_orm.stores.files.tree import Disk
 from findings_orm.testing.machine import run_sequence
-from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
+from findings_orm.testing.samples import finding, run_id_of, scanned, uuid_of
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 P = "acme-api"
@@ -49,14 +49,14 @@ def _workload() -> list[Callable[[FindingStore], Any]]:
     return [
         lambda store: store.save_finding(finding(1)),
         lambda store: store.save_finding(finding(2, project_id="gone")),
-        lambda store: store.ingest(P, report, run=run_of(1), on_invalid="quarantine"),
+        lambda store: store.ingest(P, report, run=run_id_of(1), on_invalid="quarantine"),
         _several_projects,
         lambda store: store.save_findings([finding(n) for n in range(3, 9)]),
-        lambda store: store.ingest(P, report[1:3], run=run_of(2), close_missing=True),
+        lambda store: store.ingest(P, report[1:3], run=run_id_of(2), close_missing=True),
         lambda store: store.set_status(P, uuid_of(4), "resolved", actor="ann", comment="é"),
         lambda store: store.save_finding(finding(1, title="changed")),
         lambda store: store.purge(P, closed_before="9999-01-01T00:00:00Z"),
-        lambda store: store.ingest(P, report[:3], run=run_of(3)),
+        lambda store: store.ingest(P, report[:3], run=run_id_of(3)),
         lambda store: store.delete_project("B"),
         lambda store: store.save_finding(finding(9)),
     ]

@@ -23,7 +23,7 @@ from findings_orm import (
 )
 from findings_orm.errors import StorageUnavailableError
 from findings_orm.stores.files import edits, repair
-from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
+from findings_orm.testing.samples import finding, run_id_of, scanned, uuid_of
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 P = "acme-api"
@@ -34,8 +34,8 @@ def _make(root: Path, *, folded: bool) -> list[list[Any]]:
     """Make a store with everything in it; return its states, each as it was after a transaction since the last fold."""
     with FileStorageAdapter(root) as store:
         report = [scanned("R1", 3, evidence={"a": {"b": [1, 2.5, "\x00é"]}}), scanned("R2"), {"bad": 1}]
-        store.ingest(P, report, run=run_of(1), on_invalid="quarantine")
-        store.ingest(P, report[:1], run=run_of(2), close_missing=True)
+        store.ingest(P, report, run=run_id_of(1), on_invalid="quarantine")
+        store.ingest(P, report[:1], run=run_id_of(2), close_missing=True)
         store.save_findings([finding(n, project_id="Beta é") for n in range(4)])
     states = []
     with FileStorageAdapter(root, fold_on_close=folded) as store:
@@ -44,7 +44,7 @@ def _make(root: Path, *, folded: bool) -> list[list[Any]]:
         states.append(whole(store))
         store.set_status(P, uuid_of(11), "triaged", actor="ann")
         states.append(whole(store))
-        store.ingest(P, report[:2], run=run_of(3))
+        store.ingest(P, report[:2], run=run_id_of(3))
         states.append(whole(store))
     return states
 
@@ -199,7 +199,7 @@ def test_repair_keeps_every_other_record_of_the_journal(tmp_path: Path) -> None:
     with store:
         assert any("line 3: is lost" in line for line in said)
         assert store.get_finding(P, uuid_of(11))["status"] == "open"
-        assert [run.id for run in store.runs(P)] == [run_of(n) for n in (1, 2, 3)]
+        assert [run.id for run in store.runs(P)] == [run_id_of(n) for n in (1, 2, 3)]
         assert len(store.list_findings("Beta é")) == 5
 
 

@@ -28,7 +28,7 @@ from findings_orm import (
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.stores.files import codec, repair
 from findings_orm.stores.files.tree import folder_name
-from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
+from findings_orm.testing.samples import finding, run_id_of, scanned, uuid_of
 from findings_orm.testing.strategies import documents
 
 P = "acme-api"
@@ -115,8 +115,8 @@ def test_findings_are_readable_sorted_and_stable(tmp_path: Path) -> None:
 
 def test_every_file_is_a_good_layout(tmp_path: Path) -> None:
     with FileStorageAdapter(tmp_path) as store:
-        store.ingest(P, [scanned(), scanned(), {}], run=run_of(1), on_invalid="quarantine")
-        store.ingest(P, [scanned()], run=run_of(2), close_missing=True)
+        store.ingest(P, [scanned(), scanned(), {}], run=run_id_of(1), on_invalid="quarantine")
+        store.ingest(P, [scanned()], run=run_id_of(2), close_missing=True)
         assert store.check_store_layout(tmp_path) == []
         assert store.validate_store_layout(tmp_path)
     paths = sorted(path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock")
@@ -189,7 +189,9 @@ def test_missing_library_names_the_extra() -> None:
 @pytest.fixture
 def edited(tmp_path: Path) -> Path:
     with FileStorageAdapter(tmp_path) as store:
-        store.ingest(P, [scanned("R1", 3, id=uuid_of(1), created_at="2024-05-01T00:00:00Z")], run=run_of(1))
+        store.ingest(
+            P, [scanned("R1", 3, id=uuid_of(1), created_at="2024-05-01T00:00:00Z")], run=run_id_of(1)
+        )
         store.save_findings([finding(2), finding(3)])
     return tmp_path / P / "findings.json"
 
@@ -221,7 +223,7 @@ def test_valid_edits_are_taken_over_as_if_saved(edited: Path, caplog: pytest.Log
         assert running.ingest(P, [seen]).unchanged == 1, (
             "the identity of an added finding is not that of a save"
         )
-        assert running.ingest(P, [scanned("R1", 3, severity="critical")], run=run_of(9)).unchanged == 1
+        assert running.ingest(P, [scanned("R1", 3, severity="critical")], run=run_id_of(9)).unchanged == 1
         assert running.health().details["edited"] == []
         assert "evidence" not in edited.read_text()
         before = whole(running)
@@ -436,7 +438,7 @@ def test_a_folder_of_an_older_release_is_migrated(edited: Path) -> None:
     (root / "store.json").write_bytes(manifest.render())
     with FileStorageAdapter(root) as store:
         assert store.list_findings(P) == before
-        assert store.sighting(P, uuid_of(1)).last_run == run_of(1)
+        assert store.sighting(P, uuid_of(1)).last_run == run_id_of(1)
         store.save_finding(finding(9))
     assert (root / P / "findings.json.orig-1.0.0").exists()
     with FileStorageAdapter(root) as store:

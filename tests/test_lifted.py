@@ -32,7 +32,7 @@ from findings_orm.cli import main
 from findings_orm.records import Records
 from findings_orm.stores.lifted import RESERVED
 from findings_orm.testing.contract import FindingStoreContract, PortContract
-from findings_orm.testing.contract.base import everything
+from findings_orm.testing.contract.base import project_contents
 from findings_orm.testing.contract.runs import QuarantineContract, RunContract
 from findings_orm.testing.contract.transactions import LifeContract
 from findings_orm.testing.samples import OTHER, PROJECT, finding, ids, scanned, uuid_of
@@ -180,7 +180,7 @@ def work(store: FindingStore) -> None:
 
 def seen(store: FindingStore) -> list[Any]:
     """Return all that is in the store, without what differs from one time of the work to the next."""
-    found = [everything(store, project)[:5] for project in (PROJECT, OTHER, "third")]
+    found = [project_contents(store, project)[:5] for project in (PROJECT, OTHER, "third")]
     return [re.sub(r'"?[0-9a-f]{8}-[0-9a-f-]{27}|20\d\d-[\dT:.Z-]+', "", repr(found)), store.list_projects()]
 
 
@@ -198,12 +198,12 @@ def test_an_adapter_that_raises_at_any_call_leaves_all_as_it_was(
 ) -> None:
     for point in range(calls_of_the_work() - 1):
         raw, store = prepared()
-        before = [everything(store, project) for project in (PROJECT, OTHER, "third")]
+        before = [project_contents(store, project) for project in (PROJECT, OTHER, "third")]
         raw.calls_left, raw.error, raw.after = point, error, after
         with pytest.raises(StorageUnavailableError if issubclass(error, Exception) else error):
             work(store)
         raw.calls_left = None
-        assert [everything(store, project) for project in (PROJECT, OTHER, "third")] == before, point
+        assert [project_contents(store, project) for project in (PROJECT, OTHER, "third")] == before, point
         work(store)
 
 
@@ -310,9 +310,9 @@ def test_a_lifted_store_is_backed_up_restored_and_copied(tmp_path: pathlib.Path)
         write_backup(store, tmp_path / "backup")
         restore_backup(restored, tmp_path / "backup")
         copy_store(store, copied)
-        expected = [everything(store, project) for project in store.list_projects()]
+        expected = [project_contents(store, project) for project in store.list_projects()]
         for other in (restored, copied):
-            assert [everything(other, project) for project in other.list_projects()] == expected
+            assert [project_contents(other, project) for project in other.list_projects()] == expected
 
 
 def test_the_command_line_works_on_a_lifted_store(

@@ -15,7 +15,7 @@ from findings_orm.imports.receipts import Recognition
 from findings_orm.observe import Observer, Statement
 from findings_orm.stores.memory import MemoryRecords
 from findings_orm.testing.machine import digest, run_sequence
-from findings_orm.testing.samples import PROJECT, run_of, scanned
+from findings_orm.testing.samples import PROJECT, run_id_of, scanned
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 REPORT = [scanned(f"R{number}", line=number + 1) for number in range(10)]
@@ -60,15 +60,15 @@ def store(request: pytest.FixtureRequest) -> Iterator[FindingStore]:
 
 
 def test_the_same_report_changes_only_when_it_was_seen(store: FindingStore, recognised: list[bool]) -> None:
-    first = store.ingest(PROJECT, REPORT, run=run_of(1))
+    first = store.ingest(PROJECT, REPORT, run=run_id_of(1))
     before = store.list_findings(PROJECT)
-    again = store.ingest(PROJECT, iter(REPORT), run=run_of(2))
+    again = store.ingest(PROJECT, iter(REPORT), run=run_id_of(2))
     assert (first.created, again.unchanged, again.created, again.updated) == (10, 10, 0, 0)
     assert store.list_findings(PROJECT) == before
-    assert {store.sighting(PROJECT, each["id"]).last_run for each in before} == {run_of(2)}
+    assert {store.sighting(PROJECT, each["id"]).last_run for each in before} == {run_id_of(2)}
     assert all(store.history(PROJECT, each["id"]) == [] for each in before)
     assert [run.detectors for run in store.runs(PROJECT)] == [("scan.demo",)] * 2
-    assert store.diff_runs(PROJECT, run_of(1), run_of(2)).common == 10
+    assert store.diff_runs(PROJECT, run_id_of(1), run_id_of(2)).common == 10
     assert store.ingest(PROJECT, REPORT, close_missing=True).unchanged == 10
     assert recognised == [False, True, True]
 

@@ -13,7 +13,7 @@ from findings_orm.finding import MAX_DEPTH, SCHEMA_VERSION, validate_finding
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.query import FindingQuery, matches
 from findings_orm.testing.hostile import BREAKS
-from findings_orm.testing.samples import assert_all_same, assert_same, difference, finding
+from findings_orm.testing.samples import assert_all_same, assert_same, finding, first_difference
 from findings_orm.testing.strategies import (
     documents,
     json_objects,
@@ -174,6 +174,6 @@ def test_comparison_tells_apart(one: Any, other: Any) -> None:
 
 
 def test_comparison_names_the_place() -> None:
-    place = difference({"a": [{"b": 1}]}, {"a": [{"b": 1.0}]})
+    place = first_difference({"a": [{"b": 1}]}, {"a": [{"b": 1.0}]})
     assert place is not None
     assert place.startswith("document.a[0].b: found 1, expected 1.0")

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from findings_orm.migrations.corners import Corner, exchanged
+from findings_orm.migrations.corners import Corner, exchange_corners
 from findings_orm.migrations.rewriting import KEPT
 from findings_orm.migrations.scripts import document_changes
 
@@ -104,10 +104,10 @@ Places = dict[str, tuple[str, Callable[[object], Any]]]
 
 def upgrade_document(document: Document) -> Document:
     """Return a flat document of 0.3.0 as one of 1.0.0; what was put aside on the way down comes back."""
-    early = EARLY.taken_up(document)
+    early = EARLY.take_up_corner(document)
     if early is not None and _is_flat_of(early, document):
         return early
-    placed = exchanged(document, NEWER, OLDER)
+    placed = exchange_corners(document, NEWER, OLDER)
     for revision_between in reversed(BETWEEN):
         placed = document_changes(revision_between)[1](placed)
     return placed
@@ -118,20 +118,20 @@ def downgrade_document(document: Document) -> Document:
     placed = document
     for revision_between in BETWEEN:
         placed = document_changes(revision_between)[0](placed)
-    return exchanged(placed, OLDER, NEWER)
+    return exchange_corners(placed, OLDER, NEWER)
 
 
 BETWEEN = ("r0002", "r0004")
 """The revisions that change documents of 1.0.0 to those of `PLACED_VERSION`."""
 
 
-def _placed(flat: Document) -> Document:
+def _place_document(flat: Document) -> Document:
     """Return the document of `PLACED_VERSION` for a flat one, without a corner."""
-    placed, triage = _triaged(flat)
-    return _placed_at(PLACES, flat, placed, triage)
+    placed, triage = _place_triage(flat)
+    return _place_values(PLACES, flat, placed, triage)
 
 
-def _placed_at(places: Places, flat: Document, placed: Document, triage: object) -> Document:
+def _place_values(places: Places, flat: Document, placed: Document, triage: object) -> Document:
     """Return the document for a flat one of which something is placed already; `triage` is what is left of that member."""
     rest = dict(flat)
     for old, (new, place) in places.items():
@@ -155,11 +155,11 @@ def _placed_at(places: Places, flat: Document, placed: Document, triage: object)
             placed["title"] = flat[name]
     if "severity" not in placed and "severity" in flat:
         placed["severity"] = flat["severity"]  # it is refused, by name
-    placed = {**DEFAULTS, **_fresh(), **placed, "finding_schema_version": PLACED_VERSION}
+    placed = {**DEFAULTS, **_fresh_defaults(), **placed, "finding_schema_version": PLACED_VERSION}
     return {name: placed[name] for name in FIELDS if name in placed}
 
 
-def _triaged(flat: Document) -> tuple[Document, object]:
+def _place_triage(flat: Document) -> tuple[Document, object]:
     """Return what the triage of a flat document says, and what is left of it.
 
     It has the last word: a status beside it is that of an earlier day. `suppress` closes a finding that no status has closed.
@@ -169,13 +169,13 @@ def _triaged(flat: Document) -> tuple[Document, object]:
         return {}, triage
     placed: Document = {}
     rest = dict(triage)
-    for name, place in (("status", _status), ("tags", _tags)):
+    for name, place in (("status", _parse_status), ("tags", _parse_tags)):
         found = place(triage.get(name))
         if found is not None:
             placed[name] = found
             del rest[name]
     suppress = triage.get("suppress")
-    status = placed.get("status") or _status(flat.get("status")) or "open"
+    status = placed.get("status") or _parse_status(flat.get("status")) or "open"
     if suppress is True and status in ACTIVE:
         placed["status"] = "risk_accepted"
     if suppress is False or (suppress is True and status != "resolved"):
@@ -183,11 +183,11 @@ def _triaged(flat: Document) -> tuple[Document, object]:
     return placed, rest
 
 
-def _fresh() -> Document:
+def _fresh_defaults() -> Document:
     return {name: type(default)() for name, default in DEFAULTS.items() if isinstance(default, (dict, list))}
 
 
-def _flat(document: Document) -> Document:
+def _flatten_document(document: Document) -> Document:
     """Return the flat document of 0.3.0 for one of `PLACED_VERSION`, without a corner."""
     flat: Document = {}
     triage: Document = {}
@@ -223,29 +223,29 @@ def _is_taken(name: object, value: object, flat: Document) -> bool:
 # -- the values of 0.3.0: each function returns what 1.0.0 has for it, None for what it can't say -------------------
 
 
-def _text(value: object) -> str | None:
+def _parse_text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _any_text(value: object) -> str | None:
+def _parse_any_text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _uuid(value: object) -> str | None:
+def _parse_uuid(value: object) -> str | None:
     return value.lower() if isinstance(value, str) and UUID_FORM.fullmatch(value) else None
 
 
-def _detector(value: object) -> str | None:
+def _parse_detector(value: object) -> str | None:
     return value.replace(":", ".") if isinstance(value, str) else None
 
 
-def _severity(value: object) -> str | None:
+def _parse_severity(value: object) -> str | None:
     name = value.strip().lower() if isinstance(value, str) else ""
     name = "info" if name == "informational" else name
     return name if name in SEVERITIES else None
 
 
-def _time(value: object) -> str | None:
+def _parse_time(value: object) -> str | None:
     """RFC 3339 with an offset, or the seconds since 1970."""
     try:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -263,7 +263,7 @@ def _time(value: object) -> str | None:
     return moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds")[:-6] + "Z"
 
 
-def _cwe(value: object) -> int | None:
+def _parse_cwe(value: object) -> int | None:
     if isinstance(value, str):
         found = CWE.fullmatch(value.strip())
         value = int(found[1] or found[2]) if found else None
@@ -271,7 +271,7 @@ def _cwe(value: object) -> int | None:
     return value if is_number and 1 <= value <= MAX_NUMBER else None  # type: ignore[operator, return-value]  # an int
 
 
-def _cves(value: object) -> list[str] | None:
+def _parse_cves(value: object) -> list[str] | None:
     texts = re.split(r"[,;\s]+", value.upper()) if isinstance(value, str) else value
     if not isinstance(texts, list):
         return None
@@ -280,87 +280,87 @@ def _cves(value: object) -> list[str] | None:
     return list(dict.fromkeys(real)) or None
 
 
-def _cwes(value: object) -> list[int] | None:
-    number = _cwe(value)
+def _parse_cwes(value: object) -> list[int] | None:
+    number = _parse_cwe(value)
     return None if number is None else [number]
 
 
-def _categories(value: object) -> list[str] | None:
+def _parse_categories(value: object) -> list[str] | None:
     """The category, with its year where the tool said it."""
     found = CATEGORY.fullmatch(value.strip()) if isinstance(value, str) else None
     return [f"A{found[1]:0>2}{found[2] or ''}"] if found and found[1].strip("0") else None
 
 
-def _status(value: object) -> str | None:
+def _parse_status(value: object) -> str | None:
     """The word of 0.3.0, or of today."""
     word = value.strip().lower() if isinstance(value, str) else ""
     return STATUSES.get(word, word if word in STATUSES.values() else None)
 
 
-def _tags(value: object) -> list[str] | None:
+def _parse_tags(value: object) -> list[str] | None:
     is_list = isinstance(value, list) and all(
         isinstance(one, str) and 1 <= len(one) <= 64 and "\0" not in one for one in value
     )
     return value if is_list and value else None  # type: ignore[return-value]  # a list of text
 
 
-def _percentage(value: object) -> float | None:
+def _parse_percentage(value: object) -> float | None:
     """A confidence above 1 and up to 100, or 0; one between may be a share."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return value if is_number and (value == 0 or 1 < value <= 100) else None  # type: ignore[operator, return-value]
 
 
-def _cvss(value: object) -> float | None:
+def _parse_cvss(value: object) -> float | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 10:
         return float(value) + 0.0
     return None
 
 
-def _techniques(value: object) -> list[str] | None:
-    return _all(value, TECHNIQUE)
+def _parse_techniques(value: object) -> list[str] | None:
+    return _parse_list(value, TECHNIQUE)
 
 
-def _uris(value: object) -> list[str] | None:
-    return _all(value, URI)
+def _parse_uris(value: object) -> list[str] | None:
+    return _parse_list(value, URI)
 
 
-def _all(value: object, form: re.Pattern[str]) -> list[str] | None:
+def _parse_list(value: object, form: re.Pattern[str]) -> list[str] | None:
     is_list = isinstance(value, list) and all(isinstance(one, str) and form.fullmatch(one) for one in value)
     return value if is_list and value else None  # type: ignore[return-value]  # a list of text
 
 
-def _object(value: object) -> Document | None:
+def _parse_object(value: object) -> Document | None:
     return value if isinstance(value, dict) else None
 
 
 PLACES: Places = {
-    "id": ("id", _uuid),
-    "pid": ("project_id", _text),
-    "project_id": ("project_id", _text),
-    "created_at": ("created_at", _time),
-    "ts": ("created_at", _time),
-    "title": ("title", _text),
-    "severity": ("severity", _severity),
-    "detector_id": ("detector_id", _detector),
-    "url": ("resource", _any_text),
-    "resource": ("resource", _any_text),
-    "run_id": ("run_id", _uuid),
-    "status": ("status", _status),
-    "confidence": ("confidence", _percentage),
-    "cwe": ("cwe_ids", _cwes),
-    "owasp": ("owasp", _categories),
-    "cve_id": ("cve_ids", _cves),
-    "cvss": ("cvss", _cvss),
-    "mitre_attack": ("mitre_attack", _techniques),
-    "tags": ("tags", _tags),
-    "poc_links": ("poc_links", _uris),
-    "provenance": ("provenance", _object),
+    "id": ("id", _parse_uuid),
+    "pid": ("project_id", _parse_text),
+    "project_id": ("project_id", _parse_text),
+    "created_at": ("created_at", _parse_time),
+    "ts": ("created_at", _parse_time),
+    "title": ("title", _parse_text),
+    "severity": ("severity", _parse_severity),
+    "detector_id": ("detector_id", _parse_detector),
+    "url": ("resource", _parse_any_text),
+    "resource": ("resource", _parse_any_text),
+    "run_id": ("run_id", _parse_uuid),
+    "status": ("status", _parse_status),
+    "confidence": ("confidence", _parse_percentage),
+    "cwe": ("cwe_ids", _parse_cwes),
+    "owasp": ("owasp", _parse_categories),
+    "cve_id": ("cve_ids", _parse_cves),
+    "cvss": ("cvss", _parse_cvss),
+    "mitre_attack": ("mitre_attack", _parse_techniques),
+    "tags": ("tags", _parse_tags),
+    "poc_links": ("poc_links", _parse_uris),
+    "provenance": ("provenance", _parse_object),
 }
 """Names of 0.3.0: where they are placed, and how. Of several with one place the first that can be placed has it; another stays
 in `evidence` if it says something else."""
 
 
-def _joined(value: object) -> object:
+def _join_texts(value: object) -> object:
     return (
         ", ".join(value) if isinstance(value, list) and all(isinstance(one, str) for one in value) else value
     )
@@ -379,7 +379,7 @@ FLATTENED: dict[
     "status": ("status", lambda value: WORDS.get(value, value) if isinstance(value, str) else value),
     "cwe_ids": ("cwe", lambda value: f"CWE-{value[0]}" if value and isinstance(value, list) else value),
     "owasp": ("owasp", lambda value: value[0] if value and isinstance(value, list) else value),
-    "cve_ids": ("cve_id", _joined),
+    "cve_ids": ("cve_id", _join_texts),
 }
 ELSEWHERE = ("finding_schema_version", "rule_id", "fingerprint", "location", "evidence")
 """Fields that 0.3.0 has no name for, or no value."""
@@ -395,29 +395,31 @@ EARLY_PLACES = {
 LISTS = {"cwe_ids": "cwe", "owasp": "owasp"}
 
 
-def _placed_early(flat: Document) -> Document:
+def _place_early(flat: Document) -> Document:
     """Return the document of 1.0.0 for a flat one that an early release made."""
-    placed = _placed_at(EARLY_PLACES, flat, {}, flat.get("triage"))
+    placed = _place_values(EARLY_PLACES, flat, {}, flat.get("triage"))
     singles = {old: (placed[new] or [None])[0] for new, old in LISTS.items()}
     older = {name: value for name, value in placed.items() if name not in (*LISTS, *LATER)}
     return {**older, **singles, "finding_schema_version": finding_schema_version}
 
 
-def _flat_early(document: Document) -> Document:
+def _flatten_early(document: Document) -> Document:
     values = ((new, document.get(old)) for new, old in LISTS.items())
     lists = {new: [] if value is None else [value] for new, value in values}
-    return _flat({**{name: value for name, value in document.items() if name not in LISTS.values()}, **lists})
+    return _flatten_document(
+        {**{name: value for name, value in document.items() if name not in LISTS.values()}, **lists}
+    )
 
 
 def _is_flat_of(early: Document, flat: Document) -> bool:
     """Tell whether all values of a flat document are written as an early release wrote them; another's have no way back."""
-    shown = _flat_early(early)
+    shown = _flatten_early(early)
     return all(
         shown[name] == flat.get(name) for name in EARLY_PLACES if name in shown and name != "provenance"
     )
 
 
-def _of_kinds(kinds: dict[str, tuple[type, ...]]) -> dict[str, Callable[[object], bool]]:
+def _checks_of_kinds(kinds: dict[str, tuple[type, ...]]) -> dict[str, Callable[[object], bool]]:
     """Return for each field, by its default, what a corner may hold."""
 
     def is_of(kind: tuple[type, ...]) -> Callable[[object], bool]:
@@ -432,12 +434,12 @@ KINDS: dict[str, tuple[type, ...]] = {
 EARLY_KINDS = {name: kind for name, kind in KINDS.items() if name not in (*LISTS, *LATER)}
 EARLY = Corner(
     finding_schema_version,
-    away=_flat_early,
-    home=_placed_early,
-    fields=_of_kinds({**EARLY_KINDS, "cwe": (int, type(None)), "owasp": (str, type(None))}),
+    away=_flatten_early,
+    home=_place_early,
+    fields=_checks_of_kinds({**EARLY_KINDS, "cwe": (int, type(None)), "owasp": (str, type(None))}),
 )
-NEWER = Corner(PLACED_VERSION, away=_flat, home=_placed, fields=_of_kinds(KINDS))
-OLDER = Corner(legacy_schema_version, away=_placed, home=_flat, innermost=True)
+NEWER = Corner(PLACED_VERSION, away=_flatten_document, home=_place_document, fields=_checks_of_kinds(KINDS))
+OLDER = Corner(legacy_schema_version, away=_place_document, home=_flatten_document, innermost=True)
 
 
 # -- tables -------------------------------------------------------------------------------------------------------
@@ -472,7 +474,7 @@ def upgrade() -> None:
         sa.Column("first_run", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("last_run", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("project_id", "finding_id", "first_run", name=op.f("pk_finding_sightings")),
-        _of_finding("finding_sightings"),
+        _reference_to_finding("finding_sightings"),
     )
     op.create_table(
         "finding_runs",
@@ -484,7 +486,7 @@ def upgrade() -> None:
         sa.Column("tool", JSON, nullable=False),
         sa.Column("counts", JSON, nullable=False),
         sa.PrimaryKeyConstraint("project_id", "run_id", name=op.f("pk_finding_runs")),
-        _of_project("finding_runs"),
+        _reference_to_project("finding_runs"),
     )
     op.create_index(
         op.f("uq_finding_runs_project_id_number"), "finding_runs", ["project_id", "number"], unique=True
@@ -504,7 +506,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint(
             "project_id", "finding_id", "revision", "position", name=op.f("pk_finding_events")
         ),
-        _of_project("finding_events"),
+        _reference_to_project("finding_events"),
         sa.CheckConstraint(
             "kind IN ('status', 'change', 'comment', 'purge')", name=op.f("ck_finding_events_kind")
         ),
@@ -520,7 +522,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("original", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("project_id", "rejected_id", name=op.f("pk_finding_rejected")),
-        _of_project("finding_rejected"),
+        _reference_to_project("finding_rejected"),
     )
 
 
@@ -539,7 +541,7 @@ def downgrade() -> None:
         op.drop_table(table)
 
 
-def _of_project(table: str) -> sa.ForeignKeyConstraint:
+def _reference_to_project(table: str) -> sa.ForeignKeyConstraint:
     return sa.ForeignKeyConstraint(
         ["project_id"],
         ["finding_projects.project_id"],
@@ -548,7 +550,7 @@ def _of_project(table: str) -> sa.ForeignKeyConstraint:
     )
 
 
-def _of_finding(table: str) -> sa.ForeignKeyConstraint:
+def _reference_to_finding(table: str) -> sa.ForeignKeyConstraint:
     return sa.ForeignKeyConstraint(
         ["project_id", "finding_id"],
         ["findings.project_id", "findings.id"],
@@ -578,7 +580,7 @@ def _create_findings() -> None:
         sa.Column("evidence", JSON, nullable=False),
         sa.Column("provenance", JSON, nullable=False),
         sa.PrimaryKeyConstraint("project_id", "id", name=op.f("pk_findings")),
-        _of_project("findings"),
+        _reference_to_project("findings"),
         sa.CheckConstraint("length(title) >= 1", name=op.f("ck_findings_title")),
         sa.CheckConstraint("length(detector_id) >= 1", name=op.f("ck_findings_detector_id")),
         sa.CheckConstraint(
@@ -611,7 +613,7 @@ def _create_identities() -> None:
         sa.Column("closed_as", sa.Text(), nullable=True),
         sa.Column("closed_at", TIME, nullable=True),
         sa.PrimaryKeyConstraint("project_id", "fingerprint", "ordinal", name=op.f("pk_finding_identities")),
-        _of_finding("finding_identities"),
+        _reference_to_finding("finding_identities"),
     )
     op.create_index(
         op.f("uq_finding_identities_project_id_finding_id"),

@@ -59,7 +59,7 @@ def downgrade_document(document: Document) -> Document:
     return CORNER.closed(document)
 
 
-def _wider(document: Document) -> Document:
+def _widen_document(document: Document) -> Document:
     new = {name: value for name, value in {**DEFAULTS, "tags": []}.items() if name not in document}
     changed: Document = {}
     for name, value in document.items():
@@ -72,7 +72,7 @@ def _wider(document: Document) -> Document:
     }
 
 
-def _narrower(document: Document) -> Document:
+def _narrow_document(document: Document) -> Document:
     changed = {name: value for name, value in document.items() if name not in DEFAULTS}
     if any("." in technique for technique in document.get("mitre_attack", ())):
         changed["mitre_attack"] = list(
@@ -89,7 +89,7 @@ def _is_name(value: object) -> bool:
     return _is_text(value) and value != ""
 
 
-def _or_none(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:
+def _allow_none(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or is_valid(value)
 
 
@@ -123,14 +123,14 @@ def _are_techniques(value: object) -> bool:
 
 CORNER = Corner(
     finding_schema_version,
-    away=_narrower,
-    home=_wider,
+    away=_narrow_document,
+    home=_widen_document,
     fields={
         "status": lambda value: isinstance(value, str) and value in STATUSES,
-        "rule_id": _or_none(_is_name),
-        "fingerprint": _or_none(_is_name),
-        "location": _or_none(_is_location),
-        "confidence": _or_none(_is_confidence),
+        "rule_id": _allow_none(_is_name),
+        "fingerprint": _allow_none(_is_name),
+        "location": _allow_none(_is_location),
+        "confidence": _allow_none(_is_confidence),
         "tags": _are_tags,
         "mitre_attack": _are_techniques,
     },
@@ -184,7 +184,7 @@ def upgrade() -> None:
     ROWS.open_corners(
         ("mitre_attack", "provenance"),
         (*DEFAULTS, "mitre_attack", "provenance", VERSION),
-        canonical=lambda document: {**document, "location": _in_order(document["location"])},
+        canonical=lambda document: {**document, "location": _order_members(document["location"])},
     )
     _take_over_closings()
     ROWS.end_keeping()
@@ -218,7 +218,7 @@ def _set_version(version: str) -> None:
     op.execute(f"UPDATE findings SET {VERSION} = '{version}' WHERE {VERSION} <> '{version}'")  # noqa: S608  # constants
 
 
-def _in_order(location: Any) -> Any:
+def _order_members(location: Any) -> Any:
     return location and {member: location[member] for member in MEMBERS if member in location}
 
 

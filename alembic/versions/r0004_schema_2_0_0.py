@@ -48,7 +48,7 @@ def downgrade_document(document: Document) -> Document:
     return CORNER.closed(document)
 
 
-def _wider(document: Document) -> Document:
+def _widen_document(document: Document) -> Document:
     changed: Document = {}
     for name, value in document.items():
         if name in ("cwe", "owasp"):
@@ -58,7 +58,7 @@ def _wider(document: Document) -> Document:
     return {**changed, VERSION: finding_schema_version}
 
 
-def _narrower(document: Document) -> Document:
+def _narrow_document(document: Document) -> Document:
     changed: Document = {}
     for name, value in document.items():
         if name == "cwe_ids":
@@ -82,8 +82,8 @@ def _are_categories(value: object) -> bool:
 
 CORNER = Corner(
     finding_schema_version,
-    away=_narrower,
-    home=_wider,
+    away=_narrow_document,
+    home=_widen_document,
     fields={"cwe_ids": _are_numbers, "owasp": _are_categories},
 )
 
@@ -120,8 +120,8 @@ def upgrade() -> None:
             "owasp": "CASE WHEN owasp IS NULL THEN '[]' ELSE json_array(owasp) END",
             "finding_schema_version": f"'{finding_schema_version}'",
         }
-        _rebuild("cwe_ids TEXT NOT NULL, owasp TEXT NOT NULL", "", values)
-    ROWS.open_corners(COLUMNS, COLUMNS, older=_narrower)
+        _rebuild_table("cwe_ids TEXT NOT NULL, owasp TEXT NOT NULL", "", values)
+    ROWS.open_corners(COLUMNS, COLUMNS, older=_narrow_document)
     ROWS.end_keeping()
 
 
@@ -143,7 +143,7 @@ def downgrade() -> None:
             "owasp": "substr(json_extract(owasp, '$[0]'), 1, 3)",
             "finding_schema_version": f"'{BEFORE}'",
         }
-        _rebuild("cwe INTEGER, owasp TEXT", "CONSTRAINT ck_findings_cwe CHECK (cwe >= 1), ", values)
+        _rebuild_table("cwe INTEGER, owasp TEXT", "CONSTRAINT ck_findings_cwe CHECK (cwe >= 1), ", values)
 
 
 # -- SQLite: a column that a CHECK names can't be dropped, so the table is written anew -------------------------------
@@ -176,7 +176,7 @@ INDEXES = (("project_id", "created_at", "id"), ("project_id", "severity", "statu
 CHILDREN = ("finding_identities", "finding_sightings")
 
 
-def _rebuild(columns: str, check: str, values: dict[str, str]) -> None:
+def _rebuild_table(columns: str, check: str, values: dict[str, str]) -> None:
     """Write the table anew with other columns between `run_id` and `cve_ids`; `values` are those that change."""
     changed = [column.split()[0] for column in columns.split(", ")]
     names = [*BESIDE_THEM[0].split(), *changed, *BESIDE_THEM[1].split()]

@@ -118,8 +118,8 @@ def formats(ctx: typer.Context, form: AsJson = "text") -> None:
             [
                 {
                     "name": known.name,
-                    "import": known.can("read"),
-                    "export": known.can("written"),
+                    "import": known.can_be("read"),
+                    "export": known.can_be("written"),
                     "endings": known.endings,
                 }
                 | {"summary": known.summary}
@@ -130,8 +130,8 @@ def formats(ctx: typer.Context, form: AsJson = "text") -> None:
     rows = [
         (
             known.name,
-            "yes" if known.can("read") else "no",
-            "yes" if known.can("written") else "no",
+            "yes" if known.can_be("read") else "no",
+            "yes" if known.can_be("written") else "no",
             " ".join(known.endings),
             known.summary,
         )

@@ -90,7 +90,7 @@ class Head:
     is_complete: bool = False
 
     @property
-    def last(self) -> str | None:
+    def last_name(self) -> str | None:
         """The name of the property read last."""
         return next(reversed(self.values), None)
 
@@ -100,7 +100,7 @@ class Head:
         return self.is_top and "findings" in self.values
 
 
-def _refuse(*_: Any) -> NoReturn:
+def _refuse_use(*_: Any) -> NoReturn:
     """What a format has in place of what it can't do; `known.find_format` keeps callers from here."""
     raise StorageValidationError("the format can't do this", field="format")
 
@@ -124,13 +124,13 @@ class Format:
     name: str
     summary: str
     endings: tuple[str, ...] = ()
-    recognize: Callable[[Head], bool] = lambda _: False
-    survey: Callable[[JsonReader, Head], Survey] = _refuse
-    read: Callable[[JsonReader, Survey], Iterator[dict[str, Any]]] = _refuse
+    recognize_report: Callable[[Head], bool] = lambda _: False
+    survey: Callable[[JsonReader, Head], Survey] = _refuse_use
+    read: Callable[[JsonReader, Survey], Iterator[dict[str, Any]]] = _refuse_use
     is_strict: bool = False
-    write: Callable[[Iterable[Mapping[str, Any]], Stream, str], int] = _refuse
+    write: Callable[[Iterable[Mapping[str, Any]], Stream, str], int] = _refuse_use
     has_versions: bool = False
 
-    def can(self, use: Literal["read", "written"]) -> bool:
+    def can_be(self, use: Literal["read", "written"]) -> bool:
         """Return whether it can be read, or written."""
-        return (self.read if use == "read" else self.write) is not _refuse
+        return (self.read if use == "read" else self.write) is not _refuse_use

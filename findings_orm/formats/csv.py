@@ -61,7 +61,7 @@ def write_csv(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
     count = 0
     for document in documents:
         try:
-            row = _row(document)
+            row = _row_of(document)
         except (AttributeError, TypeError) as error:
             raise StorageValidationError.of_field(
                 "document", "must be a finding", document, index=count
@@ -71,7 +71,7 @@ def write_csv(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
     return count
 
 
-def _row(document: Mapping[str, Any]) -> list[Any]:
+def _row_of(document: Mapping[str, Any]) -> list[Any]:
     location = document.get("location") or {}
     evidence = document.get("evidence") or {}
     message = evidence.get("message")
@@ -82,10 +82,10 @@ def _row(document: Mapping[str, Any]) -> list[Any]:
         "end_line": location.get("end_line"),
         "message": message if isinstance(message, str) else None,
     }
-    return [_cell(cells.get(name)) for name in COLUMNS]
+    return [_cell_value(cells.get(name)) for name in COLUMNS]
 
 
-def _cell(value: Any) -> Any:
+def _cell_value(value: Any) -> Any:
     if isinstance(value, list):
         value = "; ".join(str(item) for item in value)
     if isinstance(value, str) and value.startswith(_FORMULA):

@@ -26,12 +26,12 @@ class _Context(NamedTuple):
     version: Any
 
 
-def recognize(head: Head) -> bool:
+def recognize_report(head: Head) -> bool:
     """Return whether the first object of a text is a finding of any schema version, or a store layout."""
     keys = head.values.keys()
     is_bare = head.is_complete and keys <= {"findings"}  # a layout of 0.3.0
     is_layout = head.is_layout and (is_bare or any(key in keys for key in VERSION_KEYS))
-    return head.last == "detector_id" or is_layout or keys >= _LEGACY_KEYS
+    return head.last_name == "detector_id" or is_layout or keys >= _LEGACY_KEYS
 
 
 def survey(reader: JsonReader, head: Head) -> Survey:
@@ -48,7 +48,7 @@ def survey(reader: JsonReader, head: Head) -> Survey:
     named: dict[tuple[str, Any], None] = {}
     found = Survey()
     size = 0
-    for document in _all(reader, beside, head.is_layout):
+    for document in _read_documents(reader, beside, head.is_layout):
         found.total += 1
         found.legacy = found.legacy or looks_legacy(document)
         detector = document.get("detector_id")
@@ -60,12 +60,12 @@ def survey(reader: JsonReader, head: Head) -> Survey:
             reader.check("max_document_bytes", size, "the size of the names of detectors, in bytes")
     version = next((beside[key] for key in VERSION_KEYS if key in beside), None)
     found.context = _Context(head.is_layout, version)
-    found.detectors = _detectors(named, version)
+    found.detectors = _detectors_of_today(named, version)
     found.tool = [{"name": name, "detector_id": name, "version": None} for name in found.detectors]
     return found
 
 
-def _detectors(named: Iterable[tuple[str, str]], version: Any) -> list[str]:
+def _detectors_of_today(named: Iterable[tuple[str, str]], version: Any) -> list[str]:
     """Return the detectors that documents of some version name, as they are called today; a wrong one speaks for none."""
     names = (name.replace(":", ".") if (said or version) == LEGACY_VERSION else name for name, said in named)
     return [name for name in dict.fromkeys(names) if _DETECTOR.fullmatch(name)]
@@ -78,7 +78,7 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
     known by their `pid`.
     """
     context: _Context = found.context
-    for document in _all(reader, {}, context.is_layout):
+    for document in _read_documents(reader, {}, context.is_layout):
         version = context.version or version_of(document)
         if version is not None:
             document.setdefault("finding_schema_version", version)
@@ -100,7 +100,7 @@ def write_jsonl(documents: Iterable[Mapping[str, Any] | bytes], stream: Stream) 
     """
     sink = TextSink(stream)
     count = 0
-    for line in _lines(documents):
+    for line in _json_lines(documents):
         sink.write(line + "\n")
         count += 1
     return count
@@ -129,14 +129,14 @@ def write_layout(
     is_bare = schema_version == LEGACY_VERSION
     sink.write("[" if is_bare else f'{{"finding_schema_version": "{schema_version}", "findings": [')
     count = 0
-    for line in _lines(documents):
+    for line in _json_lines(documents):
         sink.write((",\n" if count else "\n") + line)
         count += 1
     sink.write("\n]\n" if is_bare else "\n]}\n")
     return count
 
 
-def _lines(documents: Iterable[Mapping[str, Any] | bytes]) -> Iterator[str]:
+def _json_lines(documents: Iterable[Mapping[str, Any] | bytes]) -> Iterator[str]:
     for index, document in enumerate(documents):
         if isinstance(document, bytes):
             yield document.decode()
@@ -151,7 +151,7 @@ def _lines(documents: Iterable[Mapping[str, Any] | bytes]) -> Iterator[str]:
         yield line
 
 
-def _all(reader: JsonReader, layout: dict[str, Any], is_layout: bool) -> Iterator[dict[str, Any]]:
+def _read_documents(reader: JsonReader, layout: dict[str, Any], is_layout: bool) -> Iterator[dict[str, Any]]:
     """Yield the documents; what a store layout has beside them goes to `layout`."""
     if not is_layout:
         yield from reader.objects()
@@ -171,7 +171,7 @@ JSONL = Format(
     name="jsonl",
     summary="findings of this package, a line each, nothing lost; reads a JSON array and a store layout too",
     endings=(".jsonl", ".ndjson"),
-    recognize=recognize,
+    recognize_report=recognize_report,
     survey=survey,
     read=documents,
     is_strict=True,

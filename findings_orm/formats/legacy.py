@@ -81,22 +81,22 @@ class _Placer:
             return row
         row.pop("finding_schema_version", None)  # 0.3.0 had none; it would be kept aside
         try:
-            document = self._migrated(row)
+            document = self._migrate_row(row)
         except StorageError:
             self.notes = {}
             return {**row, "finding_schema_version": LEGACY_VERSION}
         if not names_project:
             document.pop("project_id", None)
-            self._note("pid", row, "is missing or no text: the project is that of the file's name")
+            self._add_note("pid", row, "is missing or no text: the project is that of the file's name")
         self._place_time(row, document)
         self._place_id(row, document)
         self._note_what_stays(row, document)
         return document
 
-    def _note(self, name: str, row: Document, note: str) -> None:
+    def _add_note(self, name: str, row: Document, note: str) -> None:
         self.notes[name] = (note, row.get(name))
 
-    def _migrated(self, row: Document) -> Document:
+    def _migrate_row(self, row: Document) -> Document:
         try:
             return self._migrator.migrate(LEGACY_VERSION, SCHEMA_VERSION, row)
         except StorageValidationError as error:
@@ -105,8 +105,8 @@ class _Placer:
         with_severity = {**row, "severity": self.severity}
         document = self._migrator.migrate(LEGACY_VERSION, SCHEMA_VERSION, with_severity)
         if row.get("severity") is not None:
-            _keep(document, "severity", row["severity"])
-        self._note("severity", row, f"is missing or unknown: taken as {self.severity}")
+            _keep_in_evidence(document, "severity", row["severity"])
+        self._add_note("severity", row, f"is missing or unknown: taken as {self.severity}")
         return document
 
     def _place_time(self, row: Document, document: Document) -> None:
@@ -114,23 +114,25 @@ class _Placer:
             return
         said = [name for name in _TIMES if row.get(name) not in _NOTHING] or [_TIMES[1]]
         for name in said if self.zone is not None else ():
-            moment = _moment(row.get(name), self.zone)
+            moment = _parse_local_time(row.get(name), self.zone)
             if moment is not None:
                 document["created_at"] = moment
-                self._note(name, row, f"has no offset: read as {self.zone}")
+                self._add_note(name, row, f"has no offset: read as {self.zone}")
                 return
-        self._note(said[0], row, "names no instant: created_at is the time of the import")
+        self._add_note(said[0], row, "names no instant: created_at is the time of the import")
 
     def _place_id(self, row: Document, document: Document) -> None:
         """Keep the id, unless an earlier row has it: of two findings with one id the later would replace the other."""
         found = document.get("id")
         if found is None:
             if row.get("id") not in (None, ""):
-                self._note("id", row, "is no UUID: the finding gets a new one, this stays in evidence")
+                self._add_note("id", row, "is no UUID: the finding gets a new one, this stays in evidence")
         elif found in self.ids:
             del document["id"]
-            _keep(document, "id", row["id"])
-            self._note("id", row, "an earlier row has it: the finding gets a new one, this stays in evidence")
+            _keep_in_evidence(document, "id", row["id"])
+            self._add_note(
+                "id", row, "an earlier row has it: the finding gets a new one, this stays in evidence"
+            )
         else:
             self.ids.add(found)
 
@@ -149,7 +151,7 @@ class _Placer:
             elif evidence[name] == row[name]:
                 note = _why_it_stays(name, row[name], document)
                 if note:
-                    self._note(name, row, note)
+                    self._add_note(name, row, note)
                 else:
                     self.unplaced.append(name)
 
@@ -189,7 +191,7 @@ def _lines_of(value: Any) -> list[str]:
     return lines if all(isinstance(line, str) and line for line in lines) else []
 
 
-def _moment(value: object, zone: ZoneInfo | None) -> str | None:
+def _parse_local_time(value: object, zone: ZoneInfo | None) -> str | None:
     """Return a local time as a canonical one; None for what is no such time, or none or two instants in that zone."""
     match = _LOCAL_TIME.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -202,7 +204,7 @@ def _moment(value: object, zone: ZoneInfo | None) -> str | None:
         return None
 
 
-def _keep(document: Document, name: str, value: object) -> None:
+def _keep_in_evidence(document: Document, name: str, value: object) -> None:
     """Put a value into the evidence, under another name where its own is taken."""
     while name in document["evidence"]:
         name = f"legacy_{name}"
@@ -326,9 +328,11 @@ def import_legacy(
         StorageConflictError: a row has the id of another finding of the project.
         StorageUnavailableError: there are no such files, or one can't be read.
     """
-    task = _Import(source, _zone(timezone), _severity(severity), progress or (lambda _: None), limits)
+    task = _Import(
+        source, _parse_zone(timezone), _check_severity(severity), progress or (lambda _: None), limits
+    )
     task.report.dry_run = dry_run
-    task.survey()
+    task.survey_files()
     with nullcontext() if dry_run else store.transaction():
         for project_id in sorted(task.projects):
             task.ingest(store, project_id, on_invalid)
@@ -336,7 +340,7 @@ def import_legacy(
     return task.report
 
 
-def _zone(name: str | None) -> ZoneInfo | None:
+def _parse_zone(name: str | None) -> ZoneInfo | None:
     try:
         return ZoneInfo(name) if name is not None else None
     except (ValueError, OSError, KeyError) as error:  # ZoneInfoNotFoundError is a KeyError
@@ -345,7 +349,7 @@ def _zone(name: str | None) -> ZoneInfo | None:
         ) from error
 
 
-def _severity(name: str | None) -> str | None:
+def _check_severity(name: str | None) -> str | None:
     if name is not None and name not in tuple(Severity):
         raise StorageValidationError.of_field("severity", f"must be one of {', '.join(Severity)}", name)
     return name
@@ -392,14 +396,14 @@ class _Import:
         self._source = source
         self._kept = 0
 
-    def survey(self) -> None:
+    def survey_files(self) -> None:
         """Read all files once: they are whole, and it is known which projects are in them."""
         for file in self.files:
             found: dict[str, None] = {}
             for row in self.rows(file):
-                found[_project_of(row, file)[0]] = None
+                found[_project_of_row(row, file)[0]] = None
                 self.limits.check("max_names", len(found), f"{file}: the number of projects")
-            for project_id in found or [_named(file)]:
+            for project_id in found or [_project_of_file(file)]:
                 self.projects.setdefault(project_id, []).append(file)
 
     def rows(self, file: Path) -> Iterator[Document]:
@@ -421,14 +425,14 @@ class _Import:
                 project_id, rows, run=run, dry_run=self.report.dry_run, on_invalid=on_invalid
             )
         except (StorageValidationError, StorageConflictError) as error:
-            raise rows.explained(error) from error
+            raise rows.explain_refusal(error) from error
         self.report.projects[project_id] = report
         if rows.have_comments and not self.report.dry_run:
-            self.report.comments += _comment(store, project_id)
+            self.report.comments += _write_comments(store, project_id)
         for one in report.rejected:
-            self.keep([one.field, one.reason, one.rejected_id])
+            self.count_kept_memory([one.field, one.reason, one.rejected_id])
             self.report.rejected.append(
-                LegacyRejected(*rows.origin(one.index), one.field, one.reason, one.rejected_id)
+                LegacyRejected(*rows.place_of_row(one.index), one.field, one.reason, one.rejected_id)
             )
 
     def note(self, file: str, index: int, placer: _Placer) -> None:
@@ -439,18 +443,18 @@ class _Import:
             counts[name] = counts.get(name, 0) + 1
         for name, (text, value) in placer.notes.items():
             self._names.add(name)
-            self.keep([name, text, value])
+            self.count_kept_memory([name, text, value])
             self.report.notes.append(LegacyNote(file, index, name, text, value))
-        self.keep(None, _ID_BYTES * len(placer.ids))
+        self.count_kept_memory(None, _ID_BYTES * len(placer.ids))
 
-    def keep(self, value: Any, beside: int = 0) -> None:
+    def count_kept_memory(self, value: Any, beside: int = 0) -> None:
         """Count the memory of what stays until the end of the import; `beside` is that of what is let go earlier."""
         self._kept += memory_size(value)
         what = f"{self._source}: the memory for notes and ids, in bytes"
         self.limits.check("max_shared_bytes", self._kept + beside, what)
 
 
-def _comment(store: FindingStore, project_id: str) -> int:
+def _write_comments(store: FindingStore, project_id: str) -> int:
     """Write what triages say in words into the history of their findings, once; return how many it was."""
     count = 0
     for finding_id in [one["id"] for one in store.iter_findings(project_id) if _comment_of(one)]:
@@ -464,17 +468,17 @@ def _comment(store: FindingStore, project_id: str) -> int:
     return count
 
 
-def _named(file: Path) -> str:
+def _project_of_file(file: Path) -> str:
     return file.name.removesuffix(ENDING) if file.name.endswith(ENDING) else file.stem
 
 
-def _project_of(row: Mapping[str, Any], file: Path) -> tuple[str, bool]:
+def _project_of_row(row: Mapping[str, Any], file: Path) -> tuple[str, bool]:
     """Return the project of a row, and whether the row says it. Ingest refuses one that can't be a project."""
     said: Any = row.get("pid", row.get("project_id"))
     try:
         check_project_id(said)
     except StorageValidationError:
-        return _named(file), False
+        return _project_of_file(file), False
     return str(said), True
 
 
@@ -494,13 +498,13 @@ class _Rows(Iterable[Document]):
         for file in self.files:
             follows = False
             for index, row in enumerate(self.task.rows(file)):
-                project_id, said = _project_of(row, file)
+                project_id, said = _project_of_row(row, file)
                 if project_id != self.project_id:
                     follows = False
                     continue
                 if not follows:
                     self.starts.append((self.count, file.name, index))
-                    self.task.keep([self.count, index])
+                    self.task.count_kept_memory([self.count, index])
                     follows = True
                 self.count += 1
                 document = self.placer.document(row, names_project=said)
@@ -509,12 +513,12 @@ class _Rows(Iterable[Document]):
                 self.have_comments = self.have_comments or "triage" in row
                 yield document
 
-    def origin(self, position: int) -> tuple[str, int]:
+    def place_of_row(self, position: int) -> tuple[str, int]:
         """Return file and index of the document at a position of the import."""
         start, file, index = self.starts[bisect_right(self.starts, position, key=lambda one: one[0]) - 1]
         return file, index + position - start
 
-    def explained(self, error: StorageError) -> StorageError:
+    def explain_refusal(self, error: StorageError) -> StorageError:
         """Return the refusal of a document as that of a row of a file."""
         position = getattr(error, "index", None)
         text = str(error)
@@ -522,7 +526,7 @@ class _Rows(Iterable[Document]):
             return error
         if position is None:
             position = int(text.partition(":")[0].removeprefix("document "))
-        file, index = self.origin(position)
+        file, index = self.place_of_row(position)
         message = f"{file}: document {index}: {text.partition(': ')[2]}"
         if not isinstance(error, StorageValidationError):
             return type(error)(message)

@@ -14,7 +14,7 @@ from typing import Any
 from findings_orm.finding import MAX_NUMBER, SCHEMA_VERSION
 from findings_orm.formats import texts
 from findings_orm.formats.base import Format, Head, Survey
-from findings_orm.formats.texts import plain
+from findings_orm.formats.texts import replace_nul
 from findings_orm.jsonstream import JsonReader
 
 DETECTOR = "scan.nuclei"
@@ -30,9 +30,11 @@ _LINES = ("matched-line", "matched_line")
 _SEVERITIES = ("info", "low", "medium", "high", "critical")
 
 
-def recognize(head: Head) -> bool:
+def recognize_report(head: Head) -> bool:
     """Return whether the first object of a text is a result of nuclei."""
-    return head.last in TEMPLATE_KEYS or (head.is_complete and head.values.keys() >= _KEYS_WITHOUT_TEMPLATE)
+    return head.last_name in TEMPLATE_KEYS or (
+        head.is_complete and head.values.keys() >= _KEYS_WITHOUT_TEMPLATE
+    )
 
 
 def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `Format` calls it
@@ -44,7 +46,7 @@ def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `For
     """
     found = Survey(detectors=[DETECTOR], tool=[{"name": "nuclei", "detector_id": DETECTOR, "version": None}])
     for result in reader.objects():
-        if not _text(result, TEMPLATE_KEYS) and not isinstance(result.get("info"), dict):
+        if not _first_text(result, TEMPLATE_KEYS) and not isinstance(result.get("info"), dict):
             reader.refuse("a result of nuclei has a template-id or an info, here both are missing")
         found.total += 1
     return found
@@ -66,24 +68,24 @@ def document(result: dict[str, Any]) -> dict[str, Any]:
     A result whose `matcher-status` is false (``-matcher-status`` reports these) says that a template did *not*
     match: it is kept as `info`, whatever the template's severity, and under a fingerprint of its own.
     """
-    info = _mapping(result.get("info"))
-    classification = _mapping(info.get("classification"))
-    template = _text(result, TEMPLATE_KEYS)
-    resource = _text(result, _MATCHED) or _text(result, ("host", "url"))
+    info = _as_object(result.get("info"))
+    classification = _as_object(info.get("classification"))
+    template = _first_text(result, TEMPLATE_KEYS)
+    resource = _first_text(result, _MATCHED) or _first_text(result, ("host", "url"))
     found: dict[str, Any] = {
         "finding_schema_version": SCHEMA_VERSION,
         "detector_id": DETECTOR,
-        "title": _text(info, ("name",)) or template or "nuclei result",
-        "severity": _severity(info) if matched(result) else "info",
+        "title": _first_text(info, ("name",)) or template or "nuclei result",
+        "severity": _severity_of(info) if has_matched(result) else "info",
         "resource": resource,
         "status": "open",
         "rule_id": template or None,
-        "fingerprint": _fingerprint(result, template, resource),
-        "location": _location(result, resource),
-        "cwe_ids": _cwes(classification),
-        "cve_ids": texts.cve_ids(texts.strings(classification.get("cve-id"), separator=",")),
-        "cvss": _score(classification),
-        "tags": texts.tags(texts.strings(info.get("tags"), separator=",")),
+        "fingerprint": _fingerprint_of(result, template, resource),
+        "location": _file_location(result, resource),
+        "cwe_ids": _cwe_numbers(classification),
+        "cve_ids": texts.cve_ids(texts.strings_in(classification.get("cve-id"), separator=",")),
+        "cvss": _cvss_score(classification),
+        "tags": texts.valid_tags(texts.strings_in(info.get("tags"), separator=",")),
     }
     created = texts.utc_time(result.get("timestamp"))
     if created:
@@ -91,47 +93,47 @@ def document(result: dict[str, Any]) -> dict[str, Any]:
     description = info.get("description")
     evidence = {
         "message": description if isinstance(description, str) else "",
-        "nuclei": texts.shallow(result),
+        "nuclei": texts.limit_depth(result),
     }
     found["evidence"] = {key: value for key, value in evidence.items() if value}
     return found
 
 
-def matched(result: Mapping[str, Any]) -> bool:
+def has_matched(result: Mapping[str, Any]) -> bool:
     """Whether the template matched, which it did unless the result says otherwise."""
     return not any(result.get(key) is False for key in _STATUS)
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def _as_object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _text(result: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+def _first_text(result: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     for key in keys:
         value = result.get(key)
         if isinstance(value, str) and value.strip():
-            return plain(value)
+            return replace_nul(value)
     return ""
 
 
-def _severity(info: Mapping[str, Any]) -> str:
+def _severity_of(info: Mapping[str, Any]) -> str:
     """Return the severity; `unknown`, none, and what nuclei does not know are `info`. It ignores case itself."""
     value = info.get("severity")
     name = value.strip().lower() if isinstance(value, str) else ""
     return name if name in _SEVERITIES else "info"
 
 
-def _cwes(classification: Mapping[str, Any]) -> list[int]:
-    found = map(texts.cwe_number, texts.strings(classification.get("cwe-id"), separator=","))
-    return texts.unique(number for number in found if number)
+def _cwe_numbers(classification: Mapping[str, Any]) -> list[int]:
+    found = map(texts.cwe_number, texts.strings_in(classification.get("cwe-id"), separator=","))
+    return texts.unique_items(number for number in found if number)
 
 
-def _score(classification: Mapping[str, Any]) -> float | None:
+def _cvss_score(classification: Mapping[str, Any]) -> float | None:
     score = texts.number(classification.get("cvss-score"))
     return score if score is not None and 0 <= score <= 10 else None
 
 
-def _location(result: Mapping[str, Any], resource: str) -> dict[str, Any] | None:
+def _file_location(result: Mapping[str, Any], resource: str) -> dict[str, Any] | None:
     """Return the place in a file, which only templates of the type `file` have."""
     if result.get("type") != "file" or not resource:
         return None
@@ -144,7 +146,7 @@ def _location(result: Mapping[str, Any], resource: str) -> dict[str, Any] | None
     return location
 
 
-def _fingerprint(result: Mapping[str, Any], template: str, resource: str) -> str:
+def _fingerprint_of(result: Mapping[str, Any], template: str, resource: str) -> str:
     """Return what tells results apart: the parts by which nuclei itself finds duplicates (pkg/reporting/dedupe).
 
     Template, matcher, extractor, type, place and extracted values, these sorted; not the host beside the
@@ -153,20 +155,20 @@ def _fingerprint(result: Mapping[str, Any], template: str, resource: str) -> str
     extracted: Any = next((result[key] for key in _EXTRACTED if isinstance(result.get(key), (list, str))), [])
     fields = [
         template,
-        _text(result, _MATCHER),
-        _text(result, _EXTRACTOR),
-        _text(result, ("type",)),
+        _first_text(result, _MATCHER),
+        _first_text(result, _EXTRACTOR),
+        _first_text(result, ("type",)),
         resource,
-        "matched" if matched(result) else "not matched",
-        *sorted(texts.strings(extracted)),
+        "matched" if has_matched(result) else "not matched",
+        *sorted(texts.strings_in(extracted)),
     ]
-    return f"nuclei/v1:{texts.digest(*fields)}"
+    return f"nuclei/v1:{texts.hash_fields(*fields)}"
 
 
 NUCLEI = Format(
     name="nuclei",
     summary="nuclei, JSON Lines (-jsonl) and JSON (-json-export) of its versions 2 and 3",
-    recognize=recognize,
+    recognize_report=recognize_report,
     survey=survey,
     read=documents,
 )

@@ -59,39 +59,39 @@ class Source:
         self.total: int | None = None
         self.closed = False
         try:
-            self.name, self._raw = self._open(origin)
-            self._file = self._decoded(self._raw)
+            self.name, self._raw = self._open_origin(origin)
+            self._file = self._decode_file(self._raw)
         except Exception as error:
             self.close()
-            own = translated(error, getattr(self, "name", readable(origin)))
+            own = translate_read_error(error, getattr(self, "name", readable(origin)))
             if own is error:
                 raise
             raise own from error
 
-    def _open(self, origin: PathOrStream) -> tuple[str, IO[bytes]]:
+    def _open_origin(self, origin: PathOrStream) -> tuple[str, IO[bytes]]:
         if isinstance(origin, (str, os.PathLike)) and os.fspath(origin) != "-":
             self.name = os.fspath(origin)
             opened: IO[bytes] = self._owned.enter_context(io.BufferedReader(io.FileIO(origin)))
         else:
-            opened = sys.stdin.buffer if isinstance(origin, (str, os.PathLike)) else _binary(origin)
-            self.name = _name(opened)
+            opened = sys.stdin.buffer if isinstance(origin, (str, os.PathLike)) else _binary_stream(origin)
+            self.name = _stream_name(opened)
         seekable = opened.seekable() and opened.tell() == 0
-        file = opened if seekable else self._copy(opened)
+        file = opened if seekable else self._copy_stream(opened)
         self.total = file.seek(0, io.SEEK_END)
         file.seek(0)
         return self.name, file
 
-    def _copy(self, stream: IO[bytes]) -> IO[bytes]:
-        copy = self._temporary()
+    def _copy_stream(self, stream: IO[bytes]) -> IO[bytes]:
+        copy = self._temporary_file()
         while chunk := stream.read(_COPY_SIZE):
-            self._count(chunk)
+            self._count_bytes(chunk)
             copy.write(chunk)
         return copy
 
-    def _temporary(self) -> IO[bytes]:
+    def _temporary_file(self) -> IO[bytes]:
         return cast(IO[bytes], self._owned.enter_context(tempfile.TemporaryFile(prefix="findings-")))
 
-    def _decoded(self, raw: IO[bytes]) -> IO[bytes]:
+    def _decode_file(self, raw: IO[bytes]) -> IO[bytes]:
         file = raw
         start = raw.read(4)
         raw.seek(0)
@@ -101,14 +101,14 @@ class Source:
             start = file.read(4)
             file.seek(0)
         encoding = _UTF16.get(start[:2])
-        return self._recoded(file, encoding) if encoding else file
+        return self._recode_file(file, encoding) if encoding else file
 
-    def _recoded(self, file: IO[bytes], encoding: str) -> IO[bytes]:
+    def _recode_file(self, file: IO[bytes], encoding: str) -> IO[bytes]:
         decoder = codecs.getincrementaldecoder(encoding)()
-        copy = self._temporary()
+        copy = self._temporary_file()
         self.size = 0
         while chunk := file.read(_COPY_SIZE):
-            self._count(chunk)
+            self._count_bytes(chunk)
             copy.write(decoder.decode(chunk).encode())
         copy.write(decoder.decode(b"", final=True).encode())
         copy.seek(0)
@@ -128,11 +128,11 @@ class Source:
         try:
             data = self._file.read(size)
         except (OSError, EOFError, zlib.error) as error:
-            raise translated(error, self.name) from error
-        self._count(data)
+            raise translate_read_error(error, self.name) from error
+        self._count_bytes(data)
         return data
 
-    def _count(self, data: bytes) -> None:
+    def _count_bytes(self, data: bytes) -> None:
         self.size += len(data)
         self._limits.check(
             "max_report_bytes", self.size, f"{self.name}: the size of the report, in bytes, is at least"
@@ -154,7 +154,7 @@ class Source:
         self._owned.close()
 
 
-def translated(error: Exception, name: str) -> Exception:
+def translate_read_error(error: Exception, name: str) -> Exception:
     """Return the package's own error for one of reading, or `error` itself where it is none of these."""
     if isinstance(error, (gzip.BadGzipFile, EOFError, zlib.error)):
         return StorageValidationError(f"{name}: the gzip data is damaged or cut off: {error}")
@@ -167,7 +167,7 @@ def translated(error: Exception, name: str) -> Exception:
     return error
 
 
-def _binary(stream: Any) -> IO[bytes]:
+def _binary_stream(stream: Any) -> IO[bytes]:
     buffer = getattr(stream, "buffer", stream)
     if isinstance(buffer, io.TextIOBase) or not hasattr(buffer, "read"):
         raise StorageValidationError(
@@ -176,7 +176,7 @@ def _binary(stream: Any) -> IO[bytes]:
     return cast(IO[bytes], buffer)
 
 
-def _name(stream: IO[bytes]) -> str:
+def _stream_name(stream: IO[bytes]) -> str:
     name = getattr(stream, "name", None)
     return name if isinstance(name, str) else "the report"
 
@@ -189,10 +189,10 @@ KNOWN: dict[str, Format] = {
 }
 """Every format by its name. A new one is a module with a `Format`, and its place here."""
 
-FORMATS = tuple(name for name, known in KNOWN.items() if known.can("read"))
+FORMATS = tuple(name for name, known in KNOWN.items() if known.can_be("read"))
 """The names of the formats that can be read."""
 
-EXPORT_FORMATS = tuple(name for name, known in KNOWN.items() if known.can("written"))
+EXPORT_FORMATS = tuple(name for name, known in KNOWN.items() if known.can_be("written"))
 """The names of the formats that can be written."""
 
 VERSIONED_FORMATS = tuple(name for name, known in KNOWN.items() if known.has_versions)
@@ -206,7 +206,7 @@ def find_format(name: str, use: Literal["read", "written"]) -> Format:
         StorageValidationError: there is none that can be read, or written; names those that can.
     """
     known = KNOWN.get(name)
-    if known is None or not known.can(use):
+    if known is None or not known.can_be(use):
         names = ", ".join(FORMATS if use == "read" else EXPORT_FORMATS)
         raise StorageValidationError(
             f"{readable(name)} is no format that can be {use}; known are {names}",
@@ -264,7 +264,9 @@ class Report:
         self.legacy = survey.legacy
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self._format.read(_reader(self._source, self._format, self._limits, again=True), self._survey)
+        return self._format.read(
+            _start_reader(self._source, self._format, self._limits, again=True), self._survey
+        )
 
     def __len__(self) -> int:
         return self.total
@@ -307,8 +309,8 @@ def open_report(
     asked = None if format is None else find_format(format, "read")
     source = Source(path_or_stream, limits)
     try:
-        seen = _look(_reader(source, None, limits))
-        chosen = _chosen(source.name, asked, seen)
+        seen = _look_at_start(_start_reader(source, None, limits))
+        chosen = _choose_format(source.name, asked, seen)
         return Report(source, chosen, _survey(source, chosen, seen.head, limits), limits)
     except BaseException:
         source.close()
@@ -331,7 +333,7 @@ class _Seen(NamedTuple):
     is_empty: bool = False
 
 
-def _chosen(name: str, asked: Format | None, seen: _Seen) -> Format:
+def _choose_format(name: str, asked: Format | None, seen: _Seen) -> Format:
     """Return the format to read: the one asked for unless the text is another, else the one seen."""
     rule = f"must be one of {', '.join(FORMATS)}"
     if asked and seen.format and asked != seen.format:
@@ -346,18 +348,20 @@ def _chosen(name: str, asked: Format | None, seen: _Seen) -> Format:
     return chosen
 
 
-def _reader(source: Source, format: Format | None, limits: Limits, *, again: bool = False) -> JsonReader:
+def _start_reader(
+    source: Source, format: Format | None, limits: Limits, *, again: bool = False
+) -> JsonReader:
     source.rewind()
     return JsonReader(source, lenient=format is None or not format.is_strict, limits=limits, again=again)
 
 
 def _survey(source: Source, format: Format, head: Head, limits: Limits) -> Survey:
-    found = format.survey(_reader(source, format, limits), head)
+    found = format.survey(_start_reader(source, format, limits), head)
     found.size = source.size
     return found
 
 
-def _look(reader: JsonReader) -> _Seen:
+def _look_at_start(reader: JsonReader) -> _Seen:
     """Tell the format by the first object, which is read no further than needed."""
     start = reader.peek()
     if start == "{":
@@ -375,7 +379,7 @@ def _look(reader: JsonReader) -> _Seen:
 def _look_at_object(reader: JsonReader, head: Head) -> _Seen:
     for name in reader.members():
         head.values[name] = None
-        format = _recognized(head)
+        format = _recognize_format(head)
         if format:
             return _Seen(format, "", head)
         value = reader.value()
@@ -384,9 +388,9 @@ def _look_at_object(reader: JsonReader, head: Head) -> _Seen:
     head.is_complete = True
     names = ", ".join(islice(head.values, 10))[:200] or "no properties"
     kind = "an object" if head.is_top else "an array of objects"
-    return _Seen(_recognized(head), f"it is {kind} with {names}", head)
+    return _Seen(_recognize_format(head), f"it is {kind} with {names}", head)
 
 
-def _recognized(head: Head) -> Format | None:
+def _recognize_format(head: Head) -> Format | None:
     """Return the format that what was read of the first object gives away."""
-    return next((known for known in KNOWN.values() if known.recognize(head)), None)
+    return next((known for known in KNOWN.values() if known.recognize_report(head)), None)

@@ -13,10 +13,10 @@ from typing import Any
 from findings_orm.errors import LimitExceededError
 from findings_orm.formats.base import Format, Head, Survey
 from findings_orm.formats.sarif_export import write_sarif
-from findings_orm.formats.sarif_references import artifact
+from findings_orm.formats.sarif_references import shorten_artifact
 from findings_orm.formats.sarif_result import document
 from findings_orm.formats.sarif_run import RUN_PROPERTIES, TABLES, Run
-from findings_orm.formats.sarif_values import items, mapping
+from findings_orm.formats.sarif_values import as_object, items
 from findings_orm.jsonstream import JsonReader
 from findings_orm.limits import FREE_BYTES, json_size
 
@@ -36,10 +36,10 @@ _RUN_BYTES, _RULE_BYTES = 4096, 2048
 """How much memory a run and a rule take beside their JSON, generously."""
 
 
-def recognize(head: Head) -> bool:
+def recognize_report(head: Head) -> bool:
     """Return whether the first object of a text is a SARIF log."""
     schema = head.values.get("$schema") or ""
-    return head.is_top and (head.last in _OWN_KEYS or "sarif" in schema.lower())
+    return head.is_top and (head.last_name in _OWN_KEYS or "sarif" in schema.lower())
 
 
 def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `Format` calls it
@@ -89,7 +89,7 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
                     reader.skip(_KEPT.get(key, 0))  # by parts, as `survey` took it: whole it may be too large
                     continue
                 for _ in reader.elements():
-                    yield _document(reader, runs[number])
+                    yield _read_result(reader, runs[number])
                     made += reader.taken + runs[number].added
                     if made > most:
                         reader.check(
@@ -99,7 +99,7 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
                         )
 
 
-def _document(reader: JsonReader, run: Run) -> dict[str, Any]:
+def _read_result(reader: JsonReader, run: Run) -> dict[str, Any]:
     try:
         return document(run, reader.object())
     except RecursionError:
@@ -126,22 +126,22 @@ def _read_run(reader: JsonReader, found: Survey) -> None:
     count: int | None = None
     for name in reader.members():
         if name == "results":
-            count = _count(reader)
+            count = _count_results(reader)
         elif name == "artifacts" and reader.peek() == "[":
-            properties[name] = [reader.keep(artifact(reader.value())) for _ in reader.elements()]
+            properties[name] = [reader.keep(shorten_artifact(reader.value())) for _ in reader.elements()]
         elif name == "externalPropertyFileReferences":
             _check_external(reader, reader.value(), found)
         elif name in _KEPT:
-            properties[name] = _kept(reader, _KEPT[name])
+            properties[name] = _keep_value(reader, _KEPT[name])
         else:
             reader.value()
-    if not mapping(mapping(properties.get("tool")).get("driver")):
+    if not as_object(as_object(properties.get("tool")).get("driver")):
         reader.refuse("a run names its tool in tool.driver, here it is missing")
-    reader.keep(None, _RUN_BYTES + _RULE_BYTES * _rules(properties["tool"]))
-    run = _run(reader, properties)
+    reader.keep(None, _RUN_BYTES + _RULE_BYTES * _count_rules(properties["tool"]))
+    run = _make_run(reader, properties)
     found.context.append(run)
-    found.tool.append(run.info)
-    found.named += json_size(run.info, reader.limits.max_document_bytes)
+    found.tool.append(run.tool_info)
+    found.named += json_size(run.tool_info, reader.limits.max_document_bytes)
     reader.check("max_names", len(found.tool), "the number of runs")
     reader.check("max_document_bytes", found.named, "the size of the names of tools, in bytes")
     if count is None:
@@ -151,33 +151,33 @@ def _read_run(reader: JsonReader, found: Survey) -> None:
     found.detectors.append(run.detector_id)
 
 
-def _kept(reader: JsonReader, levels: int) -> Any:
+def _keep_value(reader: JsonReader, levels: int) -> Any:
     """Take a value that stays in memory, part by part on its outermost levels."""
     start = reader.peek() if levels else ""
     if start == "{":
-        found = {name: _kept(reader, levels - 1) for name in reader.members()}
+        found = {name: _keep_value(reader, levels - 1) for name in reader.members()}
         reader.keep(None, getsizeof(found) + sum(map(getsizeof, found)))
         return found
     if start == "[":
-        return [_kept(reader, levels - 1) for _ in reader.elements()]
+        return [_keep_value(reader, levels - 1) for _ in reader.elements()]
     return reader.keep(reader.value())
 
 
-def _rules(tool: Any) -> int:
+def _count_rules(tool: Any) -> int:
     """Return how many rules the components of a tool have."""
-    components = [mapping(tool).get("driver"), *items(mapping(tool).get("extensions"))]
-    rules = [mapping(component).get("rules") for component in components]
+    components = [as_object(tool).get("driver"), *items(as_object(tool).get("extensions"))]
+    rules = [as_object(component).get("rules") for component in components]
     return sum(len(array) for array in rules if isinstance(array, list))
 
 
-def _run(reader: JsonReader, properties: dict[str, Any]) -> Run:
+def _make_run(reader: JsonReader, properties: dict[str, Any]) -> Run:
     try:
         return Run(properties, reader.limits)
     except RecursionError:
         reader.refuse("objects and lists nest too deep")
 
 
-def _count(reader: JsonReader) -> int | None:
+def _count_results(reader: JsonReader) -> int | None:
     if reader.peek() == "n":
         reader.value()
         return None
@@ -194,7 +194,7 @@ def _check_inline(reader: JsonReader, value: Any) -> None:
 
 
 def _check_external(reader: JsonReader, value: Any, found: Survey) -> None:
-    references = mapping(value)
+    references = as_object(value)
     if references.get("results"):
         reader.refuse(
             "the results of this run are in another file: put them into this one", references["results"]
@@ -208,7 +208,7 @@ SARIF = Format(
     name="sarif",
     summary=f"SARIF {VERSION}, as most static analysers write it",
     endings=(".sarif",),
-    recognize=recognize,
+    recognize_report=recognize_report,
     survey=survey,
     read=documents,
     write=lambda documents, stream, _: write_sarif(documents, stream),

@@ -26,19 +26,19 @@ from findings_orm.arguments import checked
 from findings_orm.errors import LimitExceededError, StorageUnavailableError, StorageValidationError
 from findings_orm.finding import Severity
 from findings_orm.formats.base import Stream, TextSink
-from findings_orm.formats.sarif_references import inline
+from findings_orm.formats.sarif_references import inline_references
 from findings_orm.formats.sarif_result import FINGERPRINT, OWN_FIELDS, OWN_PROPERTY, fields
 from findings_orm.formats.sarif_run import RUN_PROPERTIES, TABLES, Rule, Run
 from findings_orm.formats.sarif_values import (
     DETECTOR_PROPERTY,
+    as_object,
     detector_id,
-    element,
+    detector_slug,
+    element_at,
     index_in,
     items,
-    mapping,
-    slug,
 )
-from findings_orm.formats.texts import canonical, copied
+from findings_orm.formats.texts import canonical_json, clone_json
 
 _LEVELS = {"critical": "error", "high": "error", "medium": "warning", "low": "note", "info": "none"}
 _SCORES = {
@@ -78,13 +78,13 @@ class Exported:
     references: dict[str, Any] = field(default_factory=dict)
     gone: bool = False
 
-    def point(self, rule: int | None, extension: int | None) -> None:
+    def point_to_rule(self, rule: int | None, extension: int | None) -> None:
         """Make the result refer to its rule at index `rule` of component `extension`; None drops the index."""
-        reference = mapping(self.result.get("rule"))
+        reference = as_object(self.result.get("rule"))
         for owner, key, index in (
             (self.result, "ruleIndex", rule),
             (reference, "index", rule),
-            (mapping(reference.get("toolComponent")), "index", extension),
+            (as_object(reference.get("toolComponent")), "index", extension),
         ):
             if key in owner:
                 if index is None:
@@ -93,7 +93,7 @@ class Exported:
                     owner[key] = index
 
 
-def exported(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str, Any]]) -> Exported:
+def export_document(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str, Any]]) -> Exported:
     """Return what to write for a document of the current schema.
 
     Args:
@@ -101,20 +101,20 @@ def exported(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str,
         rules: the rules that were made for documents so far, by detector and id: findings of one rule share it,
             as the first of them gave it. Is added to.
     """
-    found = _original(document)
+    found = _original_result(document)
     if found is not None:
         try:
-            _reflect(found, document)
+            _reflect_document(found, document)
         except LimitExceededError:  # its message would be larger than a field may be
             found = None
     if found is None:
-        found = _built(document, rules)
-        _reflect(found, document)
+        found = _build_result(document, rules)
+        _reflect_document(found, document)
     found.gone = found.result.get("baselineState") == "absent"
     return found
 
 
-def _reflect(found: Exported, document: Mapping[str, Any]) -> None:
+def _reflect_document(found: Exported, document: Mapping[str, Any]) -> None:
     """Make the result say what the document says, as an import would understand it."""
     tool: dict[str, Any] = {"driver": found.run["tool"]["driver"]}
     strings = found.references.get("globalMessageStrings")
@@ -125,21 +125,25 @@ def _reflect(found: Exported, document: Mapping[str, Any]) -> None:
     again = fields(run, found.result, rule)
     if again["severity"] != document["severity"]:
         _set_severity(found.result, document)
-    if again["status"] != _field(document, "status"):
+    if again["status"] != _field_value(document, "status"):
         _set_status(found.result, document)
     again = fields(run, found.result, rule)
-    own = {name: document.get(name) for name in OWN_FIELDS if _field(again, name) != _field(document, name)}
+    own = {
+        name: document.get(name)
+        for name in OWN_FIELDS
+        if _field_value(again, name) != _field_value(document, name)
+    }
     if own:
-        _properties(found.result)[OWN_PROPERTY] = own
+        _property_bag(found.result)[OWN_PROPERTY] = own
 
 
 def entry_of(references: Mapping[str, Any], reference: tuple[str, int]) -> dict[str, Any] | None:
     """Return the element that a reference stands for, or None where it was not in the report either."""
     table, index = reference
-    return element(references.get(table), index) or None
+    return element_at(references.get(table), index) or None
 
 
-def _field(document: Mapping[str, Any], name: str) -> Any:
+def _field_value(document: Mapping[str, Any], name: str) -> Any:
     """Return a field so that absent, None and empty are equal."""
     value = document.get(name)
     if isinstance(value, dict):
@@ -147,18 +151,18 @@ def _field(document: Mapping[str, Any], name: str) -> Any:
     return value or _DEFAULTS.get(name) if not isinstance(value, (int, float)) else value
 
 
-def _original(document: Mapping[str, Any]) -> Exported | None:
+def _original_result(document: Mapping[str, Any]) -> Exported | None:
     """Return the result that the document was imported from, if it was one of SARIF."""
-    evidence = mapping(document.get("evidence"))
+    evidence = as_object(document.get("evidence"))
     result = evidence.get("sarif")
     if isinstance(result, str):
         try:
             result = json.loads(result)
         except (ValueError, RecursionError):
             return None
-    kept = mapping(evidence.get("sarif_run"))
-    tool = mapping(kept.get("tool"))
-    driver = mapping(tool.get("driver"))
+    kept = as_object(evidence.get("sarif_run"))
+    tool = as_object(kept.get("tool"))
+    driver = as_object(tool.get("driver"))
     if not isinstance(result, dict) or not driver:
         return None
     run = {name: kept[name] for name in RUN_PROPERTIES if name in kept}
@@ -166,9 +170,9 @@ def _original(document: Mapping[str, Any]) -> Exported | None:
     run["tool"] = {"driver": dict(driver) if same else _driver(document["detector_id"])}
     rule = evidence.get("sarif_rule")
     extensions = items(tool.get("extensions"))
-    references = mapping(evidence.get("sarif_references"))
+    references = as_object(evidence.get("sarif_references"))
     return Exported(
-        _resolved(result, references),
+        _detach_from_run(result, references),
         run,
         rule if isinstance(rule, dict) else None,
         extensions[0] if extensions else None,
@@ -176,7 +180,7 @@ def _original(document: Mapping[str, Any]) -> Exported | None:
     )
 
 
-def _resolved(original: Mapping[str, Any], references: Mapping[str, Any]) -> dict[str, Any]:
+def _detach_from_run(original: Mapping[str, Any], references: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a result, as deep as it may be changed, without what only its run explains.
 
     That are the indexes of taxa and of the invocation, and what an earlier export wrote for this package.
@@ -185,11 +189,11 @@ def _resolved(original: Mapping[str, Any], references: Mapping[str, Any]) -> dic
     for name in ("properties", "provenance", "rule"):
         if isinstance(result.get(name), dict):
             result[name] = dict(result[name])
-    reference = mapping(result.get("rule"))
+    reference = as_object(result.get("rule"))
     if isinstance(reference.get("toolComponent"), dict):
         reference["toolComponent"] = dict(reference["toolComponent"])
-    mapping(result.get("properties")).pop(OWN_PROPERTY, None)
-    if index_in(mapping(result.get("provenance")).get("invocationIndex")) is not None:
+    as_object(result.get("properties")).pop(OWN_PROPERTY, None)
+    if index_in(as_object(result.get("provenance")).get("invocationIndex")) is not None:
         del result["provenance"]["invocationIndex"]
     if isinstance(references.get("taxa"), list):
         result["taxa"] = references["taxa"]
@@ -198,20 +202,20 @@ def _resolved(original: Mapping[str, Any], references: Mapping[str, Any]) -> dic
 
 def _driver(detector: str) -> dict[str, Any]:
     driver: dict[str, Any] = {"name": detector}
-    if slug(detector) != detector:
+    if detector_slug(detector) != detector:
         driver["properties"] = {DETECTOR_PROPERTY: detector}
     return driver
 
 
-def _built(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str, Any]]) -> Exported:
+def _build_result(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str, Any]]) -> Exported:
     """Return a result made of the document's fields."""
-    message = mapping(document.get("evidence")).get("message")
+    message = as_object(document.get("evidence")).get("message")
     text = message if isinstance(message, str) and message.strip() else document["title"]
     result: dict[str, Any] = {}
     if document.get("rule_id"):
         result["ruleId"] = document["rule_id"]
     result["message"] = {"text": text}
-    locations = _locations(document)
+    locations = _build_locations(document)
     if locations:
         result["locations"] = locations
     if _GUID.fullmatch(document.get("id") or ""):
@@ -233,19 +237,21 @@ def _built(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str, A
     name = document.get("rule_id")
     if not name:
         return Exported(result, run)
-    return Exported(result, run, rules.setdefault((document["detector_id"], name), _rule(document, numbers)))
+    return Exported(
+        result, run, rules.setdefault((document["detector_id"], name), _build_rule(document, numbers))
+    )
 
 
-def _rule(document: Mapping[str, Any], cwes: list[str]) -> dict[str, Any]:
+def _build_rule(document: Mapping[str, Any], cwes: list[str]) -> dict[str, Any]:
     return {
         "id": document["rule_id"],
         "shortDescription": {"text": document["title"]},
         "defaultConfiguration": {"level": _LEVELS[document["severity"]]},
-        "properties": {"security-severity": _score(document), "tags": ["security", *cwes]},
+        "properties": {"security-severity": _exported_score(document), "tags": ["security", *cwes]},
     }
 
 
-def _locations(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _build_locations(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     location = document.get("location") or {}
     path = location.get("path") or document.get("resource")
     if not path:
@@ -262,7 +268,7 @@ def _locations(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"physicalLocation": physical}]
 
 
-def _properties(result: dict[str, Any]) -> dict[str, Any]:
+def _property_bag(result: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(result.get("properties"), dict):
         result["properties"] = {}
     bag: dict[str, Any] = result["properties"]
@@ -278,10 +284,10 @@ def _set_severity(result: dict[str, Any], document: Mapping[str, Any]) -> None:
             result["kind"] = "informational"
     elif result.get("kind", "fail") != "fail":
         del result["kind"]
-    _properties(result)["security-severity"] = _score(document)
+    _property_bag(result)["security-severity"] = _exported_score(document)
 
 
-def _score(document: Mapping[str, Any]) -> str:
+def _exported_score(document: Mapping[str, Any]) -> str:
     """Return the document's CVSS score if it is one of its severity, else one from the middle of it."""
     least, most, usual = _SCORES[document["severity"]]
     cvss = document.get("cvss")
@@ -290,20 +296,20 @@ def _score(document: Mapping[str, Any]) -> str:
 
 def _set_status(result: dict[str, Any], document: Mapping[str, Any]) -> None:
     """Say the status as a suppression, or as `baselineState` where the finding is gone."""
-    status = _field(document, "status")
+    status = _field_value(document, "status")
     if result.get("baselineState") == "absent":
         del result["baselineState"]
     if status in _GONE:
         result["baselineState"] = "absent"
     suppressed = _SUPPRESSED.get(status)
     if suppressed:
-        result["suppressions"] = [{"kind": "external", "status": suppressed, **_justified(document)}]
+        result["suppressions"] = [{"kind": "external", "status": suppressed, **_justification(document)}]
     elif result.get("suppressions"):
         result["suppressions"] = []
 
 
-def _justified(document: Mapping[str, Any]) -> dict[str, str]:
-    comment = mapping(document.get("evidence")).get("status_comment")
+def _justification(document: Mapping[str, Any]) -> dict[str, str]:
+    comment = as_object(document.get("evidence")).get("status_comment")
     return {"justification": comment} if isinstance(comment, str) and comment else {}
 
 
@@ -335,22 +341,22 @@ def write_sarif(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
         StorageUnavailableError: writing failed.
     """
     with ExitStack() as stack:
-        with _translated(0):
+        with _translate_write_errors(0):
             spool = stack.enter_context(tempfile.TemporaryFile(prefix="findings-"))
         made = _Made(spool)
         count = 0
         for document in documents:
-            _check(document, count)
-            with _translated(count):
+            _check_document(document, count)
+            with _translate_write_errors(count):
                 made.add(document)
             count += 1
-        with _translated(count):
+        with _translate_write_errors(count):
             made.write(TextSink(stream))
     return count
 
 
 @contextmanager
-def _translated(index: int) -> Iterator[None]:
+def _translate_write_errors(index: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -359,7 +365,7 @@ def _translated(index: int) -> Iterator[None]:
         raise StorageValidationError(f"document {index}: JSON can't hold it: {error}", index=index) from error
 
 
-def _check(document: Mapping[str, Any], index: int) -> None:
+def _check_document(document: Mapping[str, Any], index: int) -> None:
     if not isinstance(document, Mapping):
         raise StorageValidationError.of_field("document", "must be a finding", document, index=index)
     for name in ("detector_id", "title"):
@@ -381,13 +387,13 @@ class _Rules:
 
     def add(self, descriptor: dict[str, Any]) -> tuple[int, bool]:
         """Return the index of a descriptor, and whether its id alone finds it."""
-        key = hashlib.sha256(canonical(descriptor).encode()).hexdigest()
+        key = hashlib.sha256(canonical_json(descriptor).encode()).hexdigest()
         index = self._known.setdefault(key, len(self.descriptors))
         if index == len(self.descriptors):
             self.descriptors.append(descriptor)
         return index, self._ids.setdefault(str(descriptor.get("id")), index) == index
 
-    def written(self) -> dict[str, Any]:
+    def component_with_rules(self) -> dict[str, Any]:
         return {**self.component, "rules": self.descriptors} if self.descriptors else self.component
 
 
@@ -402,19 +408,19 @@ class _Group:
         self._tables: dict[str, dict[int, Any]] = {name: {} for name in TABLES}
         self._strings: dict[str, Any] = {}
 
-    def explains(self, found: Exported) -> bool:
+    def explains_messages(self, found: Exported) -> bool:
         """Whether the messages of this run are, as far as `found` uses them, its own."""
-        strings = mapping(found.references.get("globalMessageStrings"))
+        strings = as_object(found.references.get("globalMessageStrings"))
         return all(self._strings.get(name, text) == text for name, text in strings.items())
 
     def add(self, found: Exported, spool: IO[bytes]) -> None:
         """Write the result to the temporary file, and keep what explains it."""
         self._add_rule(found)
-        self._strings.update(mapping(found.references.get("globalMessageStrings")))
+        self._strings.update(as_object(found.references.get("globalMessageStrings")))
         unfit = self._add_tables(found.references)
         if unfit:
-            found.result = copied(found.result)
-            inline(
+            found.result = clone_json(found.result)
+            inline_references(
                 found.result,
                 lambda reference: entry_of(found.references, reference) if reference in unfit else None,
             )
@@ -424,22 +430,22 @@ class _Group:
 
     def _add_rule(self, found: Exported) -> None:
         if found.rule is None:
-            found.point(None, None)
+            found.point_to_rule(None, None)
             return
         place, rules = None, self._driver
         if found.extension is not None:
-            key = canonical(found.extension)
+            key = canonical_json(found.extension)
             place, rules = self._extensions.setdefault(key, (len(self._extensions), _Rules(found.extension)))
         index, by_id = rules.add(found.rule)
         if not by_id and place is None:
             found.result.setdefault("ruleIndex", index)
-        found.point(index, place)
+        found.point_to_rule(index, place)
 
     def _add_tables(self, references: Mapping[str, Any]) -> set[tuple[str, int]]:
         """Take the elements over and return the references whose index is taken by something else."""
         unfit = set()
         for table, known in self._tables.items():
-            for text, entry in mapping(references.get(table)).items():
+            for text, entry in as_object(references.get(table)).items():
                 index = int(text) if _INDEX.fullmatch(text) else _HIGHEST_INDEX
                 if index >= _HIGHEST_INDEX or known.setdefault(index, entry) != entry:
                     unfit.add((table, index))
@@ -447,16 +453,16 @@ class _Group:
 
     def header(self) -> dict[str, Any]:
         """Return the run without its results."""
-        tool: dict[str, Any] = {"driver": self._driver.written()}
+        tool: dict[str, Any] = {"driver": self._driver.component_with_rules()}
         if self._strings:
             tool["driver"] = {**tool["driver"], "globalMessageStrings": self._strings}
         if self._extensions:
-            tool["extensions"] = [rules.written() for _, rules in self._extensions.values()]
-        tables = {name: _filled(known) for name, known in self._tables.items() if known}
+            tool["extensions"] = [rules.component_with_rules() for _, rules in self._extensions.values()]
+        tables = {name: _fill_gaps(known) for name, known in self._tables.items() if known}
         return {**self.run, "tool": tool, **tables}
 
 
-def _filled(known: Mapping[int, Any]) -> list[Any]:
+def _fill_gaps(known: Mapping[int, Any]) -> list[Any]:
     """Return a table as an array; the elements that no result refers to are empty but for their number."""
     return [known.get(index, {"properties": {"unused": index}}) for index in range(max(known) + 1)]
 
@@ -471,10 +477,10 @@ class _Made:
 
     def add(self, document: Mapping[str, Any]) -> None:
         """Add the result for a document to the run that it belongs to."""
-        found = exported(document, self._rules)
-        name = hashlib.sha256(canonical([found.run, found.gone]).encode()).hexdigest()
+        found = export_document(document, self._rules)
+        name = hashlib.sha256(canonical_json([found.run, found.gone]).encode()).hexdigest()
         part = 0
-        while (name, part) in self._groups and not self._groups[name, part].explains(found):
+        while (name, part) in self._groups and not self._groups[name, part].explains_messages(found):
             part += 1
         if (name, part) not in self._groups:
             self._groups[name, part] = _Group(found.run)

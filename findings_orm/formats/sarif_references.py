@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from findings_orm.formats.sarif_run import TABLES, Rule, Run
-from findings_orm.formats.sarif_values import element, index_in, items, mapping
-from findings_orm.formats.texts import copied, shallow
+from findings_orm.formats.sarif_values import as_object, element_at, index_in, items
+from findings_orm.formats.texts import clone_json, limit_depth
 
 _TABLE_OF = {
     "address": "addresses",
@@ -26,9 +26,9 @@ Reference = tuple[str, int]
 """A table of the run, and an index in it."""
 
 
-def artifact(value: Any) -> dict[str, Any]:
+def shorten_artifact(value: Any) -> dict[str, Any]:
     """Return what is kept of an artifact (§3.24): where it is, not its contents, hashes and times."""
-    return {key: inner for key, inner in mapping(value).items() if key in _ARTIFACT}
+    return {key: inner for key, inner in as_object(value).items() if key in _ARTIFACT}
 
 
 class Collected:
@@ -47,15 +47,15 @@ class Collected:
         self._elements: list[tuple[str, Any]] = []
         self.found: dict[str, Any] = {}
         self._size = 0
-        self.depth = self._walk("", result)
+        self.depth = self._note_references("", result)
         while self._elements:
-            self._walk(*self._elements.pop())
+            self._note_references(*self._elements.pop())
         taxa = items(result.get("taxa"))
-        if any("index" in taxon or "index" in mapping(taxon.get("toolComponent")) for taxon in taxa):
-            self.found["taxa"] = [copied(run.named(taxon)) for taxon in taxa]
-        self.found = {name: shallow(kept, 90) for name, kept in self.found.items() if kept}
+        if any("index" in taxon or "index" in as_object(taxon.get("toolComponent")) for taxon in taxa):
+            self.found["taxa"] = [clone_json(run.name_taxon(taxon)) for taxon in taxa]
+        self.found = {name: limit_depth(kept, 90) for name, kept in self.found.items() if kept}
 
-    def _walk(self, name: str, value: Any) -> int:
+    def _note_references(self, name: str, value: Any) -> int:
         """Note the references in every object inside `value`, level by level, and return how many levels it has."""
         level = [(name, value)]
         depth = 0
@@ -65,45 +65,47 @@ class Collected:
             for key, item in level:
                 if isinstance(item, dict):
                     if key in _TABLE_OF or key in _MESSAGES or key in TABLES:
-                        self._note(key, item)
+                        self._note_object(key, item)
                     below += [(k, v) for k, v in item.items() if isinstance(v, (dict, list))]
                 else:
                     below += [(key, v) for v in item if isinstance(v, (dict, list))]
             level = below
         return depth
 
-    def _note(self, name: str, value: Mapping[str, Any]) -> None:
+    def _note_object(self, name: str, value: Mapping[str, Any]) -> None:
         table = _TABLE_OF.get(name, name)
         if name in _TABLE_OF:
-            self._take(table, value.get("index"))
+            self._take_element(table, value.get("index"))
         if table in TABLES:
-            self._take(table, value.get("parentIndex"))
+            self._take_element(table, value.get("parentIndex"))
         message = value.get("id") if name in _MESSAGES else None
         if isinstance(message, str) and message not in self._own_messages:
             known = self._run.global_strings
             if message in known:
-                self.found.setdefault("globalMessageStrings", {})[message] = copied(known[message])
+                self.found.setdefault("globalMessageStrings", {})[message] = clone_json(known[message])
 
-    def _take(self, table: str, index: Any) -> None:
-        entry = element(self._run.tables.get(table), index)
+    def _take_element(self, table: str, index: Any) -> None:
+        entry = element_at(self._run.tables.get(table), index)
         kept = self.found.setdefault(table, {})
         if entry and str(index) not in kept:
             self._size += self._run.size_of_element(table, index, entry)
             self._run.limits.check(
                 "max_document_bytes", self._size, "the size of what a result refers to, in bytes, is at least"
             )
-            kept[str(index)] = copied(entry)
+            kept[str(index)] = clone_json(entry)
             self._elements.append((table, entry))
 
 
-def inline(result: dict[str, Any], entry_of: Callable[[Reference], Mapping[str, Any] | None]) -> None:
+def inline_references(
+    result: dict[str, Any], entry_of: Callable[[Reference], Mapping[str, Any] | None]
+) -> None:
     """Replace references by the elements they stand for.
 
     Args:
         result: is changed.
         entry_of: returns for a reference the element to put in its place, or None to leave it.
     """
-    for name, value in _objects(result):
+    for name, value in _named_objects(result):
         index = index_in(value.get("index")) if name in _TABLE_OF else None
         if index is None:
             continue
@@ -112,12 +114,12 @@ def inline(result: dict[str, Any], entry_of: Callable[[Reference], Mapping[str, 
         if entry is None:
             continue
         del value["index"]
-        for key, inner in (mapping(entry.get("location")) if table == "artifacts" else entry).items():
+        for key, inner in (as_object(entry.get("location")) if table == "artifacts" else entry).items():
             if key not in ("index", "parentIndex"):
-                value.setdefault(key, copied(inner))
+                value.setdefault(key, clone_json(inner))
 
 
-def _objects(value: Any) -> list[tuple[str, dict[str, Any]]]:
+def _named_objects(value: Any) -> list[tuple[str, dict[str, Any]]]:
     """Return every object inside `value`, with the name of the property it belongs to; without recursion."""
     found = []
     todo = [("", value)]

@@ -24,16 +24,16 @@ from findings_orm.formats.sarif_references import Collected
 from findings_orm.formats.sarif_run import Rule, Run
 from findings_orm.formats.sarif_values import (
     Tags,
+    as_object,
     component_texts,
-    element,
+    element_at,
     index_in,
     items,
-    mapping,
-    of_today,
+    own_fields_of_today,
     property_cwes,
     rule_id,
 )
-from findings_orm.formats.texts import plain
+from findings_orm.formats.texts import replace_nul
 
 FINGERPRINT = "findings_orm/v1"
 """The name under which an export writes a fingerprint that is no SARIF tool's."""
@@ -72,34 +72,34 @@ def document(run: Run, result: dict[str, Any]) -> dict[str, Any]:
         result: the result; the document keeps it, so it must not be changed afterwards.
     """
     rule = run.rule_of(result)
-    return {**fields(run, result, rule), "evidence": _evidence(run, result, rule)}
+    return {**fields(run, result, rule), "evidence": _collect_evidence(run, result, rule)}
 
 
 def fields(run: Run, result: Mapping[str, Any], rule: Rule | None) -> dict[str, Any]:
     """Return the fields of the document for a result, without its evidence."""
-    properties = mapping(result.get("properties"))
-    name = plain(rule_id(result) or (rule.id if rule else ""))
+    properties = as_object(result.get("properties"))
+    name = replace_nul(rule_id(result) or (rule.id if rule else ""))
     where = _first_location(run, result)
     tags = [Tags(properties), *([rule.tags] if rule else [])]
     found: dict[str, Any] = {
         "finding_schema_version": SCHEMA_VERSION,
         "detector_id": run.detector_id,
-        "title": _title(run, result, rule) or name or f"{run.name or 'SARIF'} result",
-        "severity": severity_of(run.level(result, rule), _score(properties, rule)),
+        "title": _title_of_result(run, result, rule) or name or f"{run.name or 'SARIF'} result",
+        "severity": severity_of(run.level(result, rule), _security_severity(properties, rule)),
         "resource": where.resource,
         "status": status_of(result)[0],
         "rule_id": name or None,
         "fingerprint": fingerprint_of(result, name, where.resource),
         "location": where.location,
-        "cwe_ids": _cwes(run, result, rule),
-        "cve_ids": texts.unique([*texts.cve_ids([name]), *(cve for one in tags for cve in one.cves)]),
-        "tags": texts.unique(tag for one in tags for tag in one.others),
+        "cwe_ids": _cwe_numbers(run, result, rule),
+        "cve_ids": texts.unique_items([*texts.cve_ids([name]), *(cve for one in tags for cve in one.cves)]),
+        "tags": texts.unique_items(tag for one in tags for tag in one.others),
     }
-    created = _time(run, result)
+    created = _detection_time(run, result)
     if created:
         found["created_at"] = created
     own = properties.get(OWN_PROPERTY)
-    return _with_own(found, own) if isinstance(own, dict) else found
+    return _with_own_fields(found, own) if isinstance(own, dict) else found
 
 
 class _Where:
@@ -120,57 +120,57 @@ def _first_location(run: Run, result: Mapping[str, Any]) -> _Where:
     """
     locations = items(result.get("locations"))
     for location in locations:
-        physical = mapping(location.get("physicalLocation"))
-        uri = _uri(run, physical.get("artifactLocation"))
+        physical = as_object(location.get("physicalLocation"))
+        uri = _artifact_uri(run, physical.get("artifactLocation"))
         if uri:
-            return _Where(uri, _region(uri, mapping(physical.get("region"))))
+            return _Where(uri, _location_of_region(uri, as_object(physical.get("region"))))
     for location in locations:
         for logical in items(location.get("logicalLocations")):
-            cached = element(run.tables.get("logicalLocations"), logical.get("index"))
+            cached = element_at(run.tables.get("logicalLocations"), logical.get("index"))
             for key in ("fullyQualifiedName", "decoratedName", "name"):
                 text = logical.get(key) or cached.get(key)
                 if isinstance(text, str) and text:
-                    return _Where(plain(text))
+                    return _Where(replace_nul(text))
     return _Where()
 
 
-def _uri(run: Run, location: Any) -> str:
+def _artifact_uri(run: Run, location: Any) -> str:
     """Return the URI of an artifactLocation, given there or in the run's artifacts (§3.4.3, §3.4.5)."""
-    given = mapping(location)
+    given = as_object(location)
     uri = given.get("uri")
     if not uri:
-        cached = element(run.tables.get("artifacts"), given.get("index"))
-        uri = mapping(cached.get("location")).get("uri")
-    return plain(uri) if isinstance(uri, str) else ""
+        cached = element_at(run.tables.get("artifacts"), given.get("index"))
+        uri = as_object(cached.get("location")).get("uri")
+    return replace_nul(uri) if isinstance(uri, str) else ""
 
 
-def _region(path: str, region: Mapping[str, Any]) -> dict[str, Any]:
+def _location_of_region(path: str, region: Mapping[str, Any]) -> dict[str, Any]:
     location: dict[str, Any] = {"path": path}
-    start, end = _line(region.get("startLine")), _line(region.get("endLine"))
+    start, end = _line_number(region.get("startLine")), _line_number(region.get("endLine"))
     if start:
         location["start_line"] = start
         if end and end >= start:
             location["end_line"] = end
-    snippet = mapping(region.get("snippet")).get("text")
+    snippet = as_object(region.get("snippet")).get("text")
     if isinstance(snippet, str) and snippet:
-        location["snippet"] = plain(snippet)
+        location["snippet"] = replace_nul(snippet)
     return location
 
 
-def _line(value: Any) -> int | None:
+def _line_number(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     line = index_in(value)
     return line if line and line <= MAX_NUMBER else None
 
 
-def _title(run: Run, result: Mapping[str, Any], rule: Rule | None) -> str:
+def _title_of_result(run: Run, result: Mapping[str, Any], rule: Rule | None) -> str:
     if rule and rule.title:
-        return plain(rule.title)
-    return plain(texts.first_line(run.message(result.get("message"), rule)))
+        return replace_nul(rule.title)
+    return replace_nul(texts.first_line(run.message(result.get("message"), rule)))
 
 
-def _score(properties: Mapping[str, Any], rule: Rule | None) -> float | None:
+def _security_severity(properties: Mapping[str, Any], rule: Rule | None) -> float | None:
     for bag in (properties, rule.properties if rule else {}):
         score = texts.number(bag.get("security-severity"))
         if score is not None:
@@ -209,7 +209,7 @@ def status_of(result: Mapping[str, Any]) -> tuple[str, str]:
     reasons = [
         one.get("justification") for one, state in zip(suppressions, states, strict=True) if state == deciding
     ]
-    return status, "\n".join(texts.unique(text for text in reasons if isinstance(text, str) and text))
+    return status, "\n".join(texts.unique_items(text for text in reasons if isinstance(text, str) and text))
 
 
 def fingerprint_of(result: Mapping[str, Any], rule: str, uri: str) -> str | None:
@@ -220,75 +220,79 @@ def fingerprint_of(result: Mapping[str, Any], rule: str, uri: str) -> str | None
     `partialFingerprints` (§3.27.17) is only a part of an identity and may be the same for other rules and
     files, so they give a SHA-256 of rule, URI and parts: ``partial/v1:…``. Without both there is none.
     """
-    full = _parts(result.get("fingerprints"))
+    full = _fingerprint_parts(result.get("fingerprints"))
     own = full.get(FINGERPRINT)
     if own:
         return own
     if full:
-        text = ";".join(f"{_quoted(key)}={_quoted(value)}" for key, value in sorted(full.items()))
-        return text if len(text) <= _LONGEST_FINGERPRINT else f"sha256:{texts.digest(text)}"
-    partial = _parts(result.get("partialFingerprints"))
+        text = ";".join(
+            f"{_quote_separators(key)}={_quote_separators(value)}" for key, value in sorted(full.items())
+        )
+        return text if len(text) <= _LONGEST_FINGERPRINT else f"sha256:{texts.hash_fields(text)}"
+    partial = _fingerprint_parts(result.get("partialFingerprints"))
     if not partial:
         return None
     fields = [text for pair in sorted(partial.items()) for text in pair]
-    return f"partial/v1:{texts.digest(rule, uri, *fields)}"
+    return f"partial/v1:{texts.hash_fields(rule, uri, *fields)}"
 
 
-def _parts(fingerprints: Any) -> dict[str, str]:
+def _fingerprint_parts(fingerprints: Any) -> dict[str, str]:
     found = {
-        plain(key): plain(value) if isinstance(value, str) else plain(texts.canonical(value))
-        for key, value in mapping(fingerprints).items()
+        replace_nul(key): replace_nul(value)
+        if isinstance(value, str)
+        else replace_nul(texts.canonical_json(value))
+        for key, value in as_object(fingerprints).items()
         if value not in (None, "", {}, [])
     }
     return {key: value for key, value in found.items() if value not in _PLACEHOLDER_FINGERPRINTS}
 
 
-def _quoted(text: str) -> str:
+def _quote_separators(text: str) -> str:
     return text.replace("%", "%25").replace(";", "%3B").replace("=", "%3D")
 
 
-def _cwes(run: Run, result: Mapping[str, Any], rule: Rule | None) -> list[int]:
+def _cwe_numbers(run: Run, result: Mapping[str, Any], rule: Rule | None) -> list[int]:
     """Return the CWE numbers of tags, taxa and `cwe` properties: the result's before the rule's."""
-    properties = mapping(result.get("properties"))
+    properties = as_object(result.get("properties"))
     taxa = [number for taxon in items(result.get("taxa")) for number in run.cwes_of(taxon)]
     found = [*Tags(properties).cwes, *taxa, *property_cwes(properties)]
-    return texts.unique(found + rule.cwes if rule else found)
+    return texts.unique_items(found + rule.cwes if rule else found)
 
 
-def _time(run: Run, result: Mapping[str, Any]) -> str | None:
+def _detection_time(run: Run, result: Mapping[str, Any]) -> str | None:
     """Return when the result was first detected (§3.48.3), else when its invocation ended or began (§3.20.7)."""
-    first = mapping(result.get("provenance")).get("firstDetectionTimeUtc")
+    first = as_object(result.get("provenance")).get("firstDetectionTimeUtc")
     invocation = run.invocation(result)
     times = (first, invocation.get("endTimeUtc"), invocation.get("startTimeUtc"))
     return next((time for value in times if (time := texts.utc_time(value))), None)
 
 
-def _evidence(run: Run, result: dict[str, Any], rule: Rule | None) -> dict[str, Any]:
+def _collect_evidence(run: Run, result: dict[str, Any], rule: Rule | None) -> dict[str, Any]:
     explained = Collected(run, result, rule)
     fits = explained.depth <= MAX_DEPTH - 4
-    run_kept = texts.copied(run.stored)
+    run_kept = texts.clone_json(run.stored)
     if rule and rule.extension is not None:
         run_kept["tool"]["extensions"] = [component_texts(run.component(rule.extension))]
     message = run.message(result.get("message"), rule)
-    run.add(rule, message, explained.found)
+    run.count_added(rule, message, explained.found)
     evidence = {
         "message": message,
         "sarif": result if fits else json.dumps(result, ensure_ascii=False),
         "level": run.level(result, rule),
-        "suppressions": texts.copied(result.get("suppressions")) if fits else None,
+        "suppressions": texts.clone_json(result.get("suppressions")) if fits else None,
         "status_comment": status_of(result)[1],
-        "security_severity": _score(mapping(result.get("properties")), rule),
-        "sarif_rule": texts.copied(rule.stored) if rule else None,
+        "security_severity": _security_severity(as_object(result.get("properties")), rule),
+        "sarif_rule": texts.clone_json(rule.stored) if rule else None,
         "sarif_run": run_kept,
         "sarif_references": explained.found,
     }
     return {key: value for key, value in evidence.items() if key == "sarif" or value or value == 0.0}
 
 
-def _with_own(found: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _with_own_fields(found: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document with the fields that an export of this package wrote, if they are valid."""
-    own = of_today(own)
-    changed = {**found, **{key: texts.copied(own[key]) for key in OWN_FIELDS if key in own}}
+    own = own_fields_of_today(own)
+    changed = {**found, **{key: texts.clone_json(own[key]) for key in OWN_FIELDS if key in own}}
     missing = {
         "id": "00000000-0000-0000-0000-000000000000",
         "project_id": "-",

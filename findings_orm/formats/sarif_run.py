@@ -15,19 +15,19 @@ from findings_orm.finding import MAX_NUMBER
 from findings_orm.formats.sarif_values import (
     LEVELS,
     Tags,
+    as_object,
     component_texts,
     detector_id,
-    element,
-    filled,
-    identifier,
+    element_at,
+    fill_placeholders,
+    id_text,
     index_in,
     items,
-    mapping,
     property_cwes,
     rule_id,
     text_of,
 )
-from findings_orm.formats.texts import canonical, copied, plain, shallow, unique
+from findings_orm.formats.texts import canonical_json, clone_json, limit_depth, replace_nul, unique_items
 from findings_orm.limits import DEFAULT, Limits, json_size
 
 TABLES = (
@@ -75,25 +75,25 @@ class Rule:
     def __init__(self, run: Run, descriptor: dict[str, Any], extension: int | None) -> None:
         self.descriptor = descriptor
         self.extension = extension
-        self.id = identifier(descriptor.get("id"))
-        self.properties = mapping(descriptor.get("properties"))
-        self.title = self._title()
+        self.id = id_text(descriptor.get("id"))
+        self.properties = as_object(descriptor.get("properties"))
+        self.title = self._title_of_rule()
         self.tags = Tags(self.properties)
-        targets = [mapping(relation.get("target")) for relation in items(descriptor.get("relationships"))]
+        targets = [as_object(relation.get("target")) for relation in items(descriptor.get("relationships"))]
         related = [number for target in targets for number in run.cwes_of(target)]
         self.cwes = [*self.tags.cwes, *related, *property_cwes(self.properties)]
-        level = mapping(descriptor.get("defaultConfiguration")).get("level")
+        level = as_object(descriptor.get("defaultConfiguration")).get("level")
         self.level = level if level in LEVELS else None
-        self.strings = mapping(descriptor.get("messageStrings"))
+        self.strings = as_object(descriptor.get("messageStrings"))
         self._run = run
 
-    def _title(self) -> str:
+    def _title_of_rule(self) -> str:
         short = text_of(self.descriptor.get("shortDescription"))
         name = self.descriptor.get("name")
         return short or (name if isinstance(name, str) and name.strip() else "")
 
     @cached_property
-    def size(self) -> int:
+    def stored_size(self) -> int:
         """The size of what is kept with each result."""
         most = self._run.limits.max_document_bytes
         owner = {} if self.extension is None else component_texts(self._run.component(self.extension))
@@ -102,14 +102,14 @@ class Rule:
     @cached_property
     def stored(self) -> dict[str, Any]:
         """What of the descriptor is kept with each result: all, except a `help` longer than `HELP_LIMIT`."""
-        kept = copied(shallow(self.descriptor))
+        kept = clone_json(limit_depth(self.descriptor))
         if not isinstance(kept, dict):
             return {"id": self.id}
-        if len(canonical(kept.get("help"))) > HELP_LIMIT:
+        if len(canonical_json(kept.get("help"))) > HELP_LIMIT:
             del kept["help"]
         for relation in items(kept.get("relationships")):
             if isinstance(relation.get("target"), dict):
-                relation["target"] = self._run.named(relation["target"])
+                relation["target"] = self._run.name_taxon(relation["target"])
         return kept
 
 
@@ -121,27 +121,27 @@ class Run:
         stored: what of the run is kept with each result: the texts that describe the driver, and
             `RUN_PROPERTIES`.
         limits: how large a document may be.
-        added: how much the last document has beside its result (`add`).
+        added: how much the last document has beside its result (`count_added`).
         tables: the tables of `TABLES`, as arrays or as objects whose names are indexes.
     """
 
     def __init__(self, properties: Mapping[str, Any], limits: Limits = DEFAULT) -> None:
         self.limits = limits
         self.added = 0
-        tool = mapping(properties.get("tool"))
-        self.driver = mapping(tool.get("driver"))
+        tool = as_object(properties.get("tool"))
+        self.driver = as_object(tool.get("driver"))
         extensions = tool.get("extensions")
-        self.extensions = [mapping(one) for one in extensions] if isinstance(extensions, list) else []
+        self.extensions = [as_object(one) for one in extensions] if isinstance(extensions, list) else []
         taxonomies = properties.get("taxonomies")
-        self.taxonomies = [mapping(one) for one in taxonomies] if isinstance(taxonomies, list) else []
+        self.taxonomies = [as_object(one) for one in taxonomies] if isinstance(taxonomies, list) else []
         self.invocations = properties.get("invocations")
         self.tables = {name: properties[name] for name in TABLES if name in properties}
         name = self.driver.get("name")
-        self.name = plain(name) if isinstance(name, str) else ""
+        self.name = replace_nul(name) if isinstance(name, str) else ""
         self.detector_id = detector_id(self.driver)
         self.stored: dict[str, Any] = {"tool": {"driver": component_texts(self.driver)}}
         kept = {
-            key: shallow(properties[key], 90) for key in RUN_PROPERTIES if properties.get(key) is not None
+            key: limit_depth(properties[key], 90) for key in RUN_PROPERTIES if properties.get(key) is not None
         }
         self.stored.update(kept)
         self._rules: dict[int | None, list[Rule]] = {}
@@ -152,7 +152,7 @@ class Run:
         self._sizes: dict[tuple[str, int], int] = {}
 
     @property
-    def info(self) -> dict[str, Any]:
+    def tool_info(self) -> dict[str, Any]:
         """The tool, as JSON: name, detector_id, version, information_uri, and whether the run succeeded.
 
         `successful` is False where an invocation says that it was not (§3.20.14), None where none says
@@ -164,8 +164,8 @@ class Run:
         return {
             "name": self.name,
             "detector_id": self.detector_id,
-            "version": plain(version) if isinstance(version, str) else None,
-            "information_uri": plain(uri) if isinstance(uri, str) else None,
+            "version": replace_nul(version) if isinstance(version, str) else None,
+            "information_uri": replace_nul(uri) if isinstance(uri, str) else None,
             "successful": False if False in said else True if True in said else None,
         }
 
@@ -175,14 +175,16 @@ class Run:
             self._sizes[table, index] = json_size(entry, self.limits.max_document_bytes)
         return self._sizes[table, index]
 
-    def add(self, rule: Rule | None, *parts: Any) -> None:
+    def count_added(self, rule: Rule | None, *parts: Any) -> None:
         """Count what a document has beside its result: the rule, the run, and other parts.
 
         Raises:
             StorageValidationError: it is more than a document may have.
         """
         most = self.limits.max_document_bytes
-        self.added = self._size + (rule.size if rule else 0) + sum(json_size(part, most) for part in parts)
+        self.added = (
+            self._size + (rule.stored_size if rule else 0) + sum(json_size(part, most) for part in parts)
+        )
         self.limits.check(
             "max_document_bytes", self.added, "the size of what a document has of its rule and run, in bytes"
         )
@@ -193,39 +195,39 @@ class Run:
 
     def rule_of(self, result: Mapping[str, Any]) -> Rule | None:
         """Return the rule that a result is about (§3.27.5 to §3.27.7)."""
-        reference = mapping(result.get("rule"))
+        reference = as_object(result.get("rule"))
         index = index_in(result.get("ruleIndex"))
-        return self.find(
+        return self.find_rule(
             {**reference, "id": rule_id(result), "index": reference.get("index") if index is None else index}
         )
 
-    def find(self, reference: Mapping[str, Any]) -> Rule | None:
+    def find_rule(self, reference: Mapping[str, Any]) -> Rule | None:
         """Look up a rule (§3.52.3).
 
         An index counts where the id agrees with it (equal, or the first parts of a hierarchical id), then a
         guid, then the id, whole or without its last parts.
         """
-        component = mapping(reference.get("toolComponent"))
+        component = as_object(reference.get("toolComponent"))
         key = (
-            identifier(reference.get("id")),
+            id_text(reference.get("id")),
             index_in(reference.get("index")),
-            identifier(reference.get("guid")),
+            id_text(reference.get("guid")),
             index_in(component.get("index")),
-            identifier(component.get("guid")),
-            identifier(component.get("name")),
+            id_text(component.get("guid")),
+            id_text(component.get("name")),
         )
         if key not in self._found:
             if len(self._found) >= _REMEMBERED:
                 self._found.clear()
-            self._found[key] = self._search(*key)
+            self._found[key] = self._search_rule(*key)
         return self._found[key]
 
-    def _search(
+    def _search_rule(
         self, name: str, index: int | None, guid: str, extension: int | None, owner: str, owner_name: str
     ) -> Rule | None:
-        place = self._extension(extension, owner, owner_name)
+        place = self._find_extension(extension, owner, owner_name)
         rules = self.rules(place)
-        if index is not None and index < len(rules) and _agrees(name, rules[index].id):
+        if index is not None and index < len(rules) and _ids_agree(name, rules[index].id):
             return rules[index]
         if guid:
             same = self._rules_by_guid(place).get(guid.lower())
@@ -235,12 +237,12 @@ class Run:
         parts = name.split("/", 50) if name else []
         for length in range(len(parts), 0, -1):
             for owner_index in (place, *others):
-                found = self._named_rules(owner_index).get("/".join(parts[:length]))
+                found = self._rules_by_id(owner_index).get("/".join(parts[:length]))
                 if found:
                     return found
         return None
 
-    def _named_rules(self, extension: int | None) -> dict[str, Rule]:
+    def _rules_by_id(self, extension: int | None) -> dict[str, Rule]:
         if extension not in self._by_id:
             self._by_id[extension] = {rule.id: rule for rule in reversed(self.rules(extension))}
         return self._by_id[extension]
@@ -248,9 +250,7 @@ class Run:
     def _rules_by_guid(self, extension: int | None) -> dict[str, Rule]:
         if extension not in self._by_guid:
             rules = reversed(self.rules(extension))
-            self._by_guid[extension] = {
-                identifier(rule.descriptor.get("guid")).lower(): rule for rule in rules
-            }
+            self._by_guid[extension] = {id_text(rule.descriptor.get("guid")).lower(): rule for rule in rules}
         return self._by_guid[extension]
 
     def rules(self, extension: int | None) -> list[Rule]:
@@ -258,16 +258,16 @@ class Run:
         if extension not in self._rules:
             array = self.component(extension).get("rules")
             descriptors = array if isinstance(array, list) else []
-            self._rules[extension] = [Rule(self, mapping(one), extension) for one in descriptors]
+            self._rules[extension] = [Rule(self, as_object(one), extension) for one in descriptors]
         return self._rules[extension]
 
-    def _extension(self, index: int | None, guid: str, name: str) -> int | None:
+    def _find_extension(self, index: int | None, guid: str, name: str) -> int | None:
         """Look up a tool component (§3.54.2); a name alone, which the standard only shows, counts too."""
         if index is not None and index < len(self.extensions):
             return index
         for wanted, key in ((guid, "guid"), (name, "name")):
             for position, extension in enumerate(self.extensions):
-                if wanted and identifier(extension.get(key)).lower() == wanted.lower():
+                if wanted and id_text(extension.get(key)).lower() == wanted.lower():
                     return position
         return None
 
@@ -280,22 +280,22 @@ class Run:
             return str(result["level"])
         if result.get("kind", "fail") not in ("fail", None):
             return "none"
-        return self._overridden(result, rule) or (rule.level if rule else None) or "warning"
+        return self._overriding_level(result, rule) or (rule.level if rule else None) or "warning"
 
-    def _overridden(self, result: Mapping[str, Any], rule: Rule | None) -> str | None:
+    def _overriding_level(self, result: Mapping[str, Any], rule: Rule | None) -> str | None:
         for override in items(self.invocation(result).get("ruleConfigurationOverrides")):
-            descriptor = mapping(override.get("descriptor"))
-            level = mapping(override.get("configuration")).get("level")
-            same = self.find(descriptor) is rule if rule else descriptor.get("id") == rule_id(result)
+            descriptor = as_object(override.get("descriptor"))
+            level = as_object(override.get("configuration")).get("level")
+            same = self.find_rule(descriptor) is rule if rule else descriptor.get("id") == rule_id(result)
             if same and level in LEVELS:
                 return str(level)
         return None
 
     def invocation(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Return the invocation that produced a result (§3.48.6), or an empty one."""
-        index = index_in(mapping(result.get("provenance")).get("invocationIndex"))
+        index = index_in(as_object(result.get("provenance")).get("invocationIndex"))
         only = isinstance(self.invocations, list) and len(self.invocations) == 1
-        return element(self.invocations, 0 if index is None and only else index)
+        return element_at(self.invocations, 0 if index is None and only else index)
 
     def message(self, message: Any, rule: Rule | None) -> str:
         """Return the text of a message (§3.11.7), with its arguments.
@@ -304,11 +304,11 @@ class Run:
         write braces as they are.
         """
         text = text_of(message)
-        given = mapping(message)
+        given = as_object(message)
         arguments = given.get("arguments")
         name = given.get("id")
         if text:
-            return filled(text, arguments, self.limits) if isinstance(arguments, list) else text
+            return fill_placeholders(text, arguments, self.limits) if isinstance(arguments, list) else text
         if not isinstance(name, str):
             return ""
         component = self.component(rule.extension if rule else None)
@@ -317,30 +317,30 @@ class Run:
             component.get("globalMessageStrings"),
             self.global_strings,
         ):
-            found = text_of(mapping(known).get(name))
+            found = text_of(as_object(known).get(name))
             if found:
-                return filled(found, arguments, self.limits)
+                return fill_placeholders(found, arguments, self.limits)
         return ""
 
     @property
     def global_strings(self) -> dict[str, Any]:
         """The driver's messages that are no rule's (§3.19.22)."""
-        return mapping(self.driver.get("globalMessageStrings"))
+        return as_object(self.driver.get("globalMessageStrings"))
 
-    def _taxonomy(self, reference: Mapping[str, Any]) -> dict[str, Any]:
+    def _find_taxonomy(self, reference: Mapping[str, Any]) -> dict[str, Any]:
         """Return the taxonomy that a reference to a taxon names, as far as the report has it (§3.19.3)."""
-        owner = mapping(reference.get("toolComponent"))
-        found = element(self.taxonomies, owner.get("index"))
-        wanted = identifier(owner.get("guid")).lower()
-        same = [one for one in self.taxonomies if wanted and identifier(one.get("guid")).lower() == wanted]
+        owner = as_object(reference.get("toolComponent"))
+        found = element_at(self.taxonomies, owner.get("index"))
+        wanted = id_text(owner.get("guid")).lower()
+        same = [one for one in self.taxonomies if wanted and id_text(one.get("guid")).lower() == wanted]
         return found or (same[0] if same else {})
 
-    def named(self, reference: Mapping[str, Any]) -> dict[str, Any]:
+    def name_taxon(self, reference: Mapping[str, Any]) -> dict[str, Any]:
         """Return a reference to a taxon by id and name instead of indexes, which only this report explains."""
-        taxonomy = self._taxonomy(reference)
-        taxon = element(taxonomy.get("taxa"), reference.get("index"))
+        taxonomy = self._find_taxonomy(reference)
+        taxon = element_at(taxonomy.get("taxa"), reference.get("index"))
         owner = {
-            key: value for key, value in mapping(reference.get("toolComponent")).items() if key != "index"
+            key: value for key, value in as_object(reference.get("toolComponent")).items() if key != "index"
         }
         result = {key: value for key, value in reference.items() if key not in ("index", "toolComponent")}
         for key in ("id", "guid"):
@@ -353,19 +353,19 @@ class Run:
 
     def cwes_of(self, reference: Mapping[str, Any]) -> list[int]:
         """Return the CWE numbers that a reference to a taxon stands for (§3.27.8, §3.49.15)."""
-        taxon = self.named(reference)
-        owner = mapping(taxon.get("toolComponent"))
-        name = identifier(taxon.get("id"))
+        taxon = self.name_taxon(reference)
+        owner = as_object(taxon.get("toolComponent"))
+        name = id_text(taxon.get("id"))
         numbers = _CWE_IN_ID.findall(name)
-        of_cwe = identifier(owner.get("guid")).upper() == _CWE_GUID or _is_cwe(identifier(owner.get("name")))
+        of_cwe = id_text(owner.get("guid")).upper() == _CWE_GUID or _is_cwe(id_text(owner.get("name")))
         if not numbers and of_cwe and name.isascii() and name.isdigit():
             numbers = [name]
         if owner and not of_cwe:
             return []
-        return unique(int(one) for one in numbers if len(one) <= 10 and 1 <= int(one) <= MAX_NUMBER)
+        return unique_items(int(one) for one in numbers if len(one) <= 10 and 1 <= int(one) <= MAX_NUMBER)
 
 
-def _agrees(name: str, known: str) -> bool:
+def _ids_agree(name: str, known: str) -> bool:
     return not name or not known or name == known or name.startswith(f"{known}/")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from findings_orm.finding import MAX_NUMBER
-from findings_orm.formats.texts import canonical, cve_ids, cwe_number, strings, tags
+from findings_orm.formats.texts import canonical_json, cve_ids, cwe_number, strings_in, valid_tags
 from findings_orm.limits import Limits
 
 LEVELS = ("none", "note", "warning", "error")
@@ -23,7 +23,7 @@ _DETECTOR = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\d{1,9})\}", re.ASCII)
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def as_object(value: Any) -> dict[str, Any]:
     """Return `value` if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
@@ -38,17 +38,17 @@ def index_in(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def element(table: Any, index: Any) -> dict[str, Any]:
+def element_at(table: Any, index: Any) -> dict[str, Any]:
     """Return the object at `index` of an array, or of an object whose names are indexes; else an empty one."""
     position = index_in(index)
     if position is None:
         return {}
     if isinstance(table, list):
-        return mapping(table[position]) if position < len(table) else {}
-    return mapping(mapping(table).get(str(position)))
+        return as_object(table[position]) if position < len(table) else {}
+    return as_object(as_object(table).get(str(position)))
 
 
-def identifier(value: Any) -> str:
+def id_text(value: Any) -> str:
     """Return an id as text: a few tools write numbers; ``""`` where there is none."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -60,13 +60,13 @@ def text_of(message: Any) -> str:
     if isinstance(message, str):
         return message
     for name in ("text", "markdown"):
-        text = mapping(message).get(name)
+        text = as_object(message).get(name)
         if isinstance(text, str) and text.strip():
             return text
     return ""
 
 
-def slug(name: str) -> str:
+def detector_slug(name: str) -> str:
     """Return a driver's name as a detector_id.
 
     Lower case; each run of characters outside ``A-Za-z0-9_.-`` becomes one ``-``, none at the ends. A name
@@ -78,7 +78,7 @@ def slug(name: str) -> str:
     return f"sarif-{hashlib.sha256(name.encode()).hexdigest()[:12]}" if name.strip() else "sarif"
 
 
-def filled(text: str, arguments: Any, limits: Limits) -> str:
+def fill_placeholders(text: str, arguments: Any, limits: Limits) -> str:
     """Replace ``{0}`` by the argument and ``{{``, ``}}`` by braces (§3.11.5); without argument it stays.
 
     Raises:
@@ -87,31 +87,31 @@ def filled(text: str, arguments: Any, limits: Limits) -> str:
     given = arguments if isinstance(arguments, list) else []
     size = len(text)
 
-    def replacement(found: re.Match[str]) -> str:
+    def replace_placeholder(found: re.Match[str]) -> str:
         nonlocal size
         if found[1] is None:
             return found[0][0]
         number = int(found[1])
         if number >= len(given):
             return found[0]
-        new = given[number] if isinstance(given[number], str) else canonical(given[number])
+        new = given[number] if isinstance(given[number], str) else canonical_json(given[number])
         size += len(new)
         limits.check(
             "max_field_bytes", size, "the size of a message with its arguments, in bytes, is at least"
         )
         return new
 
-    return _PLACEHOLDER.sub(replacement, text)
+    return _PLACEHOLDER.sub(replace_placeholder, text)
 
 
 def detector_id(driver: Mapping[str, Any]) -> str:
     """Return the detector_id of a driver (§3.18.2): the slug of its name, or what `DETECTOR_PROPERTY` says."""
-    given = mapping(driver.get("properties")).get(DETECTOR_PROPERTY)
+    given = as_object(driver.get("properties")).get(DETECTOR_PROPERTY)
     name = driver.get("name")
     return (
         given
         if isinstance(given, str) and _DETECTOR.fullmatch(given)
-        else slug(name if isinstance(name, str) else "")
+        else detector_slug(name if isinstance(name, str) else "")
     )
 
 
@@ -126,10 +126,10 @@ class Tags:
     __slots__ = ("cves", "cwes", "others")
 
     def __init__(self, properties: Mapping[str, Any]) -> None:
-        names = strings(properties.get("tags"))
+        names = strings_in(properties.get("tags"))
         self.cwes = [number for name in names if (number := cwe_number(name))]
         self.cves = cve_ids(names)
-        self.others = tags(name for name in names if not cwe_number(name) and not cve_ids([name]))
+        self.others = valid_tags(name for name in names if not cwe_number(name) and not cve_ids([name]))
 
 
 def property_cwes(properties: Mapping[str, Any]) -> list[int]:
@@ -145,7 +145,7 @@ def property_cwes(properties: Mapping[str, Any]) -> list[int]:
 
 def rule_id(result: Mapping[str, Any]) -> str:
     """Return the id of a result's rule as the result gives it (§3.27.5, §3.52.4), else ``""``."""
-    return identifier(result.get("ruleId")) or identifier(mapping(result.get("rule")).get("id"))
+    return id_text(result.get("ruleId")) or id_text(as_object(result.get("rule")).get("id"))
 
 
 def component_texts(component: Mapping[str, Any]) -> dict[str, str]:
@@ -153,7 +153,7 @@ def component_texts(component: Mapping[str, Any]) -> dict[str, str]:
     return {key: value for key, value in component.items() if isinstance(value, str)}
 
 
-def of_today(own: Mapping[str, Any]) -> Mapping[str, Any]:
+def own_fields_of_today(own: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what an older release wrote, with one CWE number and one OWASP category, as the lists of today."""
     changed = dict(own)
     if "cwe" in own and "cwe_ids" not in own:

@@ -21,7 +21,7 @@ _MAX_TAG = 64
 T = TypeVar("T")
 
 
-def plain(text: str) -> str:
+def replace_nul(text: str) -> str:
     """Return `text` as a plain field of a document can hold it: NUL becomes ``␀`` (U+2400)."""
     return text.replace("\x00", "\u2400")
 
@@ -61,7 +61,7 @@ def number(value: Any) -> float | None:
     return result if math.isfinite(result) else None
 
 
-def strings(value: Any, *, separator: str | None = None) -> list[str]:
+def strings_in(value: Any, *, separator: str | None = None) -> list[str]:
     """Return the texts in `value`: a list of texts, or one text, split at `separator` if there is one."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(separator)] if separator else [value]
@@ -77,20 +77,20 @@ def cwe_number(text: str) -> int | None:
 
 def cve_ids(texts: Iterable[str]) -> list[str]:
     """Return the CVE ids in `texts` in upper case, each once."""
-    return unique(found.upper() for text in texts for found in _CVE.findall(text))
+    return unique_items(found.upper() for text in texts for found in _CVE.findall(text))
 
 
-def tags(texts: Iterable[str]) -> list[str]:
+def valid_tags(texts: Iterable[str]) -> list[str]:
     """Return those of `texts` that a document takes as tags (1 to 64 characters, no NUL), each once."""
-    return unique(text for text in texts if 1 <= len(text) <= _MAX_TAG and "\x00" not in text)
+    return unique_items(text for text in texts if 1 <= len(text) <= _MAX_TAG and "\x00" not in text)
 
 
-def unique(items: Iterable[T]) -> list[T]:
+def unique_items(items: Iterable[T]) -> list[T]:
     """Return `items` in their order, each once."""
     return list(dict.fromkeys(items))
 
 
-def digest(*fields: str) -> str:
+def hash_fields(*fields: str) -> str:
     """Return the SHA-256 (hexadecimal) of `fields`, each with its length before it so that none can move."""
     data = bytearray()
     for field in fields:
@@ -99,12 +99,12 @@ def digest(*fields: str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def canonical(value: Any) -> str:
+def canonical_json(value: Any) -> str:
     """Return JSON that is the same for equal values, whatever the order of their keys."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def shallow(value: Any, limit: int = MAX_DEPTH - 4) -> Any:
+def limit_depth(value: Any, limit: int = MAX_DEPTH - 4) -> Any:
     """Return `value`, or its JSON as text where it nests deeper than evidence may."""
     todo = [(value, 1)]
     while todo:
@@ -118,10 +118,10 @@ def shallow(value: Any, limit: int = MAX_DEPTH - 4) -> Any:
     return value
 
 
-def copied(value: Any) -> Any:
+def clone_json(value: Any) -> Any:
     """Return a copy of a JSON value that shares nothing with it."""
     if isinstance(value, dict):
-        return {key: copied(inner) for key, inner in value.items()}
+        return {key: clone_json(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [copied(inner) for inner in value]
+        return [clone_json(inner) for inner in value]
     return value

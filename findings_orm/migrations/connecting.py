@@ -49,7 +49,7 @@ _DIALECTS = ("sqlite", "postgresql")
 
 
 @block
-def connected(target: Target, *, create: bool = False) -> Iterator[Connection]:
+def open_connection(target: Target, *, create: bool = False) -> Iterator[Connection]:
     """Yield a connection to `target`; one that was given is left as it was, in its transaction or outside of any.
 
     Args:
@@ -60,30 +60,30 @@ def connected(target: Target, *, create: bool = False) -> Iterator[Connection]:
         StorageUnavailableError: the URL is malformed, the server can't be reached, the file does not exist.
         StorageError: everything else that the driver refuses inside the block.
     """
-    where = described(target)
+    where = describe_target(target)
     with translate_driver_errors(where):
         if isinstance(target, Connection):
-            yield from _lent(target)
+            yield from _lend_connection(target)
             return
         engine = engine_of(target, create=create) if isinstance(target, str) else target
         try:
             _check_dialect(engine.dialect.name, where)
-            with _connect(engine, where) as connection:
+            with _connect_engine(engine, where) as connection:
                 yield connection
         finally:
             if engine is not target:
                 engine.dispose()
 
 
-def _connect(engine: Engine, where: str) -> Connection:
+def _connect_engine(engine: Engine, where: str) -> Connection:
     try:
         return engine.connect()
     except TypeError as error:
         raise StorageUnavailableError(f"{where}: the URL has an option that is unknown: {error}") from error
 
 
-def _lent(connection: Connection) -> Iterator[Connection]:
-    _check_dialect(connection.dialect.name, described(connection))
+def _lend_connection(connection: Connection) -> Iterator[Connection]:
+    _check_dialect(connection.dialect.name, describe_target(connection))
     joined = connection.in_transaction()
     try:
         yield connection
@@ -99,8 +99,8 @@ def engine_of(url: str, *, create: bool = False) -> Engine:
         StorageUnavailableError: the URL is malformed or of a database that is not supported, its driver is not
             installed, or it names a SQLite file that does not exist (unless `create`).
     """
-    parsed = parse(url)
-    where = _shown(parsed)
+    parsed = parse_url(url)
+    where = _show_without_options(parsed)
     schema, group = parsed.query.get("schema"), parsed.query.get("group")
     parsed, arguments = take_secrets(parsed.difference_update_query(list(STORE_OPTIONS)))
     if parsed.get_backend_name() == "postgresql":
@@ -114,7 +114,7 @@ def engine_of(url: str, *, create: bool = False) -> Engine:
             arguments["timeout"] = BUSY_TIMEOUT
     try:
         engine = create_engine(parsed, poolclass=NullPool, connect_args=arguments)
-        return engine if schema is None else _in_schema(engine, str(schema), create=create)
+        return engine if schema is None else _work_in_schema(engine, str(schema), create=create)
     except ImportError as error:
         raise StorageUnavailableError(
             f"{where}: the driver is not installed ({error}); pip install 'findings-orm[postgresql]'"
@@ -123,12 +123,12 @@ def engine_of(url: str, *, create: bool = False) -> Engine:
         raise StorageUnavailableError(f"{where}: the URL is not understood: {error}") from error
 
 
-def _in_schema(engine: Engine, schema: str, *, create: bool) -> Engine:
+def _work_in_schema(engine: Engine, schema: str, *, create: bool) -> Engine:
     """Let every transaction of an engine on PostgreSQL work in a schema."""
     name = engine.dialect.identifier_preparer.quote_identifier(schema)
 
     @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
+    def enter_schema(connection: Connection) -> None:
         if create:
             make_schema(connection, schema)
         connection.exec_driver_sql(f"SET LOCAL search_path = {name}")
@@ -136,7 +136,7 @@ def _in_schema(engine: Engine, schema: str, *, create: bool) -> Engine:
     return engine
 
 
-def parse(url: str) -> URL:
+def parse_url(url: str) -> URL:
     """Return the URL of a database in parts; ``postgresql://`` means psycopg.
 
     Raises:
@@ -155,7 +155,7 @@ def parse(url: str) -> URL:
         raise StorageUnavailableError(f"{shown_url(url)}: such databases are not supported") from error
     except ImportError:
         pass  # create_engine says which module is missing
-    _check_dialect(parsed.get_backend_name(), _shown(parsed))
+    _check_dialect(parsed.get_backend_name(), _show_without_options(parsed))
     return parsed
 
 
@@ -213,12 +213,12 @@ def make_database(url: URL, where: str, *, create: bool, access: Access) -> None
         raise StorageUnavailableError(f"{where}: can't be made: {error.strerror or error}") from error
 
 
-def described(target: Target) -> str:
+def describe_target(target: Target) -> str:
     """Return what `target` is for a message: its URL without password and options."""
     if isinstance(target, str):
-        return _shown(parse(target))
-    return _shown((target if isinstance(target, Engine) else target.engine).url)
+        return _show_without_options(parse_url(target))
+    return _show_without_options((target if isinstance(target, Engine) else target.engine).url)
 
 
-def _shown(url: URL) -> str:
+def _show_without_options(url: URL) -> str:
     return shown_url(url.set(query={}).render_as_string(hide_password=False))

@@ -78,17 +78,17 @@ class Corner:
 
     def opened(self, document: Document) -> Document:
         """Return a document of the other version as one of `version`, with what a corner of ours has kept."""
-        found = self.taken_up(document)
+        found = self.take_up_corner(document)
         return self.home(document) if found is None else found
 
-    def taken_up(self, document: Document, *, in_place: bool = False) -> Document | None:
+    def take_up_corner(self, document: Document, *, in_place: bool = False) -> Document | None:
         """Return the same where the document has a corner of ours, else None; with `in_place`, only where it still stands where
         closing puts it: behind what was in `provenance`."""
         provenance = document.get(PROVENANCE)
         if in_place and provenance and [*provenance][-1] != KEY and "original" not in provenance.get(KEY, ""):
             return None
-        read = self._read(document)
-        return None if read is None else self._taken_up(read)
+        read = self._read_corner(document)
+        return None if read is None else self._open_corner(read)
 
     def closed(
         self, document: Document, changed: Document | None = None, *, ordered: bool = True
@@ -101,24 +101,24 @@ class Corner:
             ordered: keep the order of the fields; a row of a table has none.
         """
         changed = self.away(document) if changed is None else changed
-        if not self._lost(document, changed, ordered=ordered) and self._read(changed) is None:
+        if not self._lost_members(document, changed, ordered=ordered) and self._read_corner(changed) is None:
             return changed
         if not isinstance(
             changed.get(PROVENANCE), dict
         ):  # 0.3.0 may have anything there; then it is lost, and put aside
             changed = {**changed, PROVENANCE: {}}
-        lost = self._lost(document, changed, ordered=ordered)
+        lost = self._lost_members(document, changed, ordered=ordered)
         corner = {"version": self.version, "fields": {}, **lost}
         provenance = changed[PROVENANCE]
         before = provenance.get(KEY, _MISSING)
-        around = _chain(before) if self.innermost else []
+        around = _chain_of_corners(before) if self.innermost else []
         inside = around[-1].get("original", _MISSING) if around else before
-        put = _nested(around, _nested([corner], inside))
+        put = _nest_corners(around, _nest_corners([corner], inside))
         return {**changed, PROVENANCE: {**provenance, KEY: put}}
 
-    def _read(self, document: Document) -> _Read | None:
+    def _read_corner(self, document: Document) -> _Read | None:
         provenance = document.get(PROVENANCE)
-        chain = _chain(provenance.get(KEY)) if isinstance(provenance, dict) else []
+        chain = _chain_of_corners(provenance.get(KEY)) if isinstance(provenance, dict) else []
         if not isinstance(provenance, dict) or not chain:
             return None
         corner = chain[-1 if self.innermost else 0]
@@ -130,13 +130,13 @@ class Corner:
             or ("original" in corner and PROVENANCE in absent)
         ):
             return None
-        before = _nested(chain[:-1] if self.innermost else [], corner.get("original", _MISSING))
+        before = _nest_corners(chain[:-1] if self.innermost else [], corner.get("original", _MISSING))
         document = {
             **document,
-            PROVENANCE: _with(provenance, KEY, {} if before is _MISSING else {KEY: before}),
+            PROVENANCE: _with_member(provenance, KEY, {} if before is _MISSING else {KEY: before}),
         }
         home = self.home(document)
-        if not self._may_be(fields, home):
+        if not self._may_have_values(fields, home):
             return None
         kept = {name: value for name, value in {**home, **fields}.items() if name not in absent}
         seen = {PROVENANCE: {}, **self.away(kept)}
@@ -145,16 +145,16 @@ class Corner:
 
     def _would_be_written(self, read: _Read, corner: Document) -> bool:
         """Tell whether a corner holds just what closing a document puts into one."""
-        if not read.names and "order" not in corner and self._read(read.document) is None:
+        if not read.names and "order" not in corner and self._read_corner(read.document) is None:
             return False
         fields, absent = corner["fields"].keys(), set(corner.get("absent", ()))
         for changed in (read.seen, read.document):
-            lost = self._lost(read.kept, {PROVENANCE: {}, **changed}, ordered=False)
+            lost = self._lost_members(read.kept, {PROVENANCE: {}, **changed}, ordered=False)
             if lost.get("fields", {}).keys() == fields and set(lost.get("absent", ())) == absent:
                 return True
         return False
 
-    def _may_be(self, fields: Document, home: Document) -> bool:
+    def _may_have_values(self, fields: Document, home: Document) -> bool:
         """Tell whether documents of `version` may have all these values."""
         if not self.fields:
             return True
@@ -165,14 +165,16 @@ class Corner:
             for name, value in values.items()
         )
 
-    def _lost(self, document: Document, changed: Document, *, ordered: bool) -> Document:
+    def _lost_members(self, document: Document, changed: Document, *, ordered: bool) -> Document:
         """Return what `home` can't tell from a changed document, as members of a corner."""
         found = self.home(changed)
         lost: Document = {}
         fields = {
-            name: document[name] for name in self._in_order(document) if not _agree(found, document, [name])
+            name: document[name]
+            for name in self._names_in_order(document)
+            if not _fields_agree(found, document, [name])
         }
-        absent = [name for name in self._in_order(found) if name not in document]
+        absent = [name for name in self._names_in_order(found) if name not in document]
         if fields:
             lost["fields"] = fields
         if absent:
@@ -181,30 +183,30 @@ class Corner:
             lost["order"] = list(document)
         return lost
 
-    def _in_order(self, document: Document) -> list[str]:
+    def _names_in_order(self, document: Document) -> list[str]:
         known = [name for name in self.fields if name in document]
         return known + sorted((name for name in document if name not in self.fields), key=str)
 
-    def _taken_up(self, read: _Read) -> Document:
+    def _open_corner(self, read: _Read) -> Document:
         """Return the document of `version` that a corner opens to."""
-        untouched = _agree(read.seen, read.document, {**read.seen, **read.document})
-        opened = read.kept if untouched else self._merged(read)
+        untouched = _fields_agree(read.seen, read.document, {**read.seen, **read.document})
+        opened = read.kept if untouched else self._merge_changes(read)
         first = {name: opened[name] for name in read.order if name in opened}
         return {**first, **opened}
 
-    def _merged(self, read: _Read) -> Document:
+    def _merge_changes(self, read: _Read) -> Document:
         """Return what is kept, but the fields that the other version shows otherwise as they were changed to."""
         merged = read.home
         for name in read.names:
-            there = {PROVENANCE: {}, **self.away(_with(read.kept, name, read.home))}
-            shown = [key for key in {**read.seen, **there} if not _agree(read.seen, there, [key])]
-            if _agree(read.seen, read.document, shown):
-                merged = _with(merged, name, read.kept)
+            there = {PROVENANCE: {}, **self.away(_with_member(read.kept, name, read.home))}
+            shown = [key for key in {**read.seen, **there} if not _fields_agree(read.seen, there, [key])]
+            if _fields_agree(read.seen, read.document, shown):
+                merged = _with_member(merged, name, read.kept)
             elif isinstance(read.kept.get(name), list) and isinstance(read.home.get(name), list):
-                merged = {**merged, name: self._members(name, read.kept[name], read.home[name])}
+                merged = {**merged, name: self._merge_members(name, read.kept[name], read.home[name])}
         return merged
 
-    def _members(self, name: str, kept: list[Any], changed: list[Any]) -> list[Any]:
+    def _merge_members(self, name: str, kept: list[Any], changed: list[Any]) -> list[Any]:
         """Return a changed list with its members as they are kept, if the other version shows that as it was changed."""
 
         def shown(members: list[Any]) -> Document:
@@ -216,21 +218,21 @@ class Corner:
         return merged if shown(merged) == shown(changed) else changed
 
 
-def exchanged(document: Document, there: Corner, here: Corner) -> Document:
+def exchange_corners(document: Document, there: Corner, here: Corner) -> Document:
     """Return a document of the version of `here` as one of the version of `there`, where each has no room for something of
     the other: what `there` left is taken up, and what `here` has to leave is put aside."""
-    read = there._read(document)
+    read = there._read_corner(document)
     if read is None:
         return here.closed(document, there.home(document))
-    plain, opened = read.document, there._taken_up(read)
+    plain, opened = read.document, there._open_corner(read)
     if not plain[PROVENANCE] and PROVENANCE not in here.home(opened):  # it was there for the corner only
-        plain = _with(plain, PROVENANCE, {})
+        plain = _with_member(plain, PROVENANCE, {})
     # What an edit adds stands last. That is no order to keep in a document that is of the other version by origin.
-    ordered = bool(here._lost(plain, opened, ordered=False))
+    ordered = bool(here._lost_members(plain, opened, ordered=False))
     return here.closed(plain, opened, ordered=ordered)
 
 
-def _chain(value: object) -> list[Document]:
+def _chain_of_corners(value: object) -> list[Document]:
     """Return a value under the key and what is inside of it, from the outermost on, as long as it has the form of a corner."""
     chain: list[Document] = []
     while (
@@ -244,35 +246,37 @@ def _chain(value: object) -> list[Document]:
     return chain
 
 
-def _nested(around: list[Document], inside: object) -> Any:
+def _nest_corners(around: list[Document], inside: object) -> Any:
     """Return a value with corners around it; without one where it is missing."""
     for corner in reversed(around):
-        inside = _with(corner, "original", {} if inside is _MISSING else {"original": inside})
+        inside = _with_member(corner, "original", {} if inside is _MISSING else {"original": inside})
     return inside
 
 
-def _with(document: Document, name: str, other: Document) -> Document:
+def _with_member(document: Document, name: str, other: Document) -> Document:
     """Return an object with a member as another one has it, or has it not."""
     if name in other:
         return {**document, name: other[name]}
     return {key: value for key, value in document.items() if key != name}
 
 
-def _agree(one: Document, other: Document, names: Iterable[str]) -> bool:
+def _fields_agree(one: Document, other: Document, names: Iterable[str]) -> bool:
     """Tell whether two documents have the same in some fields."""
-    return all(_same(one.get(name, _MISSING), other.get(name, _MISSING)) for name in names)
+    return all(_is_same_json(one.get(name, _MISSING), other.get(name, _MISSING)) for name in names)
 
 
-def _same(one: object, other: object) -> bool:
+def _is_same_json(one: object, other: object) -> bool:
     """Compare as JSON text would: 1 is not 1.0, and the order of keys counts."""
     if one is other:
         return True
     if type(one) is not type(other):
         return False
     if isinstance(one, dict) and isinstance(other, dict):
-        return list(one) == list(other) and all(_same(value, other[name]) for name, value in one.items())
+        return list(one) == list(other) and all(
+            _is_same_json(value, other[name]) for name, value in one.items()
+        )
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(_is_same_json, one, other))
     return repr(one) == repr(other) if isinstance(one, float) else one == other
 
 

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, column, select, table
 
 from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageIntegrityError, readable
-from findings_orm.migrations.connecting import Target, connected, described
-from findings_orm.migrations.scripts import VERSION_TABLE, chain, position_of
+from findings_orm.migrations.connecting import Target, describe_target, open_connection
+from findings_orm.migrations.scripts import VERSION_TABLE, position_of, revision_chain
 
 _log = logging.getLogger(__name__)
 
@@ -48,15 +48,15 @@ def status(target: Target) -> DatabaseStatus:
     Raises:
         StorageUnavailableError: the database can't be reached, or the SQLite file does not exist.
     """
-    with connected(target) as connection:
+    with open_connection(target) as connection:
         current = current_revision(connection)
-    ids = [revision.id for revision in chain()]
+    ids = [revision.id for revision in revision_chain()]
     position = -1 if current is None else ids.index(current) if current in ids else len(ids)
     return DatabaseStatus(
         current=current,
         head=ids[-1],
-        schema_version=chain()[position].schema_version if current in ids else None,
-        head_schema_version=chain()[-1].schema_version,
+        schema_version=revision_chain()[position].schema_version if current in ids else None,
+        head_schema_version=revision_chain()[-1].schema_version,
         pending=ids[position + 1 :],
     )
 
@@ -78,7 +78,7 @@ def require_current(connection: Connection, *, migrate: bool = False) -> bool:
             release, or has a table ``findings`` that is not the package's.
     """
     current = current_revision(connection)
-    where = described(connection)
+    where = describe_target(connection)
     if current is None and _has_table(connection, "findings"):
         current = current_revision(connection)  # somebody may have made the tables since the first look
         if current is None:
@@ -88,7 +88,7 @@ def require_current(connection: Connection, *, migrate: bool = False) -> bool:
     if current is None:
         return False
     position_of(current, where)  # refuses what a newer release made
-    head = chain()[-1]
+    head = revision_chain()[-1]
     if current == head.id or migrate:
         return current == head.id
     raise SchemaVersionError(
@@ -125,8 +125,8 @@ def upgrade(
         StorageIntegrityError: what is stored is damaged.
     """
     _check_revision(revision)
-    with connected(target, create=True) as connection:
-        _move(connection, described(target), "upgrade", revision, lock_timeout, progress)
+    with open_connection(target, create=True) as connection:
+        _migrate_connection(connection, describe_target(target), "upgrade", revision, lock_timeout, progress)
 
 
 @checked
@@ -143,11 +143,11 @@ def downgrade(target: Target, revision: str, *, lock_timeout: str | None = None)
         StorageIntegrityError: what is stored is damaged.
     """
     _check_revision(revision)
-    with connected(target) as connection:
-        _move(connection, described(target), "downgrade", revision, lock_timeout)
+    with open_connection(target) as connection:
+        _migrate_connection(connection, describe_target(target), "downgrade", revision, lock_timeout)
 
 
-def _move(
+def _migrate_connection(
     connection: Connection,
     where: str,
     direction: Literal["upgrade", "downgrade"],
@@ -155,18 +155,18 @@ def _move(
     lock_timeout: str | None,
     say: Callable[[str], None] = _log.info,
 ) -> None:
-    from findings_orm.migrations.running import run
+    from findings_orm.migrations.running import run_revisions
 
     joined = connection.in_transaction()
     current = current_revision(connection)
     if not joined:
         connection.rollback()
     position_of(current, where)  # refuses what a newer release made
-    run(connection, where, direction, current, revision, lock_timeout, say)
+    run_revisions(connection, where, direction, current, revision, lock_timeout, say)
 
 
 def _check_revision(revision: str) -> None:
-    known = [each.id for each in chain()]
+    known = [each.id for each in revision_chain()]
     if revision not in ("head", "base", *known) and not re.fullmatch(r"[+-][0-9]{1,9}", revision):
         raise SchemaVersionError(
             f"there is no revision {readable(revision)}; known are {', '.join(known)}, base and head"
@@ -182,7 +182,7 @@ def current_revision(connection: Connection) -> str | None:
     )
     if len(rows) > 1:
         raise StorageIntegrityError(
-            f"{described(connection)}: the table {VERSION_TABLE} has {len(rows)} rows, not one"
+            f"{describe_target(connection)}: the table {VERSION_TABLE} has {len(rows)} rows, not one"
         )
     return rows[0] if rows else None
 

@@ -16,7 +16,7 @@ from findings_orm.layout import LEGACY_VERSION as LEGACY
 from findings_orm.layout import VERSION_KEYS, check_documents, is_layout
 from findings_orm.limits import DEFAULT, UNLIMITED, Limits, check_limits, check_parts
 from findings_orm.migrations.files import FileMigration, Progress, migrate_file, migrate_many
-from findings_orm.migrations.scripts import DocumentChange, chain, document_changes
+from findings_orm.migrations.scripts import DocumentChange, document_changes, revision_chain
 
 Document = dict[str, Any]
 
@@ -80,13 +80,13 @@ A version that lacks nothing but fields which later revisions name as ``FIELD`` 
 
 
 @lru_cache(64)
-def _older(version: str) -> _Older | None:
+def _older_rules(version: str) -> _Older | None:
     """Return the rules that a version has beside those of the current one; None for the current one."""
     if version == SCHEMA_VERSION:
         return None
     rules = _OLDER.get(version, _Older(frozenset(FIELDS), {}, {}))
-    newer = _versions()[_versions().index(version) + 1 :]
-    added = {revision.adds for revision in chain() if revision.schema_version in newer}
+    newer = _known_versions()[_known_versions().index(version) + 1 :]
+    added = {revision.adds for revision in revision_chain() if revision.schema_version in newer}
     return replace(rules, fields=rules.fields - added) if rules.fields is not None else rules
 
 
@@ -103,7 +103,7 @@ class SchemaMigrator:
 
     def versions(self) -> list[str]:
         """Return the schema versions that this release knows, oldest first."""
-        return list(_versions())
+        return list(_known_versions())
 
     def path(self, from_version: str, to_version: str) -> list[Step]:
         """Return the steps from one version to another, in order; ``[]`` when they are the same.
@@ -113,7 +113,7 @@ class SchemaMigrator:
         """
         for version in (from_version, to_version):
             _check_version(version, "the version")
-        return list(_path(from_version, to_version))
+        return list(_steps_between(from_version, to_version))
 
     @overload
     def migrate(
@@ -235,30 +235,33 @@ class SchemaMigrator:
 
 
 @lru_cache(1)
-def _versions() -> tuple[str, ...]:
-    return (chain()[0].before, *dict.fromkeys(revision.schema_version for revision in chain()))
+def _known_versions() -> tuple[str, ...]:
+    return (
+        revision_chain()[0].before,
+        *dict.fromkeys(revision.schema_version for revision in revision_chain()),
+    )
 
 
 @lru_cache(64)
-def _path(from_version: str, to_version: str) -> tuple[Step, ...]:
+def _steps_between(from_version: str, to_version: str) -> tuple[Step, ...]:
     """Return the steps between two known versions."""
-    known = _versions()
+    known = _known_versions()
     start, end = known.index(from_version), known.index(to_version)
     if start > end:
-        return tuple(_step(known[n], known[n - 1]) for n in range(start, end, -1))
-    return tuple(_step(known[n], known[n + 1]) for n in range(start, end))
+        return tuple(_make_step(known[n], known[n - 1]) for n in range(start, end, -1))
+    return tuple(_make_step(known[n], known[n + 1]) for n in range(start, end))
 
 
-def _step(from_version: str, to_version: str) -> Step:
-    known = _versions()
+def _make_step(from_version: str, to_version: str) -> Step:
+    known = _known_versions()
     newer = max(from_version, to_version, key=known.index)
-    revision = next(each for each in chain() if each.schema_version == newer)
+    revision = next(each for each in revision_chain() if each.schema_version == newer)
     up, down = document_changes(revision.id)
     return Step(revision.id, from_version, to_version, up if newer == to_version else down)
 
 
 def _check_version(version: object, what: str) -> None:
-    known = _versions()
+    known = _known_versions()
     if isinstance(version, str) and version in known:
         return
     names = f"known are {', '.join(known)}"
@@ -303,18 +306,18 @@ def _migrate_layout(layout: Document, from_version: str, to_version: str) -> Doc
     if keys[0] not in layout and to_version != LEGACY:
         layout = {keys[0]: None, **layout}
     rest = {key: to_version if key in keys else value for key, value in layout.items() if key != "findings"}
-    return {**dict.fromkeys(layout), **_copied(rest), "findings": migrated}
+    return {**dict.fromkeys(layout), **_clone_json(rest), "findings": migrated}
 
 
 def _migrate_document(document: Document, from_version: str, to_version: str) -> Document:
     """Check a document by the rules of its version, and return it as one of another version."""
-    older = _older(from_version)
+    older = _older_rules(from_version)
     if older is not None:
-        _check_older(document, from_version, older)
+        _check_older_rules(document, from_version, older)
     by_version = {from_version: document}
     current = document
     try:
-        for step in _path(from_version, SCHEMA_VERSION):
+        for step in _steps_between(from_version, SCHEMA_VERSION):
             current = by_version[step.to_version] = step.apply(current)
         validate_finding({**_FILLED_IN, **current})
     except RecursionError as error:
@@ -327,13 +330,13 @@ def _migrate_document(document: Document, from_version: str, to_version: str) ->
         raise StorageValidationError.of_field(name, error.rule or "", error.value) from error
     result = by_version.get(to_version, document)
     if to_version not in by_version:
-        for step in _path(from_version, to_version):
+        for step in _steps_between(from_version, to_version):
             result = step.apply(result)
-    copy: Document = _copied(result)
+    copy: Document = _clone_json(result)
     return copy
 
 
-def _check_older(document: Document, version: str, older: _Older) -> None:
+def _check_older_rules(document: Document, version: str, older: _Older) -> None:
     """Check what an older version refuses and the current one accepts."""
     for name in document if older.fields is not None else ():
         if name not in (older.fields or ()):
@@ -348,10 +351,10 @@ def _check_older(document: Document, version: str, older: _Older) -> None:
                 raise StorageValidationError.of_field(place, f"must match ^{pattern.pattern}$", item)
 
 
-def _copied(value: Any) -> Any:
+def _clone_json(value: Any) -> Any:
     """Return a copy of a JSON value that shares no object or list with it."""
     if isinstance(value, dict):
-        return {key: _copied(inner) for key, inner in value.items()}
+        return {key: _clone_json(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_copied(inner) for inner in value]
+        return [_clone_json(inner) for inner in value]
     return value

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from findings_orm.arguments import checked
-from findings_orm.migrations.connecting import Target, connected
+from findings_orm.migrations.connecting import Target, open_connection
 from findings_orm.migrations.database import status
 
 # -- row-level security for the drift check: which tables it should be on for, and which it is on for -----
@@ -43,7 +43,9 @@ def declared_security(metadata: MetaData, dialect: str) -> Facts:
     if dialect != "postgresql":
         return {}
     return {
-        (table.name, KIND, table.info["policy"]): _facts(enabled=True, permissive=True, everybody=True)
+        (table.name, KIND, table.info["policy"]): _security_facts(
+            enabled=True, permissive=True, everybody=True
+        )
         for table in metadata.tables.values()
         if "policy" in table.info
     }
@@ -55,14 +57,14 @@ def found_security(metadata: MetaData, connection: Connection) -> Facts:
         return {}
     rows = connection.execute(_FOUND, {"names": list(metadata.tables)})
     return {
-        (name, KIND, policy or "(no policy)"): _facts(
+        (name, KIND, policy or "(no policy)"): _security_facts(
             enabled=enabled and not forced, permissive=bool(permissive), everybody=bool(everybody)
         )
         for name, enabled, forced, policy, permissive, everybody in rows
     }
 
 
-def _facts(*, enabled: bool, permissive: bool, everybody: bool) -> dict[str, str]:
+def _security_facts(*, enabled: bool, permissive: bool, everybody: bool) -> dict[str, str]:
     return {
         "state": "on" if enabled else "off or forced",
         "policy": "permissive" if permissive else "restrictive",
@@ -89,14 +91,14 @@ def check(target: Target) -> list[str]:
     Raises:
         StorageUnavailableError: the database can't be reached, or the SQLite file does not exist.
     """
-    with connected(target) as connection:
+    with open_connection(target) as connection:
         found = status(connection)
         metadata = _metadata_of_models()
-        drift = [] if found.current == found.head else [_behind(found.current, found.head)]
-        expected = _declared(metadata, connection.dialect)
+        drift = [] if found.current == found.head else [_describe_lag(found.current, found.head)]
+        expected = _declared_facts(metadata, connection.dialect)
         expected |= declared_security(metadata, connection.dialect.name)
-        reflected = _reflected(metadata, connection) | found_security(metadata, connection)
-        return drift + list(_differences(expected, reflected))
+        reflected = _found_facts(metadata, connection) | found_security(metadata, connection)
+        return drift + list(_describe_differences(expected, reflected))
 
 
 def _metadata_of_models() -> MetaData:
@@ -105,11 +107,11 @@ def _metadata_of_models() -> MetaData:
     return metadata
 
 
-def _behind(current: str | None, head: str) -> str:
+def _describe_lag(current: str | None, head: str) -> str:
     return f"the database is at revision {current or '(none)'}, the models are those of {head}"
 
 
-def _differences(expected: Facts, found: Facts) -> Iterator[str]:
+def _describe_differences(expected: Facts, found: Facts) -> Iterator[str]:
     missing = {table for table, kind, _ in expected if kind == "table"} - {table for table, _, _ in found}
     for key in sorted(expected.keys() | found.keys()):
         table, kind, name = key
@@ -130,37 +132,45 @@ def _differences(expected: Facts, found: Facts) -> Iterator[str]:
 # -- what the models declare ------------------------------------------------------------------------------------------
 
 
-def _declared(metadata: MetaData, dialect: Dialect) -> Facts:
+def _declared_facts(metadata: MetaData, dialect: Dialect) -> Facts:
     facts: Facts = {}
     for table in metadata.tables.values():
         if table.info.get("dialect", dialect.name) != dialect.name:
             continue
         facts[table.name, "table", ""] = {}
         for column in table.columns:
-            facts[table.name, "column", column.name] = _column(column, dialect)
-        for kind, name, attributes in _constraints(table, dialect):
+            facts[table.name, "column", column.name] = _declared_column(column, dialect)
+        for kind, name, attributes in _declared_constraints(table, dialect):
             facts[table.name, kind, name] = attributes
     return facts
 
 
-def _column(column: Column[Any], dialect: Dialect) -> dict[str, str]:
+def _declared_column(column: Column[Any], dialect: Dialect) -> dict[str, str]:
     default = column.server_default
     return {
         "type": column.type.compile(dialect=dialect),
         "null": "allowed" if column.nullable else "refused",
-        "default": _expression(str(getattr(default, "arg", None))),
+        "default": _unify_expression(str(getattr(default, "arg", None))),
     }
 
 
-def _constraints(table: Table, dialect: Dialect) -> Iterator[tuple[str, str, dict[str, str]]]:
+def _declared_constraints(table: Table, dialect: Dialect) -> Iterator[tuple[str, str, dict[str, str]]]:
     primary = table.primary_key
-    yield "primary key", str(primary.name), {"columns": _names(column.name for column in primary.columns)}
+    yield (
+        "primary key",
+        str(primary.name),
+        {"columns": _join_names(column.name for column in primary.columns)},
+    )
     for constraint in table.constraints:
         name = str(constraint.name)
         if isinstance(constraint, CheckConstraint):
-            yield "check", name, {"rule": _expression(str(constraint.sqltext))}
+            yield "check", name, {"rule": _unify_expression(str(constraint.sqltext))}
         elif isinstance(constraint, UniqueConstraint):
-            yield "unique constraint", name, {"columns": _names(column.name for column in constraint.columns)}
+            yield (
+                "unique constraint",
+                name,
+                {"columns": _join_names(column.name for column in constraint.columns)},
+            )
         elif isinstance(constraint, ForeignKeyConstraint):
             yield "foreign key", name, _declared_reference(constraint)
     for index in table.indexes:
@@ -171,7 +181,7 @@ def _constraints(table: Table, dialect: Dialect) -> Iterator[tuple[str, str, dic
 
 def _declared_reference(constraint: ForeignKeyConstraint) -> dict[str, str]:
     referred = [element.column for element in constraint.elements]
-    return _reference(
+    return _reference_facts(
         constraint.column_keys,
         referred[0].table.name,
         [column.name for column in referred],
@@ -181,18 +191,18 @@ def _declared_reference(constraint: ForeignKeyConstraint) -> dict[str, str]:
 
 def _declared_index(index: Index, dialect: Dialect) -> dict[str, str]:
     return {
-        "columns": _names(getattr(column, "name", str(column)) for column in index.expressions),
+        "columns": _join_names(getattr(column, "name", str(column)) for column in index.expressions),
         "unique": str(bool(index.unique)),
-        "condition": _expression(str(index.dialect_options[dialect.name]["where"])),
-        "kind": _kind(index.dialect_options[dialect.name].get("using")),
-        "operators": _names(sorted({*index.dialect_options[dialect.name].get("ops", {}).values()})),
+        "condition": _unify_expression(str(index.dialect_options[dialect.name]["where"])),
+        "kind": _index_kind(index.dialect_options[dialect.name].get("using")),
+        "operators": _join_names(sorted({*index.dialect_options[dialect.name].get("ops", {}).values()})),
     }
 
 
 # -- what the database has --------------------------------------------------------------------------------------------
 
 
-def _reflected(metadata: MetaData, connection: Connection) -> Facts:
+def _found_facts(metadata: MetaData, connection: Connection) -> Facts:
     inspector = inspect(connection)
     names = [name for name in metadata.tables if inspector.has_table(name)]
     facts: Facts = {(name, "table", ""): {} for name in names}
@@ -201,7 +211,7 @@ def _reflected(metadata: MetaData, connection: Connection) -> Facts:
             facts[table, "column", column["name"]] = {
                 "type": column["type"].compile(dialect=connection.dialect),
                 "null": "allowed" if column["nullable"] else "refused",
-                "default": _expression(str(column["default"])),
+                "default": _unify_expression(str(column["default"])),
             }
     for table, kind, name, attributes in _found_constraints(inspector, names):
         facts[table, kind, str(name)] = attributes
@@ -218,13 +228,18 @@ def _found_constraints(
 ) -> Iterator[tuple[str, str, str | None, dict[str, str]]]:
     for (_, table), primary in inspector.get_multi_pk_constraint(filter_names=names).items():
         if primary["constrained_columns"]:
-            yield table, "primary key", primary["name"], {"columns": _names(primary["constrained_columns"])}
+            yield (
+                table,
+                "primary key",
+                primary["name"],
+                {"columns": _join_names(primary["constrained_columns"])},
+            )
     for (_, table), rules in inspector.get_multi_check_constraints(filter_names=names).items():
         for rule in rules:
-            yield table, "check", rule["name"], {"rule": _expression(rule["sqltext"])}
+            yield table, "check", rule["name"], {"rule": _unify_expression(rule["sqltext"])}
     for (_, table), uniques in inspector.get_multi_unique_constraints(filter_names=names).items():
         for unique in uniques:
-            yield table, "unique constraint", unique["name"], {"columns": _names(unique["column_names"])}
+            yield table, "unique constraint", unique["name"], {"columns": _join_names(unique["column_names"])}
     for (_, table), keys in inspector.get_multi_foreign_keys(filter_names=names).items():
         for key in keys:
             if key["referred_table"] not in names and _OF_PARTITION.search(key["referred_table"]):
@@ -234,41 +249,41 @@ def _found_constraints(
                 table,
                 "foreign key",
                 key["name"],
-                _reference(*target, key.get("options", {}).get("ondelete")),
+                _reference_facts(*target, key.get("options", {}).get("ondelete")),
             )
 
 
 def _found_index(index: Any, dialect: str) -> dict[str, str]:
     options: Mapping[str, Any] = index.get("dialect_options", {})
     return {
-        "columns": _names(index.get("expressions") or [str(name) for name in index["column_names"]]),
+        "columns": _join_names(index.get("expressions") or [str(name) for name in index["column_names"]]),
         "unique": str(bool(index["unique"])),
-        "condition": _expression(str(options.get(f"{dialect}_where"))),
-        "kind": _kind(options.get(f"{dialect}_using")),
-        "operators": _names(sorted({*options.get(f"{dialect}_ops", {}).values()})),
+        "condition": _unify_expression(str(options.get(f"{dialect}_where"))),
+        "kind": _index_kind(options.get(f"{dialect}_using")),
+        "operators": _join_names(sorted({*options.get(f"{dialect}_ops", {}).values()})),
     }
 
 
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
-def _kind(using: Any) -> str:
+def _index_kind(using: Any) -> str:
     return str(using or "btree")
 
 
-def _names(names: Any) -> str:
+def _join_names(names: Any) -> str:
     return ", ".join(names)
 
 
-def _reference(columns: Any, table: str, referred: Any, ondelete: str | None) -> dict[str, str]:
+def _reference_facts(columns: Any, table: str, referred: Any, ondelete: str | None) -> dict[str, str]:
     return {
-        "columns": _names(columns),
-        "refers to": f"{table} ({_names(referred)})",
+        "columns": _join_names(columns),
+        "refers to": f"{table} ({_join_names(referred)})",
         "on delete": ondelete or "nothing",
     }
 
 
-def _expression(sql: str) -> str:
+def _unify_expression(sql: str) -> str:
     """Return a condition or a default in one form, whoever wrote it: PostgreSQL rewrites what it is given."""
     parts = re.split(r"('(?:[^']|'')*')", sql)
     plain = [
@@ -279,13 +294,13 @@ def _expression(sql: str) -> str:
     joined = re.sub(r"(\w+(?:\(\w+\))?) between (\S+) and (\S+)", r"\1 >= \2 and \1 <= \3", joined)
     joined = re.sub(r"= any \(+array\[(.*?)\]\)+", r"in (\1)", joined)
     joined = re.sub(r"\((\d+|'(?:[^']|'')*')\)", r"\1", joined)
-    while re.fullmatch(r"\(.*\)", joined) and _encloses(joined):
+    while re.fullmatch(r"\(.*\)", joined) and _is_enclosed(joined):
         joined = joined[1:-1]
     joined = re.sub(r"\((\w+(?:\(\w+\))? [<>=]+ \S+?)\)", r"\1", joined)
     return " ".join(joined.split())
 
 
-def _encloses(text: str) -> bool:
+def _is_enclosed(text: str) -> bool:
     depth = 0
     for position, character in enumerate(text):
         depth += (character == "(") - (character == ")")

@@ -67,7 +67,7 @@ class FileMigration:
             old, new = before.get(name), after.get(name)
             if old != new and not (old in _NOTHING and new in _NOTHING):
                 self.changed[name] = self.changed.get(name, 0) + 1
-        for name in _put_aside(before, after):
+        for name in _fields_put_aside(before, after):
             self.aside[name] = self.aside.get(name, 0) + 1
         for name in _FROM_INGEST if self.to_version == SCHEMA_VERSION else ():
             if name not in after:
@@ -91,7 +91,7 @@ def migrate_file(
         layout = _Layout(source, file, limits)
         version = layout.version
         found = FileMigration(source, version, to_version, dry_run=dry_run)
-        migrated = _migrated(migrate, layout, found, progress, FieldNames(limits, source))
+        migrated = _migrate_findings(migrate, layout, found, progress, FieldNames(limits, source))
         if dry_run or (version == to_version and target == source):
             for _ in migrated:
                 pass
@@ -104,11 +104,11 @@ def migrate_file(
             layout.is_array or set(others) <= {"findings", *VERSION_KEYS}
         )
         with writing(target) as (_, written):
-            for text in _array(migrated, "") if bare else _object(others, migrated):
+            for text in _array_as_json(migrated, "") if bare else _layout_as_json(others, migrated):
                 written.write(text.encode())
             written.write(b"\n")
             if target == source:
-                found.copy = _keep(source, version)
+                found.copy = _keep_copy(source, version)
         found.output = target
         return found
 
@@ -142,9 +142,9 @@ class _Layout:
             raise StorageValidationError(
                 f"{path}: must be a store layout, an object with a list findings, or an array of findings"
             )
-        self.version = self._version(first or {})
+        self.version = self._layout_version(first or {})
 
-    def _version(self, first: Document) -> str:
+    def _layout_version(self, first: Document) -> str:
         said = [self.others[key] for key in VERSION_KEYS if self.others.get(key) is not None]
         version = said[0] if said else version_of(first)
         if version is None and (self.is_array or not self.count):
@@ -157,7 +157,7 @@ class _Layout:
         """Yield the findings as they are in the file."""
         self._file.seek(0)
         try:
-            yield from self._read(JsonReader(self._file, limits=self._limits))
+            yield from self._read_findings(JsonReader(self._file, limits=self._limits))
         except LimitExceededError:
             raise
         except OSError as error:
@@ -169,7 +169,7 @@ class _Layout:
                 f"{self._path}: is no store layout and no array of findings: {error}"
             ) from error
 
-    def _read(self, reader: JsonReader) -> Iterator[Any]:
+    def _read_findings(self, reader: JsonReader) -> Iterator[Any]:
         start = reader.peek()
         if start == "[":
             self.is_array = True
@@ -189,7 +189,7 @@ class _Layout:
         reader.end()
 
 
-def _migrated(
+def _migrate_findings(
     migrate: Migrate,
     layout: _Layout,
     found: FileMigration,
@@ -199,7 +199,7 @@ def _migrated(
     """Yield the findings in their new version, and count them; a refusal names their file."""
     version, before = found.from_version, {}
 
-    def given() -> Iterator[Any]:
+    def versioned_findings() -> Iterator[Any]:
         nonlocal before
         for document in layout.findings():
             before = document
@@ -210,7 +210,7 @@ def _migrated(
                 else document
             )
 
-    documents = migrate_many(migrate, version, found.to_version, given())
+    documents = migrate_many(migrate, version, found.to_version, versioned_findings())
     try:
         for document in documents:
             for name in (*before, *document):
@@ -242,59 +242,59 @@ def migrate_many(
             raise SchemaVersionError(f"document {index}: {error}") from error
 
 
-def _object(members: Document, findings: Iterator[Document]) -> Iterator[str]:
+def _layout_as_json(members: Document, findings: Iterator[Document]) -> Iterator[str]:
     """Yield a layout as JSON, as `atomic_write` writes it, with these findings in it."""
     comma = ""
     yield "{"
     for name, value in members.items():
-        yield f"{comma}\n  {_json(name)}: "
-        yield from _array(findings, "  ") if name == "findings" else (_json(value, "  "),)
+        yield f"{comma}\n  {_value_as_json(name)}: "
+        yield from _array_as_json(findings, "  ") if name == "findings" else (_value_as_json(value, "  "),)
         comma = ","
     yield "\n}"
 
 
-def _array(findings: Iterator[Document], indent: str) -> Iterator[str]:
+def _array_as_json(findings: Iterator[Document], indent: str) -> Iterator[str]:
     start = "["
     for finding in findings:
-        yield f"{start}\n{indent}  {_json(finding, indent + '  ')}"
+        yield f"{start}\n{indent}  {_value_as_json(finding, indent + '  ')}"
         start = ","
     yield "[]" if start == "[" else f"\n{indent}]"
 
 
-def _json(value: Any, indent: str = "") -> str:
+def _value_as_json(value: Any, indent: str = "") -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2).replace("\n", f"\n{indent}")
     except (ValueError, RecursionError) as error:
         raise StorageValidationError(f"JSON can't hold the data: {error}") from error
 
 
-def _put_aside(before: Document, after: Document) -> Iterator[str]:
+def _fields_put_aside(before: Document, after: Document) -> Iterator[str]:
     """Yield the fields of a finding whose values are now in its evidence or in a corner of its provenance."""
-    kept = _in_corners(after) - _in_corners(before)
-    evidence = _member(after, "evidence")
-    own = _member(before, "evidence")
+    kept = _fields_in_corners(after) - _fields_in_corners(before)
+    evidence = _object_member(after, "evidence")
+    own = _object_member(before, "evidence")
     for name, value in before.items():
         moved = name in evidence and name not in own and after.get(name) != value and evidence[name] == value
         if name not in ("evidence", "provenance", "finding_schema_version") and (name in kept or moved):
             yield name
 
 
-def _in_corners(document: Document) -> set[str]:
+def _fields_in_corners(document: Document) -> set[str]:
     """Return the fields that stand in the corner of the provenance, and in those that it was put around."""
     names: set[str] = set()
-    corner = _member(document, "provenance").get(CORNER)
+    corner = _object_member(document, "provenance").get(CORNER)
     while isinstance(corner, dict) and isinstance(corner.get("fields"), dict):
         names.update(corner["fields"])
         corner = corner.get("original")
     return names
 
 
-def _member(document: Document, name: str) -> Document:
+def _object_member(document: Document, name: str) -> Document:
     value = document.get(name)
     return value if isinstance(value, dict) else {}
 
 
-def _keep(path: Path, version: str) -> Path:
+def _keep_copy(path: Path, version: str) -> Path:
     """Copy the old file beside itself, unless such a copy is there."""
     number = 1
     while True:
@@ -304,13 +304,13 @@ def _keep(path: Path, version: str) -> Path:
                 with path.open("rb") as old, replacing(copy, Access.of_stat(path.stat())) as (_, new):
                     shutil.copyfileobj(old, new)
                 return copy
-            if _digest(copy) == _digest(path):
+            if _digest_of_file(copy) == _digest_of_file(path):
                 return copy
         except OSError as error:
             raise StorageUnavailableError(f"{copy}: can't be written: {error.strerror or error}") from error
         number += 1
 
 
-def _digest(path: Path) -> bytes:
+def _digest_of_file(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

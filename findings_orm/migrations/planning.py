@@ -12,9 +12,9 @@ from sqlalchemy import Connection, text
 
 from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageError
-from findings_orm.migrations.connecting import Target, connected, described
+from findings_orm.migrations.connecting import Target, describe_target, open_connection
 from findings_orm.migrations.database import status
-from findings_orm.migrations.scripts import Revision, chain, goal_of, position_of
+from findings_orm.migrations.scripts import Revision, goal_of, position_of, revision_chain
 
 Direction = Literal["upgrade", "downgrade"]
 
@@ -102,29 +102,31 @@ def plan(target: Target, revision: str = "head", *, direction: Direction | None 
         SchemaVersionError: the revision is unknown, or the database was made by a newer release.
         StorageUnavailableError: the database can't be reached, or does not exist.
     """
-    where = described(target)
-    with connected(target) as connection:
+    where = describe_target(target)
+    with open_connection(target) as connection:
         current = status(connection).current
-        here, there, direction = _way(current, revision, where, direction)
-        pending = chain()[here:there] if direction == "upgrade" else chain()[there:here][::-1]
-        findings, size = _amount(connection) if current is not None else (0, 0)
-        steps = [_step(connection, one, direction, findings, size) for one in pending]
+        here, there, direction = _find_way(current, revision, where, direction)
+        pending = (
+            revision_chain()[here:there] if direction == "upgrade" else revision_chain()[there:here][::-1]
+        )
+        findings, size = _measure_findings(connection) if current is not None else (0, 0)
+        steps = [_plan_step(connection, one, direction, findings, size) for one in pending]
         locked = sorted({name for step in steps for name in step.locks})
-        readers, writers = _waiting(connection, locked)
+        readers, writers = _describe_waiting(connection, locked)
         return MigrationPlan(
             database=where,
             direction=direction,
             current=current,
-            target=chain()[there - 1].id if there else None,
+            target=revision_chain()[there - 1].id if there else None,
             findings=findings,
             size=size,
             steps=steps,
             space=sum(step.space for step in steps),
-            free=_free(connection),
+            free=_free_space(connection),
             seconds=-(-sum(step.rows for step in steps) // ROWS_A_SECOND[connection.dialect.name]),
             readers=readers,
             writers=writers,
-            backup=_advice(direction, there, steps, findings),
+            backup=_advise_backup(direction, there, steps, findings),
         )
 
 
@@ -137,18 +139,18 @@ def script(target: Target, revision: str = "head", *, direction: Direction | Non
     Raises:
         SchemaVersionError: as `plan`, or the way can't be written as SQL.
     """
-    from findings_orm.migrations.running import written
+    from findings_orm.migrations.running import write_sql
 
-    where = described(target)
-    with connected(target) as connection:
+    where = describe_target(target)
+    with open_connection(target) as connection:
         current = status(connection).current
         dialect = connection.dialect.name
-    here, there, direction = _way(current, revision, where, direction)
-    ids = ["base", *(one.id for one in chain())]
-    return written(where, dialect, direction, ids[here], ids[there]) if here != there else ""
+    here, there, direction = _find_way(current, revision, where, direction)
+    ids = ["base", *(one.id for one in revision_chain())]
+    return write_sql(where, dialect, direction, ids[here], ids[there]) if here != there else ""
 
 
-def _way(
+def _find_way(
     current: str | None, revision: str, where: str, direction: Direction | None
 ) -> tuple[int, int, Direction]:
     """Return how many revisions the database has, how many it will have, and the direction."""
@@ -160,7 +162,7 @@ def _way(
     return here, there, direction or ("upgrade" if there >= here else "downgrade")
 
 
-def _amount(connection: Connection) -> tuple[int, int]:
+def _measure_findings(connection: Connection) -> tuple[int, int]:
     """Return how many findings there are, and their size in bytes."""
     rows = connection.execute(text("SELECT count(*) FROM findings")).scalar_one()
     if connection.dialect.name == "postgresql":
@@ -169,12 +171,12 @@ def _amount(connection: Connection) -> tuple[int, int]:
     return rows, pages * connection.exec_driver_sql("PRAGMA page_size").scalar_one()
 
 
-def _step(
+def _plan_step(
     connection: Connection, revision: Revision, direction: Direction, findings: int, size: int
 ) -> PlannedStep:
-    position = chain().index(revision)
+    position = revision_chain().index(revision)
     drops = direction == "downgrade" and position == 0
-    after = revision if direction == "upgrade" else chain()[position - 1]
+    after = revision if direction == "upgrade" else revision_chain()[position - 1]
     work = "drops the tables with everything in them" if drops else revision.work
     rewrites = bool(revision.work) and findings > 0 and not drops
     return PlannedStep(
@@ -183,28 +185,28 @@ def _step(
         work=work,
         rows=findings if rewrites else 0,
         space=SIZES_NEEDED[connection.dialect.name] * size if rewrites else 0,
-        locks=_locks(connection, revision, direction),
+        locks=_locked_tables(connection, revision, direction),
     )
 
 
-def _locks(connection: Connection, revision: Revision, direction: Direction) -> list[str]:
+def _locked_tables(connection: Connection, revision: Revision, direction: Direction) -> list[str]:
     """Return what a revision locks against everybody else: the tables that its statements name."""
     if connection.dialect.name == "sqlite":
         return ["database"]
-    from findings_orm.migrations.running import written
+    from findings_orm.migrations.running import write_sql
 
-    ids = ["base", *(one.id for one in chain())]
+    ids = ["base", *(one.id for one in revision_chain())]
     position = ids.index(revision.id)
     ends = (
         (ids[position - 1], ids[position]) if direction == "upgrade" else (ids[position], ids[position - 1])
     )
-    statements = written(described(connection), "postgresql", direction, *ends)
+    statements = write_sql(describe_target(connection), "postgresql", direction, *ends)
     touched = set(re.findall(_TOUCHED, statements, re.MULTILINE))
     there = {name for name in touched if connection.dialect.has_table(connection, name)}
     return sorted(there - {"findings_orm_version"})
 
 
-def _waiting(connection: Connection, locked: list[str]) -> tuple[str, str]:
+def _describe_waiting(connection: Connection, locked: list[str]) -> tuple[str, str]:
     """Return what readers and writers meet while a migration runs."""
     if not locked:
         return "go on", "go on"
@@ -215,7 +217,7 @@ def _waiting(connection: Connection, locked: list[str]) -> tuple[str, str]:
     return readers, "wait until it ends, or get an error after their busy_timeout"
 
 
-def _free(connection: Connection) -> int | None:
+def _free_space(connection: Connection) -> int | None:
     name = connection.engine.url.database
     if connection.dialect.name != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
         return None
@@ -225,7 +227,7 @@ def _free(connection: Connection) -> int | None:
         raise StorageError(f"{name}: the free space can't be told: {error.strerror or error}") from error
 
 
-def _advice(direction: Direction, there: int, steps: list[PlannedStep], findings: int) -> str:
+def _advise_backup(direction: Direction, there: int, steps: list[PlannedStep], findings: int) -> str:
     if not steps or not findings:
         return ""
     if there == 0:

@@ -72,40 +72,47 @@ class Rows:
             canonical: gives the newer document the form in which it is stored.
         """
         if op.get_context().as_sql:
-            self._guard(MAY_HAVE_CORNER, up=True)
+            self._write_guard(MAY_HAVE_CORNER, up=True)
             return
         has_kept = sa.inspect(op.get_bind()).has_table(KEPT)
-        for rows in self._batches(MAY_HAVE_CORNER, read, with_kept=has_kept):
+        for rows in self._read_batches(MAY_HAVE_CORNER, read, with_kept=has_kept):
             changes = []
             for row in rows:
-                document = {VERSION: self.before, **{name: self._read(name, row[name]) for name in read}}
-                opened = self._opened(older(document) if older else document, row["kept"])
+                document = {
+                    VERSION: self.before,
+                    **{name: self._read_value(name, row[name]) for name in read},
+                }
+                opened = self._open_corner(older(document) if older else document, row["kept"])
                 if opened is not None:
                     opened = {PROVENANCE: {}, **opened}
-                    changes.append(self._change(row, canonical(opened) if canonical else opened, write))
-            self._update(changes, write)
+                    changes.append(
+                        self._change_of_row(row, canonical(opened) if canonical else opened, write)
+                    )
+            self._update_rows(changes, write)
 
     def close_corners(self, read: Sequence[str], write: Sequence[str], needed: str = "false") -> None:
         """Put aside what the older version has no room for, in the rows for which `needed`, a condition in SQL, holds, and
         in those that may have a corner already."""
         needed = f"({needed} OR {MAY_HAVE_CORNER})"
         if op.get_context().as_sql:
-            self._guard(needed, up=False)
+            self._write_guard(needed, up=False)
             return
-        for rows in self._batches(needed, read):
+        for rows in self._read_batches(needed, read):
             changes, kept = [], []
             for row in rows:
-                document = {name: self._read(name, row[name]) for name in read}
+                document = {name: self._read_value(name, row[name]) for name in read}
                 closed = self.corner.closed({VERSION: self.corner.version, **document}, ordered=False)
                 closed = {PROVENANCE: {}, **closed}
                 if any(closed[name] != document[name] for name in write if name != VERSION):
-                    changes.append(self._change(row, closed, write))
+                    changes.append(self._change_of_row(row, closed, write))
                 corner = closed[PROVENANCE].get(KEY)
                 if corner != document[PROVENANCE].get(KEY) and corner["fields"]:
                     own = {name: corner[name] for name in ("version", "fields")}
-                    kept.append({"the_project": row["project_id"], "the_id": row["id"], "corner": _text(own)})
-            self._update(changes, write)
-            self._keep(kept)
+                    kept.append(
+                        {"the_project": row["project_id"], "the_id": row["id"], "corner": _json_text(own)}
+                    )
+            self._update_rows(changes, write)
+            self._keep_corners(kept)
 
     def begin_keeping(self) -> None:
         """Make the table that keeps what is put aside, without anything of an earlier downgrade."""
@@ -131,7 +138,7 @@ class Rows:
         if op.get_bind().exec_driver_sql(f"SELECT 1 FROM {KEPT} LIMIT 1").first() is None:  # noqa: S608  # constants
             op.drop_table(KEPT)
 
-    def _opened(self, document: Document, kept: str | None) -> Document | None:
+    def _open_corner(self, document: Document, kept: str | None) -> Document | None:
         """Return a document with what its corner, or else the table, has kept; None where neither has anything.
 
         A corner that the table does not know is that of an early release, or the user's. Where it stands tells.
@@ -139,17 +146,17 @@ class Rows:
         corner = json.loads(kept) if kept else {}
         there = document[PROVENANCE].get(KEY)
         if corner and isinstance(there, dict) and corner.items() <= there.items():
-            return self.corner.taken_up(document)
-        opened = self.corner.taken_up(document, in_place=True)
+            return self.corner.take_up_corner(document)
+        opened = self.corner.take_up_corner(document, in_place=True)
         if opened is not None or not corner:
             return opened
         if KEY in document[PROVENANCE]:
             corner["original"] = there
-        return self.corner.taken_up({**document, PROVENANCE: {**document[PROVENANCE], KEY: corner}})
+        return self.corner.take_up_corner({**document, PROVENANCE: {**document[PROVENANCE], KEY: corner}})
 
     # -- statements ---------------------------------------------------------------------------------------------
 
-    def _table(self) -> sa.TableClause:
+    def _findings_table(self) -> sa.TableClause:
         columns = (sa.column(name, kind) for name, kind in self.types.items())
         return sa.table(
             "findings",
@@ -162,28 +169,28 @@ class Rows:
     def _is_json(self, column: str) -> bool:
         return self.types.get(column) in (JSON, LIST)
 
-    def _read(self, column: str, value: Any) -> Any:
+    def _read_value(self, column: str, value: Any) -> Any:
         """Return what a column holds as a document has it in canonical form."""
         if self._is_json(column) and value is not None:
             return json.loads(value)
         return int(value) if isinstance(value, float) and value == int(value) else value
 
-    def _change(self, row: Any, document: Document, write: Sequence[str]) -> Document:
+    def _change_of_row(self, row: Any, document: Document, write: Sequence[str]) -> Document:
         values = {
-            f"new_{name}": _text(document[name])
+            f"new_{name}": _json_text(document[name])
             if self._is_json(name) and document[name] is not None
             else document[name]
             for name in write
         }
         return {"the_project": row["project_id"], "the_id": row["id"], **values}
 
-    def _update(self, changes: list[Document], write: Sequence[str]) -> None:
+    def _update_rows(self, changes: list[Document], write: Sequence[str]) -> None:
         if not changes:
             return
-        table = self._table()
+        table = self._findings_table()
         columns = table.c
         types = {f"new_{name}": TEXT if self._is_json(name) else columns[name].type for name in write}
-        new, parameters = _given(changes, types)
+        new, parameters = _bind_changes(changes, types)
         values = {
             name: sa.cast(new[f"new_{name}"], columns[name].type)
             if self._is_json(name)
@@ -193,24 +200,24 @@ class Rows:
         this_row = (columns.project_id == new["the_project"], columns.id == new["the_id"])
         op.get_bind().execute(sa.update(table).where(*this_row).values(values), parameters)
 
-    def _keep(self, kept: list[Document]) -> None:
+    def _keep_corners(self, kept: list[Document]) -> None:
         if not kept:
             return
         names = ("project_id", "finding_id", "version", "corner")
         table = sa.table(KEPT, *map(sa.column, names))
-        new, parameters = _given(kept, {"corner": TEXT})
+        new, parameters = _bind_changes(kept, {"corner": TEXT})
         version: Any = sa.literal_column(f"'{self.corner.version}'")
         values = (new["the_project"], new["the_id"], version, sa.cast(new["corner"], JSON))
         op.get_bind().execute(sa.insert(table).from_select(names, sa.select(*values)), parameters)
 
-    def _batches(
+    def _read_batches(
         self, needed: str, columns: Sequence[str], *, with_kept: bool = False
     ) -> Iterator[list[Any]]:
         """Yield the rows that `needed` holds for or that have something kept, a batch of the primary key at a time.
 
         The condition is not in the WHERE, where PostgreSQL would rather sort the whole table than walk the key.
         """
-        table = self._table().c
+        table = self._findings_table().c
         key = (table.project_id, table.id)
         the_project = sa.bindparam("the_project", type_=TEXT)
         the_id = sa.cast(sa.bindparam("the_id", type_=TEXT), UUID)
@@ -249,7 +256,7 @@ class Rows:
                 return
             last = {"the_project": rows[-1]["project_id"], "the_id": rows[-1]["id"]}
 
-    def _guard(self, needed: str, *, up: bool) -> None:
+    def _write_guard(self, needed: str, *, up: bool) -> None:
         """Write SQL that fails where rows hold values that only Python can move into or out of corners."""
         context = op.get_context()
         problem = f"findings hold values that only an online run of revision {self.revision} can move"
@@ -287,7 +294,7 @@ def refuse_sql_on_sqlite(revision: str) -> None:
         raise CommandError(f"on SQLite a downgrade of {revision} needs the database: run it without --sql")
 
 
-def _given(changes: list[Document], types: Mapping[str, sa.types.TypeEngine[Any]]) -> tuple[Any, Any]:
+def _bind_changes(changes: list[Document], types: Mapping[str, sa.types.TypeEngine[Any]]) -> tuple[Any, Any]:
     """Return values for a statement by their names, and its parameters: the keys of rows, and values of these types."""
     if op.get_context().dialect.name != "postgresql":
         given: Any = {name: sa.bindparam(name, type_=TEXT) for name in ("the_project", "the_id")}
@@ -302,5 +309,5 @@ def _given(changes: list[Document], types: Mapping[str, sa.types.TypeEngine[Any]
     return new.c, {"changes": json.dumps(changes, ensure_ascii=False)}
 
 
-def _text(value: Any) -> str:
+def _json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

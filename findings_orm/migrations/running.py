@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from findings_orm.errors import SchemaVersionError
-from findings_orm.migrations.scripts import chain, goal_of, large_indexes, new_config
+from findings_orm.migrations.scripts import goal_of, large_indexes, new_config, revision_chain
 from findings_orm.migrations.transaction import migration_transaction
 from findings_orm.process import block
 
@@ -36,7 +36,7 @@ _NOT_YET = ("42P01", "42703", "42704", "42804", "42883")
 """The table or a column is not there, or not yet of its type: the revisions before make it so."""
 
 
-def prebuild(
+def prebuild_indexes(
     connection: Connection,
     current: str | None,
     goal: str,
@@ -56,21 +56,24 @@ def prebuild(
     """
     if connection.dialect.name != "postgresql" or connection.in_transaction():
         return
-    wanted = _wanted(current, goal)
-    places = {table: _place(connection, table) for table in {_table(each) for each in wanted.values()}}
+    wanted = _pending_indexes(current, goal)
+    places = {
+        table: _schema_of_table(connection, table)
+        for table in {_table_of_index(each) for each in wanted.values()}
+    }
     connection.rollback()
-    left = {name: each for name, each in wanted.items() if places[_table(each)] is not None}
+    left = {name: each for name, each in wanted.items() if places[_table_of_index(each)] is not None}
     if not left:
         return
     with _outside_of_transactions(connection, lock_timeout):
         for number, (name, definition) in enumerate(left.items(), 1):
             say(f"building index {name} ({number} of {len(left)}), others go on")
-            _build(connection, str(places[_table(definition)]), name, definition)
+            _build_index(connection, str(places[_table_of_index(definition)]), name, definition)
 
 
-def _wanted(current: str | None, goal: str) -> dict[str, str]:
+def _pending_indexes(current: str | None, goal: str) -> dict[str, str]:
     """Return the indexes of the pending revisions, up to one that writes all rows, and so all indexes, anew."""
-    ids = [revision.id for revision in chain()]
+    ids = [revision.id for revision in revision_chain()]
     if current not in ids:
         return {}
     try:
@@ -78,18 +81,18 @@ def _wanted(current: str | None, goal: str) -> dict[str, str]:
     except SchemaVersionError:  # Alembic knows other names too, as the beginning of one; or refuses it
         return {}
     found: dict[str, str] = {}
-    for revision in chain()[ids.index(current) + 1 : end]:
+    for revision in revision_chain()[ids.index(current) + 1 : end]:
         if revision.work:
             break
         found |= large_indexes(revision.id)
     return found
 
 
-def _table(definition: str) -> str:
+def _table_of_index(definition: str) -> str:
     return definition.partition(" ")[0]
 
 
-def _place(connection: Connection, table: str) -> str | None:
+def _schema_of_table(connection: Connection, table: str) -> str | None:
     """Return the quoted schema of a table; None if it is not there, or partitioned, which PostgreSQL has no such builds for."""
     found = connection.execute(
         text(
@@ -122,14 +125,16 @@ def _wait_at_most(connection: Connection, lock_timeout: str) -> None:
     connection.execute(text("SELECT set_config('lock_timeout', :timeout, false)"), {"timeout": lock_timeout})
 
 
-def _build(connection: Connection, schema: str, name: str, definition: str) -> None:
+def _build_index(connection: Connection, schema: str, name: str, definition: str) -> None:
     for attempt in range(ATTEMPTS):
-        if _is_valid(connection, schema, name, definition):
+        if _is_index_valid(connection, schema, name, definition):
             return
         try:
-            connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {_colons(schema)}.{name}"))
+            connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {_escape_colons(schema)}.{name}"))
             connection.execute(
-                text(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {_colons(schema)}.{definition}")
+                text(
+                    f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {_escape_colons(schema)}.{definition}"
+                )
             )
         except DBAPIError as error:
             state = getattr(error.orig, "sqlstate", None)
@@ -139,17 +144,17 @@ def _build(connection: Connection, schema: str, name: str, definition: str) -> N
                 raise
 
 
-def _colons(schema: str) -> str:
+def _escape_colons(schema: str) -> str:
     """Return a name for `text`."""
     return schema.replace(":", "\\:")
 
 
-def _is_valid(connection: Connection, schema: str, name: str, definition: str) -> bool:
+def _is_index_valid(connection: Connection, schema: str, name: str, definition: str) -> bool:
     """Return whether there is a whole index, once nobody builds one of the table any more."""
     building = text(
         "SELECT 1 FROM pg_stat_progress_create_index WHERE relid = to_regclass(:table) AND pid <> pg_backend_pid()"
     )
-    while connection.execute(building, {"table": f"{schema}.{_table(definition)}"}).first():
+    while connection.execute(building, {"table": f"{schema}.{_table_of_index(definition)}"}).first():
         time.sleep(POLL)
     valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:index)")
     return bool(connection.execute(valid, {"index": f"{schema}.{name}"}).scalar())
@@ -161,7 +166,7 @@ def _is_valid(connection: Connection, schema: str, name: str, definition: str) -
 _ONE_AT_A_TIME = threading.RLock()  # Alembic keeps the running migration in module globals
 
 
-def run(
+def run_revisions(
     connection: Connection,
     where: str,
     direction: Literal["upgrade", "downgrade"],
@@ -186,13 +191,13 @@ def run(
     turn: AbstractContextManager[None] = nullcontext()
     if connection.dialect.name == "postgresql":
         if direction == "upgrade":
-            prebuild(connection, current, revision, lock_timeout, say)
+            prebuild_indexes(connection, current, revision, lock_timeout, say)
         turn = migration_transaction(connection, frozenset(), lock_timeout=lock_timeout)
-    with turn, _alone(where):
+    with turn, _lock_alembic(where):
         move(config, revision)
 
 
-def written(
+def write_sql(
     where: str, dialect: str, direction: Literal["upgrade", "downgrade"], start: str, end: str
 ) -> str:
     """Return the SQL of the revisions between two, for a dialect.
@@ -204,13 +209,13 @@ def written(
     config.attributes["url"] = f"{dialect}://"
     config.output_buffer = io.StringIO()
     move: Callable[..., None] = getattr(command, direction)
-    with _alone(where):
+    with _lock_alembic(where):
         move(config, f"{start}:{end}", sql=True)
     return config.output_buffer.getvalue()
 
 
 @block
-def _alone(where: str) -> Iterator[None]:
+def _lock_alembic(where: str) -> Iterator[None]:
     """Let one thread work with Alembic, turn its errors, give a migration of the application its state back."""
     with _ONE_AT_A_TIME:
         outer: list[Any] = [getattr(module, "_proxy", None) for module in (alembic.context, alembic.op)]

@@ -97,7 +97,7 @@ def large_indexes(revision: str) -> dict[str, str]:
 
 
 @lru_cache(1)
-def chain() -> tuple[Revision, ...]:
+def revision_chain() -> tuple[Revision, ...]:
     """Return all revisions, oldest first.
 
     Raises:
@@ -105,7 +105,7 @@ def chain() -> tuple[Revision, ...]:
     """
     files = sorted((alembic_ini().parent / "alembic" / "versions").glob("*.py"))
     after: dict[Any, dict[str, Any]] = {}
-    for said in map(_constants, files):
+    for said in map(_read_constants, files):
         before = said.get("down_revision")
         if before in after:
             raise StorageError(
@@ -131,7 +131,7 @@ def position_of(current: str | None, where: str) -> int:
     Raises:
         SchemaVersionError: this release does not know the revision.
     """
-    ids = [one.id for one in chain()]
+    ids = [one.id for one in revision_chain()]
     if current is None:
         return 0
     if current not in ids:
@@ -148,7 +148,7 @@ def goal_of(current: str | None, revision: str, where: str = "the database") -> 
     Raises:
         SchemaVersionError: there is none of this name.
     """
-    ids = [one.id for one in chain()]
+    ids = [one.id for one in revision_chain()]
     if revision in ("base", "head"):
         return 0 if revision == "base" else len(ids)
     if revision in ids:
@@ -161,7 +161,7 @@ def goal_of(current: str | None, revision: str, where: str = "the database") -> 
     return goal
 
 
-def _constants(path: pathlib.Path) -> dict[str, Any]:
+def _read_constants(path: pathlib.Path) -> dict[str, Any]:
     """Return the constants at the top level of a module."""
     assignments = (node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.Assign))
     return {

@@ -54,14 +54,14 @@ def migration_transaction(
         StorageIntegrityError: rows of a table refer to rows that don't exist.
     """
     if connection.dialect.name == "sqlite":
-        yield from _on_sqlite(connection, tables)
+        yield from _run_on_sqlite(connection, tables)
     else:
-        yield from _on_postgresql(connection, lock_timeout)
+        yield from _run_on_postgresql(connection, lock_timeout)
 
 
-def _on_postgresql(connection: Connection, lock_timeout: str | None) -> Iterator[None]:
+def _run_on_postgresql(connection: Connection, lock_timeout: str | None) -> Iterator[None]:
     if connection.in_transaction():
-        _lock(connection, lock_timeout)
+        _lock_database(connection, lock_timeout)
         yield
         return
     # Read committed: what others committed while this one waited for the lock has to be seen.
@@ -69,7 +69,7 @@ def _on_postgresql(connection: Connection, lock_timeout: str | None) -> Iterator
     connection.execution_options(isolation_level="READ COMMITTED")
     try:
         with connection.begin():
-            _lock(connection, lock_timeout)
+            _lock_database(connection, lock_timeout)
             yield
     finally:
         if not connection.closed and not connection.invalidated:
@@ -87,7 +87,7 @@ def _driver_of(connection: Connection) -> Any:
     return connection.connection.dbapi_connection
 
 
-def _lock(connection: Connection, lock_timeout: str | None) -> None:
+def _lock_database(connection: Connection, lock_timeout: str | None) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
     if lock_timeout is not None:
         connection.execute(
@@ -95,12 +95,12 @@ def _lock(connection: Connection, lock_timeout: str | None) -> None:
         )
 
 
-def _on_sqlite(connection: Connection, tables: frozenset[str]) -> Iterator[None]:
+def _run_on_sqlite(connection: Connection, tables: frozenset[str]) -> Iterator[None]:
     driver = _driver_of(connection)
     if connection.in_transaction():
         if not driver.in_transaction:  # the driver would begin one only before data are changed
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-        yield from _checked(connection, driver, tables)
+        yield from _check_references(connection, driver, tables)
         return
     isolation = driver.isolation_level
     # The driver would commit before DDL; and a pragma has no effect inside a transaction.
@@ -112,7 +112,7 @@ def _on_sqlite(connection: Connection, tables: frozenset[str]) -> Iterator[None]
             if driver.in_transaction:  # a listener of the application began one that does not lock
                 driver.execute("ROLLBACK")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield from _checked(connection, driver, tables)
+            yield from _check_references(connection, driver, tables)
     finally:
         if driver.in_transaction:  # a failed commit; to set the level would commit it after all
             driver.execute("ROLLBACK")
@@ -120,7 +120,7 @@ def _on_sqlite(connection: Connection, tables: frozenset[str]) -> Iterator[None]
         driver.isolation_level = isolation
 
 
-def _checked(connection: Connection, driver: Any, tables: frozenset[str]) -> Iterator[None]:
+def _check_references(connection: Connection, driver: Any, tables: frozenset[str]) -> Iterator[None]:
     before = driver.total_changes
     yield
     if driver.total_changes == before:  # nothing to do, so nothing to read through

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from findings_orm.errors import StorageValidationError
 from findings_orm.finding import check_project_id
 from findings_orm.migrations import Target, require_current
-from findings_orm.migrations.connecting import connected, described
+from findings_orm.migrations.connecting import describe_target, open_connection
 from findings_orm.migrations.scripts import VERSION_TABLE
 from findings_orm.orm.models import Access, Base
 from findings_orm.process import block
@@ -104,8 +104,8 @@ def list_access(target: Target, *, role: str | None = None, project_id: str | No
 @block
 def _access_transaction(target: Target) -> Iterator[Connection]:
     """Yield a connection in a transaction that is committed at the end, unless it is the caller's."""
-    where = described(target)
-    with connected(target) as connection:
+    where = describe_target(target)
+    with open_connection(target) as connection:
         if connection.dialect.name != "postgresql":
             rule = "must be PostgreSQL: other databases have no roles"
             raise StorageValidationError.of_field("target", rule, where)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect
 
 from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageUnavailableError
-from findings_orm.migrations.connecting import Target, connected, described
+from findings_orm.migrations.connecting import Target, describe_target, open_connection
 from findings_orm.migrations.transaction import migration_transaction
 from findings_orm.orm import postgresql_text_index, sqlite_text_index
 from findings_orm.process import block
@@ -60,11 +60,11 @@ def create(target: Target, *, progress: Progress | None = None) -> TextIndexStat
         StorageUnavailableError: the database can't be reached; SQLite is built without FTS5 or older than 3.34; PostgreSQL
             lacks an extension, or the role the right to it.
     """
-    with connected(target) as connection:
+    with open_connection(target) as connection:
         if connection.dialect.name == "postgresql":
-            postgresql_text_index.create(connection, described(target))
+            postgresql_text_index.create(connection, describe_target(target))
         else:
-            _create_on_sqlite(connection, described(target), progress or (lambda _: None))
+            _create_on_sqlite(connection, describe_target(target), progress or (lambda _: None))
         return _read_status(connection)
 
 
@@ -75,14 +75,14 @@ def drop(target: Target) -> bool:
     Raises:
         StorageUnavailableError: the database can't be reached, or SQLite is built without FTS5.
     """
-    with connected(target) as connection:
+    with open_connection(target) as connection:
         joined = connection.in_transaction()
         found = _read_status(connection).state
         if not joined:
             connection.rollback()
         if found != "absent":
             with migration_transaction(connection, frozenset()):
-                _drop_index(connection, described(target))
+                _drop_index(connection, describe_target(target))
         return found != "absent"
 
 
@@ -93,7 +93,7 @@ def status(target: Target) -> TextIndexStatus:
     Raises:
         StorageUnavailableError: the database can't be reached.
     """
-    with connected(target) as connection:
+    with open_connection(target) as connection:
         return _read_status(connection)
 
 

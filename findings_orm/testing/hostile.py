@@ -53,7 +53,7 @@ def break_document(document: dict[str, Any], rule: Break) -> dict[str, Any]:
     return document
 
 
-def _deep(levels: int) -> dict[str, Any]:
+def _deep_object(levels: int) -> dict[str, Any]:
     """Return an object that nests `levels` containers, itself one of them."""
     value: Any = {}
     for _ in range(levels - 1):
@@ -61,13 +61,13 @@ def _deep(levels: int) -> dict[str, Any]:
     return dict(value)
 
 
-def _cycle() -> dict[str, Any]:
+def _object_with_cycle() -> dict[str, Any]:
     loop: list[Any] = []
     loop.append(loop)
     return {"a": loop}
 
 
-def _shared(part: Any = None) -> list[Any]:
+def _doubling_lists(part: Any = None) -> list[Any]:
     """Return lists that hold each other twice: few in memory, a JSON without an end."""
     shared: list[Any] = [part]
     for _ in range(40):
@@ -75,7 +75,7 @@ def _shared(part: Any = None) -> list[Any]:
     return shared
 
 
-def _two_cycles() -> list[Any]:
+def _list_with_two_cycles() -> list[Any]:
     loop: list[Any] = []
     loop.extend([loop, loop])
     return loop
@@ -253,69 +253,86 @@ _VERSIONS = (None, "", 1, 1.1, "1", "1.1", "v1.1.0", "01.1.0", "1.1.0\n", "1.1.0
 _UNKNOWN_VERSIONS = ("0.0.1", "1.0.1", "1.99.0", "9.0.0", "99999999999999999999.0.0", "x" * 10_000)
 
 
-def _shown(value: object) -> str:
+def _describe_value(value: object) -> str:
     if value is ENDLESS_NUMBER:
         return "an integer with too many digits"
     return "missing" if value is MISSING else repr(value)[:60]
 
 
-def _fixed(name: str, field: str, key: str, value: Any, versions: tuple[str, ...] = ALL) -> Break:
+def _break_with_value(name: str, field: str, key: str, value: Any, versions: tuple[str, ...] = ALL) -> Break:
     return Break(name, field, key, lambda: value, versions)
 
 
 def _bad_values() -> Iterator[Break]:
     for key, values, versions in _VALUES:
         for value in values:
-            yield _fixed(f"{key} must not be {_shown(value)}", key, key, value, versions)
+            yield _break_with_value(f"{key} must not be {_describe_value(value)}", key, key, value, versions)
     for key, values, versions in _ITEMS:
         for value in values:
-            yield _fixed(f"{key} must not hold {_shown(value)}", f"{key}[0]", key, [value], versions)
+            yield _break_with_value(
+                f"{key} must not hold {_describe_value(value)}", f"{key}[0]", key, [value], versions
+            )
     for member, values in _LOCATION:
         for value in values:
             bad = {"start_line": 1, member: value} if member == "end_line" else {member: value}
-            name = f"location.{member} must not be {_shown(value)}"
-            yield _fixed(name, f"location.{member}", "location", bad, NEW)
+            name = f"location.{member} must not be {_describe_value(value)}"
+            yield _break_with_value(name, f"location.{member}", "location", bad, NEW)
 
 
 def _bad_json() -> Iterator[Break]:
     for key in ("evidence", "provenance"):
         for what, place, value in _IN_JSON:
-            yield _fixed(f"{key} must not hold {what}", f"{key}{place}", key, value)
+            yield _break_with_value(f"{key} must not hold {what}", f"{key}{place}", key, value)
         deepest = key + ".a" * MAX_DEPTH
-        yield Break(f"{key} must not nest too deep", deepest, key, lambda: _deep(MAX_DEPTH + 1))
+        yield Break(f"{key} must not nest too deep", deepest, key, lambda: _deep_object(MAX_DEPTH + 1))
 
 
 def _bad_fields() -> Iterator[Break]:
     for name in ("severity_level", "ID", "cwe_id", "pid", "id ", "é"):
-        yield _fixed(f"{name!r} is no field", name, name, "x")
+        yield _break_with_value(f"{name!r} is no field", name, name, "x")
     for name in ("status", "rule_id", "fingerprint"):
-        yield _fixed(f"{name} is no field of 1.0.0", name, name, "open", ("1.0.0",))
-    yield _fixed("tags is no field of 1.0.0", "tags", "tags", ["a"], ("1.0.0",))
-    yield _fixed("cwe_ids is no field before 2.0.0", "cwe_ids", "cwe_ids", [79], ONE_CWE)
-    yield _fixed("cwe is no field of 2.0.0", "cwe", "cwe", 79, SEVERAL_CWES)
+        yield _break_with_value(f"{name} is no field of 1.0.0", name, name, "open", ("1.0.0",))
+    yield _break_with_value("tags is no field of 1.0.0", "tags", "tags", ["a"], ("1.0.0",))
+    yield _break_with_value("cwe_ids is no field before 2.0.0", "cwe_ids", "cwe_ids", [79], ONE_CWE)
+    yield _break_with_value("cwe is no field of 2.0.0", "cwe", "cwe", 79, SEVERAL_CWES)
     for version in (*_VERSIONS, *_UNKNOWN_VERSIONS):
-        yield _fixed(f"version must not be {_shown(version)}", VERSION_FIELD, VERSION_FIELD, version)
+        yield _break_with_value(
+            f"version must not be {_describe_value(version)}", VERSION_FIELD, VERSION_FIELD, version
+        )
 
 
 BREAKS: tuple[Break, ...] = (*_bad_times(), *_bad_values(), *_bad_json(), *_bad_fields())
 """All breaks."""
 
 ENDLESS: tuple[Break, ...] = (
-    Break("evidence must not hold itself", "evidence", "evidence", _cycle),
-    Break("evidence must not nest without bounds", "evidence", "evidence", lambda: _deep(20_000)),
+    Break("evidence must not hold itself", "evidence", "evidence", _object_with_cycle),
+    Break("evidence must not nest without bounds", "evidence", "evidence", lambda: _deep_object(20_000)),
 )
 """Breaks whose place an error can't name to the end."""
 
 UNBOUNDED: tuple[Break, ...] = (
-    Break("evidence must not hold parts many times over", "document", "evidence", lambda: {"a": _shared()}),
     Break(
-        "provenance must not hold parts many times over", "document", "provenance", lambda: {"a": _shared()}
+        "evidence must not hold parts many times over",
+        "document",
+        "evidence",
+        lambda: {"a": _doubling_lists()},
     ),
-    Break("tags must not hold parts many times over", "document", "tags", _shared),
     Break(
-        "other types don't hide what is held many times", "document", "evidence", lambda: {"a": _shared({1})}
+        "provenance must not hold parts many times over",
+        "document",
+        "provenance",
+        lambda: {"a": _doubling_lists()},
     ),
-    Break("evidence must not hold itself twice", "document", "evidence", lambda: {"a": _two_cycles()}),
+    Break("tags must not hold parts many times over", "document", "tags", _doubling_lists),
+    Break(
+        "other types don't hide what is held many times",
+        "document",
+        "evidence",
+        lambda: {"a": _doubling_lists({1})},
+    ),
+    Break(
+        "evidence must not hold itself twice", "document", "evidence", lambda: {"a": _list_with_two_cycles()}
+    ),
     Break(
         "evidence must not hold a long text many times",
         "document",

@@ -55,7 +55,7 @@ def interrupt_at(
     place = ""
     working = True
 
-    def profile(frame: FrameType, event: str, argument: Any) -> None:
+    def raise_at_call(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal count, place
         if not working or event not in ("call", "c_call", "c_return"):
             return
@@ -75,7 +75,7 @@ def interrupt_at(
     raised: BaseException | None = None
     result: object = None
     try:
-        sys.setprofile(profile)
+        sys.setprofile(raise_at_call)
         result = work()
     except BaseException as caught:  # noqa: BLE001  # any exception at all is what this is about
         raised = caught

@@ -38,7 +38,7 @@ class _UndoError(Exception):
 
 
 @st.composite
-def _scanned(draw: st.DrawFn) -> dict[str, Any]:
+def _scanned_documents(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a document for an import, of few identities at few lines."""
     detector = draw(st.sampled_from(["scan.one", "scan.two"]))
     return {
@@ -54,11 +54,11 @@ def _scanned(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def _saved(draw: st.DrawFn, project_id: str | None = None) -> dict[str, Any]:
+def _saved_documents(draw: st.DrawFn, project_id: str | None = None) -> dict[str, Any]:
     """Draw a document to save; its id decides about time and detector, which never change."""
     number = draw(st.integers(0, 5))
     return {
-        **draw(_scanned()),
+        **draw(_scanned_documents()),
         "id": uuid_of(number),
         "project_id": project_id or draw(_projects),
         "detector_id": ("scan.one", "scan.two")[number % 2],
@@ -70,16 +70,16 @@ def _saved(draw: st.DrawFn, project_id: str | None = None) -> dict[str, Any]:
 
 def _actions() -> SearchStrategy[Action]:
     """Return names of methods of `CheckedStore` with their arguments."""
-    reports = st.lists(_scanned(), max_size=8)
+    reports = st.lists(_scanned_documents(), max_size=8)
     statuses = st.sampled_from([status.value for status in Status])
     return st.one_of(
-        st.tuples(st.just("save"), st.lists(_saved(), min_size=1, max_size=3)),
-        st.tuples(st.just("save_with_a_bad_one"), st.lists(_saved(), min_size=1, max_size=3)),
+        st.tuples(st.just("save"), st.lists(_saved_documents(), min_size=1, max_size=3)),
+        st.tuples(st.just("save_with_a_bad_one"), st.lists(_saved_documents(), min_size=1, max_size=3)),
         *[st.tuples(st.just("ingest"), _projects, reports, st.booleans(), st.integers(0, 2), st.booleans())]
         * 3,
         st.tuples(st.just("ingest_again"), _projects, _positions, st.booleans(), st.booleans()),
         st.tuples(st.just("repeat_run"), _projects, _positions, reports, st.booleans()),
-        st.tuples(st.just("retry"), _projects, _positions, _scanned()),
+        st.tuples(st.just("retry"), _projects, _positions, _scanned_documents()),
         st.tuples(st.just("set_status"), _projects, _positions, statuses, st.sampled_from(["", "because"])),
         st.tuples(st.just("purge"), _projects, st.booleans(), st.booleans()),
         st.tuples(st.just("diff_runs"), _projects, _positions, _positions),
@@ -109,28 +109,28 @@ class _StoreMachine(RuleBasedStateMachine):
         self.revisions = dict.fromkeys(PROJECTS, 0)
         self.deleted: set[str] = set()
 
-    @initialize(report=st.lists(_scanned(), max_size=8))
+    @initialize(report=st.lists(_scanned_documents(), max_size=8))
     def first_import(self, report: list[dict[str, Any]]) -> None:
         self.checked.ingest(PROJECTS[0], report, False, 0, False)
 
     @rule(action=_actions())
-    def act(self, action: Action) -> None:
-        self._do([action])
+    def run_action(self, action: Action) -> None:
+        self._do_actions([action])
 
     @rule(outer=_lists_of_actions, inner=_lists_of_actions, fails=st.sampled_from(["", "inner", "outer"]))
     def transaction(self, outer: list[Action], inner: list[Action], fails: str) -> None:
         checked = self.checked
-        before = checked.remember()
+        before = checked.copy_model()
         with contextlib.suppress(_UndoError), checked.store.transaction():
-            self._do(outer)
-            middle = checked.remember()
+            self._do_actions(outer)
+            middle = checked.copy_model()
             with contextlib.suppress(_UndoError), checked.store.transaction():
-                self._do(inner)
+                self._do_actions(inner)
                 if fails == "inner":
                     raise _UndoError
             if fails == "inner":
                 checked.model = middle
-            checked.check()
+            checked.check_everything()
             if fails == "outer":
                 raise _UndoError
         if fails == "outer":
@@ -158,7 +158,7 @@ class _StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def store_is_as_the_model_says(self) -> None:
-        self.checked.check()
+        self.checked.check_everything()
         for project_id in PROJECTS:
             revision = self.checked.store.revision(project_id)
             known = project_id in self.checked.model
@@ -171,7 +171,7 @@ class _StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.checked.store.close()
 
-    def _do(self, actions: list[Action]) -> None:
+    def _do_actions(self, actions: list[Action]) -> None:
         for name, *arguments in actions:
             if name == "delete_project":
                 self.deleted.add(arguments[0])

@@ -16,9 +16,9 @@ from findings_orm.errors import FindingNotFoundError, StorageValidationError
 from findings_orm.finding import TRANSITIONS, Severity, Status, validate_finding
 from findings_orm.port import Event, FindingStore, IngestReport, Run
 from findings_orm.query import FindingQuery, matches
-from findings_orm.testing.contract.base import refusal
-from findings_orm.testing.contract.queries import expected_order, pages
-from findings_orm.testing.samples import assert_all_same, assert_same, run_of
+from findings_orm.testing.contract.base import error_of_call
+from findings_orm.testing.contract.queries import expected_order, read_pages
+from findings_orm.testing.samples import assert_all_same, assert_same, run_id_of
 
 Document = dict[str, Any]
 ACTIVE = ("open", "triaged", "in_progress")
@@ -46,35 +46,39 @@ class Project:
 
     def listed(self) -> list[Document]:
         """Return the documents in the order of `list_findings`."""
-        return sorted(self.findings.values(), key=lambda d: (_instant(d["created_at"]), d["id"]))
+        return sorted(self.findings.values(), key=lambda d: (_sortable_time(d["created_at"]), d["id"]))
 
-    def record(self, old: Document, new: Document, actor: str, run_id: str | None, comment: str = "") -> None:
+    def record_change(
+        self, old: Document, new: Document, actor: str, run_id: str | None, comment: str = ""
+    ) -> None:
         """Add the events of a change from one document to another."""
-        changed = {name: [old[name], new[name]] for name in new if _text(old[name]) != _text(new[name])}
+        changed = {
+            name: [old[name], new[name]] for name in new if _json_text(old[name]) != _json_text(new[name])
+        }
         status = {name: both for name, both in changed.items() if name == "status"}
         other = {name: both for name, both in changed.items() if name != "status"}
         if other:
-            self.events[new["id"]].append(_event("change", actor, other, "", run_id))
+            self.events[new["id"]].append(_event_text("change", actor, other, "", run_id))
         if status:
-            self.events[new["id"]].append(_event("status", actor, status, comment, run_id))
+            self.events[new["id"]].append(_event_text("status", actor, status, comment, run_id))
 
 
-def _instant(time: str) -> str:
+def _sortable_time(time: str) -> str:
     return time[:-1].ljust(19) if "." in time else time[:-1] + ".000000"
 
 
-def _text(value: object) -> str:
+def _json_text(value: object) -> str:
     return json.dumps(value)
 
 
-def _event(kind: str, actor: str, changes: Any, comment: str, run_id: str | None) -> str:
+def _event_text(kind: str, actor: str, changes: Any, comment: str, run_id: str | None) -> str:
     if kind == "purge":
         return kind
     return json.dumps([kind, actor, changes, comment, run_id], sort_keys=True)
 
 
-def _as_text(event: Event) -> str:
-    return _event(event.kind, event.actor, dict(event.changes), event.comment, event.run_id)
+def _text_of_event(event: Event) -> str:
+    return _event_text(event.kind, event.actor, dict(event.changes), event.comment, event.run_id)
 
 
 def line_of(document: Document) -> int | None:
@@ -135,12 +139,12 @@ class CheckedStore:
             old = project.findings.get(document["id"])
             project.findings[document["id"]] = document
             if old is not None:
-                project.record(old, document, "save", None)
+                project.record_change(old, document, "save", None)
 
     def save_with_a_bad_one(self, documents: list[Document]) -> None:
         """Try to save documents of which the last is broken."""
         bad = [*documents, {**documents[0], "severity": "High"}]
-        error = refusal(lambda: self.store.save_findings(bad))
+        error = error_of_call(lambda: self.store.save_findings(bad))
         assert isinstance(error, StorageValidationError), "a broken document was saved"
         assert (error.index, error.field) == (len(documents), "severity")
 
@@ -165,13 +169,13 @@ class CheckedStore:
         )
         assert_same(returned, new)
         project.findings[old["id"]] = new
-        project.record(old, new, "ann", None, comment)
+        project.record_change(old, new, "ann", None, comment)
         if status == old["status"] and comment:
-            project.events[old["id"]].append(_event("comment", "ann", {}, comment, None))
+            project.events[old["id"]].append(_event_text("comment", "ann", {}, comment, None))
         return None
 
     def _set_status_of_nothing(self, project_id: str) -> None:
-        error = refusal(lambda: self.store.set_status(project_id, run_of(0), "open", actor="ann"))
+        error = error_of_call(lambda: self.store.set_status(project_id, run_id_of(0), "open", actor="ann"))
         assert isinstance(error, FindingNotFoundError), "the status of a finding that does not exist was set"
 
     def delete_project(self, project_id: str) -> None:
@@ -199,7 +203,7 @@ class CheckedStore:
         self, project_id: str, report: list[Document], close_missing: bool, bad: int, rehearse: bool
     ) -> None:
         """Import a report, some of its documents broken, after a dry run or without."""
-        run_id = run_of(self.number())
+        run_id = run_id_of(self.number())
         self._reports.append(report)
         broken = [{"broken": self.number()} for _ in range(bad)]
         options: dict[str, Any] = {
@@ -211,7 +215,7 @@ class CheckedStore:
             self.store.ingest(project_id, [*broken, *report], dry_run=True, **options) if rehearse else None
         )
         if rehearse:
-            self.check()
+            self.check_everything()
         done = self.store.ingest(project_id, iter([*broken, *report]), **options)
         assert not done.repeated
         assert told is None or told.counts() == done.counts(), "the dry run told otherwise"
@@ -253,7 +257,7 @@ class CheckedStore:
         before = dict(project.findings)
         after = {document["id"]: document for document in self.store.list_findings(project_id)}
         assert set(before) <= set(after), "an import removed a finding"
-        incoming = [self._incoming(project_id, document, done.run_id) for document in report]
+        incoming = [self._complete_document(project_id, document, done.run_id) for document in report]
         detectors = more | {document["detector_id"] for document in incoming}
         seen = {each for each in after if self.store.sighting(project_id, each).last_run == done.run_id}
         _check_pairing(before, after, incoming, seen)
@@ -276,13 +280,13 @@ class CheckedStore:
             updates = not missing and content_of(old) != content_of(new)
             word = "resolved" if closes else "reopened" if reopens else "updated" if updates else "unchanged"
             expected[word] += closes or not missing
-            project.record(old, new, "ingest", done.run_id)
+            project.record_change(old, new, "ingest", done.run_id)
         assert done.counts() == expected
         project.findings = after
         project.runs[done.run_id] = ModelRun(done.counts(), detectors, seen)
 
-    def _incoming(self, project_id: str, document: Document, run_id: str) -> Document:
-        filled = {"id": run_of(0), "project_id": project_id, "run_id": run_id, "created_at": PAST}
+    def _complete_document(self, project_id: str, document: Document, run_id: str) -> Document:
+        filled = {"id": run_id_of(0), "project_id": project_id, "run_id": run_id, "created_at": PAST}
         return validate_finding({**filled, **document})
 
     # -- reading -------------------------------------------------------------------------------------------
@@ -290,7 +294,7 @@ class CheckedStore:
     def find(self, query: FindingQuery) -> None:
         """Compare all pages of a query."""
         expected = [document for document in self.listed(query.project_id) if matches(query, document)]
-        assert_all_same(pages(self.store, query), expected_order(expected, query.sort, query.text))
+        assert_all_same(read_pages(self.store, query), expected_order(expected, query.sort, query.text))
         assert self.store.count(query) == len(expected)
 
     def diff_runs(self, project_id: str, first: int, second: int) -> None:
@@ -304,7 +308,7 @@ class CheckedStore:
         assert {document["id"] for document in diff.removed} == runs[a].seen - runs[b].seen, "removed"
         assert diff.common == len(runs[a].seen & runs[b].seen)
 
-    def check(self) -> None:
+    def check_everything(self) -> None:
         """Compare everything that can be read with the model."""
         assert self.store.list_projects() == sorted(self.model)
         for project_id in self.project_ids:
@@ -317,21 +321,21 @@ class CheckedStore:
         for finding_id, document in project.findings.items():
             assert_same(self.store.get_finding(project_id, finding_id), document)
         for finding_id in project.findings.keys() | project.events.keys():
-            events = [_as_text(event) for event in self.store.history(project_id, finding_id)]
+            events = [_text_of_event(event) for event in self.store.history(project_id, finding_id)]
             assert events == project.events.get(finding_id, []), f"history of {finding_id}"
         runs = self.store.runs(project_id)
         assert [(run.id, dict(run.counts), set(run.detectors)) for run in runs] == [
             (run_id, run.counts, run.detectors) for run_id, run in project.runs.items()
         ]
         assert [run.number for run in runs] == list(range(1, len(runs) + 1))
-        originals = [_text(each.original) for each in self.store.rejected_originals(project_id)]
-        assert Counter(originals) == Counter(map(_text, project.rejected))
+        originals = [_json_text(each.original) for each in self.store.rejected_originals(project_id)]
+        assert Counter(originals) == Counter(map(_json_text, project.rejected))
         summary = self.store.summarize(project_id)
         severities = Counter(document["severity"] for document in listed)
         assert summary.total == len(listed)
         assert summary.by_severity == {each.value: severities[each.value] for each in Severity}
 
-    def remember(self) -> dict[str, Project]:
+    def copy_model(self) -> dict[str, Project]:
         """Return a copy of the model, to come back to after a rollback."""
         return copy.deepcopy(self.model)
 

@@ -18,7 +18,7 @@ def uuid_of(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012x}"
 
 
-def run_of(number: int) -> str:
+def run_id_of(number: int) -> str:
     """Return the UUID of a run; never that of a finding (`uuid_of`)."""
     return f"11111111-0000-4000-8000-{number:012x}"
 
@@ -51,7 +51,7 @@ def scanned(rule: str = "R1", line: int | None = None, **changes: Any) -> dict[s
     return {**document, **changes}
 
 
-def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
+def without_fields(document: dict[str, Any], *names: str) -> dict[str, Any]:
     """Return a copy of `document` that lacks fields."""
     return {name: value for name, value in document.items() if name not in names}
 
@@ -62,11 +62,11 @@ def assert_same(found: object, expected: object, what: str = "document") -> None
     Tells ``1`` from ``1.0`` and from True, ``-0.0`` from ``0.0``, the order of keys from another one, and plain
     JSON types from classes derived of them. Names the first place that differs.
     """
-    place = difference(found, expected, what)
+    place = first_difference(found, expected, what)
     assert place is None, place
 
 
-def difference(found: Any, expected: Any, where: str = "document") -> str | None:
+def first_difference(found: Any, expected: Any, where: str = "document") -> str | None:
     """Return in words the first place where two JSON values differ, or None."""
     if type(found) is not type(expected) or type(found) not in JSON_TYPES:
         kinds = f"{type(found).__name__} instead of {type(expected).__name__}"
@@ -82,7 +82,7 @@ def difference(found: Any, expected: Any, where: str = "document") -> str | None
     else:
         same = json.dumps(found) == json.dumps(expected)
         return None if same else f"{where}: found {found!r}, expected {expected!r}"
-    return next((place for at, a, b in pairs if (place := difference(a, b, at))), None)
+    return next((place for at, a, b in pairs if (place := first_difference(a, b, at))), None)
 
 
 def assert_equal_values(found: object, expected: object, what: str = "value") -> None:

@@ -14,8 +14,8 @@ from findings_orm.finding import Severity, Status
 from findings_orm.imports.originals import tag_original
 from findings_orm.port import Event, FindingStore, Run
 from findings_orm.query import SORTS, FindingQuery
-from findings_orm.testing.contract.queries import pages
-from findings_orm.testing.samples import ids, run_of, uuid_of
+from findings_orm.testing.contract.queries import read_pages
+from findings_orm.testing.samples import ids, run_id_of, uuid_of
 
 PROJECTS = ("alpha", "beta \U0001f600", "acme-api")
 _EVIDENCE: tuple[dict[str, Any], ...] = (
@@ -43,7 +43,7 @@ class _Sequence:
         self.last += 1
         return self.last
 
-    def time(self) -> str:
+    def next_time(self) -> str:
         number = self.number()
         return f"2024-{number // 28 % 12 + 1:02}-{number % 28 + 1:02}T00:00:00{('Z', '.25Z', '.000001Z')[number % 3]}"
 
@@ -52,7 +52,7 @@ class _Sequence:
         choose = self.random.choice
         document = {
             "id": uuid_of(self.number()),
-            "created_at": self.time(),
+            "created_at": self.next_time(),
             "detector_id": choose(["scan.one", "scan.two"]),
             "rule_id": choose(["R1", "R2", None]),
             "title": choose(["A rule was broken", "Straße", "\U0001f600"]),
@@ -72,10 +72,10 @@ class _Sequence:
             document["fingerprint"] = choose(["f1", "f2"])
         return document
 
-    def project(self) -> str:
+    def choose_project(self) -> str:
         return self.random.choice(PROJECTS)
 
-    def step(self) -> None:
+    def do_step(self) -> None:
         """Do one operation; a refusal is a result like any other."""
         work = self.random.choices(
             [self.save, self.ingest, self.set_status, self.purge, self.delete, self.retry, self.transaction],
@@ -85,7 +85,7 @@ class _Sequence:
             work()
 
     def save(self) -> None:
-        project_id = self.project()
+        project_id = self.choose_project()
         there = self.store.list_findings(project_id)
         documents = [{**self.document(), "project_id": project_id} for _ in range(self.random.randint(1, 4))]
         if there and self.random.random() < 0.5:
@@ -95,7 +95,7 @@ class _Sequence:
         self.store.save_findings(documents)
 
     def ingest(self) -> None:
-        project_id = self.project()
+        project_id = self.choose_project()
         documents: list[Any] = [self.document() for _ in range(self.random.randint(0, 12))]
         there = self.store.list_findings(project_id)
         documents += [
@@ -111,9 +111,9 @@ class _Sequence:
                 self.random.randint(0, len(documents)), {"broken": self.number(), "\x00": [1, 1.0, "\ud800"]}
             )
         run = Run(
-            run_of(self.random.randint(1, 500)),
+            run_id_of(self.random.randint(1, 500)),
             ["scan.one"],
-            self.time(),
+            self.next_time(),
             {"name": "demo", "n": self.number()},
         )
         self.store.ingest(
@@ -126,7 +126,7 @@ class _Sequence:
         )
 
     def set_status(self) -> None:
-        project_id = self.project()
+        project_id = self.choose_project()
         there = self.store.list_findings(project_id)
         if there:
             chosen = self.random.choice(there)["id"]
@@ -135,13 +135,13 @@ class _Sequence:
             self.store.set_status(project_id, chosen, status, actor="ann", comment=comment)
 
     def purge(self) -> None:
-        self.store.purge(self.project(), closed_before="9999-01-01T00:00:00Z")
+        self.store.purge(self.choose_project(), closed_before="9999-01-01T00:00:00Z")
 
     def delete(self) -> None:
-        self.store.delete_project(self.project())
+        self.store.delete_project(self.choose_project())
 
     def retry(self) -> None:
-        project_id = self.project()
+        project_id = self.choose_project()
         kept = self.store.rejected_originals(project_id)
         if kept:
             chosen = min(kept, key=lambda each: json.dumps(each.original))
@@ -176,17 +176,17 @@ def run_sequence(store: FindingStore, seed: int, steps: int) -> None:
     """Do `steps` operations of every kind, the same ones for the same seed."""
     sequence = _Sequence(store, seed)
     for _ in range(steps):
-        sequence.step()
+        sequence.do_step()
 
 
-def observe(store: FindingStore) -> list[Any]:
+def observe_store(store: FindingStore) -> list[Any]:
     """Return all that can be seen of a store, without times and ids that the store made itself."""
     return [_observe_project(store, project_id) for project_id in store.list_projects()]
 
 
 def digest(store: FindingStore) -> str:
-    """Return the SHA-256 of `observe` as JSON, in hexadecimal."""
-    return hashlib.sha256(json.dumps(observe(store)).encode()).hexdigest()
+    """Return the SHA-256 of `observe_store` as JSON, in hexadecimal."""
+    return hashlib.sha256(json.dumps(observe_store(store)).encode()).hexdigest()
 
 
 def _observe_project(store: FindingStore, project_id: str) -> dict[str, Any]:
@@ -230,4 +230,4 @@ def _observe_diff(store: FindingStore, project_id: str, a: str, b: str) -> list[
 
 
 def _observe_order(store: FindingStore, project_id: str, sort: str) -> list[str]:
-    return ids(pages(store, FindingQuery(project_id=project_id, sort=sort, limit=17)))
+    return ids(read_pages(store, FindingQuery(project_id=project_id, sort=sort, limit=17)))

@@ -105,7 +105,7 @@ def times(draw: st.DrawFn) -> str:
     return moment.replace(microsecond=0).isoformat() + fraction + "Z"
 
 
-def _nested(depth: int, leaf: Any, lists: bool) -> Any:
+def _nest_value(depth: int, leaf: Any, lists: bool) -> Any:
     value = leaf
     for level in range(depth):
         value = [value] if lists and level % 2 else {"k": value}
@@ -126,7 +126,7 @@ def json_objects(max_leaves: int = 8) -> SearchStrategy[dict[str, Any]]:
     )
     # The document is level 0 and the object itself level 1, so MAX_DEPTH - 1 containers may hold a leaf.
     depths = st.sampled_from([1, 7, MAX_DEPTH - 2])
-    deep = st.builds(_nested, depths, any_text | numbers, st.booleans()).map(lambda value: {"": value})
+    deep = st.builds(_nest_value, depths, any_text | numbers, st.booleans()).map(lambda value: {"": value})
     return st.dictionaries(keys, values, max_size=4) | deep
 
 
@@ -170,7 +170,7 @@ def hostile_values(max_leaves: int = 8) -> SearchStrategy[Any]:
             st.dictionaries(hashable, inner, max_size=3),
             st.dictionaries(st.text(max_size=4), inner, max_size=3),
             st.dictionaries(tags, inner, min_size=1, max_size=2),
-            inner.map(lambda value: _nested(MAX_DEPTH + 20, value, lists=True)),
+            inner.map(lambda value: _nest_value(MAX_DEPTH + 20, value, lists=True)),
         ),
         max_leaves=max_leaves,
     )
@@ -364,7 +364,7 @@ def scans(max_size: int = 12) -> SearchStrategy[list[Document]]:
     return st.lists(document, max_size=max_size)
 
 
-def _values(found: Sequence[Document], name: str, other: Sequence[Any]) -> SearchStrategy[list[Any]]:
+def _values_of_field(found: Sequence[Document], name: str, other: Sequence[Any]) -> SearchStrategy[list[Any]]:
     there: list[Any] = []
     for document in found:
         value = document[name]
@@ -387,11 +387,11 @@ def queries(draw: st.DrawFn, project_id: str, found: Sequence[Document] = ()) ->
         "min_severity": st.sampled_from(severities),
         "status": st.lists(st.sampled_from([status.value for status in Status]), min_size=1, max_size=3),
         "detector_id": st.lists(st.sampled_from(detectors + prefixes), min_size=1, max_size=2),
-        "rule_id": _values(found, "rule_id", ["R1"]),
-        "cwe": _values(found, "cwe_ids", [79]),
-        "cve_id": _values(found, "cve_ids", ["CVE-2024-1234"]),
-        "run_id": _values(found, "run_id", [str(uuid.UUID(int=7))]),
-        "tag": _values(found, "tags", ["x"]),
+        "rule_id": _values_of_field(found, "rule_id", ["R1"]),
+        "cwe": _values_of_field(found, "cwe_ids", [79]),
+        "cve_id": _values_of_field(found, "cve_ids", ["CVE-2024-1234"]),
+        "run_id": _values_of_field(found, "run_id", [str(uuid.UUID(int=7))]),
+        "tag": _values_of_field(found, "tags", ["x"]),
         "resource_prefix": st.sampled_from([resource[:cut] for resource in resources]),
         "created_from": st.sampled_from(created),
         "created_before": st.sampled_from(created),

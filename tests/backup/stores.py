@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from findings_orm import FindingStore
-from findings_orm.testing.contract.base import everything
+from findings_orm.testing.contract.base import project_contents
 from findings_orm.testing.sequence import digest
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
@@ -18,7 +18,7 @@ Open = Callable[[str], FindingStore]
 def whole(store: FindingStore) -> dict[str, Any]:
     """Return everything of a store: by project, times, revisions and the history of what was purged included."""
     return {
-        project_id: [everything(store, project_id), _tombstones(store, project_id)]
+        project_id: [project_contents(store, project_id), _tombstones(store, project_id)]
         for project_id in store.list_projects()
     }
 

@@ -14,8 +14,8 @@ from findings_orm import FindingStore, StorageConflictError
 from findings_orm.backup import Conflict, restore_backup, write_backup
 from findings_orm.backup.merging import united_runs
 from findings_orm.port import Run
-from findings_orm.testing.contract.base import brief
-from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
+from findings_orm.testing.contract.base import summarize_events
+from findings_orm.testing.samples import finding, run_id_of, scanned, uuid_of
 from findings_orm.testing.sequence import run_sequence
 
 PROJECT = "acme-api"
@@ -56,8 +56,8 @@ def test_the_newer_version_wins(kind: str, new_store: Open, target: pathlib.Path
     )
     assert store.get_finding(PROJECT, ids[0])["status"] == "in_progress"
     assert store.get_finding(PROJECT, ids[1])["status"] == "resolved"
-    assert [event[1] for event in brief(store.history(PROJECT, ids[0]))] == ["ana", "bob"]
-    assert [event[1] for event in brief(store.history(PROJECT, ids[1]))] == ["bob", "ana"]
+    assert [event[1] for event in summarize_events(store.history(PROJECT, ids[0]))] == ["ana", "bob"]
+    assert [event[1] for event in summarize_events(store.history(PROJECT, ids[1]))] == ["bob", "ana"]
     assert {uuid_of(100), uuid_of(200)} < {one["id"] for one in store.list_findings(PROJECT)}
     assert store.revision(PROJECT) > before
     again = restore_backup(store, target, mode="merge")
@@ -67,7 +67,7 @@ def test_the_newer_version_wins(kind: str, new_store: Open, target: pathlib.Path
 @pytest.mark.parametrize("kind", KINDS)
 def test_runs_are_united_by_their_times(kind: str, new_store: Open, target: pathlib.Path) -> None:
     def scan(store: FindingStore, number: int, *rules: str) -> None:
-        run = Run(run_of(number), ["scan.demo"], f"2026-01-{number:02}T00:00:00Z")
+        run = Run(run_id_of(number), ["scan.demo"], f"2026-01-{number:02}T00:00:00Z")
         store.ingest(PROJECT, [scanned(rule) for rule in rules], run=run, close_missing=True)
 
     backed, store = forked(new_store, kind, target, lambda store: scan(store, 1, "A", "B"))
@@ -77,11 +77,13 @@ def test_runs_are_united_by_their_times(kind: str, new_store: Open, target: path
     scan(store, 5, "C")
     write_backup(backed, target)
     restore_backup(store, target, mode="merge")
-    assert [(run.number, run.id) for run in store.runs(PROJECT)] == [(n, run_of(n)) for n in range(1, 6)]
+    assert [(run.number, run.id) for run in store.runs(PROJECT)] == [(n, run_id_of(n)) for n in range(1, 6)]
     rules = {one["id"]: one["rule_id"] for one in store.list_findings(PROJECT)}
 
     def only_in_a(a: int, b: int) -> list[str]:
-        return sorted(rules[one["id"]] for one in store.diff_runs(PROJECT, run_of(a), run_of(b)).removed)
+        return sorted(
+            rules[one["id"]] for one in store.diff_runs(PROJECT, run_id_of(a), run_id_of(b)).removed
+        )
 
     assert [only_in_a(n, n + 1) for n in range(1, 5)] == [["B"], [], ["A", "C"], ["B"]]
     assert len(rules) == 3
@@ -124,7 +126,7 @@ def test_purges(new_store: Open, target: pathlib.Path) -> None:
         (ids[1], "store"),
         (ids[3], "store"),
     ]
-    assert [event[0] for event in brief(store.history(PROJECT, ids[0]))] == ["status", "purge"]
+    assert [event[0] for event in summarize_events(store.history(PROJECT, ids[0]))] == ["status", "purge"]
 
 
 @pytest.mark.parametrize("seed", range(12 if FULL else 3))
@@ -190,13 +192,13 @@ def test_a_store_that_changes_meanwhile_is_not_merged(new_store: Open, target: p
 def test_united_runs_keep_the_order_of_both_sides() -> None:
     def runs(*days: tuple[int, int]) -> list[Run]:
         return [
-            Run(run_of(number), (), f"2026-01-{day:02}T00:00:00Z", {}, position)
+            Run(run_id_of(number), (), f"2026-01-{day:02}T00:00:00Z", {}, position)
             for position, (number, day) in enumerate(days, 1)
         ]
 
     store = runs((1, 1), (2, 9), (3, 3), (5, 5))
     backup = runs((1, 1), (7, 30), (3, 3), (8, 4), (9, 31))
     united, theirs, ours = united_runs(store, backup)
-    assert [run.id for run in united] == [run_of(n) for n in (1, 2, 7, 3, 8, 5, 9)]
+    assert [run.id for run in united] == [run_id_of(n) for n in (1, 2, 7, 3, 8, 5, 9)]
     assert theirs == {1: 1, 2: 2, 3: 4, 4: 6}
     assert ours == {1: 1, 2: 3, 3: 4, 4: 5, 5: 7}

@@ -27,7 +27,7 @@ from findings_orm import (
     open_storage,
 )
 from findings_orm.backup import restore_backup, verify_backup, write_backup
-from findings_orm.testing.samples import finding, run_of, scanned
+from findings_orm.testing.samples import finding, run_id_of, scanned
 
 P = "acme-api"
 CALLS = ctypes.CDLL(None)
@@ -187,7 +187,7 @@ def main() -> None:
 
         works: dict[str, Callable[[FindingStore], object]] = {
             "save": save,
-            "ingest": lambda store: store.ingest(P, [scanned("R1"), scanned("R2", 3)], run=run_of(1)),
+            "ingest": lambda store: store.ingest(P, [scanned("R1"), scanned("R2", 3)], run=run_id_of(1)),
             "delete": lambda store: store.delete_project(P),
             "restore": lambda store: restore_backup(store, backup, mode="replace"),
         }

@@ -20,7 +20,7 @@ from typing import Any
 
 from findings_orm import FindingQuery, FindingStore, open_storage
 from findings_orm.process import COMMITTED
-from findings_orm.testing.samples import finding, run_of, scanned
+from findings_orm.testing.samples import finding, run_id_of, scanned
 
 
 class SoftTimeLimitExceeded(Exception):  # noqa: N818  # named and made as that of a task queue
@@ -69,7 +69,7 @@ def main() -> None:
             acknowledged = False
             try:
                 signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, longest))
-                store.ingest(project, documents, run=run_of(number))
+                store.ingest(project, documents, run=run_id_of(number))
                 acknowledged = True
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except BaseException as error:  # noqa: BLE001  # any at all is what this is about
@@ -86,7 +86,7 @@ def main() -> None:
                 noted = COMMITTED in getattr(caught, "__notes__", ())
                 told["lost"] += not there and (acknowledged or noted)
                 told["untold"] += bool(there and not acknowledged and not noted)
-                store.ingest(project, documents, run=run_of(number))
+                store.ingest(project, documents, run=run_id_of(number))
                 told["incomplete"] += store.count(FindingQuery(project_id=project)) != size + 1
             except Exception as error:  # noqa: BLE001  # a finding of this campaign
                 told[f"broken: {type(error).__name__}: {error}"[:200]] += 1

@@ -20,7 +20,7 @@ from faults.importer import findings
 from findings_orm import FindingStore, Run, open_storage
 from findings_orm.backup import copy_store, restore_backup, verify_backup, write_backup
 from findings_orm.backup.copying import states_of
-from findings_orm.testing.samples import run_of
+from findings_orm.testing.samples import run_id_of
 
 pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
@@ -187,7 +187,7 @@ def test_a_backup_during_imports_is_of_one_instant(live: FindingStore, tmp_path:
     def work(number: int) -> None:
         try:
             while not enough.is_set():
-                run = run_of(number * 100_000 + len(done[number]))
+                run = run_id_of(number * 100_000 + len(done[number]))
                 live.ingest(
                     f"project{number % 2}",
                     findings((number * 1_000 + len(done[number])) * size, size),

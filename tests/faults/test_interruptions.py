@@ -47,7 +47,7 @@ from findings_orm.orm.storage import SqlStore
 from findings_orm.process import COMMITTED
 from findings_orm.stores.files.tree import Disk
 from findings_orm.testing.interruption import Interruption, Outcome, interrupt_at
-from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
+from findings_orm.testing.samples import finding, run_id_of, scanned, uuid_of
 
 # A generator that is dropped is closed by Python, which tells of an exception in there instead of raising it.
 pytestmark = [
@@ -128,7 +128,7 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
 def _several_calls(store: FindingStore) -> None:
     with store.transaction():
         store.save_finding(finding(1, title="changed"))
-        store.ingest(P, [scanned("R1"), scanned("R2", 3)], run=run_of(1))
+        store.ingest(P, [scanned("R1"), scanned("R2", 3)], run=run_id_of(1))
         with store.transaction():
             store.set_status(P, uuid_of(2), "resolved", actor="ann")
         store.save_finding(finding(7, project_id="other"))
@@ -144,7 +144,7 @@ def _a_call_that_fails(store: FindingStore) -> None:
 
 
 def _a_dry_run(store: FindingStore) -> None:
-    store.ingest(P, [scanned("R1"), scanned("R2", 3)], run=run_of(1), dry_run=True)
+    store.ingest(P, [scanned("R1"), scanned("R2", 3)], run=run_id_of(1), dry_run=True)
 
 
 WORKS: dict[str, Work] = {
@@ -154,7 +154,11 @@ WORKS: dict[str, Work] = {
         [finding(1, title="x"), finding(6), finding(6, project_id="b")]
     ),
     "ingest": lambda store: store.ingest(
-        P, [scanned("R1"), scanned("R2", 3), {}], run=run_of(1), on_invalid="quarantine", close_missing=True
+        P,
+        [scanned("R1"), scanned("R2", 3), {}],
+        run=run_id_of(1),
+        on_invalid="quarantine",
+        close_missing=True,
     ),
     "dry_run": _a_dry_run,
     "set_status": lambda store: store.set_status(P, uuid_of(1), "resolved", actor="ann", comment="done"),
@@ -311,7 +315,7 @@ def test_a_transaction_of_an_application_holds_all_of_an_interrupted_import_or_n
     def work(number: int, call: int) -> Outcome:
         def import_it() -> None:
             with store.joined(connection):
-                store.ingest(P, [scanned("R1"), scanned("R2", 3)], run=run_of(1))
+                store.ingest(P, [scanned("R1"), scanned("R2", 3)], run=run_id_of(1))
 
         with engine.begin() as connection:
             connection.execute(text("INSERT INTO ours VALUES (:number)"), {"number": number})

@@ -7,14 +7,14 @@ from typing import Any
 from hypothesis import strategies as st
 
 from findings_orm.finding import KNOWN_VERSIONS
-from findings_orm.migrations.scripts import chain, document_changes
+from findings_orm.migrations.scripts import document_changes, revision_chain
 from findings_orm.testing import strategies
 
 Document = dict[str, Any]
 
 CORNER = "findings_orm"
 VERSIONS = KNOWN_VERSIONS
-STEPS = {one.id: (one.before, one.schema_version) for one in chain() if one.changes_documents}
+STEPS = {one.id: (one.before, one.schema_version) for one in revision_chain() if one.changes_documents}
 """The revisions that change documents: from which version to which."""
 ADDED = ("status", "rule_id", "fingerprint", "location", "confidence", "tags")
 REQUIRED = ("id", "project_id", "detector_id", "title", "severity", "created_at")

@@ -24,9 +24,9 @@ from findings_orm import validate_finding
 from findings_orm.finding import FIELDS, KNOWN_VERSIONS, SCHEMA_VERSION
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.migrations.connecting import engine_of
-from findings_orm.migrations.scripts import chain
+from findings_orm.migrations.scripts import revision_chain
 from findings_orm.orm.models import Base
-from findings_orm.testing.samples import finding, run_of, uuid_of
+from findings_orm.testing.samples import finding, run_id_of, uuid_of
 
 Document = dict[str, Any]
 
@@ -38,7 +38,7 @@ _OF_1_1_0 = ("status", "rule_id", "fingerprint", "location", "confidence", "tags
 
 def _fields_of(version: str) -> tuple[str, ...]:
     newer = KNOWN_VERSIONS[KNOWN_VERSIONS.index(version) + 1 :]
-    added = {one.adds for one in chain() if one.schema_version in newer}
+    added = {one.adds for one in revision_chain() if one.schema_version in newer}
     if version in ("1.0.0", "1.1.0"):
         added |= set(_OF_1_1_0) if version == "1.0.0" else set()
         return tuple("cwe" if name == "cwe_ids" else name for name in FIELDS if name not in added)
@@ -47,7 +47,7 @@ def _fields_of(version: str) -> tuple[str, ...]:
 
 FIELDS_OF = {version: _fields_of(version) for version in KNOWN_VERSIONS[1:]}
 """The columns of the table of findings, by schema version."""
-REVISION_OF = {one.schema_version: one.id for one in chain()}
+REVISION_OF = {one.schema_version: one.id for one in revision_chain()}
 """The newest revision of each schema version."""
 _OLD_TYPES: dict[str, Any] = {"cwe": Integer(), "owasp": Text()}
 AT = "2024-05-01T00:00:00Z"
@@ -184,7 +184,7 @@ _CHILD_ROWS: dict[str, Any] = {
     },
     "finding_sightings": lambda n, document: {"finding_id": document["id"], "first_run": n, "last_run": n},
     "finding_runs": lambda n, _: {
-        "run_id": run_of(n),
+        "run_id": run_id_of(n),
         "number": n,
         "started_at": AT,
         "detectors": ["a"],
@@ -204,7 +204,7 @@ _CHILD_ROWS: dict[str, Any] = {
     },
     "finding_rejected": lambda n, _: {
         "rejected_id": uuid_of(n),
-        "run_id": run_of(1),
+        "run_id": run_id_of(1),
         "position": n,
         "at": AT,
         "field": "x",

@@ -19,10 +19,10 @@ from alembic.util import CommandError
 from rows import canonical_documents, documents_in, downgraded, fill
 
 from findings_orm import migrations
-from findings_orm.migrations.scripts import chain, new_config
+from findings_orm.migrations.scripts import new_config, revision_chain
 
 ROOT = Path(__file__).parents[2]
-HEAD = chain()[-1].id
+HEAD = revision_chain()[-1].id
 
 
 def alembic(*arguments: str, code: int = 0, **variables: str) -> str:

@@ -4,18 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from findings_orm.migrations.scripts import alembic_ini, chain, document_changes, script_directory
+from findings_orm.migrations.scripts import alembic_ini, document_changes, revision_chain, script_directory
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_chain_is_the_one_that_alembic_sees() -> None:
     scripts = list(script_directory().walk_revisions())[::-1]
-    assert [revision.id for revision in chain()] == [script.revision for script in scripts]
+    assert [revision.id for revision in revision_chain()] == [script.revision for script in scripts]
     assert len(script_directory().get_heads()) == 1
-    version = chain()[0].before
+    version = revision_chain()[0].before
     assert version == "0.3.0"
-    for revision, script in zip(chain(), scripts, strict=True):
+    for revision, script in zip(revision_chain(), scripts, strict=True):
         before, version = version, getattr(script.module, "finding_schema_version", version)
         assert revision.schema_version == version
         assert revision.changes_documents == (before != version)

@@ -20,11 +20,11 @@ from sqlalchemy import event, inspect, text
 
 from findings_orm import SchemaVersionError, StorageError, migrations, open_storage, validate_finding
 from findings_orm.migrations import DatabaseStatus
-from findings_orm.migrations.scripts import chain
-from findings_orm.testing.samples import assert_all_same, difference
+from findings_orm.migrations.scripts import revision_chain
+from findings_orm.testing.samples import assert_all_same, first_difference
 
-REVISIONS = [revision.id for revision in chain()]
-HEAD, HEAD_SCHEMA = chain()[-1].id, chain()[-1].schema_version
+REVISIONS = [revision.id for revision in revision_chain()]
+HEAD, HEAD_SCHEMA = revision_chain()[-1].id, revision_chain()[-1].schema_version
 
 
 OLDER = [version for version in FIELDS_OF if version != HEAD_SCHEMA]
@@ -146,7 +146,7 @@ def test_documents_survive_up_and_down(url: str, version: str) -> None:
     for found, expected in zip(documents_in(url, version), documents, strict=True):
         # A column can't be absent: what a partial document lacked is its default from now on.
         now, then = (_current(migrate(version, HEAD_SCHEMA, each)) for each in (found, expected))
-        assert difference(now, then) is None
+        assert first_difference(now, then) is None
     assert children_in(url) == children
 
 

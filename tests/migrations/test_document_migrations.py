@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from findings_orm import SchemaVersionError, StorageError, StorageValidationError, validate_finding
 from findings_orm.finding import FIELDS, KNOWN_VERSIONS, MAX_DEPTH, SCHEMA_VERSION
 from findings_orm.migrations import SchemaMigrator
-from findings_orm.migrations.scripts import chain, document_changes
+from findings_orm.migrations.scripts import document_changes, revision_chain
 from findings_orm.testing import strategies
 from findings_orm.testing.hostile import BREAKS, ENDLESS, VERSION_FIELD, break_document
 from findings_orm.testing.samples import assert_same, finding, uuid_of
@@ -486,7 +486,7 @@ def test_nothing_is_shared_with_the_input(location: Any) -> None:
 
 def test_the_revisions_know_the_versions_that_the_package_reads() -> None:
     assert SchemaMigrator().versions() == list(KNOWN_VERSIONS)
-    assert chain()[-1].schema_version == SCHEMA_VERSION
+    assert revision_chain()[-1].schema_version == SCHEMA_VERSION
 
 
 def test_the_path_names_the_steps() -> None:

@@ -17,9 +17,9 @@ from sqlalchemy import delete, insert, text, update
 from findings_orm import SchemaMigrator, migrations, open_storage, validate_finding
 from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION
 from findings_orm.migrations.rewriting import KEPT
-from findings_orm.migrations.scripts import chain
+from findings_orm.migrations.scripts import revision_chain
 from findings_orm.testing import strategies
-from findings_orm.testing.samples import assert_all_same, assert_same, finding, uuid_of, without
+from findings_orm.testing.samples import assert_all_same, assert_same, finding, uuid_of, without_fields
 
 Document = dict[str, Any]
 
@@ -124,7 +124,7 @@ def test_untouched_fields_come_back_and_touched_ones_win(data: st.DataObject) ->
         del expected["provenance"]
     for name in touched:
         expected.pop(name, None)
-    assert_same(sorted_by_name(without(final, *touched)), sorted_by_name(expected))
+    assert_same(sorted_by_name(without_fields(final, *touched)), sorted_by_name(expected))
     if not touched and not added:
         assert_same(final, document)
     for version, name, value in touched.values():
@@ -174,10 +174,10 @@ def test_an_edit_that_takes_away() -> None:
     document = validate_finding(finding(**FULL))
     older = migrate(SCHEMA_VERSION, "1.0.0", document)
     assert_same(
-        validate_finding(migrate("1.0.0", SCHEMA_VERSION, without(older, "mitre_attack"))),
+        validate_finding(migrate("1.0.0", SCHEMA_VERSION, without_fields(older, "mitre_attack"))),
         {**document, "mitre_attack": []},
     )
-    plain = validate_finding(migrate("1.0.0", SCHEMA_VERSION, without(older, "provenance")))
+    plain = validate_finding(migrate("1.0.0", SCHEMA_VERSION, without_fields(older, "provenance")))
     assert (plain["status"], plain["cwe_ids"], plain["provenance"]) == ("open", [79], {})
 
 
@@ -191,7 +191,7 @@ def test_a_corner_survives_what_others_do_to_provenance() -> None:
         assert_same(
             found.pop("provenance"), sorted_as_jsonb({"tool": "x", "note": 1, "zzzzzzzzzzzzzzzzzz": 2})
         )
-        assert_same(found, {**without(document, "provenance"), "title": "x"})
+        assert_same(found, {**without_fields(document, "provenance"), "title": "x"})
 
 
 def sorted_as_jsonb(value: Any) -> Any:
@@ -215,13 +215,19 @@ def test_a_legacy_document_is_edited_at_a_later_version() -> None:
         assert_same(migrate(version, "0.3.0", newer), legacy)
         newer |= {"severity": "low", "fingerprint": "f"} if version != "1.0.0" else {"severity": "low"}
         older = migrate(version, "0.3.0", newer)
-        assert_same(without(older, "provenance"), {**legacy, "severity": "low"})
+        assert_same(without_fields(older, "provenance"), {**legacy, "severity": "low"})
         back = migrate("0.3.0", version, older)
-        assert_same(sorted_by_name(without(back, "provenance")), sorted_by_name(without(newer, "provenance")))
+        assert_same(
+            sorted_by_name(without_fields(back, "provenance")),
+            sorted_by_name(without_fields(newer, "provenance")),
+        )
         edited = {**older, "cwe": "CWE-020: other"}
         again = migrate("0.3.0", version, edited)
         assert again.get("fingerprint") == newer.get("fingerprint")
-        assert_same(without(migrate(version, "0.3.0", again), "provenance"), without(edited, "provenance"))
+        assert_same(
+            without_fields(migrate(version, "0.3.0", again), "provenance"),
+            without_fields(edited, "provenance"),
+        )
 
 
 # -- databases --------------------------------------------------------------------------------------------------------
@@ -429,7 +435,7 @@ def test_down_twice_and_a_store_that_goes_on(url: str) -> None:
             assert_all_same(store.list_findings("acme-api"), documents)
             documents = [{**document, "status": status, "cwe_ids": [7, 8]} for document in documents]
             store.save_findings(documents)
-    assert [each.id for each in chain()][-1] == migrations.status(url).current
+    assert [each.id for each in revision_chain()][-1] == migrations.status(url).current
 
 
 def test_the_versions_that_are_edited() -> None:

@@ -14,9 +14,9 @@ from sqlalchemy import text
 
 from findings_orm import migrations
 from findings_orm.migrations.connecting import engine_of
-from findings_orm.migrations.scripts import chain, new_config
+from findings_orm.migrations.scripts import new_config, revision_chain
 
-HEAD = chain()[-1].id
+HEAD = revision_chain()[-1].id
 ENV = """
 from alembic import context
 with context.config.attributes["connection"].begin():

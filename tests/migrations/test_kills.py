@@ -17,7 +17,7 @@ from servers import PostgresServer, embedded_binaries, postgresql_server
 
 from findings_orm import migrations
 from findings_orm.finding import SCHEMA_VERSION
-from findings_orm.migrations.scripts import chain
+from findings_orm.migrations.scripts import revision_chain
 
 pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 MANY = 20_000 if FULL else 500
 KILLS = 60 if FULL else 6
-OLDEST, HEAD = chain()[0], chain()[-1]
+OLDEST, HEAD = revision_chain()[0], revision_chain()[-1]
 WORKER = """
 import sys
 from findings_orm import migrations

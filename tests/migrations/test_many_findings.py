@@ -14,7 +14,7 @@ import pytest
 
 from findings_orm import migrations, open_storage
 from findings_orm.formats import open_report
-from findings_orm.migrations.scripts import chain
+from findings_orm.migrations.scripts import revision_chain
 from findings_orm.testing.samples import scanned
 
 pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
@@ -83,7 +83,7 @@ def test_the_whole_chain_with_many_findings(url: str) -> None:
         store.ingest("generated", generated(COUNT))
     before = run(DIGEST, url)
     assert before[1] > COUNT
-    for direction, revision in (("downgrade", "r0001"), ("upgrade", chain()[-1].id)):
+    for direction, revision in (("downgrade", "r0001"), ("upgrade", revision_chain()[-1].id)):
         seconds, memory = run(MOVE, direction, url, revision)
         print(
             f"{url.partition(':')[0]} {direction}: {before[1] / seconds:,.0f} rows a second, {memory / 1e6:.0f} MB"

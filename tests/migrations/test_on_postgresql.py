@@ -13,10 +13,10 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from findings_orm import StorageError, StorageUnavailableError, migrations
 from findings_orm.migrations.connecting import engine_of
-from findings_orm.migrations.scripts import chain
+from findings_orm.migrations.scripts import revision_chain
 from findings_orm.migrations.transaction import LOCK
 
-HEAD = chain()[-1].id
+HEAD = revision_chain()[-1].id
 
 
 @contextmanager

@@ -21,10 +21,10 @@ from findings_orm import SchemaVersionError, StorageUnavailableError, migrations
 from findings_orm.cli.app import app
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.migrations.connecting import engine_of
-from findings_orm.migrations.scripts import chain
+from findings_orm.migrations.scripts import revision_chain
 from findings_orm.testing.samples import finding
 
-IDS = [revision.id for revision in chain()]
+IDS = [revision.id for revision in revision_chain()]
 HEAD = IDS[-1]
 DOCUMENTS = canonical_documents()
 
@@ -36,10 +36,12 @@ def test_an_upgrade(url: str) -> None:
     found = migrations.plan(url)
     assert (found.direction, found.current, found.target) == ("upgrade", IDS[0], HEAD)
     assert [step.revision for step in found.steps] == IDS[1:]
-    assert [step.schema_version for step in found.steps] == [one.schema_version for one in chain()[1:]]
+    assert [step.schema_version for step in found.steps] == [
+        one.schema_version for one in revision_chain()[1:]
+    ]
     assert found.findings == len(DOCUMENTS)
     heavy = [step for step in found.steps if step.rows]
-    assert {step.revision for step in heavy} == {one.id for one in chain()[1:] if one.work}
+    assert {step.revision for step in heavy} == {one.id for one in revision_chain()[1:] if one.work}
     assert all(step.rows == len(DOCUMENTS) and step.space >= found.size > 0 for step in heavy)
     assert found.space == sum(step.space for step in heavy)
     assert found.seconds == 1
@@ -56,7 +58,9 @@ def test_a_downgrade(url: str) -> None:
     found = migrations.plan(url, IDS[1])
     assert (found.direction, found.current, found.target) == ("downgrade", HEAD, IDS[1])
     assert [step.revision for step in found.steps] == IDS[:1:-1]
-    assert [step.schema_version for step in found.steps] == [one.schema_version for one in chain()[-2:0:-1]]
+    assert [step.schema_version for step in found.steps] == [
+        one.schema_version for one in revision_chain()[-2:0:-1]
+    ]
     assert found.backup.startswith("older releases")
     everything = migrations.plan(url, "base")
     assert (everything.target, everything.steps[-1].schema_version) == (None, None)

@@ -14,11 +14,11 @@ from test_alembic_command import alembic
 
 from findings_orm import StorageError, StorageUnavailableError, migrations
 from findings_orm.migrations.connecting import engine_of
-from findings_orm.migrations.scripts import chain, large_indexes
+from findings_orm.migrations.scripts import large_indexes, revision_chain
 
-HEAD = chain()[-1].id
-OF = next(revision.id for revision in chain() if large_indexes(revision.id))
-BEFORE = chain()[[revision.id for revision in chain()].index(OF) - 1].id
+HEAD = revision_chain()[-1].id
+OF = next(revision.id for revision in revision_chain() if large_indexes(revision.id))
+BEFORE = revision_chain()[[revision.id for revision in revision_chain()].index(OF) - 1].id
 NAMES = [*large_indexes(OF)]
 INSERT = "INSERT INTO finding_projects (project_id, created_at, revision) VALUES (%s, now(), 1)"
 COPY = (

@@ -18,7 +18,7 @@ from findings_orm import (
 )
 from findings_orm.finding import KNOWN_VERSIONS
 from findings_orm.migrations.rewriting import KEPT
-from findings_orm.migrations.scripts import chain
+from findings_orm.migrations.scripts import revision_chain
 from findings_orm.testing.samples import assert_all_same
 
 ASSETS = Path(__file__).parent / "assets"
@@ -133,7 +133,7 @@ def asset(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_a_frozen_database_comes_up_to_head_with_its_findings(asset: str) -> None:
     with open_storage(asset, migrate=True) as store:
         found = store.list_findings("acme-api")
-        since = next(one.schema_version for one in chain() if one.id == Path(asset).stem)
+        since = next(one.schema_version for one in revision_chain() if one.id == Path(asset).stem)
         expected = sorted(canonical_documents(since=since), key=lambda each: (each["created_at"], each["id"]))
         assert_all_same(found, [each for each in expected if each["project_id"] == "acme-api"])
         assert [each.kind for each in store.history("acme-api", found[0]["id"])] == ["change"]
@@ -167,7 +167,7 @@ def dump(url: str) -> list[str]:
 
 def test_every_schema_version_has_a_frozen_database() -> None:
     frozen = {path.stem for path in ASSETS.glob("*.sqlite3")}
-    by_id = {revision.id: revision.schema_version for revision in chain()}
+    by_id = {revision.id: revision.schema_version for revision in revision_chain()}
     assert frozen <= by_id.keys()
     assert {by_id[revision] for revision in frozen} == set(KNOWN_VERSIONS[1:])
 

@@ -16,10 +16,10 @@ from sqlalchemy import Engine, create_engine, event, text
 
 from findings_orm import StorageIntegrityError, StorageUnavailableError, migrations
 from findings_orm.migrations.connecting import engine_of
-from findings_orm.migrations.scripts import chain
+from findings_orm.migrations.scripts import revision_chain
 
 ROOT = Path(__file__).parents[2]
-HEAD = chain()[-1].id
+HEAD = revision_chain()[-1].id
 ROUNDS = 3
 PROCESSES = 8
 

@@ -21,8 +21,8 @@ from findings_orm import (
 from findings_orm.cli.app import app
 from findings_orm.orm.access import Grant, grant_access, list_access, revoke_access
 from findings_orm.orm.models import Base
-from findings_orm.testing.contract.base import everything
-from findings_orm.testing.samples import finding, run_of, scanned, uuid_of
+from findings_orm.testing.contract.base import project_contents
+from findings_orm.testing.samples import finding, run_id_of, scanned, uuid_of
 
 A, B = "project a", "project b"
 ROLE = "tester_a"
@@ -53,11 +53,11 @@ def _drop_role(connection: psycopg.Connection) -> None:
 
 def _fill(store: FindingStore, project: str) -> None:
     """Put rows into every table."""
-    store.ingest(project, [scanned(f"R{n}", n + 1) for n in range(3)], run=run_of(1))
-    store.ingest(project, [scanned("R0"), {}], run=run_of(2), close_missing=True, on_invalid="quarantine")
-    store.ingest(project, [scanned(f"R{n}", n + 1) for n in range(3)], run=run_of(3))
-    store.ingest(project, [], run={"id": run_of(4), "detectors": ["scan.demo"]})
-    store.ingest(project, [scanned(f"R{n}", n + 1) for n in range(3)], run=run_of(5))
+    store.ingest(project, [scanned(f"R{n}", n + 1) for n in range(3)], run=run_id_of(1))
+    store.ingest(project, [scanned("R0"), {}], run=run_id_of(2), close_missing=True, on_invalid="quarantine")
+    store.ingest(project, [scanned(f"R{n}", n + 1) for n in range(3)], run=run_id_of(3))
+    store.ingest(project, [], run={"id": run_id_of(4), "detectors": ["scan.demo"]})
+    store.ingest(project, [scanned(f"R{n}", n + 1) for n in range(3)], run=run_id_of(5))
     store.save_finding(finding(7, project_id=project))
 
 
@@ -98,7 +98,7 @@ def test_role_reads_only_its_project(sql: Callable[..., list[Any]], table: str) 
 @pytest.mark.parametrize("table", TABLES)
 def test_role_changes_only_its_project(owner_url: str, sql: Callable[..., list[Any]], table: str) -> None:
     with open_storage(owner_url) as owner:
-        before = everything(owner, B)[:6]
+        before = project_contents(owner, B)[:6]
         sql(f"UPDATE {table} SET project_id = project_id WHERE project_id = %s", B)
         for statement in (
             f"UPDATE {table} SET project_id = '{B}'",
@@ -114,7 +114,7 @@ def test_role_changes_only_its_project(owner_url: str, sql: Callable[..., list[A
             with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported)):
                 sql(statement)
         sql(f"DELETE FROM {table}")
-        assert everything(owner, B)[:6] == before
+        assert project_contents(owner, B)[:6] == before
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_errors_are_no_oracle(sql: Callable[..., list[Any]]) -> None:
         "INSERT INTO finding_projects VALUES ('{0}', now(), 1) ON CONFLICT (project_id) DO UPDATE SET revision = 9",
         "INSERT INTO finding_sightings VALUES ('{0}', '" + uuid_of(7) + "', 1, 1)",
         "INSERT INTO finding_sightings VALUES ('{0}', '" + uuid_of(99) + "', 1, 1)",
-        "INSERT INTO finding_runs VALUES ('{0}', '" + run_of(1) + "', 1, now(), '[]', '{{}}', '{{}}')",
+        "INSERT INTO finding_runs VALUES ('{0}', '" + run_id_of(1) + "', 1, now(), '[]', '{{}}', '{{}}')",
         "UPDATE finding_runs SET project_id = '{0}'",
         "UPDATE finding_projects SET project_id = '{0}'",
     ]
@@ -227,10 +227,10 @@ def test_statistics_show_no_values(owner_url: str, sql: Callable[..., list[Any]]
 
 def test_store_of_a_role_works_with_its_project_alone(owner_url: str, role_url: str) -> None:
     with open_storage(owner_url) as owner, open_storage(role_url) as store:
-        before = everything(owner, B)[:6]
+        before = project_contents(owner, B)[:6]
         assert store.list_projects() == [A]
-        assert everything(store, A)[:6] == everything(owner, A)[:6]
-        assert everything(store, B)[:6] == [[], [], [], [], [], 0]
+        assert project_contents(store, A)[:6] == project_contents(owner, A)[:6]
+        assert project_contents(store, B)[:6] == [[], [], [], [], [], 0]
         for write in (
             lambda: store.save_finding(finding(8, project_id=B)),
             lambda: store.save_findings([finding(n, project_id=B) for n in range(100)]),
@@ -240,7 +240,7 @@ def test_store_of_a_role_works_with_its_project_alone(owner_url: str, role_url: 
                 write()
             assert not caught.value.retryable
         store.delete_project(B)
-        assert everything(owner, B)[:6] == before
+        assert project_contents(owner, B)[:6] == before
 
 
 def test_bulk_path_of_a_role_means_the_same(owner_url: str, role_url: str) -> None:

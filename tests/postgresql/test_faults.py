@@ -14,8 +14,8 @@ from servers import PostgresServer, embedded_binaries, postgresql_server
 from sqlalchemy import text
 
 from findings_orm import FindingStore, StorageError, StorageUnavailableError, open_storage
-from findings_orm.testing.contract.base import everything
-from findings_orm.testing.samples import PROJECT, finding, run_of, scanned
+from findings_orm.testing.contract.base import project_contents
+from findings_orm.testing.samples import PROJECT, finding, run_id_of, scanned
 
 FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 KILLS = 20 if FULL else 3
@@ -68,7 +68,7 @@ def test_what_an_application_raises_itself_costs_no_connection(postgresql_url: s
         with pytest.raises(ZeroDivisionError), store.transaction():
             store.save_finding(finding(1))
             1 // 0  # noqa: B018
-        store.ingest(PROJECT, [scanned("R1")], run=run_of(1), dry_run=True)
+        store.ingest(PROJECT, [scanned("R1")], run=run_id_of(1), dry_run=True)
         assert store.list_findings(PROJECT) == []
         assert connection() == first
 
@@ -85,7 +85,7 @@ def _import_until(
         number += 1
         report = [scanned(f"R{number}-{n}", n + 1) for n in range(SIZE)]
         try:
-            acknowledged.append(store.ingest(PROJECT, report, run=run_of(number)).run_id)
+            acknowledged.append(store.ingest(PROJECT, report, run=run_id_of(number)).run_id)
         except StorageUnavailableError as error:
             refusals.append(error)
             return
@@ -118,11 +118,11 @@ def store(proxy: Proxy, postgresql_18: PostgresServer, postgresql_url: str) -> I
 
 
 def test_reads_go_on_after_a_cut(store: FindingStore, proxy: Proxy) -> None:
-    before = everything(store)[:6]
+    before = project_contents(store)[:6]
     for pause in (0.0, 1.1):
         proxy.cut()
         time.sleep(pause)
-        assert everything(store)[:6] == before
+        assert project_contents(store)[:6] == before
 
 
 def test_writes_go_on_after_a_cut(store: FindingStore, proxy: Proxy) -> None:
@@ -155,16 +155,17 @@ def test_cut_during_iteration_is_an_error_not_an_end(store: FindingStore, proxy:
 @pytest.mark.parametrize("size", [500, 20_000, 200_000, 600_000])
 def test_import_that_is_cut_leaves_nothing(store: FindingStore, proxy: Proxy, size: int) -> None:
     """In the middle of a COPY, too."""
-    before = everything(store)[:6]
+    before = project_contents(store)[:6]
     proxy.cut()
     proxy.cut_after = size
     with pytest.raises(StorageUnavailableError):
-        store.ingest(PROJECT, [scanned(f"R{n}", n + 1) for n in range(5_000)], run=run_of(1))
+        store.ingest(PROJECT, [scanned(f"R{n}", n + 1) for n in range(5_000)], run=run_id_of(1))
     proxy.cut_after = None
     proxy.cut()
-    assert everything(store)[:6] == before
+    assert project_contents(store)[:6] == before
     assert (
-        store.ingest(PROJECT, [scanned(f"R{n}", n + 1) for n in range(5_000)], run=run_of(1)).created == 5_000
+        store.ingest(PROJECT, [scanned(f"R{n}", n + 1) for n in range(5_000)], run=run_id_of(1)).created
+        == 5_000
     )
 
 

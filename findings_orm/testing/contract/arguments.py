@@ -19,7 +19,7 @@ from findings_orm.query import FindingQuery
 from findings_orm.stores.memory import InMemoryStorageAdapter
 from findings_orm.testing.contract.base import Capabilities
 from findings_orm.testing.contract.port import LAYOUT
-from findings_orm.testing.samples import PROJECT, finding, run_of, scanned, uuid_of
+from findings_orm.testing.samples import PROJECT, finding, run_id_of, scanned, uuid_of
 
 
 class Contrary:
@@ -104,7 +104,7 @@ def valid_arguments(folder: pathlib.Path) -> dict[str, Callable[[], Any]]:
             scanned("R7", project_id=PROJECT, id=uuid_of(7), created_at="2024-01-01T00:00:00Z")
         ],
         "query": lambda: FindingQuery(project_id=PROJECT),
-        "run": lambda: run_of(7),
+        "run": lambda: run_id_of(7),
         "close_missing": lambda: False,
         "dry_run": lambda: False,
         "on_invalid": lambda: "raise",
@@ -113,8 +113,8 @@ def valid_arguments(folder: pathlib.Path) -> dict[str, Callable[[], Any]]:
         "status": lambda: "triaged",
         "actor": lambda: "ann",
         "comment": lambda: "",
-        "a": lambda: run_of(1),
-        "b": lambda: run_of(1),
+        "a": lambda: run_id_of(1),
+        "b": lambda: run_id_of(1),
         "closed_before": lambda: "2020-01-01T00:00:00Z",
         "path": lambda: folder / "layout.json",
         "data": lambda: dict(LAYOUT),
@@ -163,7 +163,7 @@ def faults_of(stores: Sequence[Any], pairs: list[tuple[str, str]], folder: pathl
     for name, argument in pairs:
         names = [other for method, other in arguments_of(FindingStore) if method == name]
         for store in stores:
-            _fill(store)
+            _fill_store(store)
         for index in range(len(hostile_values())):
             ends = []
             for store in stores:
@@ -178,11 +178,11 @@ def faults_of(stores: Sequence[Any], pairs: list[tuple[str, str]], folder: pathl
     return found
 
 
-def _fill(store: Any) -> None:
+def _fill_store(store: Any) -> None:
     store.delete_project(PROJECT)
     store.save_finding(finding(1))
     if isinstance(store, FindingStore):
-        store.ingest(PROJECT, [scanned()], run=run_of(1))
+        store.ingest(PROJECT, [scanned()], run=run_id_of(1))
 
 
 class PortArgumentContract(Capabilities):

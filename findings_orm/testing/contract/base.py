@@ -30,14 +30,14 @@ relaxed = settings(
 """For property tests: one store serves all examples, and each example starts by deleting its project."""
 
 
-def needs(capability: str) -> Callable[[_Test], _Test]:
+def needs_capability(capability: str) -> Callable[[_Test], _Test]:
     """Mark a test that only stores with a capability have."""
 
-    def mark(test: _Test) -> _Test:
+    def mark_test(test: _Test) -> _Test:
         test.needed_capability = capability  # type: ignore[attr-defined]
         return test
 
-    return mark
+    return mark_test
 
 
 class Capabilities:
@@ -59,7 +59,7 @@ class Capabilities:
                 setattr(cls, name, None)
 
 
-def everything(store: FindingStore, project_id: str = PROJECT) -> list[Any]:
+def project_contents(store: FindingStore, project_id: str = PROJECT) -> list[Any]:
     """Return all that a project holds, to compare before and after; times included. Originals are tagged: NaN is equal."""
     documents = store.list_findings(project_id)
     return [
@@ -73,12 +73,12 @@ def everything(store: FindingStore, project_id: str = PROJECT) -> list[Any]:
     ]
 
 
-def contents(store: StoragePort) -> list[Any]:
+def visible_contents(store: StoragePort) -> list[Any]:
     """Return what can be seen of a project, of a store that may have only the six methods."""
-    return everything(store) if isinstance(store, FindingStore) else store.list_findings(PROJECT)
+    return project_contents(store) if isinstance(store, FindingStore) else store.list_findings(PROJECT)
 
 
-def refusal(call: Callable[[], object]) -> StorageError | None:
+def error_of_call(call: Callable[[], object]) -> StorageError | None:
     """Return the error that a call ends with, or None where it ends well."""
     try:
         call()
@@ -93,11 +93,11 @@ def found(store: FindingStore, project_id: str = PROJECT, **conditions: Any) -> 
     return [document["id"] for document in page.items]
 
 
-def brief(events: list[Event]) -> list[tuple[str, str, dict[str, Any], str]]:
+def summarize_events(events: list[Event]) -> list[tuple[str, str, dict[str, Any], str]]:
     """Return kind, actor, changes and comment of events."""
     return [(event.kind, event.actor, dict(event.changes), event.comment) for event in events]
 
 
-def statuses(store: FindingStore, project_id: str = PROJECT) -> list[str]:
+def list_statuses(store: FindingStore, project_id: str = PROJECT) -> list[str]:
     """Return the statuses of a project's findings, in the order of the list."""
     return [document["status"] for document in store.list_findings(project_id)]

@@ -21,7 +21,7 @@ from findings_orm.errors import (
 from findings_orm.finding import SCHEMA_VERSION, STORE_FIELDS, validate_finding
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
-from findings_orm.testing.contract.base import Capabilities, everything, refusal, relaxed
+from findings_orm.testing.contract.base import Capabilities, error_of_call, project_contents, relaxed
 from findings_orm.testing.contract.port import TIMES
 from findings_orm.testing.hostile import BREAKS, ENDLESS, UNBOUNDED, break_document
 from findings_orm.testing.samples import (
@@ -37,7 +37,7 @@ from findings_orm.testing.samples import (
 from findings_orm.testing.strategies import documents
 
 
-def _older(**changes: Any) -> dict[str, Any]:
+def _older_finding(**changes: Any) -> dict[str, Any]:
     return finding(finding_schema_version="1.0.0", **changes)
 
 
@@ -82,7 +82,7 @@ class DocumentContract(Capabilities):
         assert store.ingest(PROJECT, [document]).unchanged == 1, "the same document again is a change"
 
     def test_older_document_is_migrated_by_ingest_too(self, store: FindingStore) -> None:
-        document = _older()
+        document = _older_finding()
         for member in ("id", "project_id", "created_at"):
             del document[member]
         store.ingest(PROJECT, [document])
@@ -97,14 +97,14 @@ class DocumentContract(Capabilities):
 
     def test_known_finding_that_breaks_a_rule_is_refused(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [finding()])
-        before = everything(store)
+        before = project_contents(store)
         for rule in (*BREAKS, *ENDLESS):
             document = break_document(finding(), rule)
             filled_in = rule.key in STORE_FIELDS and document.get(rule.key) is None
             if SCHEMA_VERSION in rule.versions and not filled_in:
-                refused = refusal(partial(store.ingest, PROJECT, [document]))
+                refused = error_of_call(partial(store.ingest, PROJECT, [document]))
                 assert isinstance(refused, (StorageValidationError, SchemaVersionError)), rule.name
-        assert everything(store) == before, "a refused document left something behind"
+        assert project_contents(store) == before, "a refused document left something behind"
 
     def test_documents_without_an_end_are_refused_by_a_limit(self, store: FindingStore) -> None:
         rule = UNBOUNDED[0]
@@ -115,7 +115,7 @@ class DocumentContract(Capabilities):
             lambda: store.save_findings([finding(), break_document(finding(2), rule)]),
             lambda: store.ingest(PROJECT, [good, endless]),
             lambda: store.ingest(PROJECT, iter([good, endless])),
-            lambda: store.save_findings([finding(), _older(**{rule.key: endless[rule.key]})]),
+            lambda: store.save_findings([finding(), _older_finding(**{rule.key: endless[rule.key]})]),
         ):
             with pytest.raises(
                 LimitExceededError, match=r"document 1: .*max_document_\w+\); to allow more: --max-d"
@@ -192,12 +192,12 @@ class DocumentContract(Capabilities):
 
     def test_save_findings_is_all_or_none(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
-        before = everything(store)
+        before = project_contents(store)
         bad = [finding(1, title="new"), finding(2), finding(3, severity="High"), finding(4)]
         with pytest.raises(StorageValidationError) as caught:
             store.save_findings(bad)
         assert (caught.value.index, caught.value.field) == (2, "severity")
-        assert everything(store) == before
+        assert project_contents(store) == before
 
     def test_save_findings_with_a_newer_version_saves_none(self, store: FindingStore) -> None:
         with pytest.raises(SchemaVersionError):
@@ -205,12 +205,12 @@ class DocumentContract(Capabilities):
         assert store.list_findings(PROJECT) == []
 
     def test_save_findings_that_ends_in_an_error_of_the_caller_saves_none(self, store: FindingStore) -> None:
-        def broken() -> Any:
+        def break_off() -> Any:
             yield finding(1)
             raise KeyError("mine")
 
         with pytest.raises(KeyError, match="mine"):
-            store.save_findings(broken())
+            store.save_findings(break_off())
         assert store.list_findings(PROJECT) == []
 
     def test_save_findings_twice_the_same_id_keeps_the_last(self, store: FindingStore) -> None:

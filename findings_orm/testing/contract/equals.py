@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from findings_orm.errors import StorageConflictError, StorageValidationError
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
-from findings_orm.testing.contract.base import Capabilities, relaxed, statuses
+from findings_orm.testing.contract.base import Capabilities, list_statuses, relaxed
 from findings_orm.testing.contract.ingest import assert_counts
-from findings_orm.testing.samples import PROJECT, assert_all_same, finding, scanned, uuid_of, without
+from findings_orm.testing.samples import PROJECT, assert_all_same, finding, scanned, uuid_of, without_fields
 from findings_orm.testing.strategies import scans
 
 Document = dict[str, Any]
@@ -40,7 +40,7 @@ PAIRINGS: list[tuple[Lines, Lines, Lines]] = [
 """Lines of stored findings, lines of a report, and the lines of the stored ones afterwards, in their order."""
 
 
-def lines(store: FindingStore) -> dict[str, int | None]:
+def lines_by_id(store: FindingStore) -> dict[str, int | None]:
     """Return the line of each finding by its id."""
     return {d["id"]: (d["location"] or {}).get("start_line") for d in store.list_findings(PROJECT)}
 
@@ -62,7 +62,7 @@ class EqualContract(Capabilities):
 
     def test_equal_findings_have_ordinals(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
-        store.ingest(PROJECT, [finding(1), *([without(finding(1), "id")] * 3)])
+        store.ingest(PROJECT, [finding(1), *([without_fields(finding(1), "id")] * 3)])
         sightings = [store.sighting(PROJECT, document["id"]) for document in store.list_findings(PROJECT)]
         assert sorted(sighting.ordinal for sighting in sightings) == [0, 1, 2, 3]
         assert len({sighting.fingerprint for sighting in sightings}) == 1
@@ -74,26 +74,29 @@ class EqualContract(Capabilities):
     def test_fewer_of_the_same_closes_the_difference(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [scanned()] * 5)
         assert_counts(store.ingest(PROJECT, [scanned()] * 2), unchanged=2)
-        assert statuses(store) == ["open"] * 5
+        assert list_statuses(store) == ["open"] * 5
         assert_counts(store.ingest(PROJECT, [scanned()] * 2, close_missing=True), unchanged=2, resolved=3)
-        assert sorted(statuses(store)) == ["open"] * 2 + ["resolved"] * 3
+        assert sorted(list_statuses(store)) == ["open"] * 2 + ["resolved"] * 3
 
     def test_all_of_the_same_come_back(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [scanned("R1", n) for n in (1, 2, 3)])
         store.ingest(PROJECT, [scanned("R1", 2)], close_missing=True)
         report = store.ingest(PROJECT, [scanned("R1", n) for n in (1, 2, 3)], close_missing=True)
         assert_counts(report, unchanged=1, reopened=2)
-        assert (sorted(lines(store).values(), key=str), statuses(store)) == ([1, 2, 3], ["open"] * 3)
+        assert (sorted(lines_by_id(store).values(), key=str), list_statuses(store)) == (
+            [1, 2, 3],
+            ["open"] * 3,
+        )
 
     @pytest.mark.parametrize("severity", ["medium", "high"])
     def test_equal_findings_pair_by_line_then_nearest(self, store: FindingStore, severity: str) -> None:
         """The incoming ones are as they were (medium) or changed, which must not matter."""
         for stored, incoming, expected in PAIRINGS:
             store.delete_project(PROJECT)
-            store.save_findings([_equal(line, number) for number, line in enumerate(stored)])
-            report = [{**_equal(line), "severity": severity} for line in incoming]
+            store.save_findings([_equal_finding(line, number) for number, line in enumerate(stored)])
+            report = [{**_equal_finding(line), "severity": severity} for line in incoming]
             store.ingest(PROJECT, report, close_missing=True)
-            now = lines(store)
+            now = lines_by_id(store)
             assert [now[uuid_of(number)] for number in range(len(stored))] == expected, (stored, incoming)
             assert len(now) == max(len(stored), len(incoming))
             touched = [
@@ -102,22 +105,22 @@ class EqualContract(Capabilities):
             assert Counter(now[each] for each in touched) == Counter(incoming)
 
     def test_pairing_by_id_comes_first(self, store: FindingStore) -> None:
-        store.save_findings([_equal(10, 1), _equal(20, 2)])
-        assert_counts(store.ingest(PROJECT, [_equal(10, 2), _equal(20, 1)]), updated=2)
-        assert lines(store) == {uuid_of(1): 20, uuid_of(2): 10}
+        store.save_findings([_equal_finding(10, 1), _equal_finding(20, 2)])
+        assert_counts(store.ingest(PROJECT, [_equal_finding(10, 2), _equal_finding(20, 1)]), updated=2)
+        assert lines_by_id(store) == {uuid_of(1): 20, uuid_of(2): 10}
 
     def test_status_and_history_stay_with_their_instance(self, store: FindingStore) -> None:
-        store.save_findings([_equal(line, line) for line in (10, 20, 30)])
+        store.save_findings([_equal_finding(line, line) for line in (10, 20, 30)])
         store.set_status(PROJECT, uuid_of(20), "false_positive", actor="ann", comment="no")
-        store.ingest(PROJECT, [_equal(line) for line in (32, 22, 12)])
-        assert lines(store) == {uuid_of(10): 12, uuid_of(20): 22, uuid_of(30): 32}
+        store.ingest(PROJECT, [_equal_finding(line) for line in (32, 22, 12)])
+        assert lines_by_id(store) == {uuid_of(10): 12, uuid_of(20): 22, uuid_of(30): 32}
         assert store.get_finding(PROJECT, uuid_of(20))["status"] == "false_positive"
         assert [event.kind for event in store.history(PROJECT, uuid_of(20))] == ["status", "change"]
         assert [event.kind for event in store.history(PROJECT, uuid_of(10))] == ["change"]
 
     def test_line_in_the_resource_counts_as_the_line(self, store: FindingStore) -> None:
         store.save_findings([finding(n, rule_id="R", title="T", resource=f"a.py:{n}") for n in (10, 20)])
-        store.ingest(PROJECT, [without(finding(9, rule_id="R", title="T", resource="a.py:19"), "id")])
+        store.ingest(PROJECT, [without_fields(finding(9, rule_id="R", title="T", resource="a.py:19"), "id")])
         assert [d["resource"] for d in store.list_findings(PROJECT)] == ["a.py:10", "a.py:19"]
 
     def test_many_equal_findings_over_several_batches(self, store: FindingStore) -> None:
@@ -132,23 +135,23 @@ class EqualContract(Capabilities):
     # -- more than one batch -------------------------------------------------------------------------------
 
     def test_report_may_be_read_from_the_store_that_takes_it(self, store: FindingStore) -> None:
-        def reading() -> Iterator[Document]:
+        def count_while_yielding() -> Iterator[Document]:
             for number in range(5_000):
                 if number % 700 == 699:
                     assert store.count(FindingQuery(project_id=PROJECT)) <= number
                 yield scanned(f"R{number}")
 
-        assert_counts(store.ingest(PROJECT, reading()), created=5_000)
+        assert_counts(store.ingest(PROJECT, count_while_yielding()), created=5_000)
         assert store.count(FindingQuery(project_id=PROJECT)) == 5_000
 
     def test_report_that_breaks_off_leaves_nothing(self, store: FindingStore) -> None:
-        def broken() -> Iterator[Document]:
+        def break_off() -> Iterator[Document]:
             yield from (scanned(f"R{number}") for number in range(4_500))
             raise LookupError("the report ends here")
 
         bad = [*(scanned(f"R{number}") for number in range(4_500)), scanned(severity="bad")]
         with pytest.raises(LookupError):
-            store.ingest(PROJECT, broken())
+            store.ingest(PROJECT, break_off())
         with pytest.raises(StorageValidationError):
             store.ingest(PROJECT, bad)
         assert (store.list_projects(), store.count(FindingQuery(project_id=PROJECT))) == ([], 0)
@@ -163,11 +166,11 @@ class EqualContract(Capabilities):
         assert (report.created, len(report.rejected)) == (2_500, 100)
 
 
-def _at(line: int | None) -> Document | None:
+def _location_at(line: int | None) -> Document | None:
     return None if line is None else {"start_line": line}
 
 
-def _equal(line: int | None, number: int | None = None) -> Document:
+def _equal_finding(line: int | None, number: int | None = None) -> Document:
     """Return one of many equal findings at a line."""
-    document = finding(number or 0, rule_id="R", title="T", resource="a", location=_at(line))
-    return document if number is not None else without(document, "id")
+    document = finding(number or 0, rule_id="R", title="T", resource="a", location=_location_at(line))
+    return document if number is not None else without_fields(document, "id")

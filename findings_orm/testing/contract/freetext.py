@@ -14,7 +14,7 @@ from findings_orm.errors import StorageValidationError
 from findings_orm.port import FindingStore
 from findings_orm.query import MAX_PAGE, FindingQuery
 from findings_orm.testing.contract.base import Capabilities, found, relaxed
-from findings_orm.testing.contract.queries import forged, pages
+from findings_orm.testing.contract.queries import forge_cursor, read_pages
 from findings_orm.testing.samples import OTHER, PROJECT, finding, ids, uuid_of
 
 Document = dict[str, Any]
@@ -55,7 +55,7 @@ letters = st.text(st.sampled_from(HOSTILE), max_size=12)
 
 
 @st.composite
-def texts(draw: st.DrawFn) -> list[Document]:
+def hostile_findings(draw: st.DrawFn) -> list[Document]:
     """Findings of hostile text."""
     snippets = st.none() | letters.map(lambda snippet: {"snippet": snippet})
     return [
@@ -70,14 +70,14 @@ def texts(draw: st.DrawFn) -> list[Document]:
     ]
 
 
-def folded(text: str | None) -> str:
+def fold_text(text: str | None) -> str:
     """Return a text as it is compared."""
     return unicodedata.normalize("NFKC", text or "").casefold()
 
 
-def score(document: Document, word: str) -> int:
+def score_word(document: Document, word: str) -> int:
     """Return what a folded word is worth in a document, by looking at every place in it."""
-    title = folded(document["title"])
+    title = fold_text(document["title"])
     kinds = "".join(
         "t" if c.isalnum() or unicodedata.category(c) in ("Mn", "Mc", "Me") else "-" for c in title
     )
@@ -88,20 +88,20 @@ def score(document: Document, word: str) -> int:
             end = start + len(word)
             worth.append(6 if {start, end} <= edges else 5 if start in edges else 4)
     rest = ((document["rule_id"], 3), (document["detector_id"], 3), (document["resource"], 2))
-    worth += [each for text, each in rest if word in folded(text)]
-    worth.append(int(word in folded((document["location"] or {}).get("snippet"))))
+    worth += [each for text, each in rest if word in fold_text(text)]
+    worth.append(int(word in fold_text((document["location"] or {}).get("snippet"))))
     return max(worth)
 
 
 def best_first(documents: list[Document], text: str) -> list[str]:
     """Return the ids of the findings that have all words of a text, best first."""
-    words = set(folded(text).split())
-    scores = {document["id"]: [score(document, word) for word in words] for document in documents}
+    words = set(fold_text(text).split())
+    scores = {document["id"]: [score_word(document, word) for word in words] for document in documents}
     having = [finding_id for finding_id, each in scores.items() if all(each)]
     return sorted(having, key=lambda finding_id: (sum(scores[finding_id]), finding_id), reverse=True)
 
 
-def drawn_text(data: st.DataObject, documents: list[Document]) -> str:
+def draw_text(data: st.DataObject, documents: list[Document]) -> str:
     """Draw words, mostly parts of what there is."""
     there = [
         str(text)
@@ -127,7 +127,7 @@ class FreeTextContract(Capabilities):
             assert store.count(FindingQuery(project_id=PROJECT, text=text)) == len(numbers), text
 
     @relaxed
-    @given(data=st.data(), documents=texts())
+    @given(data=st.data(), documents=hostile_findings())
     @example(data=None, documents=[finding(1, title="i\u0307"), finding(2, title="İ"), finding(3, title="ı")])
     def test_any_text_finds_what_has_it(
         self, store: FindingStore, data: st.DataObject | None, documents: list[Document]
@@ -135,8 +135,8 @@ class FreeTextContract(Capabilities):
         store.delete_project(PROJECT)
         store.save_findings(documents)
         stored = store.list_findings(PROJECT)
-        for text in ["İ"] if data is None else [drawn_text(data, documents) for _ in range(4)]:
-            if folded(text).split():
+        for text in ["İ"] if data is None else [draw_text(data, documents) for _ in range(4)]:
+            if fold_text(text).split():
                 expected = best_first(stored, text)
                 assert found(store, text=text, sort="-relevance", limit=MAX_PAGE) == expected
                 assert sorted(found(store, text=text)) == sorted(expected)
@@ -180,7 +180,7 @@ class FreeTextContract(Capabilities):
             assert len(whole) == 20
             for limit in (1, 2, 3, 7, 19, 20, 21):
                 query = FindingQuery(project_id=PROJECT, sort=sort, text="sql", limit=limit)
-                assert ids(pages(store, query)) == whole, f"pages of {limit} by {sort}"
+                assert ids(read_pages(store, query)) == whole, f"pages of {limit} by {sort}"
 
     def test_relevance_needs_a_text(self) -> None:
         for sort in ("relevance", "-relevance"):
@@ -212,7 +212,7 @@ class FreeTextContract(Capabilities):
         query = FindingQuery(project_id=PROJECT, sort="-relevance", text="sql", limit=2)
         wrong: list[Any] = [-1, 7, 10**30, "6", None, [], 1.5]
         for value in wrong:
-            cursor = forged(query, value, uuid_of(1))
+            cursor = forge_cursor(query, value, uuid_of(1))
             with pytest.raises(StorageValidationError, match="next_cursor of a page") as caught:
                 found(store, cursor=cursor, sort="-relevance", text="sql")
             assert caught.value.field == "cursor", value

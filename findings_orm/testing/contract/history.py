@@ -12,9 +12,9 @@ from findings_orm.errors import FindingNotFoundError, StorageValidationError
 from findings_orm.finding import TRANSITIONS, Status, canonical_time, validate_finding
 from findings_orm.port import FindingStore
 from findings_orm.query import time_key
-from findings_orm.testing.contract.base import Capabilities, brief, everything, statuses
+from findings_orm.testing.contract.base import Capabilities, list_statuses, project_contents, summarize_events
 from findings_orm.testing.contract.ingest import assert_counts
-from findings_orm.testing.samples import OTHER, PROJECT, assert_same, finding, ids, run_of, uuid_of
+from findings_orm.testing.samples import OTHER, PROJECT, assert_same, finding, ids, run_id_of, uuid_of
 
 FUTURE = "9999-01-01T00:00:00Z"
 PAST = "2024-05-02T00:00:00Z"
@@ -32,16 +32,16 @@ class HistoryContract(Capabilities):
         for old, new in LEGAL:
             store.save_finding(finding(1, status=old.value))
             store.set_status(PROJECT, uuid_of(1), new.value, actor="ann")
-            assert statuses(store) == [new.value], f"{old} -> {new}"
+            assert list_statuses(store) == [new.value], f"{old} -> {new}"
 
     def test_illegal_changes_of_status_are_refused(self, store: FindingStore) -> None:
         for old, new in ILLEGAL:
             store.save_finding(finding(1, status=old.value))
-            before = everything(store)
+            before = project_contents(store)
             with pytest.raises(StorageValidationError) as caught:
                 store.set_status(PROJECT, uuid_of(1), new.value, actor="ann")
             assert caught.value.field == "status"
-            assert everything(store) == before, f"{old} -> {new}"
+            assert project_contents(store) == before, f"{old} -> {new}"
 
     def test_set_status_returns_the_finding_and_changes_nothing_else(self, store: FindingStore) -> None:
         document = finding(1, evidence={"b": 1, "a": 1.0}, tags=["x"])
@@ -49,7 +49,7 @@ class HistoryContract(Capabilities):
         returned = store.set_status(PROJECT, uuid_of(1), "triaged", actor="ann")
         assert_same(returned, validate_finding({**document, "status": "triaged"}))
         assert_same(store.get_finding(PROJECT, uuid_of(1)), returned)
-        assert statuses(store) == ["triaged", "open"]
+        assert list_statuses(store) == ["triaged", "open"]
         returned["evidence"]["b"] = 2
         assert store.get_finding(PROJECT, uuid_of(1))["evidence"]["b"] == 1
 
@@ -57,7 +57,7 @@ class HistoryContract(Capabilities):
         store.save_finding(finding(1))
         store.set_status(PROJECT, uuid_of(1), "triaged", actor="ann", comment="looks real\n\U0001f600 é")
         store.set_status(PROJECT, uuid_of(1), "false_positive", actor="bob é")
-        assert brief(store.history(PROJECT, uuid_of(1))) == [
+        assert summarize_events(store.history(PROJECT, uuid_of(1))) == [
             ("status", "ann", {"status": ["open", "triaged"]}, "looks real\n\U0001f600 é"),
             ("status", "bob é", {"status": ["triaged", "false_positive"]}, ""),
         ]
@@ -73,21 +73,21 @@ class HistoryContract(Capabilities):
         assert store.history(PROJECT, uuid_of(1)) == []
         returned = store.set_status(PROJECT, uuid_of(1), "open", actor="ann", comment="looking")
         assert returned["status"] == "open"
-        assert brief(store.history(PROJECT, uuid_of(1))) == [("comment", "ann", {}, "looking")]
+        assert summarize_events(store.history(PROJECT, uuid_of(1))) == [("comment", "ann", {}, "looking")]
 
     def test_unknown_status_is_refused(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
         for status in ("", "Open", "closed", "open\n", "\x00", "\ud800"):
             with pytest.raises(StorageValidationError):
                 store.set_status(PROJECT, uuid_of(1), status, actor="ann")
-        assert statuses(store) == ["open"]
+        assert list_statuses(store) == ["open"]
 
     def test_bad_actor_or_comment_is_refused(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
         for actor, comment in (("", ""), ("a\x00", ""), ("\ud800", ""), ("a", "b\x00"), ("a", "\ud800")):
             with pytest.raises(StorageValidationError):
                 store.set_status(PROJECT, uuid_of(1), "triaged", actor=actor, comment=comment)
-        assert (statuses(store), store.history(PROJECT, uuid_of(1))) == (["open"], [])
+        assert (list_statuses(store), store.history(PROJECT, uuid_of(1))) == (["open"], [])
 
     def test_set_status_of_unknown_finding_raises(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
@@ -136,12 +136,12 @@ class HistoryContract(Capabilities):
 
     def test_save_records_every_field_that_changed(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
-        store.save_finding(finding(1, created_at="2025-01-01T00:00:00Z", run_id=run_of(1)))
+        store.save_finding(finding(1, created_at="2025-01-01T00:00:00Z", run_id=run_id_of(1)))
         changes = {
             "created_at": [finding(1)["created_at"], "2025-01-01T00:00:00Z"],
-            "run_id": [None, run_of(1)],
+            "run_id": [None, run_id_of(1)],
         }
-        assert brief(store.history(PROJECT, uuid_of(1))) == [("change", "save", changes, "")]
+        assert summarize_events(store.history(PROJECT, uuid_of(1))) == [("change", "save", changes, "")]
 
     def test_save_of_the_same_is_no_event(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
@@ -152,16 +152,16 @@ class HistoryContract(Capabilities):
         store.save_finding(finding(1))
         store.set_status(PROJECT, uuid_of(1), "triaged", actor="ann")
         store.save_finding(finding(1, severity="low", status="triaged"))
-        store.ingest(PROJECT, [finding(1, severity="high")], run=run_of(1))
+        store.ingest(PROJECT, [finding(1, severity="high")], run=run_id_of(1))
         store.set_status(PROJECT, uuid_of(1), "triaged", actor="bob", comment="hm")
-        store.ingest(PROJECT, [finding(9)], close_missing=True, run=run_of(2))
+        store.ingest(PROJECT, [finding(9)], close_missing=True, run=run_id_of(2))
         events = store.history(PROJECT, uuid_of(1))
         assert [(event.kind, event.actor, event.run_id) for event in events] == [
             ("status", "ann", None),
             ("change", "save", None),
-            ("change", "ingest", run_of(1)),
+            ("change", "ingest", run_id_of(1)),
             ("comment", "bob", None),
-            ("status", "ingest", run_of(2)),
+            ("status", "ingest", run_id_of(2)),
         ]
         assert sorted(time_key(event.at) for event in events) == [time_key(event.at) for event in events]
 
@@ -200,7 +200,7 @@ class _Clock(datetime):
         return super().now(tz) + cls.ahead
 
 
-def _jumps(clock: type[_Clock], call: Callable[[], object]) -> Iterator[object]:
+def _call_at_jumps(clock: type[_Clock], call: Callable[[], object]) -> Iterator[object]:
     """Call again and again, the clock being set ahead and back."""
     for days in (0, 400, -400, 30, -30):
         clock.ahead = timedelta(days=days)
@@ -225,14 +225,14 @@ class ClockContract(Capabilities):
         before = [store.sighting(PROJECT, uuid_of(n)) for n in (1, 2)]
         numbers = iter(range(100))
 
-        def again() -> None:
+        def import_again() -> None:
             """Import the same report, one in which another finding is missing, and a changed one; save it."""
             changed = [finding(n, confidence=next(numbers)) for n in (1, 2)]
             for report in ([finding(1), finding(2)], [finding(1), finding(2)], [finding(2)], changed):
                 store.ingest(PROJECT, report)
             store.save_findings([*changed, finding(1), finding(2)])
 
-        for _ in _jumps(clock, again):
+        for _ in _call_at_jumps(clock, import_again):
             after = [store.sighting(PROJECT, uuid_of(n)) for n in (1, 2)]
             for old, new in zip(before, after, strict=True):
                 assert old.first_seen == new.first_seen
@@ -245,7 +245,7 @@ class ClockContract(Capabilities):
         numbers = iter(range(100))
         key = uuid_of(1)
 
-        def act() -> None:
+        def change_finding() -> None:
             """Change the finding in every way that leaves an entry in its history."""
             store.set_status(PROJECT, key, "triaged", actor="ann")
             store.set_status(PROJECT, key, "triaged", actor="ann", comment=f"again {next(numbers)}")
@@ -255,7 +255,7 @@ class ClockContract(Capabilities):
             store.save_finding(finding(1, confidence=next(numbers), status="resolved"))
             store.save_finding(finding(1))
 
-        for _ in _jumps(clock, act):
+        for _ in _call_at_jumps(clock, change_finding):
             _assert_in_order(store, store.sighting(PROJECT, key).first_seen)
         kinds = {(event.kind, event.actor) for event in store.history(PROJECT, key)}
         assert kinds >= {("status", "ann"), ("comment", "ann"), ("status", "ingest"), ("change", "ingest")}
@@ -293,7 +293,7 @@ class PurgeContract(Capabilities):
         store.save_finding(finding(1, project_id=OTHER, status="resolved"))
         report = store.purge(PROJECT, closed_before=FUTURE)
         assert (report.purged, report.dry_run) == (4, False)
-        assert statuses(store) == ["open", "triaged", "in_progress"]
+        assert list_statuses(store) == ["open", "triaged", "in_progress"]
         assert len(store.list_findings(OTHER)) == 1
 
     def test_purge_goes_by_the_time_of_closing(self, store: FindingStore) -> None:
@@ -322,10 +322,10 @@ class PurgeContract(Capabilities):
 
     def test_dry_run_counts_and_removes_nothing(self, store: FindingStore) -> None:
         store.save_findings([finding(1, status="resolved"), finding(2)])
-        before = everything(store)
+        before = project_contents(store)
         report = store.purge(PROJECT, closed_before=FUTURE, dry_run=True)
         assert (report.purged, report.dry_run) == (1, True)
-        assert everything(store) == before
+        assert project_contents(store) == before
 
     def test_history_of_the_purged_stays_and_says_what_it_was(self, store: FindingStore) -> None:
         store.save_finding(finding(1, rule_id="R1"))
@@ -353,10 +353,10 @@ class PurgeContract(Capabilities):
 
     def test_purge_of_nothing_changes_nothing(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
-        before = everything(store)
+        before = project_contents(store)
         assert store.purge(PROJECT, closed_before=FUTURE).purged == 0
         assert store.purge(OTHER, closed_before=FUTURE).purged == 0
-        assert everything(store) == before
+        assert project_contents(store) == before
 
     def test_purge_of_many(self, store: FindingStore) -> None:
         store.save_findings(finding(n, status=("resolved", "open")[n % 25 == 0]) for n in range(2500))

@@ -15,17 +15,23 @@ from findings_orm.errors import SchemaVersionError, StorageConflictError, Storag
 from findings_orm.finding import validate_finding
 from findings_orm.fingerprint import fingerprint
 from findings_orm.port import FindingStore, IngestReport, Run
-from findings_orm.testing.contract.base import Capabilities, brief, everything, relaxed, statuses
+from findings_orm.testing.contract.base import (
+    Capabilities,
+    list_statuses,
+    project_contents,
+    relaxed,
+    summarize_events,
+)
 from findings_orm.testing.samples import (
     OTHER,
     PROJECT,
     assert_all_same,
     finding,
     ids,
-    run_of,
+    run_id_of,
     scanned,
     uuid_of,
-    without,
+    without_fields,
 )
 from findings_orm.testing.strategies import scans
 
@@ -81,10 +87,10 @@ class IngestContract(Capabilities):
     # -- new and known -------------------------------------------------------------------------------------
 
     def test_new_findings_are_created(self, store: FindingStore) -> None:
-        report = store.ingest(PROJECT, [scanned("R1"), scanned("R2")], run=run_of(1))
+        report = store.ingest(PROJECT, [scanned("R1"), scanned("R2")], run=run_id_of(1))
         assert_counts(report, created=2)
         for document in store.list_findings(PROJECT):
-            assert (document["project_id"], document["run_id"]) == (PROJECT, run_of(1))
+            assert (document["project_id"], document["run_id"]) == (PROJECT, run_id_of(1))
             assert document["id"][14] == "7", "a new id must be a time-ordered UUID (version 7)"
             assert_all_same([validate_finding(document)], [document])
             assert store.history(PROJECT, document["id"]) == []
@@ -106,8 +112,8 @@ class IngestContract(Capabilities):
         assert report == given_ones
 
     def test_given_fields_of_a_new_finding_are_kept(self, store: FindingStore) -> None:
-        document = finding(7, run_id=run_of(9), status="triaged")
-        store.ingest(PROJECT, [document], run=run_of(1))
+        document = finding(7, run_id=run_id_of(9), status="triaged")
+        store.ingest(PROJECT, [document], run=run_id_of(1))
         assert_all_same(store.list_findings(PROJECT), [validate_finding(document)])
 
     def test_same_report_again_changes_nothing(self, store: FindingStore) -> None:
@@ -118,38 +124,40 @@ class IngestContract(Capabilities):
         assert_all_same(store.list_findings(PROJECT), before)
 
     def test_changed_fields_are_updated(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [scanned("R1", evidence={"n": 1})], run=run_of(1))
+        store.ingest(PROJECT, [scanned("R1", evidence={"n": 1})], run=run_id_of(1))
         before = store.list_findings(PROJECT)[0]
         new = scanned("R1", severity="high", evidence={"n": 1.0}, title="new title", tags=["x"])
-        assert_counts(store.ingest(PROJECT, [new], run=run_of(2)), updated=1)
+        assert_counts(store.ingest(PROJECT, [new], run=run_id_of(2)), updated=1)
         after = {**before, "severity": "high", "evidence": {"n": 1.0}, "title": "new title", "tags": ["x"]}
         assert_all_same(store.list_findings(PROJECT), [after])
 
     def test_changed_fields_are_in_the_history(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [scanned("R1")], run=run_of(1))
-        store.ingest(PROJECT, [scanned("R1", severity="high", cwe_ids=[79])], run=run_of(2))
+        store.ingest(PROJECT, [scanned("R1")], run=run_id_of(1))
+        store.ingest(PROJECT, [scanned("R1", severity="high", cwe_ids=[79])], run=run_id_of(2))
         finding_id = store.list_findings(PROJECT)[0]["id"]
         events = store.history(PROJECT, finding_id)
         changes = {"severity": ["medium", "high"], "cwe_ids": [[], [79]]}
-        assert brief(events) == [("change", "ingest", changes, "")]
-        assert (events[0].run_id, events[0].finding_id) == (run_of(2), finding_id)
+        assert summarize_events(events) == [("change", "ingest", changes, "")]
+        assert (events[0].run_id, events[0].finding_id) == (run_id_of(2), finding_id)
 
     def test_known_finding_keeps_id_time_run_and_status(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [finding(1, rule_id="R1")], run=run_of(1))
+        store.ingest(PROJECT, [finding(1, rule_id="R1")], run=run_id_of(1))
         store.set_status(PROJECT, uuid_of(1), "in_progress", actor="ann")
-        again = finding(1, rule_id="R1", id=uuid_of(2), created_at="2025-01-01T00:00:00Z", run_id=run_of(5))
-        assert_counts(store.ingest(PROJECT, [again], run=run_of(2)), unchanged=1)
-        kept = validate_finding(finding(1, rule_id="R1", run_id=run_of(1), status="in_progress"))
+        again = finding(
+            1, rule_id="R1", id=uuid_of(2), created_at="2025-01-01T00:00:00Z", run_id=run_id_of(5)
+        )
+        assert_counts(store.ingest(PROJECT, [again], run=run_id_of(2)), unchanged=1)
+        kept = validate_finding(finding(1, rule_id="R1", run_id=run_id_of(1), status="in_progress"))
         assert_all_same(store.list_findings(PROJECT), [kept])
 
     def test_findings_stored_by_save_are_recognised(self, store: FindingStore) -> None:
         store.save_findings([finding(1), finding(2, rule_id="R1", location={"start_line": 4})])
         store.set_status(PROJECT, uuid_of(1), "false_positive", actor="ann")
         again = [finding(1), finding(2, rule_id="R1", location={"start_line": 9}, title="other")]
-        again = [without(document, "id", "created_at", "project_id") for document in again]
+        again = [without_fields(document, "id", "created_at", "project_id") for document in again]
         assert_counts(store.ingest(PROJECT, again), unchanged=1, updated=1)
         assert ids(store.list_findings(PROJECT)) == [uuid_of(1), uuid_of(2)]
-        assert statuses(store) == ["false_positive", "open"]
+        assert list_statuses(store) == ["false_positive", "open"]
 
     def test_finding_changed_by_save_is_recognised_as_what_it_is_now(self, store: FindingStore) -> None:
         store.save_finding(finding(1, rule_id="R1"))
@@ -158,8 +166,8 @@ class IngestContract(Capabilities):
         assert_counts(store.ingest(PROJECT, [finding(9, rule_id="R1", resource="src/file1.py")]), created=1)
 
     def test_projects_do_not_know_each_others_findings(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [scanned()], run=run_of(1))
-        assert_counts(store.ingest(OTHER, [scanned()], run=run_of(1)), created=1)
+        store.ingest(PROJECT, [scanned()], run=run_id_of(1))
+        assert_counts(store.ingest(OTHER, [scanned()], run=run_id_of(1)), created=1)
         assert len(store.runs(PROJECT)) == len(store.runs(OTHER)) == 1
 
     # -- input ---------------------------------------------------------------------------------------------
@@ -176,7 +184,7 @@ class IngestContract(Capabilities):
 
     def test_ingest_may_read_the_store_while_it_takes_documents(self, store: FindingStore) -> None:
         store.save_findings(finding(number) for number in range(20))
-        copies = (without(document, "project_id") for document in store.iter_findings(PROJECT))
+        copies = (without_fields(document, "project_id") for document in store.iter_findings(PROJECT))
         assert_counts(store.ingest(OTHER, copies), created=20)
         assert_counts(store.ingest(PROJECT, store.iter_findings(PROJECT)), unchanged=20)
 
@@ -190,12 +198,12 @@ class IngestContract(Capabilities):
         assert_all_same(store.list_findings(PROJECT), before)
 
     def test_error_of_the_callers_generator_leaves_nothing(self, store: FindingStore) -> None:
-        def broken() -> Iterator[Document]:
+        def break_off() -> Iterator[Document]:
             yield scanned()
             raise KeyError("mine")
 
         with pytest.raises(KeyError, match="mine"):
-            store.ingest(PROJECT, broken())
+            store.ingest(PROJECT, break_off())
         assert (store.list_projects(), store.runs(PROJECT)) == ([], [])
 
     def test_document_of_another_project_is_refused(self, store: FindingStore) -> None:
@@ -206,13 +214,13 @@ class IngestContract(Capabilities):
 
     def test_broken_document_leaves_nothing(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [scanned("R0")])
-        before = everything(store)
+        before = project_contents(store)
         for field, value in (("title", ""), ("severity", "High"), ("x", 1), ("created_at", "now")):
             bad = {**scanned(), field: value}
             with pytest.raises(StorageValidationError) as caught:
                 store.ingest(PROJECT, [scanned("R1"), scanned("R0", severity="low"), bad])
             assert (caught.value.index, caught.value.field) == (2, field)
-        assert everything(store) == before
+        assert project_contents(store) == before
 
     def test_document_of_a_newer_version_leaves_nothing(self, store: FindingStore) -> None:
         with pytest.raises(SchemaVersionError):
@@ -247,11 +255,11 @@ class IngestContract(Capabilities):
             assert store.ingest(PROJECT, [scanned(**other), scanned(**one)]).unchanged == 2
 
     def test_sighting_names_the_fingerprint(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [scanned("R1", 5)], run=run_of(1))
+        store.ingest(PROJECT, [scanned("R1", 5)], run=run_id_of(1))
         document = store.list_findings(PROJECT)[0]
         sighting = store.sighting(PROJECT, document["id"])
         assert sighting.fingerprint == fingerprint(document).digest.hex()
-        assert (sighting.finding_id, sighting.ordinal, sighting.last_run) == (document["id"], 0, run_of(1))
+        assert (sighting.finding_id, sighting.ordinal, sighting.last_run) == (document["id"], 0, run_id_of(1))
 
     # -- ids -----------------------------------------------------------------------------------------------
 
@@ -263,10 +271,10 @@ class IngestContract(Capabilities):
 
     def test_id_of_another_finding_is_a_conflict(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
-        before = everything(store)
+        before = project_contents(store)
         with pytest.raises(StorageConflictError):
             store.ingest(PROJECT, [scanned("R5"), scanned("R6", id=uuid_of(1))])
-        assert everything(store) == before
+        assert project_contents(store) == before
 
     def test_id_given_to_two_new_findings_is_a_conflict(self, store: FindingStore) -> None:
         with pytest.raises(StorageConflictError):
@@ -286,16 +294,16 @@ class IngestContract(Capabilities):
         self, store: FindingStore, first: list[Document], second: list[Document], close_missing: bool
     ) -> None:
         store.delete_project(PROJECT)
-        store.ingest(PROJECT, first, run=run_of(1))
-        before = everything(store)
+        store.ingest(PROJECT, first, run=run_id_of(1))
+        before = project_contents(store)
         second = [*second, {"detector_id": "bad one"}]
         options: dict[str, Any] = {
-            "run": Run(run_of(2)),
+            "run": Run(run_id_of(2)),
             "close_missing": close_missing,
             "on_invalid": "quarantine",
         }
         told = store.ingest(PROJECT, second, dry_run=True, **options)
-        assert everything(store) == before, "a dry run wrote something"
+        assert project_contents(store) == before, "a dry run wrote something"
         done = store.ingest(PROJECT, second, **options)
         assert (told.dry_run, done.dry_run) == (True, False)
         assert told.counts() == done.counts()

@@ -17,7 +17,7 @@ from findings_orm.errors import SchemaVersionError, StorageError, StorageValidat
 from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION, Severity, validate_finding
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.port import FindingStore, StoragePort
-from findings_orm.testing.contract.base import Capabilities, contents, refusal, relaxed
+from findings_orm.testing.contract.base import Capabilities, error_of_call, relaxed, visible_contents
 from findings_orm.testing.hostile import BREAKS, ENDLESS, VERSION_FIELD, Break, break_document
 from findings_orm.testing.samples import OTHER, PROJECT, assert_all_same, assert_same, finding, ids, uuid_of
 from findings_orm.testing.strategies import documents, json_objects
@@ -78,7 +78,7 @@ NOT_JSON: dict[str, Any] = {
 IMPOSSIBLE_PROJECTS = ("nobody", "", "\x00", "\ud800", "x" * 1000, "%", "é")
 
 
-def _only(path: pathlib.Path) -> list[str]:
+def _names_beside(path: pathlib.Path) -> list[str]:
     return [entry.name for entry in path.parent.iterdir()]
 
 
@@ -116,7 +116,7 @@ class PortContract(Capabilities):
         layout = {**LAYOUT, "more": data}
         store.atomic_write(folder / "store.json", layout)
         assert_same(json.loads((folder / "store.json").read_bytes()), layout)
-        assert _only(folder / "store.json") == ["store.json"], "a temporary file was left"
+        assert _names_beside(folder / "store.json") == ["store.json"], "a temporary file was left"
 
     def test_atomic_write_replaces_the_old_file(self, store: StoragePort, folder: pathlib.Path) -> None:
         path = folder / "store.json"
@@ -145,7 +145,7 @@ class PortContract(Capabilities):
         for data in without:
             with pytest.raises(SchemaVersionError):
                 store.atomic_write(path, data)
-            assert (path.read_text(), _only(path)) == ("old", ["store.json"])
+            assert (path.read_text(), _names_beside(path)) == ("old", ["store.json"])
 
     def test_atomic_write_of_what_json_cannot_hold_keeps_the_old_file(
         self, store: StoragePort, folder: pathlib.Path
@@ -155,7 +155,7 @@ class PortContract(Capabilities):
         for what, value in NOT_JSON.items():
             with pytest.raises(StorageValidationError):
                 store.atomic_write(path, {**LAYOUT, "findings": [value]})
-            assert (path.read_text(), _only(path)) == ("old", ["store.json"]), what
+            assert (path.read_text(), _names_beside(path)) == ("old", ["store.json"]), what
 
     def test_atomic_write_that_fails_is_refused(self, store: StoragePort, folder: pathlib.Path) -> None:
         with pytest.raises(StorageValidationError):
@@ -245,16 +245,16 @@ class PortContract(Capabilities):
     @pytest.mark.parametrize("version", ["1.0.0", SCHEMA_VERSION])
     def test_hostile_documents_are_refused_whole(self, store: StoragePort, version: str) -> None:
         store.save_finding(finding())
-        before = contents(store)
+        before = visible_contents(store)
         for rule in (*BREAKS, *ENDLESS):
             if version in rule.versions:
                 document = break_document(finding(finding_schema_version=version), rule)
                 self._assert_refused(store, document, rule)
-        assert contents(store) == before, "a refused document left something behind"
+        assert visible_contents(store) == before, "a refused document left something behind"
 
     def _assert_refused(self, store: StoragePort, document: dict[str, Any], rule: Break) -> None:
         expected = SchemaVersionError if rule.field == VERSION_FIELD else StorageValidationError
-        error = refusal(lambda: store.save_finding(document))
+        error = error_of_call(lambda: store.save_finding(document))
         assert isinstance(error, expected), f"accepted although {rule.name}" if error is None else rule.name
         field = getattr(error, "field", None)
         if expected is StorageValidationError and rule in BREAKS:

@@ -116,14 +116,14 @@ def expected_order(found: Sequence[Document], sort: str, text: str = "") -> list
     """Return documents in the order of `sort`: by value in code point order, ties by id, same direction."""
     value = FindingQuery(project_id=PROJECT, sort=sort, text=text).sort_value
 
-    def compare(a: Document, b: Document) -> int:
+    def compare_keys(a: Document, b: Document) -> int:
         left, right = (value(a), a["id"]), (value(b), b["id"])
         return (left > right) - (left < right)
 
-    return sorted(found, key=cmp_to_key(compare), reverse=sort.startswith("-"))
+    return sorted(found, key=cmp_to_key(compare_keys), reverse=sort.startswith("-"))
 
 
-def pages(store: FindingStore, query: FindingQuery) -> list[Document]:
+def read_pages(store: FindingStore, query: FindingQuery) -> list[Document]:
     """Return everything that `find` gives, page by page."""
     seen: list[Document] = []
     for _ in range(1000):
@@ -133,18 +133,18 @@ def pages(store: FindingStore, query: FindingQuery) -> list[Document]:
         if page.next_cursor is None:
             return seen
         assert len(page.items) == query.limit, "a page that is not the last one is smaller than its limit"
-        query = _next(query, page.next_cursor)
+        query = _next_query(query, page.next_cursor)
     raise AssertionError("pages do not end")
 
 
-def forged(query: FindingQuery, value: object, finding_id: object) -> str:
+def forge_cursor(query: FindingQuery, value: object, finding_id: object) -> str:
     """Return a cursor of a query with a position that it did not hand out."""
     cursor = query.cursor_after(validate_finding(CORPUS[0]))
     binding = json.loads(base64.urlsafe_b64decode(cursor))[0]
     return base64.urlsafe_b64encode(json.dumps([binding, value, finding_id]).encode()).decode()
 
 
-def _next(query: FindingQuery, cursor: str) -> FindingQuery:
+def _next_query(query: FindingQuery, cursor: str) -> FindingQuery:
     fields = {name: getattr(query, name) for name in FindingQuery.__dataclass_fields__}
     return FindingQuery(**{**fields, "cursor": cursor})
 
@@ -176,7 +176,7 @@ class QueryContract(Capabilities):
         for _ in range(4):
             query = data.draw(queries(PROJECT, canonical))
             expected = [document for document in canonical if matches(query, document)]
-            assert_all_same(pages(store, query), expected_order(expected, query.sort, query.text))
+            assert_all_same(read_pages(store, query), expected_order(expected, query.sort, query.text))
             assert store.count(query) == len(expected)
 
     def test_sorts_both_ways_with_ties_by_id(self, store: FindingStore) -> None:
@@ -208,7 +208,7 @@ class QueryContract(Capabilities):
             whole = ids(expected_order(everyone, sort))
             for limit in (3, 23, 24):
                 query = FindingQuery(project_id=PROJECT, sort=sort, limit=limit)
-                assert ids(pages(store, query)) == whole, f"pages of {limit} by {sort}"
+                assert ids(read_pages(store, query)) == whole, f"pages of {limit} by {sort}"
         for text in texts:
             self._find_among(store, everyone, detector_id=text)
             self._find_among(store, everyone, detector_id=[f"{text}*", "w"])
@@ -219,7 +219,7 @@ class QueryContract(Capabilities):
         for sort in ("created_at", "-title"):
             query = FindingQuery(project_id=PROJECT, limit=5, sort=sort, **conditions)
             expected = [document for document in everyone if matches(query, document)]
-            assert ids(pages(store, query)) == ids(expected_order(expected, sort)), str(conditions)[:200]
+            assert ids(read_pages(store, query)) == ids(expected_order(expected, sort)), str(conditions)[:200]
             assert store.count(query) == len(expected)
 
     def test_pages_of_severities_and_statuses(self, store: FindingStore) -> None:
@@ -239,7 +239,7 @@ class QueryContract(Capabilities):
                 project_id=PROJECT, severity=severity, status=status, sort=sort, limit=4, **times
             )
             expected = [document for document in everyone if matches(query, document)]
-            assert ids(pages(store, query)) == ids(expected_order(expected, sort)), query
+            assert ids(read_pages(store, query)) == ids(expected_order(expected, sort)), query
 
     # -- pages ---------------------------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class QueryContract(Capabilities):
             assert len(whole) == 24
             for limit in (1, 2, 3, 5, 7, 12, 23, 24, 25, MAX_PAGE):
                 query = FindingQuery(project_id=PROJECT, sort=sort, limit=limit)
-                assert ids(pages(store, query)) == whole, f"pages of {limit} by {sort}"
+                assert ids(read_pages(store, query)) == whole, f"pages of {limit} by {sort}"
 
     def test_last_full_page_has_no_cursor(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
@@ -270,7 +270,7 @@ class QueryContract(Capabilities):
         store.delete_project(PROJECT)
         store.save_findings([*kept, finding(1, severity="high", title="AAA"), finding(90, title="zzz")])
         assert page.next_cursor is not None
-        seen += ids(pages(store, _next(query, page.next_cursor)))
+        seen += ids(read_pages(store, _next_query(query, page.next_cursor)))
         assert len(seen) == len(set(seen)), "a finding came twice"
         assert [each for each in seen if each in set(whole) - removed] == [
             each for each in whole if each not in removed
@@ -327,10 +327,12 @@ class QueryContract(Capabilities):
             {"detector_id": {"bandit", "scan.*"}},
             {"created_before": "2100-01-01T00:00:00.000Z"},
         ]
-        rest = ids(pages(store, FindingQuery(**asked)))[1:]
+        rest = ids(read_pages(store, FindingQuery(**asked)))[1:]
         assert len(rest) > 1
         for spelling in same:
-            assert ids(pages(store, FindingQuery(**{**asked, **spelling}, cursor=cursor))) == rest, spelling
+            assert ids(read_pages(store, FindingQuery(**{**asked, **spelling}, cursor=cursor))) == rest, (
+                spelling
+            )
 
     def test_cursor_of_an_older_release_is_refused(self, store: FindingStore) -> None:
         """It names the order only, so nothing tells whose page it ended."""
@@ -351,7 +353,7 @@ class QueryContract(Capabilities):
                 [10**30, -(10**30), -1, 1.5, True, None] if sort.endswith("severity") else list(HARD_VALUES)
             )
             for value, finding_id in itertools.product(values, HARD_VALUES):
-                cursor = forged(FindingQuery(project_id=PROJECT, sort=sort), value, finding_id)
+                cursor = forge_cursor(FindingQuery(project_id=PROJECT, sort=sort), value, finding_id)
                 self._find_or_refuse(store, cursor=cursor, sort=sort)
 
     # -- values --------------------------------------------------------------------------------------------
@@ -363,7 +365,7 @@ class QueryContract(Capabilities):
             for start, numbers in (("2024-05-01T12:00:00Z", [1, 2]), ("2024-05-01T12:00:00.4Z", [2])):
                 for severities in ([], list(Severity)):
                     query = FindingQuery(project_id=PROJECT, created_from=start, severity=severities)
-                    page = store.find(_next(query, forged(query, time, uuid_of(0).upper())))
+                    page = store.find(_next_query(query, forge_cursor(query, time, uuid_of(0).upper())))
                     assert ids(page.items) == [uuid_of(n) for n in numbers]
 
     def test_values_that_nothing_has_find_nothing_or_are_refused(self, store: FindingStore) -> None:
@@ -384,7 +386,7 @@ class QueryContract(Capabilities):
     def _find_or_refuse(self, store: FindingStore, **conditions: Any) -> None:
         try:
             query = FindingQuery(**{"project_id": PROJECT, **conditions})
-            result, number = pages(store, query), store.count(query)
+            result, number = read_pages(store, query), store.count(query)
         except StorageValidationError:
             return
         if "cursor" not in conditions:
@@ -446,10 +448,10 @@ class QueryContract(Capabilities):
     def _assert_summary(self, store: FindingStore, expected: list[Document]) -> None:
         summary = store.summarize(PROJECT)
         severity, status, detector, resource = (
-            _tally([document[name] for document in expected])
+            _count_values([document[name] for document in expected])
             for name in ("severity", "status", "detector_id", "resource")
         )
-        cwe = _tally([number for document in expected for number in set(document["cwe_ids"])])
+        cwe = _count_values([number for document in expected for number in set(document["cwe_ids"])])
         wanted = Summary.of_counts(PROJECT, severity, status, detector, cwe, resource)
         assert summary == wanted
         for name in ("by_severity", "by_status", "by_detector", "by_cwe", "top_resources"):
@@ -457,5 +459,5 @@ class QueryContract(Capabilities):
         assert set(summary.by_status) == {status.value for status in Status}
 
 
-def _tally(values: list[Any]) -> dict[Any, int]:
+def _count_values(values: list[Any]) -> dict[Any, int]:
     return {value: values.count(value) for value in values if value is not None}

@@ -17,7 +17,13 @@ from findings_orm.errors import StorageError, StorageValidationError
 from findings_orm.imports.originals import LostValue
 from findings_orm.port import FindingStore, Run
 from findings_orm.query import time_key
-from findings_orm.testing.contract.base import Capabilities, brief, everything, relaxed, statuses
+from findings_orm.testing.contract.base import (
+    Capabilities,
+    list_statuses,
+    project_contents,
+    relaxed,
+    summarize_events,
+)
 from findings_orm.testing.contract.ingest import assert_counts
 from findings_orm.testing.samples import (
     OTHER,
@@ -26,7 +32,7 @@ from findings_orm.testing.samples import (
     assert_same,
     finding,
     ids,
-    run_of,
+    run_id_of,
     scanned,
     uuid_of,
 )
@@ -87,7 +93,7 @@ class Broken:
         raise RuntimeError("no")
 
 
-def _deep(levels: int) -> Any:
+def _deep_value(levels: int) -> Any:
     value: Any = 10**5000
     for level in range(levels):
         value = {"a": value} if level % 2 else [value]
@@ -101,13 +107,13 @@ class RunContract(Capabilities):
 
     def test_runs_are_numbered_and_counted(self, store: FindingStore) -> None:
         tool = {"name": "demo", "version": "1.0", "b": {"z": 1, "a": 1.0}}
-        run = Run(run_of(1), ["scan.more"], "2024-05-01T10:00:00.50Z", tool)
+        run = Run(run_id_of(1), ["scan.more"], "2024-05-01T10:00:00.50Z", tool)
         first = store.ingest(PROJECT, [scanned()], run=run)
-        second = store.ingest(PROJECT, [], run=run_of(2), close_missing=True)
+        second = store.ingest(PROJECT, [], run=run_id_of(2), close_missing=True)
         third = store.ingest(PROJECT, [{}], on_invalid="quarantine")
         runs = store.runs(PROJECT)
         assert [each.number for each in runs] == [1, 2, 3]
-        assert [each.id for each in runs] == [run_of(1), run_of(2), third.run_id]
+        assert [each.id for each in runs] == [run_id_of(1), run_id_of(2), third.run_id]
         assert [dict(each.counts) for each in runs] == [first.counts(), second.counts(), third.counts()]
         assert sorted(runs[0].detectors) == ["scan.demo", "scan.more"]
         assert runs[0].started_at == "2024-05-01T10:00:00.500000Z"
@@ -115,9 +121,9 @@ class RunContract(Capabilities):
         assert runs[1].started_at > "2024"
 
     def test_run_may_be_an_id_a_run_or_a_mapping(self, store: FindingStore) -> None:
-        assert store.ingest(PROJECT, [], run=run_of(1)).run_id == run_of(1)
-        assert store.ingest(PROJECT, [], run=Run(run_of(2))).run_id == run_of(2)
-        assert store.ingest(PROJECT, [], run={"id": run_of(3), "detectors": ["a"]}).run_id == run_of(3)
+        assert store.ingest(PROJECT, [], run=run_id_of(1)).run_id == run_id_of(1)
+        assert store.ingest(PROJECT, [], run=Run(run_id_of(2))).run_id == run_id_of(2)
+        assert store.ingest(PROJECT, [], run={"id": run_id_of(3), "detectors": ["a"]}).run_id == run_id_of(3)
         made = store.ingest(PROJECT, []).run_id
         assert made[14] == "7", "the id of a new run must be a time-ordered UUID (version 7)"
         assert len(store.runs(PROJECT)) == 4
@@ -130,46 +136,46 @@ class RunContract(Capabilities):
 
     def test_same_run_again_has_no_effect(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [scanned("R0")])
-        first = store.ingest(PROJECT, [scanned("R1"), scanned("R0", severity="high")], run=run_of(1))
-        before = everything(store)
-        again = store.ingest(PROJECT, [scanned("R2"), scanned("R1")], run=run_of(1), close_missing=True)
+        first = store.ingest(PROJECT, [scanned("R1"), scanned("R0", severity="high")], run=run_id_of(1))
+        before = project_contents(store)
+        again = store.ingest(PROJECT, [scanned("R2"), scanned("R1")], run=run_id_of(1), close_missing=True)
         assert (first.repeated, again.repeated) == (False, True)
         assert again == first
-        assert everything(store) == before
+        assert project_contents(store) == before
 
     def test_report_of_a_repeated_run_has_its_refusals(self, store: FindingStore) -> None:
-        first = store.ingest(PROJECT, [{}, scanned()], run=run_of(1), on_invalid="quarantine")
-        again = store.ingest(PROJECT, [{}, scanned()], run=run_of(1), on_invalid="quarantine")
+        first = store.ingest(PROJECT, [{}, scanned()], run=run_id_of(1), on_invalid="quarantine")
+        again = store.ingest(PROJECT, [{}, scanned()], run=run_id_of(1), on_invalid="quarantine")
         assert again.counts() == first.counts()
         assert len(store.rejected_originals(PROJECT)) == 1
 
     def test_dry_run_of_a_known_run_is_repeated_too(self, store: FindingStore) -> None:
-        first = store.ingest(PROJECT, [scanned()], run=run_of(1))
-        again = store.ingest(PROJECT, [scanned("R2")], run=run_of(1).upper(), dry_run=True)
+        first = store.ingest(PROJECT, [scanned()], run=run_id_of(1))
+        again = store.ingest(PROJECT, [scanned("R2")], run=run_id_of(1).upper(), dry_run=True)
         assert (again.repeated, again.counts()) == (True, first.counts())
 
     def test_failed_run_may_be_tried_again(self, store: FindingStore) -> None:
         with pytest.raises(StorageValidationError):
-            store.ingest(PROJECT, [scanned(), {}], run=run_of(1))
-        report = store.ingest(PROJECT, [scanned()], run=run_of(1))
+            store.ingest(PROJECT, [scanned(), {}], run=run_id_of(1))
+        report = store.ingest(PROJECT, [scanned()], run=run_id_of(1))
         assert (report.created, report.repeated) == (1, False)
 
     # -- close_missing and reopening -----------------------------------------------------------------------
 
     def test_missing_findings_are_closed_with_an_event(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [finding(1), finding(2)], run=run_of(1))
+        store.ingest(PROJECT, [finding(1), finding(2)], run=run_id_of(1))
         assert_counts(
-            store.ingest(PROJECT, [finding(2)], run=run_of(2), close_missing=True), unchanged=1, resolved=1
+            store.ingest(PROJECT, [finding(2)], run=run_id_of(2), close_missing=True), unchanged=1, resolved=1
         )
-        assert statuses(store) == ["resolved", "open"]
+        assert list_statuses(store) == ["resolved", "open"]
         events = store.history(PROJECT, uuid_of(1))
-        assert brief(events) == [("status", "ingest", {"status": ["open", "resolved"]}, "")]
-        assert events[0].run_id == run_of(2)
+        assert summarize_events(events) == [("status", "ingest", {"status": ["open", "resolved"]}, "")]
+        assert events[0].run_id == run_id_of(2)
 
     def test_missing_findings_stay_open_unless_asked(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [finding(1), finding(2)])
         store.ingest(PROJECT, [finding(2)])
-        assert statuses(store) == ["open", "open"]
+        assert list_statuses(store) == ["open", "open"]
 
     def test_only_the_detectors_of_the_run_close(self, store: FindingStore) -> None:
         store.ingest(
@@ -177,20 +183,20 @@ class RunContract(Capabilities):
         )
         report = store.ingest(PROJECT, [finding(9, detector_id="a")], close_missing=True)
         assert (report.created, report.resolved) == (1, 1)
-        assert statuses(store) == ["resolved", "open", "open", "open"]
+        assert list_statuses(store) == ["resolved", "open", "open", "open"]
 
     def test_empty_report_closes_what_its_run_speaks_for(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [finding(1, detector_id="a"), finding(2, detector_id="b")])
         assert_counts(store.ingest(PROJECT, [], close_missing=True))
         assert_counts(store.ingest(PROJECT, [], close_missing=True, run=Run(detectors=["a"])), resolved=1)
-        assert statuses(store) == ["resolved", "open"]
+        assert list_statuses(store) == ["resolved", "open"]
 
     def test_all_active_findings_close_and_no_others(self, store: FindingStore) -> None:
         states = ["open", "triaged", "in_progress", "resolved", "false_positive", "risk_accepted", "archived"]
         store.ingest(PROJECT, [finding(n, status=status) for n, status in enumerate(states)])
         report = store.ingest(PROJECT, [], close_missing=True, run=Run(detectors=["scan.demo"]))
         assert_counts(report, resolved=3)
-        assert statuses(store) == ["resolved"] * 4 + ["false_positive", "risk_accepted", "archived"]
+        assert list_statuses(store) == ["resolved"] * 4 + ["false_positive", "risk_accepted", "archived"]
 
     def test_saved_findings_of_the_detector_close_too(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
@@ -202,19 +208,21 @@ class RunContract(Capabilities):
             PROJECT, [finding(1, detector_id="a"), finding(2, detector_id="b", title="")],
             close_missing=True, on_invalid="quarantine",
         )  # fmt: skip
-        assert (report.resolved, statuses(store)) == (0, ["open", "open"])
+        assert (report.resolved, list_statuses(store)) == (0, ["open", "open"])
 
     def test_resolved_and_seen_again_is_reopened_with_an_event(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [finding(1), finding(2)])
         store.set_status(PROJECT, uuid_of(1), "resolved", actor="ann")
         store.ingest(PROJECT, [finding(1)], close_missing=True)
-        assert statuses(store) == ["open", "resolved"]
-        report = store.ingest(PROJECT, [finding(1), finding(2, severity="high")], run=run_of(9))
+        assert list_statuses(store) == ["open", "resolved"]
+        report = store.ingest(PROJECT, [finding(1), finding(2, severity="high")], run=run_id_of(9))
         assert_counts(report, unchanged=1, reopened=1)
-        assert statuses(store) == ["open", "open"]
-        event = brief(store.history(PROJECT, uuid_of(1)))[-1]
+        assert list_statuses(store) == ["open", "open"]
+        event = summarize_events(store.history(PROJECT, uuid_of(1)))[-1]
         assert event == ("status", "ingest", {"status": ["resolved", "open"]}, "")
-        changes = [event.changes for event in store.history(PROJECT, uuid_of(2)) if event.run_id == run_of(9)]
+        changes = [
+            event.changes for event in store.history(PROJECT, uuid_of(2)) if event.run_id == run_id_of(9)
+        ]
         assert {name: both for change in changes for name, both in change.items()} == {
             "severity": ["medium", "high"],
             "status": ["resolved", "open"],
@@ -227,31 +235,33 @@ class RunContract(Capabilities):
             store.set_status(PROJECT, uuid_of(number), status, actor="ann")
         assert_counts(store.ingest(PROJECT, [finding(n) for n in range(4)], close_missing=True), unchanged=4)
         assert_counts(store.ingest(PROJECT, [finding(n, cwe_ids=[5]) for n in range(3)]), updated=3)
-        assert statuses(store) == [*decisions, "open"]
+        assert list_statuses(store) == [*decisions, "open"]
 
     def test_status_that_a_report_newly_says_is_taken_over(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [finding(1)], run=run_of(1))
-        assert_counts(store.ingest(PROJECT, [finding(1, status="risk_accepted")], run=run_of(2)), updated=1)
+        store.ingest(PROJECT, [finding(1)], run=run_id_of(1))
+        assert_counts(
+            store.ingest(PROJECT, [finding(1, status="risk_accepted")], run=run_id_of(2)), updated=1
+        )
         event = store.history(PROJECT, uuid_of(1))[-1]
-        assert (dict(event.changes), event.run_id) == ({"status": ["open", "risk_accepted"]}, run_of(2))
+        assert (dict(event.changes), event.run_id) == ({"status": ["open", "risk_accepted"]}, run_id_of(2))
 
     def test_status_that_a_report_repeats_does_not_undo_a_decision(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [finding(1, status="risk_accepted")])
         store.set_status(PROJECT, uuid_of(1), "open", actor="ann", comment="not acceptable")
         assert_counts(store.ingest(PROJECT, [finding(1, status="risk_accepted")]), unchanged=1)
         assert_counts(store.ingest(PROJECT, [finding(1, status="risk_accepted", cwe_ids=[5])]), updated=1)
-        assert statuses(store) == ["open"]
+        assert list_statuses(store) == ["open"]
 
     # -- diff and sightings --------------------------------------------------------------------------------
 
     def test_diff_of_runs_tells_added_and_removed(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [finding(1), finding(2)], run=run_of(1))
-        store.ingest(PROJECT, [finding(2), finding(3)], run=run_of(2))
-        diff = store.diff_runs(PROJECT, run_of(1), run_of(2))
-        assert (diff.a, diff.b, diff.common) == (run_of(1), run_of(2), 1)
+        store.ingest(PROJECT, [finding(1), finding(2)], run=run_id_of(1))
+        store.ingest(PROJECT, [finding(2), finding(3)], run=run_id_of(2))
+        diff = store.diff_runs(PROJECT, run_id_of(1), run_id_of(2))
+        assert (diff.a, diff.b, diff.common) == (run_id_of(1), run_id_of(2), 1)
         assert (ids(diff.added), ids(diff.removed)) == ([uuid_of(3)], [uuid_of(1)])
         assert_same(diff.added[0], store.get_finding(PROJECT, uuid_of(3)))
-        back = store.diff_runs(PROJECT, run_of(2), run_of(1))
+        back = store.diff_runs(PROJECT, run_id_of(2), run_id_of(1))
         assert (ids(back.added), ids(back.removed)) == ([uuid_of(1)], [uuid_of(3)])
 
     @pytest.mark.parametrize("close_missing", [False, True])
@@ -261,11 +271,11 @@ class RunContract(Capabilities):
         detector = {n: "odd" if n == 3 else "scan.demo" for n in seen}
         for run in range(1, 6):
             report = [finding(n, detector_id=detector[n]) for n in seen if run in seen[n]]
-            store.ingest(PROJECT, report, run=run_of(run), close_missing=close_missing)
-            store.ingest(PROJECT, [finding(99, detector_id="another")], run=run_of(run + 50))
+            store.ingest(PROJECT, report, run=run_id_of(run), close_missing=close_missing)
+            store.ingest(PROJECT, [finding(99, detector_id="another")], run=run_id_of(run + 50))
         for a in range(1, 6):
             for b in range(1, 6):
-                diff = store.diff_runs(PROJECT, run_of(a), run_of(b))
+                diff = store.diff_runs(PROJECT, run_id_of(a), run_id_of(b))
                 in_a, in_b = ({n for n in seen if run in seen[n]} for run in (a, b))
                 assert sorted(ids(diff.added)) == [uuid_of(n) for n in sorted(in_b - in_a)], (
                     f"added {a} to {b}"
@@ -274,13 +284,18 @@ class RunContract(Capabilities):
                     f"removed {a} to {b}"
                 )
                 assert diff.common == len(in_a & in_b), f"common of {a} and {b}"
-            diff = store.diff_runs(PROJECT, run_of(a), run_of(a + 50))
+            diff = store.diff_runs(PROJECT, run_id_of(a), run_id_of(a + 50))
             assert (ids(diff.added), diff.common) == ([uuid_of(99)], 0)
 
     def test_diff_of_unknown_run_is_refused(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [], run=run_of(1))
-        store.ingest(OTHER, [], run=run_of(2))
-        for a, b in ((run_of(1), run_of(2)), (run_of(2), run_of(1)), (run_of(1), "x"), ("\x00", run_of(1))):
+        store.ingest(PROJECT, [], run=run_id_of(1))
+        store.ingest(OTHER, [], run=run_id_of(2))
+        for a, b in (
+            (run_id_of(1), run_id_of(2)),
+            (run_id_of(2), run_id_of(1)),
+            (run_id_of(1), "x"),
+            ("\x00", run_id_of(1)),
+        ):
             with pytest.raises(StorageValidationError):
                 store.diff_runs(PROJECT, a, b)
 
@@ -288,14 +303,14 @@ class RunContract(Capabilities):
         store.save_finding(finding(1))
         saved = store.sighting(PROJECT, uuid_of(1))
         assert (saved.last_run, saved.ordinal, saved.first_seen <= saved.last_seen) == (None, 0, True)
-        store.ingest(PROJECT, [finding(1)], run=run_of(1))
-        store.ingest(PROJECT, [finding(2)], run=run_of(2))
+        store.ingest(PROJECT, [finding(1)], run=run_id_of(1))
+        store.ingest(PROJECT, [finding(2)], run=run_id_of(2))
         seen = store.sighting(PROJECT, uuid_of(1))
-        assert (seen.last_run, seen.first_seen) == (run_of(1), saved.first_seen)
+        assert (seen.last_run, seen.first_seen) == (run_id_of(1), saved.first_seen)
         assert time_key(seen.last_seen) > time_key(saved.last_seen)
-        store.ingest(PROJECT, [finding(1, severity="low")], run=run_of(3))
+        store.ingest(PROJECT, [finding(1, severity="low")], run=run_id_of(3))
         last = store.sighting(PROJECT, uuid_of(1))
-        assert (last.last_run, last.fingerprint) == (run_of(3), saved.fingerprint)
+        assert (last.last_run, last.fingerprint) == (run_id_of(3), saved.fingerprint)
         assert time_key(last.last_seen) > time_key(seen.last_seen)
 
     def test_sighting_of_unknown_finding_raises(self, store: FindingStore) -> None:
@@ -309,7 +324,7 @@ class QuarantineContract(Capabilities):
 
     def test_good_documents_are_imported_and_bad_ones_kept_whole(self, store: FindingStore) -> None:
         given = [each for n, bad in enumerate(KEPT_WHOLE) for each in (bad, scanned(f"R{n}"))]
-        report = store.ingest(PROJECT, given, on_invalid="quarantine", run=run_of(1))
+        report = store.ingest(PROJECT, given, on_invalid="quarantine", run=run_id_of(1))
         assert report.created == len(KEPT_WHOLE) == len(store.list_findings(PROJECT))
         assert [refused.index for refused in report.rejected] == list(range(0, 2 * len(KEPT_WHOLE), 2))
         kept = store.rejected_originals(PROJECT)
@@ -323,7 +338,7 @@ class QuarantineContract(Capabilities):
             )
             assert refused.reason
             assert refused.field
-            assert (each.run_id, each.at > "2024") == (run_of(1), True)
+            assert (each.run_id, each.at > "2024") == (run_id_of(1), True)
 
     def test_what_is_no_json_comes_back_equal(self, store: FindingStore) -> None:
         given = [
@@ -352,7 +367,7 @@ class QuarantineContract(Capabilities):
         )
 
     def test_any_depth_comes_back_equal(self, store: FindingStore) -> None:
-        given = [_deep(levels) for levels in (99, 100, 101, 3_000)]
+        given = [_deep_value(levels) for levels in (99, 100, 101, 3_000)]
         store.ingest(
             PROJECT, [{**scanned(), "evidence": {"n": each}} for each in given], on_invalid="quarantine"
         )
@@ -392,10 +407,10 @@ class QuarantineContract(Capabilities):
         assert [each.original for each in store.rejected_originals(PROJECT)] == [{"a": 1}] * 3
 
     def test_original_refused_again_is_kept_once_with_the_later_run(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [{"a": 1}], on_invalid="quarantine", run=run_of(1))
-        store.ingest(PROJECT, [scanned(), {"a": 1}], on_invalid="quarantine", run=run_of(2))
+        store.ingest(PROJECT, [{"a": 1}], on_invalid="quarantine", run=run_id_of(1))
+        store.ingest(PROJECT, [scanned(), {"a": 1}], on_invalid="quarantine", run=run_id_of(2))
         kept = store.rejected_originals(PROJECT)
-        assert [(each.original, each.run_id, each.index) for each in kept] == [({"a": 1}, run_of(2), 1)]
+        assert [(each.original, each.run_id, each.index) for each in kept] == [({"a": 1}, run_id_of(2), 1)]
 
     def test_taken_id_is_kept_too(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
@@ -449,10 +464,10 @@ class QuarantineContract(Capabilities):
 
     def test_retry_of_an_unknown_original_is_refused(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [{}], on_invalid="quarantine")
-        before = everything(store)
+        before = project_contents(store)
         with pytest.raises(StorageError):
             store.retry_rejected(PROJECT, {uuid_of(5): scanned()})
-        assert everything(store) == before
+        assert project_contents(store) == before
 
     def test_originals_of_projects_are_apart(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [{"a": 1}], on_invalid="quarantine")

@@ -17,14 +17,14 @@ from findings_orm.query import FindingQuery
 from findings_orm.testing.contract.base import (
     Capabilities,
     Reopen,
-    everything,
+    error_of_call,
     found,
-    needs,
-    refusal,
-    statuses,
+    list_statuses,
+    needs_capability,
+    project_contents,
 )
 from findings_orm.testing.contract.ingest import assert_counts
-from findings_orm.testing.samples import OTHER, PROJECT, finding, ids, run_of, scanned, uuid_of
+from findings_orm.testing.samples import OTHER, PROJECT, finding, ids, run_id_of, scanned, uuid_of
 
 FUTURE = "9999-01-01T00:00:00Z"
 
@@ -39,8 +39,8 @@ def _write_everything(store: FindingStore) -> None:
     store.save_findings([finding(4), finding(5, project_id=OTHER)])
     store.set_status(PROJECT, uuid_of(2), "resolved", actor="ann")
     store.purge(PROJECT, closed_before=FUTURE)
-    store.ingest(PROJECT, [scanned("R1"), {}], run=Run(run_of(7), ["scan.demo"]), on_invalid="quarantine")
-    store.ingest(PROJECT, [finding(3, severity="high")], run=run_of(8), close_missing=True)
+    store.ingest(PROJECT, [scanned("R1"), {}], run=Run(run_id_of(7), ["scan.demo"]), on_invalid="quarantine")
+    store.ingest(PROJECT, [finding(3, severity="high")], run=run_id_of(8), close_missing=True)
     name = store.rejected_originals(PROJECT)[0].rejected_id
     store.retry_rejected(PROJECT, {name: scanned("R2")})
     store.save_finding(finding(6, project_id="gone"))
@@ -68,7 +68,7 @@ CALLS: dict[str, Callable[[FindingStore], Any]] = {
     "history": lambda store: store.history(PROJECT, uuid_of(1)),
     "sighting": lambda store: store.sighting(PROJECT, uuid_of(1)),
     "runs": lambda store: store.runs(PROJECT),
-    "diff_runs": lambda store: store.diff_runs(PROJECT, run_of(1), run_of(1)),
+    "diff_runs": lambda store: store.diff_runs(PROJECT, run_id_of(1), run_id_of(1)),
     "purge": lambda store: store.purge(PROJECT, closed_before=FUTURE),
     "transaction": lambda store: store.transaction().__enter__(),
 }
@@ -89,12 +89,12 @@ class TransactionContract(Capabilities):
         self, store: FindingStore, error: type[BaseException]
     ) -> None:
         store.save_findings([finding(1), finding(2), finding(3)])
-        before = everything(store)
+        before = project_contents(store)
         with pytest.raises(error), store.transaction():  # noqa: PT012  # the block is what is tested
             _write_everything(store)
             raise error
-        assert everything(store) == before
-        assert everything(store, OTHER)[:5] == [[], [], [], [], []]
+        assert project_contents(store) == before
+        assert project_contents(store, OTHER)[:5] == [[], [], [], [], []]
         store.save_finding(finding(4))
         assert len(store.list_findings(PROJECT)) == 4, "the store does not work after a rollback"
 
@@ -213,16 +213,16 @@ class ThreadContract(Capabilities):
     """Many threads on one store."""
 
     def test_eight_threads_saving_lose_nothing(self, store: FindingStore) -> None:
-        def save(thread: int) -> None:
+        def save_ten(thread: int) -> None:
             for number in range(10):
                 store.save_finding(finding(thread * 100 + number, project_id=f"p{thread % 3}"))
 
-        _in_threads(save, range(8))
+        _run_in_threads(save_ten, range(8))
         expected = sorted(uuid_of(thread * 100 + number) for thread in range(8) for number in range(10))
         assert sorted(each for n in range(3) for each in ids(store.list_findings(f"p{n}"))) == expected
 
     def test_eight_threads_saving_the_same_finding_leave_one(self, store: FindingStore) -> None:
-        _in_threads(lambda n: store.save_finding(finding(1, title=f"by {n}")), range(8))
+        _run_in_threads(lambda n: store.save_finding(finding(1, title=f"by {n}")), range(8))
         last = store.list_findings(PROJECT)
         assert len(last) == 1
         events = store.history(PROJECT, uuid_of(1))
@@ -232,13 +232,15 @@ class ThreadContract(Capabilities):
 
     def test_importers_at_once_give_one_row_an_identity(self, store: FindingStore) -> None:
         report = [scanned(f"R{n % 40}", n + 1) for n in range(80)]
-        reports = _in_threads(lambda n: store.ingest(PROJECT, report, run=run_of(n)), range(4))
+        reports = _run_in_threads(lambda n: store.ingest(PROJECT, report, run=run_id_of(n)), range(4))
         assert sum(each.created for each in reports) == len(store.list_findings(PROJECT)) == 80
         assert sum(each.unchanged for each in reports) == 240
         assert [run.number for run in store.runs(PROJECT)] == [1, 2, 3, 4]
 
     def test_same_run_at_once_is_imported_once(self, store: FindingStore) -> None:
-        reports = _in_threads(lambda _: store.ingest(PROJECT, [scanned()] * 3, run=run_of(1)), range(4))
+        reports = _run_in_threads(
+            lambda _: store.ingest(PROJECT, [scanned()] * 3, run=run_id_of(1)), range(4)
+        )
         assert sorted(each.repeated for each in reports) == [False, True, True, True]
         assert len(store.list_findings(PROJECT)) == 3
         assert len(store.runs(PROJECT)) == 1
@@ -246,7 +248,7 @@ class ThreadContract(Capabilities):
     def test_readers_never_see_half_a_transaction(self, store: FindingStore) -> None:
         done = threading.Event()
 
-        def read() -> set[int]:
+        def read_parities() -> set[int]:
             seen = set()
             while not done.is_set():
                 seen.add(len(store.list_findings(PROJECT)) % 2)
@@ -254,7 +256,7 @@ class ThreadContract(Capabilities):
             return seen
 
         with ThreadPoolExecutor(3) as pool:
-            readers = [pool.submit(read) for _ in range(3)]
+            readers = [pool.submit(read_parities) for _ in range(3)]
             try:
                 for number in range(0, 40, 2):
                     with store.transaction():
@@ -271,12 +273,12 @@ class ThreadContract(Capabilities):
                 if number % 2:
                     raise UndoError
 
-        _in_threads(work, range(16))
+        _run_in_threads(work, range(16))
         assert ids(store.list_findings(PROJECT)) == [uuid_of(number) for number in range(0, 16, 2)]
 
     def test_store_works_in_another_thread_than_the_one_that_made_it(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
-        assert _in_threads(lambda _: len(store.list_findings(PROJECT)), range(3)) == [1, 1, 1]
+        assert _run_in_threads(lambda _: len(store.list_findings(PROJECT)), range(3)) == [1, 1, 1]
 
 
 class LifeContract(Capabilities):
@@ -287,7 +289,7 @@ class LifeContract(Capabilities):
         store.close()
         store.close()
         for name, call in CALLS.items():
-            assert refusal(partial(call, store)) is not None, f"{name} worked on a closed store"
+            assert error_of_call(partial(call, store)) is not None, f"{name} worked on a closed store"
         health = store.health()
         assert (health.ok, bool(health.problem)) == (False, True)
 
@@ -301,60 +303,60 @@ class LifeContract(Capabilities):
         with pytest.raises(UndoError), store:
             raise UndoError
 
-    @needs("persistent")
+    @needs_capability("persistent")
     def test_everything_is_there_after_closing(self, store: FindingStore, reopen: Reopen) -> None:
         store.save_findings([finding(1), finding(2), finding(3, evidence={"\x00": [1.0, 10**50]})])
         _write_everything(store)
-        before, histories = everything(store), store.history(PROJECT, uuid_of(2))
+        before, histories = project_contents(store), store.history(PROJECT, uuid_of(2))
         store.close()
         with reopen() as again:
-            assert everything(again) == before
+            assert project_contents(again) == before
             assert again.history(PROJECT, uuid_of(2)) == histories
             assert_counts(again.ingest(PROJECT, [finding(3, severity="high", evidence={})]), unchanged=1)
-            assert again.ingest(PROJECT, [], run=run_of(7)).repeated
+            assert again.ingest(PROJECT, [], run=run_id_of(7)).repeated
 
-    @needs("shared_between_processes")
+    @needs_capability("shared_between_processes")
     def test_second_store_sees_what_the_first_writes(self, store: FindingStore, reopen: Reopen) -> None:
         with reopen() as second:
             store.save_finding(finding(1))
             assert ids(second.list_findings(PROJECT)) == [uuid_of(1)]
             second.set_status(PROJECT, uuid_of(1), "triaged", actor="ann")
-            assert statuses(store) == ["triaged"]
+            assert list_statuses(store) == ["triaged"]
             assert store.revision(PROJECT) == second.revision(PROJECT)
             second.delete_project(PROJECT)
             assert store.list_projects() == []
 
-    @needs("shared_between_processes")
+    @needs_capability("shared_between_processes")
     def test_stores_importing_at_once_give_one_row_an_identity(
         self, store: FindingStore, reopen: Reopen
     ) -> None:
         report = [scanned(f"R{n}") for n in range(60)]
         with reopen() as second, reopen() as third:
             stores = [store, second, third, second]
-            reports = _in_threads(lambda n: stores[n].ingest(PROJECT, report, run=run_of(n)), range(4))
+            reports = _run_in_threads(lambda n: stores[n].ingest(PROJECT, report, run=run_id_of(n)), range(4))
         assert sum(each.created for each in reports) == len(store.list_findings(PROJECT)) == 60
         assert sum(each.unchanged for each in reports) == 180
 
-    @needs("shared_between_processes")
+    @needs_capability("shared_between_processes")
     def test_stores_saving_at_once_lose_nothing(self, store: FindingStore, reopen: Reopen) -> None:
         with reopen() as second:
             stores = (store, second)
 
-            def save(thread: int) -> None:
+            def save_ten(thread: int) -> None:
                 for number in range(10):
                     stores[thread % 2].save_finding(finding(thread * 100 + number))
 
-            _in_threads(save, range(4))
+            _run_in_threads(save_ten, range(4))
             assert len(store.list_findings(PROJECT)) == len(second.list_findings(PROJECT)) == 40
 
 
-def _in_threads(work: Callable[[int], Any], numbers: range) -> list[Any]:
+def _run_in_threads(work: Callable[[int], Any], numbers: range) -> list[Any]:
     """Call `work` with each number at once, each in a thread of its own; return the results in order."""
     barrier = threading.Barrier(len(numbers))
 
-    def start(number: int) -> Any:
+    def start_work(number: int) -> Any:
         barrier.wait(timeout=30)
         return work(number)
 
     with ThreadPoolExecutor(len(numbers)) as pool:
-        return list(pool.map(start, numbers))
+        return list(pool.map(start_work, numbers))

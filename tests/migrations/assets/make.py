@@ -16,7 +16,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[2])]
 from rows import canonical_documents, downgraded, fill  # noqa: E402  # after the path is set
 
 from findings_orm import migrations  # noqa: E402  # as above
-from findings_orm.migrations.scripts import chain  # noqa: E402  # as above
+from findings_orm.migrations.scripts import revision_chain  # noqa: E402  # as above
 
 
 def make(revision: str) -> None:
@@ -26,7 +26,7 @@ def make(revision: str) -> None:
         sys.exit(f"{path} exists; frozen databases are not made again")
     url = f"sqlite:///{path}"
     migrations.upgrade(url, revision)
-    version = next(each.schema_version for each in chain() if each.id == revision)
+    version = next(each.schema_version for each in revision_chain() if each.id == revision)
     fill(url, downgraded(canonical_documents(), version), version)
     with sqlite3.connect(path, isolation_level=None) as connection:
         connection.execute("PRAGMA page_size = 1024")
