@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from findings_orm.migrations.corners import Corner, exchange_corners
+from findings_orm.migrations.corners import Corner, exchange_corners, is_same_json
 from findings_orm.migrations.rewriting import KEPT
 from findings_orm.migrations.scripts import document_changes
 
@@ -107,22 +107,35 @@ def upgrade_document(document: Document) -> Document:
     early = EARLY.take_up_corner(document)
     if early is not None and _is_flat_of(early, document):
         return early
-    placed = exchange_corners(document, NEWER, OLDER)
+    return _carry_down(exchange_corners(document, NEWER, OLDER))
+
+
+def downgrade_document(document: Document) -> Document:
+    """Return a document of 1.0.0 as a flat one of 0.3.0; what that has no room for is put aside in `provenance`."""
+    return exchange_corners(_carry_up(document), OLDER, NEWER)
+
+
+BETWEEN = ("r0002", "r0004")
+"""The revisions that change documents of 1.0.0 to those of `PLACED_VERSION`."""
+
+
+def _carry_up(document: Document) -> Document:
+    """Return a document of 1.0.0 as one of `PLACED_VERSION`."""
+    for revision_between in BETWEEN:
+        document = document_changes(revision_between)[0](document)
+    return document
+
+
+def _carry_down(placed: Document) -> Document:
+    """Return a document of `PLACED_VERSION` as one of 1.0.0."""
     for revision_between in reversed(BETWEEN):
         placed = document_changes(revision_between)[1](placed)
     return placed
 
 
-def downgrade_document(document: Document) -> Document:
-    """Return a document of 1.0.0 as a flat one of 0.3.0; what that has no room for is put aside in `provenance`."""
-    placed = document
-    for revision_between in BETWEEN:
-        placed = document_changes(revision_between)[0](placed)
-    return exchange_corners(placed, OLDER, NEWER)
-
-
-BETWEEN = ("r0002", "r0004")
-"""The revisions that change documents of 1.0.0 to those of `PLACED_VERSION`."""
+def _comes_back(placed: Document) -> bool:
+    """Tell whether a document of `PLACED_VERSION` comes back from 1.0.0: one with values that are not valid does not."""
+    return is_same_json(_carry_up(_carry_down(placed)), placed)
 
 
 def _place_document(flat: Document) -> Document:
@@ -429,7 +442,9 @@ def _checks_of_kinds(kinds: dict[str, tuple[type, ...]]) -> dict[str, Callable[[
 
 
 KINDS: dict[str, tuple[type, ...]] = {
-    name: (object,) if DEFAULTS.get(name) is None else (type(DEFAULTS[name]),) for name in sorted(FIELDS)
+    name: (object,) if DEFAULTS.get(name) is None else (type(DEFAULTS[name]),)
+    for name in sorted(FIELDS)
+    if name != "finding_schema_version"
 }
 EARLY_KINDS = {name: kind for name, kind in KINDS.items() if name not in (*LISTS, *LATER)}
 EARLY = Corner(
@@ -438,7 +453,13 @@ EARLY = Corner(
     home=_place_early,
     fields=_checks_of_kinds({**EARLY_KINDS, "cwe": (int, type(None)), "owasp": (str, type(None))}),
 )
-NEWER = Corner(PLACED_VERSION, away=_flatten_document, home=_place_document, fields=_checks_of_kinds(KINDS))
+NEWER = Corner(
+    PLACED_VERSION,
+    away=_flatten_document,
+    home=_place_document,
+    fields=_checks_of_kinds(KINDS),
+    is_valid=_comes_back,
+)
 OLDER = Corner(legacy_schema_version, away=_place_document, home=_flatten_document, innermost=True)
 
 

@@ -74,10 +74,9 @@ def _widen_document(document: Document) -> Document:
 
 def _narrow_document(document: Document) -> Document:
     changed = {name: value for name, value in document.items() if name not in DEFAULTS}
-    if any("." in technique for technique in document.get("mitre_attack", ())):
-        changed["mitre_attack"] = list(
-            dict.fromkeys(one.partition(".")[0] for one in document["mitre_attack"])
-        )
+    techniques = [str(one) for one in document.get("mitre_attack", ())]
+    if any("." in technique for technique in techniques):
+        changed["mitre_attack"] = list(dict.fromkeys(one.partition(".")[0] for one in techniques))
     return {**changed, VERSION: BEFORE}
 
 

@@ -64,7 +64,7 @@ def _narrow_document(document: Document) -> Document:
         if name == "cwe_ids":
             changed["cwe"] = value[0] if value else None
         elif name == "owasp":
-            changed["owasp"] = value[0].partition(":")[0] if value else None
+            changed["owasp"] = str(value[0]).partition(":")[0] if value else None
         else:
             changed[name] = value
     return {**changed, VERSION: BEFORE}

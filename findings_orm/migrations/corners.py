@@ -66,6 +66,7 @@ class Corner:
         home: returns a document of the other version as one of `version`, as far as it can be told.
         fields: the fields that may have to be put aside, each with the function that tells whether it may have a value, in
             the order that they have in the corner. Without any, every field may, with any value.
+        is_valid: tells whether a document that a corner opens to may be one of `version`, where `fields` do not.
         innermost: it stands inside the corners of other revisions, not around them. So it does for the older version of a
             revision: the newer revisions, which go up first, find theirs.
     """
@@ -74,6 +75,7 @@ class Corner:
     away: Change
     home: Change
     fields: Mapping[str, Callable[[object], bool]] = field(default_factory=dict)
+    is_valid: Callable[[Document], bool] | None = None
     innermost: bool = False
 
     def opened(self, document: Document) -> Document:
@@ -138,21 +140,27 @@ class Corner:
         home = self.home(document)
         if not self._may_have_values(fields, home):
             return None
+        if "order" in corner and not self._is_order(order, fields, absent):
+            return None
         kept = {name: value for name, value in {**home, **fields}.items() if name not in absent}
         seen = {PROVENANCE: {}, **self.away(kept)}
         read = _Read(document, home, kept, seen, [*fields, *absent], order)
-        return read if self._would_be_written(read, corner) else None
+        if not self._would_be_written(read, corner) or (self.is_valid and not self.is_valid(kept)):
+            return None
+        return read
 
     def _would_be_written(self, read: _Read, corner: Document) -> bool:
         """Tell whether a corner holds just what closing a document puts into one."""
         if not read.names and "order" not in corner and self._read_corner(read.document) is None:
             return False
         fields, absent = corner["fields"].keys(), set(corner.get("absent", ()))
-        for changed in (read.seen, read.document):
-            lost = self._lost_members(read.kept, {PROVENANCE: {}, **changed}, ordered=False)
-            if lost.get("fields", {}).keys() == fields and set(lost.get("absent", ())) == absent:
-                return True
-        return False
+        lost = self._lost_members(read.kept, {PROVENANCE: {}, **read.seen}, ordered=False)
+        return lost.get("fields", {}).keys() == fields and set(lost.get("absent", ())) == absent
+
+    def _is_order(self, order: list[str], fields: Document, absent: list[str]) -> bool:
+        """Tell whether a document of `version` may have had just these names, beside those that it did not have."""
+        always = self.home({})
+        return {*fields, *always} <= {*order, *absent} and {*order}.isdisjoint(absent)
 
     def _may_have_values(self, fields: Document, home: Document) -> bool:
         """Tell whether documents of `version` may have all these values."""
@@ -262,10 +270,10 @@ def _with_member(document: Document, name: str, other: Document) -> Document:
 
 def _fields_agree(one: Document, other: Document, names: Iterable[str]) -> bool:
     """Tell whether two documents have the same in some fields."""
-    return all(_is_same_json(one.get(name, _MISSING), other.get(name, _MISSING)) for name in names)
+    return all(is_same_json(one.get(name, _MISSING), other.get(name, _MISSING)) for name in names)
 
 
-def _is_same_json(one: object, other: object) -> bool:
+def is_same_json(one: object, other: object) -> bool:
     """Compare as JSON text would: 1 is not 1.0, and the order of keys counts."""
     if one is other:
         return True
@@ -273,10 +281,10 @@ def _is_same_json(one: object, other: object) -> bool:
         return False
     if isinstance(one, dict) and isinstance(other, dict):
         return list(one) == list(other) and all(
-            _is_same_json(value, other[name]) for name, value in one.items()
+            is_same_json(value, other[name]) for name, value in one.items()
         )
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_is_same_json, one, other))
+        return len(one) == len(other) and all(map(is_same_json, one, other))
     return repr(one) == repr(other) if isinstance(one, float) else one == other
 
 

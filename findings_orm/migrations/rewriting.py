@@ -20,7 +20,7 @@ from alembic import op
 from alembic.util import CommandError
 from sqlalchemy.dialects import postgresql
 
-from findings_orm.migrations.corners import KEY, PROVENANCE, Change, Corner, Document
+from findings_orm.migrations.corners import KEY, PROVENANCE, Change, Corner, Document, is_same_json
 
 KEPT = "finding_kept"
 VERSION = "finding_schema_version"
@@ -103,7 +103,7 @@ class Rows:
                 document = {name: self._read_value(name, row[name]) for name in read}
                 closed = self.corner.closed({VERSION: self.corner.version, **document}, ordered=False)
                 closed = {PROVENANCE: {}, **closed}
-                if any(closed[name] != document[name] for name in write if name != VERSION):
+                if not all(is_same_json(closed[name], document[name]) for name in write if name != VERSION):
                     changes.append(self._change_of_row(row, closed, write))
                 corner = closed[PROVENANCE].get(KEY)
                 if corner != document[PROVENANCE].get(KEY) and corner["fields"]:
@@ -145,7 +145,11 @@ class Rows:
         """
         corner = json.loads(kept) if kept else {}
         there = document[PROVENANCE].get(KEY)
-        if corner and isinstance(there, dict) and corner.items() <= there.items():
+        if (
+            corner
+            and isinstance(there, dict)
+            and is_same_json(corner, {name: there[name] for name in corner if name in there})
+        ):
             return self.corner.take_up_corner(document)
         opened = self.corner.take_up_corner(document, in_place=True)
         if opened is not None or not corner:
