@@ -12,6 +12,7 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from findings_orm.decorate import ApplicationStore
 from findings_orm.errors import (
     FindingNotFoundError,
     LimitExceededError,
@@ -22,7 +23,17 @@ from findings_orm.errors import (
     StorageUnavailableError,
     StorageValidationError,
 )
-from findings_orm.finding import SCHEMA_VERSION, Finding, Severity, Status, validate_finding
+from findings_orm.finding import (
+    SCHEMA_VERSION,
+    Finding,
+    FindingDocument,
+    FindingInput,
+    Severity,
+    SeverityName,
+    Status,
+    StatusName,
+    validate_finding,
+)
 from findings_orm.limits import Limits
 from findings_orm.port import (
     Event,
@@ -72,9 +83,12 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "SCHEMA_VERSION",
     "STORAGE_REGISTRY",
+    "ApplicationStore",
     "Event",
     "FileStorageAdapter",
     "Finding",
+    "FindingDocument",
+    "FindingInput",
     "FindingNotFoundError",
     "FindingQuery",
     "FindingStore",
@@ -95,8 +109,10 @@ __all__ = [
     "SchemaMigrator",
     "SchemaVersionError",
     "Severity",
+    "SeverityName",
     "Sighting",
     "Status",
+    "StatusName",
     "StorageConflictError",
     "StorageError",
     "StorageIntegrityError",

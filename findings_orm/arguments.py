@@ -14,6 +14,7 @@ import pathlib
 import sys
 import types
 from collections.abc import Callable
+from enum import StrEnum
 from functools import cache, wraps
 from math import isfinite
 from typing import (
@@ -29,6 +30,8 @@ from typing import (
     get_args,
     get_origin,
 )
+
+from typing_extensions import is_typeddict
 
 from findings_orm.errors import StorageValidationError
 
@@ -118,6 +121,8 @@ def _kind_of_annotation(annotation: Any) -> Kind | None:
             members = tuple(
                 one for one in members if one is not str
             )  # text is a path there, and no other text
+        if any(isinstance(one, type) and issubclass(one, StrEnum) for one in members):
+            return _PLAIN[str]  # a member or its value: who takes both says which there are
         return _kind_of_union([_kind_of_annotation(one) for one in members])
     if origin is Literal:
         values = get_args(annotation)
@@ -128,6 +133,8 @@ def _kind_of_annotation(annotation: Any) -> Kind | None:
 
 
 def _kind_of_class(cls: Any) -> Kind | None:
+    if is_typeddict(cls):
+        return _kind_of_collection(collections.abc.Mapping, ())
     if not isinstance(cls, type) or cls in _ANYTHING or not _is_checkable(cls):
         return None
     return Kind(lambda value: isinstance(value, cls), _WORDS.get(cls.__name__, f"a {cls.__name__}"))

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast, runtime_checkable
 
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Diagnosable, Problem
 from findings_orm.errors import StorageError
+from findings_orm.finding import FindingDocument, GivenFinding, Status, StatusName
 from findings_orm.observe import Figures, Observable, Observer, Pool
 from findings_orm.port import (
-    Document,
     Event,
     FindingStore,
     Health,
@@ -30,8 +31,50 @@ from findings_orm.port import (
 from findings_orm.process import COMMITTED, block
 from findings_orm.query import FindingQuery, Page, Summary
 
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
 
-class ForwardingStore(FindingStore):
+    SqlTransaction = Session | Connection
+    """What an application works with in its own transaction."""
+
+
+@runtime_checkable
+class ApplicationStore(FindingStore, Observable, Diagnosable, Protocol):
+    """What `open_storage` returns: a `FindingStore` that can also work in a transaction of the application, and be watched and
+    examined."""
+
+    def joined(self, bind: SqlTransaction) -> AbstractContextManager[Self]:
+        """Open a block that works inside an application's own transaction: what the calling thread does with this store there
+        happens on the connection of `bind`, and is committed or rolled back with the application's rows, when the application
+        says so.
+
+        Args:
+            bind: a SQLAlchemy `Session` or `Connection` on the database that has the tables of this store.
+
+        Raises:
+            StorageError: the store has no database, or the calling thread is inside `transaction()` already.
+            StorageUnavailableError: a write in the block was interrupted half-way; the application can only roll back.
+        """
+        raise _without_database(self)
+
+    def session(self) -> Session:
+        """Return an ORM session inside the unit of work of the calling thread, for the models in
+        `findings_orm.orm.models` or the application's own; it commits when `transaction()` does.
+
+        Raises:
+            StorageError: the store has no database, or the calling thread is not inside `transaction()`.
+        """
+        raise _without_database(self)
+
+
+def _without_database(store: FindingStore) -> StorageError:
+    return StorageError(
+        f"{type(store).__name__} has no database, so no transaction of an application to work in"
+    )
+
+
+class ForwardingStore(ApplicationStore):
     """A `FindingStore` that hands every call on to `inner`, as it is.
 
     What `inner` has beside the port (``engine``, ``session()``, ...) can be reached through it too.
@@ -84,13 +127,13 @@ class ForwardingStore(FindingStore):
     def get_schema_version(self) -> str:
         return self.inner.get_schema_version()
 
-    def save_finding(self, finding: dict[str, Any]) -> None:
+    def save_finding(self, finding: GivenFinding) -> None:
         self.inner.save_finding(finding)
 
-    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+    def save_findings(self, documents: Iterable[GivenFinding]) -> None:
         self.inner.save_findings(documents)
 
-    def list_findings(self, project_id: str) -> list[dict[str, Any]]:
+    def list_findings(self, project_id: str) -> list[FindingDocument]:
         return self.inner.list_findings(project_id)
 
     def delete_project(self, project_id: str) -> None:
@@ -98,10 +141,10 @@ class ForwardingStore(FindingStore):
 
     # -- reading --------------------------------------------------------------------------------------------
 
-    def get_finding(self, project_id: str, finding_id: str) -> Document:
+    def get_finding(self, project_id: str, finding_id: str) -> FindingDocument:
         return self.inner.get_finding(project_id, finding_id)
 
-    def iter_findings(self, project_id: str) -> Iterator[Document]:
+    def iter_findings(self, project_id: str) -> Iterator[FindingDocument]:
         return self.inner.iter_findings(project_id)
 
     def iter_findings_json(self, project_id: str) -> Iterator[bytes]:
@@ -139,7 +182,7 @@ class ForwardingStore(FindingStore):
     def ingest(
         self,
         project_id: str,
-        documents: Iterable[Mapping[str, Any]],
+        documents: Iterable[GivenFinding],
         *,
         run: Run | str | Mapping[str, Any] | None = None,
         close_missing: bool = False,
@@ -162,15 +205,15 @@ class ForwardingStore(FindingStore):
         return self.inner.discard_rejected(project_id, rejected_ids)
 
     def retry_rejected(
-        self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
+        self, project_id: str, fixed: Mapping[str, GivenFinding] | None = None
     ) -> IngestReport:
         return self.inner.retry_rejected(project_id, fixed)
 
     # -- life of a finding ----------------------------------------------------------------------------------
 
     def set_status(
-        self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
-    ) -> Document:
+        self, project_id: str, finding_id: str, status: Status | StatusName, *, actor: str, comment: str = ""
+    ) -> FindingDocument:
         return self.inner.set_status(project_id, finding_id, status, actor=actor, comment=comment)
 
     def purge(self, project_id: str, *, closed_before: str, dry_run: bool = False) -> PurgeReport:
@@ -184,15 +227,17 @@ class ForwardingStore(FindingStore):
             yield self
 
     @block
-    def joined(self, bind: Any) -> Iterator[Self]:
-        """Work inside an application's own transaction, where `inner` can (the SQL adapters)."""
-        join = getattr(self.inner, "joined", None)
-        if join is None:
-            raise StorageError(
-                f"{type(self.inner).__name__} has no database, so no transaction of an application to work in"
-            )
-        with join(bind):
+    def joined(self, bind: SqlTransaction) -> Iterator[Self]:
+        with self._application_inner().joined(bind):
             yield self
+
+    def session(self) -> Session:
+        return self._application_inner().session()
+
+    def _application_inner(self) -> ApplicationStore:
+        if not isinstance(self.inner, ApplicationStore):
+            raise _without_database(self.inner)
+        return self.inner
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         return self._observable_inner().observe(observer)

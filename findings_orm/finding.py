@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import combinations
 from operator import itemgetter
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, Required, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -59,7 +59,7 @@ _BRANCHES = {"str", "int", "float", "bool", "list", "dict", "[key]"}
 
 
 def error_of_first_fault(
-    document: dict[str, Any], error: ValidationError, rules: Mapping[str, str]
+    document: Mapping[str, object], error: ValidationError, rules: Mapping[str, str]
 ) -> StorageValidationError:
     """Return the first fault that pydantic found as an error with field, rule and value.
 
@@ -84,9 +84,9 @@ def error_of_first_fault(
     return StorageValidationError.of_field(_dotted_path(document, fault["loc"]), rule, value)
 
 
-def _dotted_path(document: dict[str, Any], loc: tuple[int | str, ...]) -> str:
+def _dotted_path(document: Mapping[str, object], loc: tuple[int | str, ...]) -> str:
     """Return pydantic's location as a dotted path, without the names of union branches."""
-    here: Any = document
+    here: object = document
     text = ""
     for step in loc:
         if isinstance(here, dict) and step in here:
@@ -120,6 +120,15 @@ MAX_DIGITS = 4300
 
 MAX_NUMBER = 2**31 - 1
 """The largest CWE number and line number (a signed 32 bit integer, as every database has it)."""
+
+
+SeverityName = Literal["info", "low", "medium", "high", "critical"]
+"""A severity as it stands in a document."""
+
+StatusName = Literal[
+    "open", "triaged", "in_progress", "resolved", "false_positive", "risk_accepted", "archived"
+]
+"""A status as it stands in a document."""
 
 
 class Severity(StrEnum):
@@ -266,13 +275,11 @@ class Finding(BaseModel):
     project_id: Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=NO_CONTROL)]
     detector_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
     title: _Name
-    severity: Literal["info", "low", "medium", "high", "critical"]
+    severity: SeverityName
     resource: _Text = ""
     created_at: _Time
     run_id: _Uuid | None = None
-    status: Literal[
-        "open", "triaged", "in_progress", "resolved", "false_positive", "risk_accepted", "archived"
-    ] = "open"
+    status: StatusName = "open"
     rule_id: _Name | None = None
     fingerprint: _Name | None = None
     location: Annotated[Location, AfterValidator(_check_line_order)] | None = None
@@ -295,6 +302,71 @@ class Finding(BaseModel):
     evidence: _JsonObject = _EMPTY_OBJECT
     provenance: _JsonObject = _EMPTY_OBJECT
 
+
+class FindingDocument(TypedDict):
+    """A finding as stores return it, for type checkers: every field of `Finding` is there."""
+
+    finding_schema_version: Literal["2.0.0"]
+    id: str
+    project_id: str
+    detector_id: str
+    title: str
+    severity: SeverityName
+    resource: str
+    created_at: str
+    run_id: str | None
+    status: StatusName
+    rule_id: str | None
+    fingerprint: str | None
+    location: Location | None
+    confidence: float | None
+    cwe_ids: list[int]
+    owasp: list[str]
+    cve_ids: list[str]
+    cvss: float | None
+    mitre_attack: list[str]
+    tags: list[str]
+    poc_links: list[str]
+    evidence: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class FindingInput(TypedDict, total=False):
+    """A finding as `ingest` takes it, for type checkers: what may be left out is filled in. `save_finding` needs `id`,
+    `project_id` and `created_at` too."""
+
+    finding_schema_version: Literal["2.0.0"]
+    id: str
+    project_id: str
+    detector_id: Required[str]
+    title: Required[str]
+    severity: Required[SeverityName]
+    resource: str
+    created_at: str
+    run_id: str | None
+    status: StatusName
+    rule_id: str | None
+    fingerprint: str | None
+    location: Location | None
+    confidence: float | None
+    cwe_ids: list[int]
+    owasp: list[str]
+    cve_ids: list[str]
+    cvss: float | None
+    mitre_attack: list[str]
+    tags: list[str]
+    poc_links: list[str]
+    evidence: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class SeeFindingInput:
+    """What no value is. A type checker takes a ``dict[str, Any]`` for a ``Mapping[str, SeeFindingInput]``, as nothing is
+    known of its values, and no ``dict`` that is written out: that has to be a `FindingInput`."""
+
+
+GivenFinding = FindingInput | FindingDocument | Mapping[str, SeeFindingInput]
+"""What a store takes as a finding."""
 
 FIELD_KINDS: Mapping[str, Kind] = kinds_of_fields(Finding)
 """The kind of each field, by which it is validated, stored and read."""
@@ -384,7 +456,7 @@ MARSHAL_FORMAT = 2
 """The last format of `marshal` that writes equal values as equal bytes, whatever else refers to them."""
 
 
-def validate_finding(document: Mapping[str, Any]) -> dict[str, Any]:
+def validate_finding(document: Mapping[str, object]) -> FindingDocument:
     """Return the canonical document for `document`, which is left as it is.
 
     The result shares nothing with the input, has every field of `FIELDS` in that order (what is absent
@@ -402,8 +474,8 @@ Objects = tuple[bytes, ...]
 
 
 def validate_content(
-    document: Mapping[str, Any], *, plain: bool | None = None
-) -> tuple[dict[str, Any], Objects | None]:
+    document: Mapping[str, object], *, plain: bool | None = None
+) -> tuple[FindingDocument, Objects | None]:
     """Do what `validate_finding` does; return its objects as JSON too, where that is at hand.
 
     `plain` says whether it has a `content_of`, where that is known already.
@@ -423,9 +495,9 @@ def validate_content(
     return _validate_fully(document), None
 
 
-def _quickly_validated(document: dict[str, Any]) -> tuple[dict[str, Any], Objects]:
+def _quickly_validated(document: dict[str, object]) -> tuple[FindingDocument, Objects]:
     """Validate a document of exact types, as `content_of` found; raise ValueError for one that breaks a rule."""
-    canonical: dict[str, Any] = vars(_validate_quickly(document))
+    canonical: Any = vars(_validate_quickly(document))
     for name in _UUIDS:
         if canonical[name] is not None:
             canonical[name] = canonical[name].lower()
@@ -439,7 +511,7 @@ def _quickly_validated(document: dict[str, Any]) -> tuple[dict[str, Any], Object
     return canonical, tuple(objects)
 
 
-def _copy_through_json(value: Any) -> tuple[dict[str, Any], bytes]:
+def _copy_through_json(value: object) -> tuple[dict[str, object], bytes]:
     """Return a copy of an object made through its JSON, and that; raise ValueError if it may break a rule.
 
     What is of exact types and not of JSON's (a tuple, a key that is no text, NaN) does not equal its copy.
@@ -458,9 +530,9 @@ def _copy_through_json(value: Any) -> tuple[dict[str, Any], bytes]:
     return copy, data
 
 
-def _validate_fully(document: dict[str, Any]) -> dict[str, Any]:
+def _validate_fully(document: dict[str, object]) -> FindingDocument:
     try:
-        canonical: dict[str, Any] = vars(_validate(document))
+        canonical: FindingDocument = _validate(document).__dict__
     except ValidationError as error:
         raise error_of_first_fault(document, error, _RULES) from error
     except RecursionError as error:
@@ -474,7 +546,7 @@ def _validate_fully(document: dict[str, Any]) -> dict[str, Any]:
     return canonical
 
 
-def content_of(document: Mapping[str, Any]) -> bytes:
+def content_of(document: Mapping[str, object]) -> bytes:
     """Return what a report decides about a finding as bytes; no bytes where its values are not of exact, plain types.
 
     It is equal for documents with equal canonical `CONTENT_FIELDS`, and for no others: a document that would be
@@ -551,9 +623,9 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
-def _walk_values(document: dict[str, Any]) -> Iterator[tuple[str, object, int]]:
+def _walk_values(document: Mapping[str, object]) -> Iterator[tuple[str, object, int]]:
     """Yield each key and each value with its dotted path and depth, without recursion."""
-    todo: list[tuple[str, Any, int]] = [("", document, 0)]
+    todo: list[tuple[str, object, int]] = [("", document, 0)]
     while todo:
         path, value, depth = todo.pop()
         yield path or "document", value, depth

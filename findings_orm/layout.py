@@ -64,7 +64,7 @@ def check_documents(data: Mapping[str, Any], limits: Limits) -> None:
             raise error.at(index) from error
 
 
-def atomic_write(path: pathlib.Path, data: dict[str, Any], limits: Limits = DEFAULT) -> None:
+def atomic_write(path: pathlib.Path, data: Mapping[str, object], limits: Limits = DEFAULT) -> None:
     """Write `data` as JSON to `path`, whole or not at all; see `StoragePort.atomic_write`.
 
     The order is what makes it safe (POSIX rename, fsync of file, then of folder): a temporary file in the same

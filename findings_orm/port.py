@@ -18,10 +18,8 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
+from findings_orm.finding import FindingDocument, GivenFinding, Status, StatusName
 from findings_orm.query import FindingQuery, Page, Summary
-
-Document = dict[str, Any]
-"""A finding as a plain ``dict``: the fields of `findings_orm.Finding`."""
 
 
 @runtime_checkable
@@ -55,8 +53,11 @@ class StoragePort(Protocol):
             SchemaVersionError: its version is unknown or newer.
         """
 
-    def list_findings(self, project_id: str) -> list[dict[str, Any]]:
-        """Return all findings of a project by `created_at`, then `id`; ``[]`` for an unknown project."""
+    def list_findings(self, project_id: str) -> list[Any]:
+        """Return all findings of a project by `created_at`, then `id`; ``[]`` for an unknown project.
+
+        Each is a new ``dict``, which the caller may change.
+        """
 
     def delete_project(self, project_id: str) -> None:
         """Remove everything of a project, history included; an unknown project is no error."""
@@ -175,8 +176,8 @@ class RunDiff:
 
     a: str
     b: str
-    added: list[Document]
-    removed: list[Document]
+    added: list[FindingDocument]
+    removed: list[FindingDocument]
     common: int
 
 
@@ -257,24 +258,30 @@ class Health:
 class FindingStore(StoragePort, Protocol):
     """A `StoragePort` with everything that an application needs besides."""
 
+    def save_finding(self, finding: GivenFinding) -> None:
+        """See `StoragePort.save_finding`."""
+
+    def list_findings(self, project_id: str) -> list[FindingDocument]:
+        """See `StoragePort.list_findings`."""
+
     def check_store_layout(self, path: pathlib.Path) -> list[str]:
         """Return what is wrong with the store layout at `path`, for people; ``[]`` when nothing is."""
 
-    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+    def save_findings(self, documents: Iterable[GivenFinding]) -> None:
         """Store many findings, of any projects, in one transaction: all or none.
 
         Raises:
             StorageValidationError, SchemaVersionError: as `save_finding`; names the index of the document.
         """
 
-    def get_finding(self, project_id: str, finding_id: str) -> Document:
+    def get_finding(self, project_id: str, finding_id: str) -> FindingDocument:
         """Return one finding.
 
         Raises:
             FindingNotFoundError: the project has no finding of that id.
         """
 
-    def iter_findings(self, project_id: str) -> Iterator[Document]:
+    def iter_findings(self, project_id: str) -> Iterator[FindingDocument]:
         """Yield what `list_findings` returns, with memory that does not grow with the project.
 
         The findings are those of one instant. Close the iterator (or exhaust it) to free its connection.
@@ -311,7 +318,7 @@ class FindingStore(StoragePort, Protocol):
     def ingest(
         self,
         project_id: str,
-        documents: Iterable[Mapping[str, Any]],
+        documents: Iterable[GivenFinding],
         *,
         run: Run | str | Mapping[str, Any] | None = None,
         close_missing: bool = False,
@@ -351,14 +358,14 @@ class FindingStore(StoragePort, Protocol):
         """Forget kept originals; return how many there were."""
 
     def retry_rejected(
-        self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
+        self, project_id: str, fixed: Mapping[str, GivenFinding] | None = None
     ) -> IngestReport:
         """Import kept originals again, in a run of its own: those in `fixed` (by `rejected_id`) as given there,
         or, with None, all of them as they are. What is accepted leaves the quarantine, the rest stays."""
 
     def set_status(
-        self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
-    ) -> Document:
+        self, project_id: str, finding_id: str, status: Status | StatusName, *, actor: str, comment: str = ""
+    ) -> FindingDocument:
         """Change the status of a finding, record who and why, and return the finding.
 
         Setting the status it has changes nothing; a comment is recorded all the same.

@@ -9,22 +9,38 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError
 from findings_orm.finding import (
     MAX_DIGITS,
     TOO_LARGE,
+    FindingDocument,
     Severity,
+    SeverityName,
     Status,
+    StatusName,
     canonical_time,
     check_plain_text,
     is_uuid,
 )
 from findings_orm.freetext import RELEVANCE, WHOLE, holds_all, relevance, search_text, words_of
 
-Sort = str
+SortKey = Literal[
+    "created_at",
+    "severity",
+    "detector_id",
+    "resource",
+    "title",
+    "relevance",
+    "-created_at",
+    "-severity",
+    "-detector_id",
+    "-resource",
+    "-title",
+    "-relevance",
+]
 """A name of `SORTS` or `RELEVANCE`, with a leading ``-`` for descending order."""
 
 SORTS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
@@ -84,12 +100,12 @@ class FindingQuery:
     """
 
     project_id: str
-    severity: Collection[str] = ()
-    min_severity: str | None = None
-    status: Collection[str] = ()
+    severity: Severity | SeverityName | Collection[Severity | SeverityName] = ()
+    min_severity: Severity | SeverityName | None = None
+    status: Status | StatusName | Collection[Status | StatusName] = ()
     detector_id: Collection[str] = ()
     rule_id: Collection[str] = ()
-    cwe: Collection[int] = ()
+    cwe: int | Collection[int] = ()
     cve_id: Collection[str] = ()
     run_id: Collection[str] = ()
     tag: Collection[str] = ()
@@ -97,7 +113,7 @@ class FindingQuery:
     created_from: str | None = None
     created_before: str | None = None
     text: str = ""
-    sort: Sort = "created_at"
+    sort: SortKey = "created_at"
     limit: int = 100
     cursor: str | None = None
 
@@ -304,7 +320,7 @@ def matches(query: FindingQuery, document: Mapping[str, Any]) -> bool:
             or any(_same_or_prefix(d, document["detector_id"]) for d in query.detector_id)
         )
         and (not query.rule_id or document["rule_id"] in query.rule_id)
-        and (not query.cwe or not set(query.cwe).isdisjoint(document["cwe_ids"]))
+        and (not query.cwe or not set(_condition_values("cwe", query.cwe)).isdisjoint(document["cwe_ids"]))
         and (not query.cve_id or not set(query.cve_id).isdisjoint(document["cve_ids"]))
         and (not query.run_id or document["run_id"] in query.run_id)
         and (not query.tag or not set(query.tag).isdisjoint(document["tags"]))
@@ -325,7 +341,7 @@ def _same_or_prefix(wanted: str, detector_id: str) -> bool:
 class Page:
     """One page of findings. `next_cursor` is None on the last one."""
 
-    items: list[dict[str, Any]]
+    items: list[FindingDocument]
     next_cursor: str | None = None
 
 

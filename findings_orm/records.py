@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from findings_orm.diagnosis import Survey
 from findings_orm.errors import StorageUnavailableError
-from findings_orm.finding import Objects
+from findings_orm.finding import FindingDocument, Objects, StatusName
 from findings_orm.limits import Limits
-from findings_orm.port import Document, Event, FindingStore, Rejected, RejectedOriginal, Run
+from findings_orm.port import Event, FindingStore, Rejected, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, latest_time
 
 
@@ -47,7 +47,7 @@ class Stored(NamedTuple):
     """A finding with its identity and, where at hand, its objects as JSON and the time of the last entry in its history.
     The document is not to be changed."""
 
-    document: Document
+    document: FindingDocument
     identity: Identity
     objects: Objects | None = None
     last_event: str | None = None
@@ -69,7 +69,7 @@ class Streak(NamedTuple):
 class Kept(NamedTuple):
     """A finding with all that is known of it; streaks by their first run. The document is not to be changed."""
 
-    document: Document
+    document: FindingDocument
     identity: Identity
     streaks: tuple[Streak, ...]
 
@@ -105,7 +105,7 @@ class StatusChange(NamedTuple):
     """A new status of a finding; `closed_as` and `closed_at` as in `Identity`."""
 
     finding_id: str
-    status: str
+    status: StatusName
     closed_as: str | None
     closed_at: str | None
 
@@ -203,7 +203,7 @@ class Records(Protocol):
     def stored(self, project_id: str, finding_ids: Collection[str]) -> dict[str, Stored]:
         """Return those of the findings that exist, by id."""
 
-    def get(self, project_id: str, finding_id: str) -> Document | None:
+    def get(self, project_id: str, finding_id: str) -> FindingDocument | None:
         """Return a document, the caller's to keep, or None."""
 
     def identities(self, project_id: str, fingerprints: Collection[bytes]) -> list[Identity]:
@@ -228,7 +228,7 @@ class Records(Protocol):
     def stream(self, project_id: str, *, as_json: bool = False) -> Generator[Any, None, None]:
         """Yield all documents by `created_at`, then `id`; as bytes of JSON if asked for."""
 
-    def select(self, query: FindingQuery, limit: int) -> list[Document]:
+    def select(self, query: FindingQuery, limit: int) -> list[FindingDocument]:
         """Return the first `limit` documents that match, in the query's order, after its cursor."""
 
     def count(self, query: FindingQuery) -> int:

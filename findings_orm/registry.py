@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
-from typing import Any, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
-from findings_orm.decorate import ForwardingStore
+from findings_orm.decorate import ApplicationStore, ForwardingStore
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError, readable
 from findings_orm.limits import DEFAULT, Limits, check_limits
 from findings_orm.port import FindingStore, StoragePort
@@ -140,14 +141,40 @@ def _close_adapter(name: str, adapter: StoragePort | None) -> None:
             _log.exception("the adapter that was registered as %s could not be closed", readable(name))
 
 
+class StorageOptions(TypedDict, total=False):
+    """Options of the stores of this package, for type checkers; each store takes its own (docs/store.md, docs/files.md,
+    docs/postgresql.md). Those of other packages go in as ``**options``, a ``dict[str, Any]``."""
+
+    migrate: bool
+    synchronous: Literal["FULL", "NORMAL"]
+    busy_timeout: float
+    pool_size: int
+    group: str | None
+    base_path: str | os.PathLike[str] | None
+    lock: Literal["hard", "soft"]
+    lock_timeout: float | None
+    fold_at: int
+    fold_on_close: bool
+    schema: str | None
+    project_id: str | None
+    max_overflow: int
+    pool_timeout: float
+    pool_recycle: float
+    pre_ping: bool
+    prepare: bool
+    statement_timeout: float | None
+    connect_timeout: float
+    application_name: str
+
+
 def open_storage(
     url: str,
     *,
     cache: str | None = None,
     cache_options: Mapping[str, Any] | None = None,
     limits: Limits = DEFAULT,
-    **options: Any,
-) -> FindingStore:
+    **options: Unpack[StorageOptions],
+) -> ApplicationStore:
     """Open the store that a URL or a registered name names.
 
     ``memory:`` is a new store in memory, ``sqlite:///findings.db`` a file (four slashes: an absolute path),
@@ -184,7 +211,7 @@ def open_storage(
     return store if cache is None else _cache_store(store, cache, for_cache)
 
 
-def _open_store(url: str, options: Mapping[str, Any]) -> FindingStore:
+def _open_store(url: str, options: Mapping[str, Any]) -> ApplicationStore:
     if url in _registry:
         return _shared_store(url, options)
     scheme, colon, rest = url.partition(":")
@@ -197,7 +224,7 @@ def _open_store(url: str, options: Mapping[str, Any]) -> FindingStore:
     scheme = scheme.partition("+")[0].lower()
     if scheme in _SCHEMES:
         try:
-            return cast(FindingStore, _load_attribute(_SCHEMES[scheme])(url, **options))
+            return cast(ApplicationStore, _load_attribute(_SCHEMES[scheme])(url, **options))
         except TypeError as error:  # as Python says it of a keyword that there is not
             raise StorageValidationError(f"options don't fit {scheme}: {error}", field="options") from error
     if rest in ("", "//") and url.partition(":")[0] in _registry:
@@ -209,7 +236,7 @@ def _open_store(url: str, options: Mapping[str, Any]) -> FindingStore:
     )
 
 
-def _shared_store(name: str, options: Mapping[str, Any]) -> FindingStore:
+def _shared_store(name: str, options: Mapping[str, Any]) -> ApplicationStore:
     """Return the registered adapter of a name as a store that others use too."""
     if options:
         raise StorageValidationError.of_field(
@@ -225,7 +252,7 @@ class _Shared(ForwardingStore):
         """Leave the adapter open: it belongs to the registry."""
 
 
-def _open_entry_point(point: EntryPoint, url: str, options: Mapping[str, Any]) -> FindingStore:
+def _open_entry_point(point: EntryPoint, url: str, options: Mapping[str, Any]) -> ApplicationStore:
     """Open a store of another package; what is wrong with that is said of it."""
     package = point.dist.name if point.dist else "another package"
     who = f"{package}'s adapter for {point.name}: ({point.value})"
@@ -255,14 +282,15 @@ def _make_adapter(
         raise StorageUnavailableError(f"{who} could not be made: {error!r}") from error
 
 
-def _lift_adapter(adapter: StoragePort) -> FindingStore:
-    return cast(FindingStore, _load_attribute("findings_orm.stores.lifted:lift")(adapter))
+def _lift_adapter(adapter: StoragePort) -> ApplicationStore:
+    store: FindingStore = _load_attribute("findings_orm.stores.lifted:lift")(adapter)
+    return store if isinstance(store, ApplicationStore) else ForwardingStore(store)
 
 
-def _cache_store(store: FindingStore, url: str, options: Mapping[str, Any]) -> FindingStore:
+def _cache_store(store: FindingStore, url: str, options: Mapping[str, Any]) -> ApplicationStore:
     try:
         return cast(
-            FindingStore,
+            ApplicationStore,
             _load_attribute("findings_orm.stores.cache:RedisCacheAdapter")(store, url, **options),
         )
     except BaseException:

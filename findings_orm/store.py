@@ -18,6 +18,7 @@ from weakref import finalize
 from findings_orm import layout
 from findings_orm.arguments import checked
 from findings_orm.clock import now
+from findings_orm.decorate import ApplicationStore
 from findings_orm.diagnosis import UNREADABLE, Problem, problems_of_files, problems_of_survey, sort_by_level
 from findings_orm.errors import (
     FindingNotFoundError,
@@ -30,7 +31,10 @@ from findings_orm.errors import (
 from findings_orm.finding import (
     SCHEMA_VERSION,
     TRANSITIONS,
+    FindingDocument,
+    GivenFinding,
     Status,
+    StatusName,
     canonical_time,
     check_plain_text,
     check_project_id,
@@ -47,7 +51,6 @@ from findings_orm.imports.saving import check_size, save
 from findings_orm.limits import DEFAULT, Limits
 from findings_orm.observe import Figures, Observer, Pool
 from findings_orm.port import (
-    Document,
     Event,
     Health,
     IngestReport,
@@ -70,7 +73,7 @@ class BusyError(StorageUnavailableError):
     """A store can't be asked just now, because threads of this process are at work in it."""
 
 
-class Store(Forking, RecordStore):
+class Store(Forking, RecordStore, ApplicationStore):
     """A `FindingStore` over records. Base of the adapters of this package; the port says what its methods mean."""
 
     adapter: ClassVar[str]
@@ -211,16 +214,16 @@ class Store(Forking, RecordStore):
     def get_schema_version(self) -> str:
         return SCHEMA_VERSION
 
-    def save_finding(self, finding: dict[str, Any]) -> None:
+    def save_finding(self, finding: GivenFinding) -> None:
         document = self._accept_document(finding)
         with self._enter_unit(write=True) as unit:
             save(unit, document["project_id"], [document])
 
     @checked
-    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+    def save_findings(self, documents: Iterable[GivenFinding]) -> None:
         with self._atomic_unit() as unit:
             for batch in batches(enumerate(documents), SAVE_BATCH):
-                by_project: dict[str, list[Document]] = {}
+                by_project: dict[str, list[FindingDocument]] = {}
                 for index, given in batch:
                     try:
                         document = self._accept_document(given)
@@ -230,7 +233,7 @@ class Store(Forking, RecordStore):
                 for project_id in sorted(by_project):
                     save(unit, project_id, by_project[project_id])
 
-    def _accept_document(self, given: Mapping[str, Any]) -> Document:
+    def _accept_document(self, given: Mapping[str, Any]) -> FindingDocument:
         """Return a document that comes in, valid and no larger than it may be."""
         Encoder(self.limits).bytes_of(given)
         current = current_document(given)
@@ -239,7 +242,7 @@ class Store(Forking, RecordStore):
         check_size(document, content or content_of(document), self.limits)
         return document
 
-    def list_findings(self, project_id: str) -> list[dict[str, Any]]:
+    def list_findings(self, project_id: str) -> list[FindingDocument]:
         with self._enter_unit() as unit:
             return list(unit.stream(_lookup_key(project_id)))
 
@@ -249,11 +252,11 @@ class Store(Forking, RecordStore):
 
     # -- reading --------------------------------------------------------------------------------------------
 
-    def get_finding(self, project_id: str, finding_id: str) -> Document:
+    def get_finding(self, project_id: str, finding_id: str) -> FindingDocument:
         with self._enter_unit(single=True) as unit:
             return _require_document(unit, project_id, finding_id)
 
-    def iter_findings(self, project_id: str) -> Iterator[Document]:
+    def iter_findings(self, project_id: str) -> Iterator[FindingDocument]:
         return self._iterate_findings(_lookup_key(project_id), as_json=False)
 
     def iter_findings_json(self, project_id: str) -> Iterator[bytes]:
@@ -337,7 +340,7 @@ class Store(Forking, RecordStore):
     def ingest(
         self,
         project_id: str,
-        documents: Iterable[Mapping[str, Any]],
+        documents: Iterable[GivenFinding],
         *,
         run: Run | str | Mapping[str, Any] | None = None,
         close_missing: bool = False,
@@ -382,7 +385,7 @@ class Store(Forking, RecordStore):
 
     @checked
     def retry_rejected(
-        self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
+        self, project_id: str, fixed: Mapping[str, GivenFinding] | None = None
     ) -> IngestReport:
         with self._atomic_unit() as unit:
             kept = {original.rejected_id: original for original in unit.rejected(_lookup_key(project_id))}
@@ -405,8 +408,8 @@ class Store(Forking, RecordStore):
 
     @checked
     def set_status(
-        self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
-    ) -> Document:
+        self, project_id: str, finding_id: str, status: Status | StatusName, *, actor: str, comment: str = ""
+    ) -> FindingDocument:
         check_plain_text("actor", actor, empty=False)
         check_plain_text("comment", comment)
         if status not in list(Status):
@@ -422,10 +425,9 @@ class Store(Forking, RecordStore):
             at = found.not_before(now())
             events = _status_events(found.document, status, at, actor, comment)
             if found.document["status"] != status:
-                identity = with_status(found.identity, str(status), at)
-                change = StatusChange(
-                    identity.finding_id, str(status), identity.closed_as, identity.closed_at
-                )
+                name: StatusName = Status(status).value
+                identity = with_status(found.identity, name, at)
+                change = StatusChange(identity.finding_id, name, identity.closed_as, identity.closed_at)
                 unit.change_status(project_id, [change])
             unit.add_events(project_id, revision, events)
             return _require_document(unit, project_id, finding_id)
@@ -547,7 +549,7 @@ class _DryRunError(Exception):
     """Rolls a dry run back."""
 
 
-def _status_events(document: Document, status: str, at: str, actor: str, comment: str) -> list[Event]:
+def _status_events(document: FindingDocument, status: str, at: str, actor: str, comment: str) -> list[Event]:
     old = Status(document["status"])
     new = Status(status)
     if old == new:
@@ -559,6 +561,10 @@ def _status_events(document: Document, status: str, at: str, actor: str, comment
         )
     changed: dict[str, list[object]] = {"status": [old.value, new.value]}
     return events_of(document["id"], changed, at, actor, comment=comment)
+
+
+def _members(document: Mapping[str, object], names: Iterable[str]) -> dict[str, object]:
+    return {name: document[name] for name in names}
 
 
 def _purge_batch(unit: Records, project_id: str, before: str) -> int:
@@ -574,7 +580,7 @@ def _purge_batch(unit: Records, project_id: str, before: str) -> int:
             one.not_before(at),
             "purge",
             "purge",
-            {**{name: one.document[name] for name in kept}, "fingerprint": one.identity.fingerprint.hex()},
+            {**_members(one.document, kept), "fingerprint": one.identity.fingerprint.hex()},
         )
         for one in found
     ]
@@ -583,7 +589,7 @@ def _purge_batch(unit: Records, project_id: str, before: str) -> int:
     return len(found)
 
 
-def _get_documents(unit: Records, project_id: str, finding_ids: set[str]) -> list[Document]:
+def _get_documents(unit: Records, project_id: str, finding_ids: set[str]) -> list[FindingDocument]:
     found = (unit.get(project_id, finding_id) for finding_id in sorted(finding_ids))
     return [document for document in found if document is not None]
 
@@ -611,7 +617,7 @@ def _original_of(kept: RejectedOriginal) -> Any:
         raise StorageIntegrityError(f"the refused original {kept.rejected_id} is damaged: {error}") from error
 
 
-def _require_document(unit: Records, project_id: str, finding_id: str) -> Document:
+def _require_document(unit: Records, project_id: str, finding_id: str) -> FindingDocument:
     document = unit.get(_lookup_key(project_id), finding_id.lower()) if is_uuid(finding_id) else None
     if document is None:
         raise _not_found_error(project_id, finding_id)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from findings_orm import FindingQuery, FindingStore, open_storage
+from findings_orm.finding import FindingDocument
 from findings_orm.orm.mapping import (
     EVENT_COLUMNS,
     FINDING_COLUMNS,
@@ -95,7 +96,7 @@ class Driver:
         """Return the rows of a statement."""
         return self._run(sql if self.kind == "SQLite" else sql.replace("?", "%s"), parameters)
 
-    def page(self, where: str, parameters: Sequence[Any], order: str) -> list[dict[str, Any]]:
+    def page(self, where: str, parameters: Sequence[Any], order: str) -> list[FindingDocument]:
         """Return the documents of a page."""
         sql = f"SELECT {self.columns} FROM findings f WHERE f.project_id = ? {where} ORDER BY {order} LIMIT {PAGE + 1}"  # noqa: S608
         return [document_from_row(row) for row in self.rows(sql, (LARGE, *parameters))]
@@ -193,7 +194,8 @@ def _page_by_hand(where: str, values: tuple[Any, ...], order: str, driver: Drive
 
 def sorted_shapes(store: FindingStore, driver: Driver, count: int) -> Iterator[Shape]:
     """Yield the first page in each order, and one nine tenths down."""
-    for sort in (sign + name for name in SORTS for sign in ("", "-")):
+    sorts: list[Any] = [sign + name for name in SORTS for sign in ("", "-")]
+    for sort in sorts:
         name, way = sort.removeprefix("-"), " DESC" if sort.startswith("-") else ""
         column = RANK if name == "severity" else f"f.{name}"
         fits = (

@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import pydantic
 import pytest
 import sqlalchemy
 from six import DictAdapter
+from typing_extensions import is_typeddict
 
 from findings_orm import (
+    ApplicationStore,
     FindingQuery,
     FindingStore,
     Limits,
@@ -175,10 +177,13 @@ def everything_public() -> Iterator[Public]:
 
 
 def is_result(one: Any) -> bool:
-    """Return whether something is a class that callers don't make, or one with errors of its own kind (enum, pydantic)."""
+    """Return whether something is for type checkers only, a class that callers don't make, or one with errors of its own kind
+    (enum, pydantic)."""
+    if get_origin(one) is Literal or is_typeddict(one):
+        return True
     return inspect.isclass(one) and (
         issubclass(one, (Exception, Enum, pydantic.BaseModel))
-        or one in (FindingStore, StoragePort)
+        or one in (ApplicationStore, FindingStore, StoragePort)
         or (is_dataclass(one) and one not in GIVEN)
     )
 

@@ -22,8 +22,11 @@ from typer.testing import CliRunner, Result
 from findings_orm import FindingStore, migrations, open_storage
 from findings_orm.cli.app import app
 from findings_orm.cli.failures import ExitCode
+from findings_orm.finding import FindingInput
 
-REPORT = [{"detector_id": "scan.a", "title": f"title {n}", "severity": "high"} for n in range(3)]
+REPORT: list[FindingInput] = [
+    {"detector_id": "scan.a", "title": f"title {n}", "severity": "high"} for n in range(3)
+]
 
 
 @pytest.fixture

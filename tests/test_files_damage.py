@@ -22,6 +22,7 @@ from findings_orm import (
     StorageIntegrityError,
 )
 from findings_orm.errors import StorageUnavailableError
+from findings_orm.finding import FindingDocument
 from findings_orm.stores.files import edits, repair
 from findings_orm.testing.samples import finding, run_id_of, scanned, uuid_of
 
@@ -78,7 +79,7 @@ def _mutate(data: bytes, chance: random.Random) -> bytes:
 def _assert_as_the_file_says(store: FindingStore, path: Path, original: bytes, last: list[list[Any]]) -> None:
     """Assert that an edit was taken over, with the journal's records on top of it."""
 
-    def by_id(documents: list[dict[str, Any]]) -> dict[str, str]:
+    def by_id(documents: list[FindingDocument]) -> dict[str, str]:
         return {one["id"]: repr(one) for one in documents}
 
     was = edits.read_layout(path, original)[1]

@@ -94,11 +94,11 @@ def test_canonical_form_keeps_every_value(document: dict[str, Any]) -> None:
     for name, value in document.items():
         folded = value.lower() if name in ("id", "run_id") and value else value
         if name != "created_at":
-            assert canonical[name] == folded
+            assert dict(canonical)[name] == folded
     assert canonical["id"] == document["id"].lower()
     for name, default in DEFAULTS.items():
         if name not in document:
-            assert_same(canonical[name], default, name)
+            assert_same(dict(canonical)[name], default, name)
 
 
 @given(document=documents(sparse=False))
@@ -149,7 +149,7 @@ def test_text_of_enums_becomes_plain_text() -> None:
     ],
 )  # fmt: skip
 def test_canonical_value(name: str, given_one: Any, canonical: Any) -> None:
-    assert_same(validate_finding(finding(**{name: given_one}))[name], canonical, name)
+    assert_same(dict(validate_finding(finding(**{name: given_one})))[name], canonical, name)
 
 
 @pytest.mark.parametrize("opening", ["[", "{"])

@@ -164,9 +164,10 @@ def consume(data: bytes, format: str | None) -> None:
         "cve_ids",
         "tags",
     )
-    assert sorted(repr([one[name] for name in same]) for one in again) == sorted(
-        repr([one[name] for name in same]) for one in canonical
+    wanted, got = (
+        sorted(repr([dict(one)[name] for name in same]) for one in each) for each in (canonical, again)
     )
+    assert got == wanted
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

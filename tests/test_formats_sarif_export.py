@@ -107,7 +107,7 @@ def write(documents: Any) -> dict[str, Any]:
 
 def read(log: Any) -> list[dict[str, Any]]:
     with open_report(io.BytesIO(json.dumps(log).encode()), "sarif") as report:
-        return [validate_finding({**FILLED_IN, **document}) for document in report]
+        return [dict(validate_finding({**FILLED_IN, **document})) for document in report]
 
 
 def results(log: dict[str, Any]) -> list[dict[str, Any]]:
@@ -120,7 +120,7 @@ def report(*given: Any, **run: Any) -> dict[str, Any]:
 
 
 def own(**fields: Any) -> dict[str, Any]:
-    return validate_finding({**OWN, **fields})
+    return dict(validate_finding({**OWN, **fields}))
 
 
 def content(document: dict[str, Any]) -> dict[str, Any]:

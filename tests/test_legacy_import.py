@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from findings_orm import (
     validate_finding,
 )
 from findings_orm.cli.app import app
-from findings_orm.finding import SCHEMA_VERSION
+from findings_orm.finding import SCHEMA_VERSION, FindingDocument
 from findings_orm.formats.legacy import LegacyReport, import_legacy
 from findings_orm.testing.samples import scanned
 from findings_orm.testing.strategies import legacy_documents
@@ -83,7 +83,7 @@ def opener(
         store.close()
 
 
-def everything(store: FindingStore) -> dict[str, list[dict[str, Any]]]:
+def everything(store: FindingStore) -> dict[str, list[FindingDocument]]:
     return {project: store.list_findings(project) for project in store.list_projects()}
 
 
@@ -192,10 +192,10 @@ def migrated(given: dict[str, Any]) -> dict[str, Any]:
         "project_id": "p",
         "created_at": "2000-01-01T00:00:00Z",
     }
-    return validate_finding({**filled, **document})
+    return dict(validate_finding({**filled, **document}))
 
 
-def plain(document: dict[str, Any]) -> dict[str, Any]:
+def plain(document: Mapping[str, Any]) -> dict[str, Any]:
     """What of a document the import leaves as the migration made it."""
     return {name: value for name, value in document.items() if name not in FILLED_IN | PLACED_HERE}
 
@@ -383,7 +383,7 @@ def test_a_triage_keeps_its_meaning(kind: str, opener: Callable[[str], FindingSt
 def test_a_comment_comes_to_what_was_imported_without_it(tmp_path: Path) -> None:
     store = open_storage("memory:")
     given = {"finding_schema_version": "0.3.0", **row(triage={"owner": "ann"})}
-    store.ingest("acme", [{**given, "severity": "medium"}])
+    store.ingest("acme", [given | {"severity": "medium"}])
     assert import_legacy(store, written(tmp_path, acme=[row(triage={"owner": "ann"})])).comments == 1
     (found,) = store.list_findings("acme")
     assert [one.comment for one in store.history("acme", found["id"])] == ["", "owner: ann"]

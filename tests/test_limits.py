@@ -359,7 +359,7 @@ def test_documents_without_an_end_are_refused_whatever_takes_them(rule: Break, t
     endless = break_document(finding(), rule)
     layout = {"finding_schema_version": "2.0.0", "findings": [finding(2), endless]}
     migrate, store = SchemaMigrator().migrate, open_storage("memory:")
-    report = store.ingest(PROJECT, [{**scanned(), "title": ""}], on_invalid="quarantine")
+    report = store.ingest(PROJECT, [scanned(title="")], on_invalid="quarantine")
     kept = report.rejected[0].rejected_id or ""
     for take in (
         lambda: migrate("2.0.0", "1.0.0", endless),
@@ -466,7 +466,7 @@ def test_the_quarantine_has_a_limit(opened: Callable[[Limits], Store]) -> None:
 def test_a_long_name_does_not_fill_a_message(opened: Callable[[Limits], Store]) -> None:
     name = "A" * 100_000
     document = {**scanned(), "evidence": {name: {name: "\ud800"}}}
-    report = opened(DEFAULT).ingest(PROJECT, [document, {**scanned(), name: 1}], on_invalid="quarantine")
+    report = opened(DEFAULT).ingest(PROJECT, [document, scanned() | {name: 1}], on_invalid="quarantine")
     assert max(len(one.reason) + len(one.field) for one in report.rejected) < 1_500
     with pytest.raises(StorageValidationError) as caught:
         opened(DEFAULT).save_findings([document])

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from findings_orm import SchemaMigrator, StorageValidationError, open_storage
 from findings_orm.cli.app import app
 from findings_orm.errors import SchemaVersionError
-from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION, validate_finding
+from findings_orm.finding import KNOWN_VERSIONS, SCHEMA_VERSION, FindingDocument, validate_finding
 from findings_orm.formats import open_report, write_report
 from findings_orm.testing.samples import finding, scanned, uuid_of
 
@@ -38,7 +38,7 @@ def older(version: str) -> list[dict[str, Any]]:
     return list(SchemaMigrator().migrate_many(SCHEMA_VERSION, version, NOW))
 
 
-def stored(url: str) -> list[dict[str, Any]]:
+def stored(url: str) -> list[FindingDocument]:
     with open_storage(url) as store:
         return store.list_findings(P)
 
@@ -176,7 +176,7 @@ SAMPLES = Path(__file__).parent / "samples" / "schema-1.1.0"
 REPORT = [scanned("R1", 3, cwe_ids=[22]), scanned("R2", 9, owasp=["A01"])]
 
 
-def written_then() -> list[dict[str, Any]]:
+def written_then() -> list[FindingDocument]:
     """The findings of the samples, in the current version."""
     lines = (SAMPLES / "export.jsonl").read_text("utf-8").splitlines()
     documents = SchemaMigrator().migrate_many("1.1.0", SCHEMA_VERSION, map(json.loads, lines))
@@ -189,7 +189,7 @@ def test_an_export_of_then(form: str, tmp_path: Path) -> None:
     found = stored(f"sqlite:///{tmp_path / 'findings.db'}")
     own = {"id", "created_at", "run_id", "evidence", "provenance"} if form == "sarif" else {"run_id"}
 
-    def said(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def said(documents: list[FindingDocument]) -> list[dict[str, Any]]:
         kept = [{k: v for k, v in one.items() if k not in own} for one in documents]
         return sorted(kept, key=lambda one: str(one["title"]))
 

@@ -13,7 +13,7 @@ import pytest
 
 from findings_orm import StorageIntegrityError, StorageValidationError, open_storage
 from findings_orm.imports.originals import LostValue, tag_original, untag_original
-from findings_orm.testing.samples import PROJECT
+from findings_orm.testing.samples import PROJECT, broken
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_limit_of_digits_that_a_process_has_does_not_matter(limit: int) -> N
 
 def test_a_damaged_original_is_named(tmp_path: Path) -> None:
     with open_storage(f"sqlite:///{tmp_path / 'f.db'}") as store:
-        store.ingest(PROJECT, [{"x": b"y"}], on_invalid="quarantine")
+        store.ingest(PROJECT, [broken(x=b"y")], on_invalid="quarantine")
         name = store.rejected_originals(PROJECT)[0].rejected_id
         with closing(sqlite3.connect(tmp_path / "f.db")) as database, database:
             database.execute("UPDATE finding_rejected SET original = replace(original, '$bytes', '$more')")

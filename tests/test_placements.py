@@ -16,6 +16,7 @@ import pytest
 
 from findings_orm import FindingQuery, open_storage
 from findings_orm.clock import uuid7
+from findings_orm.finding import FindingDocument
 from findings_orm.orm import ranges, sqlite_plans
 from findings_orm.orm.mapping import Row
 from findings_orm.orm.queries import Dialect
@@ -77,13 +78,14 @@ class Placed:
     """A project on SQLite, its documents by time, and the instructions that statements take."""
 
     driver: sqlite3.Connection
-    documents: list[dict[str, Any]]
+    documents: list[FindingDocument]
     spent: int = 0
-    orders: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    orders: dict[str, list[FindingDocument]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.driver.set_progress_handler(self._step, 50)
-        for sort in SORTS:
+        sorts: list[Any] = list(SORTS)
+        for sort in sorts:
             value = FindingQuery(project_id="p", sort=sort).sort_value
             key = partial(_key, value)
             self.orders[sort] = sorted(self.documents, key=key, reverse=sort.startswith("-"))
@@ -151,7 +153,7 @@ def test_statistics_mislead_nobody(analyzed: Placed, kind: str) -> None:
     check_placements(analyzed, kind, ("-created_at", "title"))
 
 
-def check_placements(placed: Placed, kind: str, sorts: Sequence[str]) -> None:
+def check_placements(placed: Placed, kind: str, sorts: Sequence[Any]) -> None:
     for place in PLACES:
         conditions = KINDS[kind](place)
         found = {d["id"] for d in placed.documents if matches(FindingQuery(project_id="p", **conditions), d)}

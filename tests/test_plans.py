@@ -20,6 +20,7 @@ from sqlalchemy import event
 
 from findings_orm import FindingQuery, FindingStore, open_storage
 from findings_orm.clock import uuid7
+from findings_orm.finding import FindingDocument, StatusName
 from findings_orm.observe import Ended, Observer, Statement
 from findings_orm.query import SORTS
 
@@ -31,7 +32,7 @@ CLOSED = 40
 RARE = 20
 SEVERITIES = ("info", "low", "medium", "high", "critical")
 DAY = "2024-05-{:02}T12:00:00Z"
-ALL_SORTS = [sign + name for name in SORTS for sign in ("", "-")]
+ALL_SORTS: list[Any] = [sign + name for name in SORTS for sign in ("", "-")]
 
 
 def document(project: str, n: int, count: int) -> dict[str, Any]:
@@ -71,7 +72,7 @@ class Filled:
     store: FindingStore
     count_work: Callable[[], Any]
     ids: dict[str, str] = field(default_factory=dict)
-    deep: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    deep: dict[tuple[str, str], FindingDocument] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -197,7 +198,7 @@ def counting(filled: Filled, project: str, **conditions: Any) -> int:
 
 def setting(filled: Filled, project: str) -> None:
     store, key = filled.store, filled.ids[project]
-    status = "triaged" if store.get_finding(project, key)["status"] == "open" else "open"
+    status: StatusName = "triaged" if store.get_finding(project, key)["status"] == "open" else "open"
     store.set_status(project, key, status, actor="ann")
 
 

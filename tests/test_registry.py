@@ -159,7 +159,7 @@ def test_a_broken_adapter_of_another_package_is_blamed_on_that(
 def test_options_that_there_are_not_are_refused() -> None:
     for url in ("memory:", "sqlite://", "file:/tmp/x", "postgresql://u@127.0.0.1:1/d"):
         with pytest.raises(StorageValidationError):
-            open_storage(url, colour="blue")
+            open_storage(url, colour="blue")  # type: ignore[call-arg]  # there is none
 
 
 def test_decorators_refuse_an_adapter_with_six_methods_at_once() -> None:

@@ -10,9 +10,12 @@ import pytest
 from servers import POSTGRESQL
 
 from findings_orm import FindingQuery, FindingStore, StorageValidationError, open_storage
+from findings_orm.finding import FindingInput
 from findings_orm.metrics import SlowQueries
 
-REPORT = [{"detector_id": "scan.a", "title": f"zebra {n}", "severity": "low"} for n in range(30)]
+REPORT: list[FindingInput] = [
+    {"detector_id": "scan.a", "title": f"zebra {n}", "severity": "low"} for n in range(30)
+]
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[Any]:

@@ -23,10 +23,10 @@ from findings_orm import (
     migrations,
     open_storage,
 )
-from findings_orm.finding import FIELDS, Finding, Severity, Status
+from findings_orm.finding import FIELDS, Finding, FindingInput, Severity, Status
 from findings_orm.orm import models
 
-FINDING = {"detector_id": "scan.demo", "title": "Debug mode", "severity": "low"}
+FINDING: FindingInput = {"detector_id": "scan.demo", "title": "Debug mode", "severity": "low"}
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_an_orm_session_inside_a_transaction_commits_with_it(store: SQLiteStorag
 
 
 def test_the_orm_reads_what_the_store_wrote(store: SQLiteStorageAdapter) -> None:
-    document = {
+    document: FindingInput = {
         **FINDING,
         "cve_ids": ["CVE-2024-1234"],
         "cvss": 7,
@@ -195,7 +195,7 @@ def test_readers_do_not_wait_for_a_writer(store: SQLiteStorageAdapter) -> None:
 def test_what_sqlite_does_not_have_is_refused(tmp_path: pathlib.Path) -> None:
     url = f"sqlite:///{tmp_path / 'findings.db'}"
     with open_storage(url) as store, pytest.raises(StorageValidationError, match="observer: "):
-        store.observe(5)  # type: ignore[attr-defined]
+        store.observe(5)  # type: ignore[arg-type]
     for ask in (migrations.status, migrations.upgrade):
         with pytest.raises(StorageUnavailableError, match="a SQLite database has no schema"):
             ask(f"{url}?schema=x")

@@ -118,7 +118,7 @@ def test_index_is_ready_and_no_drift(url: str) -> None:
         assert (found.state, found.findings, found.waiting) == ("ready", len(FINDINGS), 0)
         assert found.size > 0
         assert migrations.check(url) == []
-        assert [problem for problem in store.diagnose() if "index" in problem.check] == []  # type: ignore[attr-defined]
+        assert [problem for problem in store.diagnose() if "index" in problem.check] == []
     assert text_index.drop(url) is True
     assert text_index.drop(url) is False
 
@@ -223,7 +223,7 @@ def test_index_without_its_triggers_is_not_believed(file_url: str) -> None:
         store.save_finding(finding(51, title="crocodile"))
         assert_exact(store, (*TEXTS, "crocodile"))
         assert text_index.status(file_url).state == "incomplete"
-        problems = store.diagnose()  # type: ignore[attr-defined]
+        problems = store.diagnose()
         assert [problem.advice for problem in problems if problem.check == "text-index"] == [
             "findings db text-index create"
         ]

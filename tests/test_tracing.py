@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from findings_orm import FindingQuery, FindingStore, StorageConflictError, StorageError, open_storage
+from findings_orm.finding import FindingInput
 from findings_orm.metrics import TracingAdapter
 from findings_orm.testing.samples import finding
 
@@ -50,7 +51,9 @@ def text_of(span: ReadableSpan) -> str:
 def test_statements_are_children_of_their_operation(
     store: TracingAdapter, exported: InMemorySpanExporter
 ) -> None:
-    report = [{"detector_id": "scan.a", "title": f"title {n}", "severity": "low"} for n in range(80)]
+    report: list[FindingInput] = [
+        {"detector_id": "scan.a", "title": f"title {n}", "severity": "low"} for n in range(80)
+    ]
     store.ingest(HIDDEN, report)
     *statements, operation = exported.get_finished_spans()
     assert operation.name == "findings_orm.ingest"
@@ -93,7 +96,7 @@ def test_no_span_holds_a_value(store: TracingAdapter, exported: InMemorySpanExpo
         project_id=HIDDEN, title=HIDDEN, resource=HIDDEN, evidence={HIDDEN: HIDDEN}, tags=[HIDDEN]
     )
     store.save_finding(document)
-    store.save_finding({**document, "title": f"{HIDDEN}, changed"})
+    store.save_finding(document | {"title": f"{HIDDEN}, changed"})
     store.ingest(HIDDEN, [{"detector_id": HIDDEN, "title": HIDDEN, "severity": "low"}])
     store.find(FindingQuery(project_id=HIDDEN, text=HIDDEN, resource_prefix=HIDDEN, tag=HIDDEN))
     store.count(FindingQuery(project_id=HIDDEN, text=f"'{HIDDEN}'"))
@@ -101,7 +104,7 @@ def test_no_span_holds_a_value(store: TracingAdapter, exported: InMemorySpanExpo
     list(store.iter_findings(HIDDEN))
     store.summarize(HIDDEN)
     with pytest.raises(StorageError):
-        store.save_finding({**document, "severity": HIDDEN})
+        store.save_finding(document | {"severity": HIDDEN})
     with pytest.raises(StorageConflictError):
         store.ingest(
             HIDDEN, [{"id": document["id"], "detector_id": "another", "title": HIDDEN, "severity": "low"}]

@@ -47,7 +47,7 @@ def set_status(
     with session.store() as store:
         project_id = session.project(store, project)
         before = store.get_finding(project_id, finding_id)["status"]
-        document = store.set_status(project_id, finding_id, status, actor=who, comment=comment)
+        document = store.set_status(project_id, finding_id, Status(status), actor=who, comment=comment)
     with session.out.report():
         change = (
             f"{before} -> {document['status']}" if before != document["status"] else f"is {before} already"

@@ -135,7 +135,7 @@ def _kept_originals(store: FindingStore, project_id: str, ids: list[str]) -> lis
     return [kept[rejected_id.lower()] for rejected_id in ids] if ids else list(kept.values())
 
 
-def _read_fixed(path: Path, limits: Limits) -> Mapping[str, Mapping[str, Any]]:
+def _read_fixed(path: Path, limits: Limits) -> dict[str, Any]:
     """Read corrected documents by id, in either shape."""
     from findings_orm.jsonstream import JsonReader, open_json
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -18,7 +18,8 @@ from findings_orm.errors import StorageValidationError
 
 if TYPE_CHECKING:
     from findings_orm.cli.output import Output
-    from findings_orm.port import Document, FindingStore
+    from findings_orm.finding import FindingDocument
+    from findings_orm.port import FindingStore
     from findings_orm.query import FindingQuery, Page
 
 FORMATS = ("table", "json", "jsonl", "sarif", "csv")
@@ -127,6 +128,12 @@ def list_(
         "created_before": parse_time("--before", created_before) if created_before is not None else None,
     }
     numbers = _cwe_numbers(split(cwe))
+    words: dict[str, Any] = {  # `FindingQuery` says what they may be
+        "severity": split(severity),
+        "min_severity": min_severity,
+        "status": split(status),
+        "sort": sort,
+    }
     page_size = _ALL_PAGE if everything else DEFAULT_LIMIT if limit is None else limit
     session = session_of(ctx)
     with session.store() as store:
@@ -134,9 +141,7 @@ def list_(
         try:
             query = FindingQuery(
                 project_id=project_id,
-                severity=split(severity),
-                min_severity=min_severity,
-                status=split(status),
+                **words,
                 detector_id=detector or (),
                 rule_id=rule or (),
                 cwe=numbers,
@@ -147,7 +152,6 @@ def list_(
                 created_from=times["created_from"],
                 created_before=times["created_before"],
                 text=text,
-                sort=sort,
                 limit=page_size,
                 cursor=cursor,
             )
@@ -207,7 +211,7 @@ def _query_pages(store: FindingStore, query: FindingQuery, *, everything: bool) 
         yield page
 
 
-def _page_items(pages: Iterator[Page], last: list[str | None]) -> Iterator[Document]:
+def _page_items(pages: Iterator[Page], last: list[str | None]) -> Iterator[FindingDocument]:
     for page in pages:
         last.append(page.next_cursor)
         yield from page.items

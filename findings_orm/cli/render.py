@@ -17,7 +17,8 @@ from findings_orm.cli.output import (
     severity_style,
     shorten_text,
 )
-from findings_orm.port import Document, Event, IngestReport, RejectedOriginal, Run, RunDiff, Sighting
+from findings_orm.finding import FindingDocument
+from findings_orm.port import Event, IngestReport, RejectedOriginal, Run, RunDiff, Sighting
 from findings_orm.query import Summary
 
 SHOWN_REFUSALS = 20
@@ -42,7 +43,7 @@ def resource_with_line(document: Mapping[str, Any]) -> str:
     return f"{resource}:{line}" if line else str(resource)
 
 
-def findings_grid(documents: Iterable[Document]) -> Grid:
+def findings_grid(documents: Iterable[FindingDocument]) -> Grid:
     """Return findings as a table, one a row."""
     return Grid(
         FINDING_COLUMNS,
@@ -61,7 +62,7 @@ def findings_grid(documents: Iterable[Document]) -> Grid:
     )
 
 
-def write_finding(out: Output, document: Document, sighting: Sighting) -> None:
+def write_finding(out: Output, document: FindingDocument, sighting: Sighting) -> None:
     """Write everything of one finding for a person."""
     severity = document["severity"]
     out.line((severity.upper(), severity_style(severity)), "  ", (document["title"], "bold"))
@@ -70,27 +71,29 @@ def write_finding(out: Output, document: Document, sighting: Sighting) -> None:
     snippet = (document["location"] or {}).get("snippet")
     if snippet:
         _write_block(out, "snippet", snippet)
-    for name in ("evidence", "provenance"):
-        if document[name]:
-            _write_block(out, name, json.dumps(document[name], indent=2, ensure_ascii=False), limit=0)
+    for name, members in (("evidence", document["evidence"]), ("provenance", document["provenance"])):
+        if members:
+            _write_block(out, name, json.dumps(members, indent=2, ensure_ascii=False), limit=0)
 
 
-def _finding_fields(document: Document, sighting: Sighting) -> Iterable[tuple[str, str]]:
+def _finding_fields(document: FindingDocument, sighting: Sighting) -> Iterable[tuple[str, str]]:
+    values: dict[str, Any] = {**document}
     for name in ("id", "project_id", "status", "detector_id", "rule_id"):
-        if document[name]:
-            yield name, str(document[name])
+        if values[name]:
+            yield name, str(values[name])
     yield "resource", resource_with_line(document)
     location = document["location"] or {}
-    if location.get("path") and location["path"] != document["resource"]:
-        yield "path", location["path"]
+    path = location.get("path")
+    if path and path != document["resource"]:
+        yield "path", path
     if location.get("end_line"):
         yield "lines", f"{location['start_line']} to {location['end_line']}"
     for name in ("confidence", "cvss", "run_id", "fingerprint", "created_at"):
-        if document[name] is not None:
-            yield name, str(document[name])
+        if values[name] is not None:
+            yield name, str(values[name])
     for name in ("cwe_ids", "owasp", "cve_ids", "mitre_attack", "tags", "poc_links"):
-        if document[name]:
-            yield name, ", ".join(map(str, document[name]))
+        if values[name]:
+            yield name, ", ".join(map(str, values[name]))
     yield "first seen", sighting.first_seen
     yield (
         "last seen",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from findings_orm.cli.failures import CommandError, ExitCode, NotFoundError, UsageError
@@ -60,9 +60,9 @@ class Session:
 
     def _open_store(self, limits: Limits | None, migrate: bool | None) -> FindingStore:
         from findings_orm.limits import DEFAULT
-        from findings_orm.registry import open_storage
+        from findings_orm.registry import StorageOptions, open_storage
 
-        options: dict[str, Any] = {"migrate": True} if migrate and self.is_database else {}
+        options: StorageOptions = {"migrate": True} if migrate and self.is_database else {}
         try:
             return open_storage(self.url, limits=limits or DEFAULT, **options)
         except SchemaVersionError as error:

@@ -25,7 +25,7 @@ from findings_orm.errors import (
     StorageUnavailableError,
     StorageValidationError,
 )
-from findings_orm.finding import SCHEMA_VERSION, Severity, check_project_id, format_time
+from findings_orm.finding import SCHEMA_VERSION, FindingDocument, Severity, check_project_id, format_time
 from findings_orm.formats.report import open_report
 from findings_orm.layout import LEGACY_VERSION
 from findings_orm.limits import DEFAULT, FieldNames, Limits, memory_size
@@ -176,7 +176,7 @@ def _why_it_stays(name: str, value: Any, document: Document) -> str:
     return f"can't be {new}: it stays in evidence" if new and not document[new] else ""
 
 
-def _comment_of(document: Document) -> str:
+def _comment_of(document: FindingDocument) -> str:
     """Return what the triage of a row of 0.3.0 says in words, as a comment for the history; "" where it says nothing."""
     triage = document["evidence"].get("triage")
     if not isinstance(triage, dict):

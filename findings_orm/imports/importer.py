@@ -24,7 +24,7 @@ from findings_orm.errors import (
 from findings_orm.finding import (
     ACTIVE_STATUSES,
     SCHEMA_VERSION,
-    Status,
+    StatusName,
     canonical_time,
     check_project_id,
     content_of,
@@ -446,7 +446,7 @@ class Import:
 
     def _close_missing(self) -> None:
         missing = self.unit.unseen(self.project_id, self.detectors, self.context.number, ACTIVE_STATUSES)
-        resolved = Status.RESOLVED.value
+        resolved: StatusName = "resolved"
         for batch in missing:
             changes = [
                 StatusChange(finding_id, resolved, resolved, latest_time(self.at, *times))

@@ -13,7 +13,7 @@ from findings_orm.limits import DEFAULT, UNLIMITED, Limits, check_parts
 from findings_orm.port import Run
 
 
-def current_document(document: Mapping[str, Any]) -> Mapping[str, Any]:
+def current_document(document: Mapping[str, object]) -> Mapping[str, object]:
     """Return a document of any known schema version as one of the current version.
 
     Raises:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from findings_orm.clock import uuid7s
-from findings_orm.finding import ACTIVE_STATUSES, STORE_FIELDS, Objects, Status
+from findings_orm.finding import ACTIVE_STATUSES, STORE_FIELDS, FindingDocument, Objects, Status, StatusName
 from findings_orm.fingerprint import VERSION, changed_fields
-from findings_orm.port import Document, Event
+from findings_orm.port import Event
 from findings_orm.query import latest_time
 from findings_orm.records import Identity, Stored, Streak
 
@@ -28,7 +28,7 @@ class Incoming(NamedTuple):
     """
 
     position: int
-    document: Document
+    document: FindingDocument
     fingerprint: bytes
     line: int | None
     content: bytes
@@ -339,7 +339,8 @@ def _merge_pair(one: Incoming, stored: Stored, run: RunContext, changes: Changes
     old, identity, *_ = stored
     at = stored.not_before(run.at)
     status = _next_status(old["status"], one.document["status"], identity.reported)
-    document = {**one.document, **{name: old[name] for name in STORE_FIELDS}, "status": status}
+    kept: Any = {name: value for name, value in old.items() if name in STORE_FIELDS}
+    document: FindingDocument = {**one.document, **kept, "status": status}
     changed = changed_fields(old, document)
     identity = _resighted_identity(identity, run, document["detector_id"], changes)
     identity = identity._replace(content=one.content, reported=one.document["status"], line=one.line)
@@ -349,7 +350,7 @@ def _merge_pair(one: Incoming, stored: Stored, run: RunContext, changes: Changes
         return
     if "status" in changed:
         identity = with_status(identity, status, at)
-    if old["status"] == Status.RESOLVED and status in ACTIVE_STATUSES:
+    if old["status"] == "resolved" and status in ACTIVE_STATUSES:
         changes.reopened += 1
     else:
         changes.updated += 1
@@ -357,10 +358,10 @@ def _merge_pair(one: Incoming, stored: Stored, run: RunContext, changes: Changes
     changes.replace.append(Stored(document, identity))
 
 
-def _next_status(stored: str, incoming: str, reported: str) -> str:
-    if stored == Status.RESOLVED:
+def _next_status(stored: StatusName, incoming: StatusName, reported: str) -> StatusName:
+    if stored == "resolved":
         return incoming
-    if stored in ACTIVE_STATUSES and incoming not in (reported, Status.OPEN):
+    if stored in ACTIVE_STATUSES and incoming not in (reported, "open"):
         return incoming
     return stored
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from findings_orm.clock import now
 from findings_orm.errors import StorageValidationError
-from findings_orm.finding import DEFAULTS, FIELDS, content_of
+from findings_orm.finding import DEFAULTS, FIELDS, FindingDocument, content_of
 from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
 from findings_orm.imports.matching import events_of, with_status
 from findings_orm.limits import Limits, count_values
-from findings_orm.port import Document, Event
+from findings_orm.port import Event
 from findings_orm.records import Identity, Records, Stored
 
 
-def check_size(document: Document, content: bytes, limits: Limits) -> None:
+def check_size(document: Mapping[str, object], content: bytes, limits: Limits) -> None:
     """Refuse a document that is too large; `content` is what `content_of` gives for it.
 
     Raises:
@@ -35,7 +35,7 @@ def check_size(document: Document, content: bytes, limits: Limits) -> None:
         raise
 
 
-def save(unit: Records, project_id: str, documents: list[Document]) -> None:
+def save(unit: Records, project_id: str, documents: list[FindingDocument]) -> None:
     """Store valid documents of one project; of several with one id, each replaces the one before."""
     at = now()
     revision = unit.advance(project_id, at).now
@@ -128,7 +128,7 @@ class Ordinals:
 
 
 def saved_identity(
-    document: Document,
+    document: FindingDocument,
     digest: bytes,
     line: int | None,
     at: str,
@@ -152,9 +152,9 @@ def saved_identity(
     return kept._replace(content=content, reported=status, line=line, last_seen=at)
 
 
-def _distinct_groups(documents: list[Document]) -> Iterator[list[Document]]:
+def _distinct_groups(documents: list[FindingDocument]) -> Iterator[list[FindingDocument]]:
     """Split documents into groups in which no id occurs twice, in their order."""
-    group: dict[str, Document] = {}
+    group: dict[str, FindingDocument] = {}
     for document in documents:
         if document["id"] in group:
             yield list(group.values())

@@ -18,8 +18,9 @@ from findings_orm.errors import (
     StorageUnavailableError,
     StorageValidationError,
 )
+from findings_orm.finding import FindingDocument
 from findings_orm.observe import Observer
-from findings_orm.port import Document, FindingStore
+from findings_orm.port import FindingStore
 from findings_orm.process import block
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -119,7 +120,7 @@ class ObservedStore(ForwardingStore):
     def _in_transaction(self) -> bool:
         return bool(getattr(self._local, "depth", 0))
 
-    def iter_findings(self, project_id: str) -> Iterator[Document]:
+    def iter_findings(self, project_id: str) -> Iterator[FindingDocument]:
         """See `FindingStore.iter_findings`."""
         return self._watch_iterator("iter_findings", lambda: self.inner.iter_findings(project_id))
 

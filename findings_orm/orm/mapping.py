@@ -12,9 +12,9 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from findings_orm.fields import Kind
-from findings_orm.finding import FIELD_KINDS, FIELDS, OBJECT_FIELDS, Objects, fields_of
+from findings_orm.finding import FIELD_KINDS, FIELDS, OBJECT_FIELDS, FindingDocument, Objects, fields_of
 from findings_orm.orm.types import stored_time
-from findings_orm.port import Document, Event, Rejected, RejectedOriginal, Run
+from findings_orm.port import Event, Rejected, RejectedOriginal, Run
 from findings_orm.query import time_key
 from findings_orm.records import Identity
 
@@ -68,9 +68,9 @@ def _json_or_empty(value: Any, empty: str) -> str:
     return to_json(value).decode() if value else empty
 
 
-def finding_row(document: Document, objects: Objects | None = None) -> tuple[Any, ...]:
+def finding_row(document: FindingDocument, objects: Objects | None = None) -> tuple[Any, ...]:
     """Return the values of a canonical document in the order of `FINDING_COLUMNS`, as SQLite stores them."""
-    values = list(document.values())
+    values: list[Any] = [*document.values()]
     for position in _TIMES_AT:
         if values[position] is not None:
             values[position] = time_key(values[position])
@@ -85,9 +85,9 @@ def finding_row(document: Document, objects: Objects | None = None) -> tuple[Any
     return tuple(values)
 
 
-def document_from_row(row: Row) -> Document:
+def document_from_row(row: Row) -> FindingDocument:
     """Return the document of a row in the order of `FINDING_COLUMNS`."""
-    document = dict(zip(FINDING_COLUMNS, row, strict=True))
+    document: dict[str, Any] = dict(zip(FINDING_COLUMNS, row, strict=True))
     for name in _TIMES:
         if document[name] is not None:
             document[name] = stored_time(document[name])
@@ -104,7 +104,7 @@ def document_from_row(row: Row) -> Document:
         number = document[name]
         if number is not None and number == int(number):
             document[name] = int(number)
-    return document
+    return document  # type: ignore[return-value]  # has all fields: a dict by names that are looked up
 
 
 def json_from_row(row: Row) -> bytes:

@@ -27,7 +27,7 @@ from findings_orm.errors import (
     StorageUnavailableError,
     StorageValidationError,
 )
-from findings_orm.finding import check_project_id
+from findings_orm.finding import GivenFinding, check_project_id
 from findings_orm.observe import Figures
 from findings_orm.orm.models import Base, exists_on
 from findings_orm.orm.postgresql_engine import Options, parsed_url, postgresql_engine
@@ -404,7 +404,7 @@ class PostgreSQLStorageAdapter(SqlStore):
     retry_rejected = _retry_write(SqlStore.retry_rejected)
     set_status = _retry_write(SqlStore.set_status)
 
-    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+    def save_findings(self, documents: Iterable[GivenFinding]) -> None:
         """See `FindingStore.save_findings`; only a sequence can be read again for another attempt."""
         if isinstance(documents, Sequence):
             self._retry_work(
@@ -416,7 +416,7 @@ class PostgreSQLStorageAdapter(SqlStore):
     def ingest(
         self,
         project_id: str,
-        documents: Iterable[Mapping[str, Any]],
+        documents: Iterable[GivenFinding],
         *,
         run: Run | str | Mapping[str, Any] | None = None,
         close_missing: bool = False,

@@ -13,6 +13,7 @@ from psycopg.copy import LibpqWriter
 from psycopg.generators import copy_end
 from sqlalchemy import Connection
 
+from findings_orm.finding import FindingDocument
 from findings_orm.freetext import RELEVANCE, fold_text, holds_all, search_text
 from findings_orm.orm import mapping, postgresql_queries, queries, ranges
 from findings_orm.orm.mapping import EVENT_COLUMNS, FINDING_COLUMNS, IDENTITY_COLUMNS, Row
@@ -29,7 +30,7 @@ from findings_orm.orm.postgresql_types import (
 from findings_orm.orm.queries import Clause, Select
 from findings_orm.orm.records import BESIDE_KEY, READ_BATCH, RESEEN, SqlRecords
 from findings_orm.orm.statements import LOOKUP_BATCH
-from findings_orm.port import Document, Event
+from findings_orm.port import Event
 from findings_orm.query import FindingQuery, time_key
 from findings_orm.records import (
     Identity,
@@ -404,7 +405,7 @@ class PostgreSQLRecords(SqlRecords):
         finally:
             result.close()
 
-    def select(self, query: FindingQuery, limit: int) -> list[Document]:
+    def select(self, query: FindingQuery, limit: int) -> list[FindingDocument]:
         """See `Records.select`."""
         if not query.words or query.sort_field == RELEVANCE:
             return super().select(query, limit)
@@ -424,9 +425,9 @@ class PostgreSQLRecords(SqlRecords):
 
     def _select_with_words(
         self, query: FindingQuery, statement: Select, certain: str, limit: int
-    ) -> list[Document]:
+    ) -> list[FindingDocument]:
         """Return the first documents that have the words; of which that is certain, an expression says."""
-        found: list[Document] = []
+        found: list[FindingDocument] = []
         columns = f"{statement.columns}, {certain}"
         for rows in self._read_batches(statement._replace(columns=columns).full_statement()):
             for *row, is_certain in rows:

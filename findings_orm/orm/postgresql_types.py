@@ -17,10 +17,9 @@ from pydantic_core import to_json
 from sqlalchemy.dialects import postgresql
 
 from findings_orm.fields import Kind
-from findings_orm.finding import FIELD_KINDS, Objects
+from findings_orm.finding import FIELD_KINDS, FindingDocument, Objects
 from findings_orm.orm.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, LISTS_AT, OBJECTS_AT, Row
 from findings_orm.orm.models import Base
-from findings_orm.port import Document
 
 Encoder = Callable[[Any], Any]
 
@@ -116,7 +115,7 @@ FINDING_ROWS = BinaryRows("findings", FINDING_COLUMNS)
 IDENTITY_ROWS = BinaryRows("finding_identities", ("project_id", *IDENTITY_COLUMNS))
 
 
-def binary_finding(document: Document, objects: Objects | None = None) -> Row:
+def binary_finding(document: FindingDocument, objects: Objects | None = None) -> Row:
     """Return what `FINDING_ROWS` makes of the row of a canonical document, by the shortest way."""
     values = list(document.values())
     for at, encode in _FIELD_ENCODERS:

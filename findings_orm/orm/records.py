@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from findings_orm.clock import first_revision, now, revision_step
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError
-from findings_orm.finding import ACTIVE_STATUSES
+from findings_orm.finding import ACTIVE_STATUSES, FindingDocument
 from findings_orm.freetext import RELEVANCE, WHOLE, relevance
 from findings_orm.orm import mapping, queries, ranges, sqlite_plans
 from findings_orm.orm.mapping import (
@@ -32,7 +32,7 @@ from findings_orm.orm.observation import Watch
 from findings_orm.orm.queries import Clause, Select
 from findings_orm.orm.statements import LOOKUP_BATCH, SqlStatements, value_marks
 from findings_orm.orm.types import stored_time
-from findings_orm.port import Document, Event, RejectedOriginal, Run
+from findings_orm.port import Event, RejectedOriginal, Run
 from findings_orm.process import pause_garbage_collection
 from findings_orm.query import FindingQuery, Summary, time_key
 from findings_orm.records import (
@@ -169,7 +169,7 @@ class SqlReading(SqlStatements):
             "WHERE e.project_id = f.project_id AND e.finding_id = f.id ORDER BY e.at DESC LIMIT 1)"
         )
 
-    def get(self, project_id: str, finding_id: str) -> Document | None:
+    def get(self, project_id: str, finding_id: str) -> FindingDocument | None:
         """See `Records.get`."""
         columns = self._select_columns("findings", FINDING_COLUMNS)
         sql = f"SELECT {columns} FROM findings WHERE project_id = ? AND id = ?"  # noqa: S608  # constants
@@ -262,7 +262,7 @@ class SqlReading(SqlStatements):
         finally:
             result.close()
 
-    def select(self, query: FindingQuery, limit: int) -> list[Document]:
+    def select(self, query: FindingQuery, limit: int) -> list[FindingDocument]:
         """See `Records.select`."""
         if query.sort_field == RELEVANCE:
             return self._select_best(query, limit)
@@ -285,7 +285,7 @@ class SqlReading(SqlStatements):
             return self._run_sql(*self._narrow_by_index(page, query, all_read=False).full_statement())
         return sqlite_plans.rows_of_page(self._run_sql, query, self.dialect, limit)
 
-    def _select_best(self, query: FindingQuery, limit: int) -> list[Document]:
+    def _select_best(self, query: FindingQuery, limit: int) -> list[FindingDocument]:
         """Return documents by relevance, which Python decides: databases fold other letters than it does."""
         best = self._perfect_matches(query, limit) or most_relevant(query, self._scored(query), limit)
         columns = self._select_columns("findings", FINDING_COLUMNS)

@@ -199,18 +199,7 @@ class SqlStore(Store):
     @checked
     @block
     def joined(self, bind: Session | Connection) -> Iterator[Self]:
-        """Work inside an application's own transaction.
-
-        What the calling thread does with this store inside the block happens on the connection of `bind` and commits or
-        rolls back with the application's rows, when the application says so; nothing is committed here.
-
-        Args:
-            bind: a SQLAlchemy `Session` or `Connection` on the database that has the tables of this store.
-
-        Raises:
-            StorageError: the calling thread is inside `transaction()` already.
-            StorageUnavailableError: a write in the block was interrupted half-way; the application can only roll back.
-        """
+        """See `ApplicationStore.joined`."""
         if self._current_unit is not None:
             raise StorageError("this thread is inside a transaction of the store; join before it begins")
         with translate_driver_errors(self._where):
@@ -237,12 +226,7 @@ class SqlStore(Store):
                 raise
 
     def session(self) -> Session:
-        """Return an ORM session inside the unit of work of the calling thread, for the models in
-        `findings_orm.orm.models` or the application's own; it commits when `transaction()` does.
-
-        Raises:
-            StorageError: the calling thread is not inside `transaction()`.
-        """
+        """See `ApplicationStore.session`."""
         unit = self._current_unit
         if not isinstance(unit, SqlRecords):
             raise StorageError("a session needs a unit of work: open one with transaction()")

@@ -20,11 +20,11 @@ from findings_orm.errors import (
     StorageUnavailableError,
     StorageValidationError,
 )
-from findings_orm.finding import SCHEMA_VERSION, validate_finding
+from findings_orm.finding import SCHEMA_VERSION, FindingDocument, validate_finding
 from findings_orm.fingerprint import fingerprint
 from findings_orm.imports.intake import current_document
 from findings_orm.imports.saving import Ordinals, saved_identity
-from findings_orm.port import Document, Event, FindingStore, RejectedOriginal, Run, StoragePort
+from findings_orm.port import Event, FindingStore, RejectedOriginal, Run, StoragePort
 from findings_orm.process import block, survives_fork
 from findings_orm.records import (
     MALFORMED,
@@ -52,7 +52,7 @@ _NAMES = uuid.UUID("6f1c5c1e-6a0e-5d0c-9a53-3d0f5b8f2c11")
 _PART = 256 * 1024
 _T = TypeVar("_T")
 
-_Write = str | Document
+_Write = str | FindingDocument
 """A document to save, or the id of a project to delete."""
 
 
@@ -163,7 +163,7 @@ class _Documents:
                 f"{type(self._adapter).__name__} holds findings of schema {found!r}, this release needs {SCHEMA_VERSION}"
             )
 
-    def documents_of(self, project_id: str) -> dict[str, Document]:
+    def documents_of(self, project_id: str) -> dict[str, FindingDocument]:
         """Return the documents of a project by id, as the adapter has them."""
         found = self._call_adapter(lambda: self._adapter.list_findings(project_id))
         try:
@@ -232,8 +232,9 @@ class _Documents:
                 self._save_document(write)
         self._delete_project(_JOURNAL)
 
-    def _save_document(self, document: Document) -> None:
-        self._call_adapter(lambda: self._adapter.save_finding(document))
+    def _save_document(self, document: FindingDocument) -> None:
+        finding: Any = document  # a dict, which the six methods say
+        self._call_adapter(lambda: self._adapter.save_finding(finding))
 
     def _delete_project(self, project_id: str) -> None:
         self._call_adapter(lambda: self._adapter.delete_project(project_id))
@@ -248,7 +249,7 @@ class _Documents:
             raise StorageUnavailableError(f"{type(self._adapter).__name__} failed: {error!r}") from error
 
 
-def make_note(project_id: str, key: str, value: Any) -> Document:
+def make_note(project_id: str, key: str, value: Any) -> FindingDocument:
     """Return a value under a key as a document that any adapter can keep."""
     return validate_finding(
         {
@@ -267,9 +268,9 @@ def _id_of(key: str) -> str:
     return str(uuid.uuid5(_NAMES, key))
 
 
-def note_values(notes: Iterable[Document]) -> dict[str, Any]:
+def note_values(notes: Iterable[FindingDocument]) -> dict[str, Any]:
     """Return the values of notes by key."""
-    return {each["title"]: json.loads(each["evidence"]["value"]) for each in notes}
+    return {each["title"]: json.loads(str(each["evidence"]["value"])) for each in notes}
 
 
 def _notes_project(project_id: str) -> str:
@@ -277,7 +278,7 @@ def _notes_project(project_id: str) -> str:
     return f"{RESERVED}.{sha256(project_id.encode()).hexdigest()}"
 
 
-def _document_digest(document: Document) -> str:
+def _document_digest(document: FindingDocument) -> str:
     return sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
@@ -315,10 +316,10 @@ class _Loaded:
 
     def _fill_project(
         self, project: Project, project_id: str, values: dict[str, Any]
-    ) -> list[tuple[Document, Stored | None]]:
+    ) -> list[tuple[FindingDocument, Stored | None]]:
         """Fill a project from its notes; return the findings that they don't know as they are, with what they know."""
         known: list[Stored] = []
-        changed: list[tuple[Document, Stored | None]] = []
+        changed: list[tuple[FindingDocument, Stored | None]] = []
         for finding_id, document in list(self.findings.items()):
             digest, status, identity, *_ = values.get(f"finding {finding_id}", (None, None, None))
             if identity is not None and digest == _document_digest(document):
@@ -344,7 +345,7 @@ class _Loaded:
         return changed
 
     def _adopt_changes(
-        self, project: Project, project_id: str, changed: list[tuple[Document, Stored | None]]
+        self, project: Project, project_id: str, changed: list[tuple[FindingDocument, Stored | None]]
     ) -> None:
         """Take in what was done through the adapter itself. As nothing says when, its times are those of the findings; the same
         content has the same revision."""
@@ -362,8 +363,8 @@ class _Loaded:
     def plan_writes(self, project_id: str, project: Project | None) -> tuple[list[_Write], list[_Write]]:
         """Return what has to be written for the project to be `project`, and what undoes that."""
         side = _notes_project(project_id)
-        findings: dict[str, Document] = {}
-        notes: dict[str, Document] = {}
+        findings: dict[str, FindingDocument] = {}
+        notes: dict[str, FindingDocument] = {}
         if project is not None:
             findings = {key: one.document for key, one in project.findings.items()}
             for key, part in note_parts(project).items():
@@ -385,7 +386,9 @@ def _has_finding(value: Any) -> bool:
     return isinstance(value, list) and value[2] is not None
 
 
-def _changed_documents(project_id: str, old: dict[str, Document], new: dict[str, Document]) -> list[_Write]:
+def _changed_documents(
+    project_id: str, old: dict[str, FindingDocument], new: dict[str, FindingDocument]
+) -> list[_Write]:
     """Return what makes the documents of a project the new ones: one can't be deleted alone."""
     if old.keys() - new.keys():
         return [project_id, *new.values()]

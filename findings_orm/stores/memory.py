@@ -14,8 +14,8 @@ from pydantic_core import to_json
 from findings_orm.clock import first_revision, revision_step
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError, StorageValidationError
-from findings_orm.finding import ACTIVE_STATUSES
-from findings_orm.port import Document, Event, RejectedOriginal, Run
+from findings_orm.finding import ACTIVE_STATUSES, FindingDocument
+from findings_orm.port import Event, RejectedOriginal, Run
 from findings_orm.process import FORK_TIMEOUT, block, survives_fork
 from findings_orm.query import FindingQuery, Summary, latest_time, matches, time_key
 from findings_orm.records import (
@@ -249,7 +249,7 @@ class MemoryRecords(Records):
         events = self._get_project(project_id).events.get(finding_id)
         return events[-1].at if events else None
 
-    def get(self, project_id: str, finding_id: str) -> Document | None:
+    def get(self, project_id: str, finding_id: str) -> FindingDocument | None:
         """See `Records.get`."""
         found = self._get_project(project_id).findings.get(finding_id)
         return clone_json(found.document) if found else None
@@ -316,10 +316,10 @@ class MemoryRecords(Records):
         """See `Records.stream`."""
         documents = [one.document for one in self._get_project(project_id).findings.values()]
         documents.sort(key=lambda document: (time_key(document["created_at"]), document["id"]))
-        shown: Callable[[Document], Any] = to_json if as_json else clone_json
+        shown: Callable[[FindingDocument], Any] = to_json if as_json else clone_json
         return (shown(document) for document in documents)
 
-    def select(self, query: FindingQuery, limit: int) -> list[Document]:
+    def select(self, query: FindingQuery, limit: int) -> list[FindingDocument]:
         """See `Records.select`."""
         found = [
             (query.sort_value(document), document["id"], document)

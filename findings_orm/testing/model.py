@@ -9,18 +9,19 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from findings_orm.errors import FindingNotFoundError, StorageValidationError
-from findings_orm.finding import TRANSITIONS, Severity, Status, validate_finding
+from findings_orm.finding import TRANSITIONS, FindingDocument, Severity, Status, StatusName, validate_finding
 from findings_orm.port import Event, FindingStore, IngestReport, Run
 from findings_orm.query import FindingQuery, matches
 from findings_orm.testing.contract.base import error_of_call
 from findings_orm.testing.contract.queries import expected_order, read_pages
 from findings_orm.testing.samples import assert_all_same, assert_same, run_id_of
 
-Document = dict[str, Any]
+Document = Mapping[str, Any]
 ACTIVE = ("open", "triaged", "in_progress")
 KEPT = ("finding_schema_version", "id", "project_id", "created_at", "run_id")
 FUTURE, PAST = "9999-01-01T00:00:00Z", "2000-01-01T00:00:00Z"
@@ -39,12 +40,12 @@ class ModelRun:
 class Project:
     """Everything of one project; the documents in canonical form by id."""
 
-    findings: dict[str, Document] = field(default_factory=dict)
+    findings: dict[str, FindingDocument] = field(default_factory=dict)
     events: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     runs: dict[str, ModelRun] = field(default_factory=dict)
     rejected: list[Any] = field(default_factory=list)
 
-    def listed(self) -> list[Document]:
+    def listed(self) -> list[FindingDocument]:
         """Return the documents in the order of `list_findings`."""
         return sorted(self.findings.values(), key=lambda d: (_sortable_time(d["created_at"]), d["id"]))
 
@@ -111,7 +112,7 @@ class CheckedStore:
         self.project_ids = project_ids
         self.model: dict[str, Project] = {}
         self._numbers = 0
-        self._reports: list[list[Document]] = []
+        self._reports: list[Sequence[Document]] = []
 
     def number(self) -> int:
         """Return a number that was not returned before."""
@@ -122,13 +123,13 @@ class CheckedStore:
         """Return a project of the model, made if it is new."""
         return self.model.setdefault(project_id, Project())
 
-    def listed(self, project_id: str) -> list[Document]:
+    def listed(self, project_id: str) -> list[FindingDocument]:
         """Return the model's documents of a project, in order."""
         return self.model[project_id].listed() if project_id in self.model else []
 
     # -- writing -------------------------------------------------------------------------------------------
 
-    def save(self, documents: list[Document]) -> None:
+    def save(self, documents: Sequence[Document]) -> None:
         """Save one document by `save_finding`, or any other number by `save_findings`."""
         if len(documents) == 1:
             self.store.save_finding(documents[0])
@@ -141,20 +142,20 @@ class CheckedStore:
             if old is not None:
                 project.record_change(old, document, "save", None)
 
-    def save_with_a_bad_one(self, documents: list[Document]) -> None:
+    def save_with_a_bad_one(self, documents: Sequence[Document]) -> None:
         """Try to save documents of which the last is broken."""
         bad = [*documents, {**documents[0], "severity": "High"}]
         error = error_of_call(lambda: self.store.save_findings(bad))
         assert isinstance(error, StorageValidationError), "a broken document was saved"
         assert (error.index, error.field) == (len(documents), "severity")
 
-    def set_status(self, project_id: str, position: int, status: str, comment: str) -> None:
+    def set_status(self, project_id: str, position: int, status: StatusName, comment: str) -> None:
         """Set a status, legal or not, of the finding at a position of the list."""
         here = self.listed(project_id)
         if not here:
             return self._set_status_of_nothing(project_id)
         old = here[position % len(here)]
-        new = {**old, "status": status}
+        new: FindingDocument = {**old, "status": status}
         project = self.project(project_id)
         try:
             returned = self.store.set_status(project_id, old["id"], status, actor="ann", comment=comment)
@@ -200,12 +201,12 @@ class CheckedStore:
     # -- imports -------------------------------------------------------------------------------------------
 
     def ingest(
-        self, project_id: str, report: list[Document], close_missing: bool, bad: int, rehearse: bool
+        self, project_id: str, report: Sequence[Document], close_missing: bool, bad: int, rehearse: bool
     ) -> None:
         """Import a report, some of its documents broken, after a dry run or without."""
         run_id = run_id_of(self.number())
         self._reports.append(report)
-        broken = [{"broken": self.number()} for _ in range(bad)]
+        broken: list[Any] = [{"broken": self.number()} for _ in range(bad)]
         options: dict[str, Any] = {
             "run": Run(run_id, ["scan.one"] if not report else []),
             "close_missing": close_missing,
@@ -229,7 +230,7 @@ class CheckedStore:
             report = self._reports[-1 - position // 4 % len(self._reports)]
             self.ingest(project_id, report, close_missing, 0, rehearse)
 
-    def repeat_run(self, project_id: str, position: int, report: list[Document], dry_run: bool) -> None:
+    def repeat_run(self, project_id: str, position: int, report: Sequence[Document], dry_run: bool) -> None:
         """Import something as a run that was imported before."""
         runs = self.model[project_id].runs if project_id in self.model else {}
         if not runs:
@@ -250,7 +251,12 @@ class CheckedStore:
         self.project(project_id).rejected.remove(chosen.original)
 
     def _check_import(
-        self, project_id: str, report: list[Document], done: IngestReport, more: set[str], close_missing: bool
+        self,
+        project_id: str,
+        report: Sequence[Document],
+        done: IngestReport,
+        more: set[str],
+        close_missing: bool,
     ) -> None:
         """Assert what an import did, and take it over into the model."""
         project = self.project(project_id)
@@ -275,7 +281,7 @@ class CheckedStore:
             closes = missing and close_missing and active and old["detector_id"] in detectors
             reopens = not missing and old["status"] == "resolved"
             status = "resolved" if closes else "open" if reopens else old["status"]
-            kept = old if missing else {**new, **{name: old[name] for name in KEPT}}
+            kept = old if missing else {**new, **{name: value for name, value in old.items() if name in KEPT}}
             assert_same(new, {**kept, "status": status}, "finding after the import")
             updates = not missing and content_of(old) != content_of(new)
             word = "resolved" if closes else "reopened" if reopens else "updated" if updates else "unchanged"
@@ -285,7 +291,7 @@ class CheckedStore:
         project.findings = after
         project.runs[done.run_id] = ModelRun(done.counts(), detectors, seen)
 
-    def _complete_document(self, project_id: str, document: Document, run_id: str) -> Document:
+    def _complete_document(self, project_id: str, document: Document, run_id: str) -> FindingDocument:
         filled = {"id": run_id_of(0), "project_id": project_id, "run_id": run_id, "created_at": PAST}
         return validate_finding({**filled, **document})
 
@@ -341,7 +347,10 @@ class CheckedStore:
 
 
 def _check_pairing(
-    before: dict[str, Document], after: dict[str, Document], incoming: list[Document], seen: set[str]
+    before: Mapping[str, Document],
+    after: Mapping[str, Document],
+    incoming: Sequence[Document],
+    seen: set[str],
 ) -> None:
     """Assert of each group of equal findings what holds whichever was paired with which."""
     identities = Counter(map(identity_of, incoming))

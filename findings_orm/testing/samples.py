@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -37,6 +37,11 @@ def finding(number: int = 1, **changes: Any) -> dict[str, Any]:
     }
 
 
+def broken(**fields: Any) -> dict[str, Any]:
+    """Return what is no valid document, as one of which type checkers know nothing."""
+    return fields
+
+
 def scanned(rule: str = "R1", line: int | None = None, **changes: Any) -> dict[str, Any]:
     """Return a small valid document for `ingest`: without id, project, run and time."""
     document: dict[str, Any] = {
@@ -51,7 +56,7 @@ def scanned(rule: str = "R1", line: int | None = None, **changes: Any) -> dict[s
     return {**document, **changes}
 
 
-def without_fields(document: dict[str, Any], *names: str) -> dict[str, Any]:
+def without_fields(document: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Return a copy of `document` that lacks fields."""
     return {name: value for name, value in document.items() if name not in names}
 
@@ -112,6 +117,6 @@ def assert_all_same(found: Sequence[object], expected: Sequence[object]) -> None
         assert_same(a, b, f"document {n}")
 
 
-def ids(documents: Sequence[dict[str, Any]]) -> list[str]:
+def ids(documents: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of documents, in their order."""
     return [document["id"] for document in documents]

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import random
+from collections.abc import Mapping
 from typing import Any
 
 from findings_orm.errors import StorageError
@@ -130,7 +131,7 @@ class _Sequence:
         there = self.store.list_findings(project_id)
         if there:
             chosen = self.random.choice(there)["id"]
-            status = self.random.choice(list(Status)).value
+            status = self.random.choice(list(Status))
             comment = self.random.choice(["", "checked by hand é"])
             self.store.set_status(project_id, chosen, status, actor="ann", comment=comment)
 
@@ -157,7 +158,7 @@ class _Sequence:
                 raise _UndoError
 
 
-def _seen_again(document: dict[str, Any]) -> dict[str, Any]:
+def _seen_again(document: Mapping[str, Any]) -> dict[str, Any]:
     kept = (
         "detector_id",
         "rule_id",
@@ -195,7 +196,7 @@ def _observe_project(store: FindingStore, project_id: str) -> dict[str, Any]:
     documents = store.list_findings(project_id)
     return {
         "project": project_id,
-        "findings": [{**document, "run_id": names.get(document["run_id"])} for document in documents],
+        "findings": [{**document, "run_id": names.get(document["run_id"] or "")} for document in documents],
         "seen": [_observe_sighting(store, project_id, document["id"], names) for document in documents],
         "history": [
             [_observe_event(event, names) for event in store.history(project_id, finding_id)]
@@ -229,5 +230,5 @@ def _observe_diff(store: FindingStore, project_id: str, a: str, b: str) -> list[
     return [added, removed, diff.common]
 
 
-def _observe_order(store: FindingStore, project_id: str, sort: str) -> list[str]:
+def _observe_order(store: FindingStore, project_id: str, sort: Any) -> list[str]:
     return ids(read_pages(store, FindingQuery(project_id=project_id, sort=sort, limit=17)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import string
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -13,7 +13,14 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from findings_orm.finding import MAX_DEPTH, MAX_DIGITS, MAX_NUMBER, SCHEMA_VERSION, Severity, Status
+from findings_orm.finding import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_NUMBER,
+    SCHEMA_VERSION,
+    Severity,
+    Status,
+)
 from findings_orm.freetext import RELEVANCE, words_of
 from findings_orm.query import SORTS, FindingQuery
 from findings_orm.testing.hostile import BREAKS, Break, break_document
@@ -364,7 +371,9 @@ def scans(max_size: int = 12) -> SearchStrategy[list[Document]]:
     return st.lists(document, max_size=max_size)
 
 
-def _values_of_field(found: Sequence[Document], name: str, other: Sequence[Any]) -> SearchStrategy[list[Any]]:
+def _values_of_field(
+    found: Sequence[Mapping[str, Any]], name: str, other: Sequence[Any]
+) -> SearchStrategy[list[Any]]:
     there: list[Any] = []
     for document in found:
         value = document[name]
@@ -373,7 +382,7 @@ def _values_of_field(found: Sequence[Document], name: str, other: Sequence[Any])
 
 
 @st.composite
-def queries(draw: st.DrawFn, project_id: str, found: Sequence[Document] = ()) -> FindingQuery:
+def queries(draw: st.DrawFn, project_id: str, found: Sequence[Mapping[str, Any]] = ()) -> FindingQuery:
     """Queries of a project; their values are mostly those of canonical documents that it holds (`found`)."""
     severities = [severity.value for severity in Severity]
     detectors = [document["detector_id"] for document in found] + ["none"]
@@ -400,7 +409,7 @@ def queries(draw: st.DrawFn, project_id: str, found: Sequence[Document] = ()) ->
     names = draw(st.lists(st.sampled_from(sorted(conditions)), max_size=3, unique=True))
     chosen = {name: draw(conditions[name]) for name in names}
     sorts = [*SORTS, RELEVANCE] if words_of(chosen.get("text", "")) else list(SORTS)
-    sort = draw(st.sampled_from([*sorts, *(f"-{name}" for name in sorts)]))
+    sort: Any = draw(st.sampled_from([*sorts, *(f"-{name}" for name in sorts)]))
     return FindingQuery(project_id=project_id, sort=sort, limit=draw(st.integers(1, 20)), **chosen)
 
 

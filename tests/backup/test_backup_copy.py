@@ -21,7 +21,7 @@ from findings_orm import (
     open_storage,
 )
 from findings_orm.backup import CopyReport, copy_store, restore_backup, write_backup
-from findings_orm.testing.samples import finding, scanned
+from findings_orm.testing.samples import broken, finding, scanned
 from findings_orm.testing.sequence import run_sequence
 
 PROJECT = "acme-api"
@@ -161,7 +161,7 @@ def test_catching_up_writes_only_what_changed(
     """Findings seen again, changed, new, purged; runs, events, originals kept and discarded: nothing is copied whole."""
     source, target = new_store("memory"), new_store(kind)
     source.ingest(
-        PROJECT, [scanned("A", 1), scanned("A", 2), scanned("B"), {"broken": 1}], on_invalid="quarantine"
+        PROJECT, [scanned("A", 1), scanned("A", 2), scanned("B"), broken(broken=1)], on_invalid="quarantine"
     )
     with source.snapshot() as unit:  # type: ignore[attr-defined]
         rejected = [one.rejected_id for some in unit.all_rejected(PROJECT) for one in some]
@@ -171,7 +171,7 @@ def test_catching_up_writes_only_what_changed(
         lambda: source.ingest(PROJECT, [scanned("A", 2), scanned("A", 1)], close_missing=True),
         lambda: source.set_status(PROJECT, first[0]["id"], "false_positive", actor="ana"),
         lambda: source.ingest(
-            PROJECT, [scanned("A", 7), scanned("A", 1), scanned("C"), {"x": 2}], on_invalid="quarantine"
+            PROJECT, [scanned("A", 7), scanned("A", 1), scanned("C"), broken(x=2)], on_invalid="quarantine"
         ),
         lambda: source.discard_rejected(PROJECT, rejected),
         lambda: source.purge(PROJECT, closed_before="9999-01-01T00:00:00Z"),

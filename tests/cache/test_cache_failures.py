@@ -32,7 +32,7 @@ from findings_orm.stores.cache.client import client_maker
 from findings_orm.stores.cache.entries import Codec
 from findings_orm.stores.cache.options import CacheOptions
 from findings_orm.stores.cache.remote import Breaker
-from findings_orm.testing.samples import OTHER, PROJECT, finding
+from findings_orm.testing.samples import OTHER, PROJECT, broken, finding
 
 pytestmark = pytest.mark.server
 
@@ -334,7 +334,7 @@ def test_entries_without_the_secret_are_not_believed(inner: FindingStore, redis:
         assert len(store.list_findings(PROJECT)) == 5
         assert store.statistics()["list_findings"]["damaged"] == 1
         client.set(key, Codec(CacheOptions(secret=b"s3cret")).pack_entry(key.decode(), forged))
-        assert store.list_findings(PROJECT) == [{"id": "forged"}], "the key is not what decides"
+        assert store.list_findings(PROJECT) == [broken(id="forged")], "the key is not what decides"
         assert "s3cret" not in repr(store.options)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +25,7 @@ from findings_orm import (
     unregister_adapter,
 )
 from findings_orm.decorate import ForwardingStore
+from findings_orm.finding import FindingDocument, SeverityName
 from findings_orm.metrics import MetricsAdapter
 from findings_orm.stores.cache import EVENTS
 from findings_orm.stores.cache.keys import Keys
@@ -320,7 +321,7 @@ class Interfering(ForwardingStore):
         self.before = before
         self.left = 0
 
-    def list_findings(self, project_id: str) -> list[dict[str, Any]]:
+    def list_findings(self, project_id: str) -> list[Any]:
         if self.before:
             self._write()
         result = super().list_findings(project_id)
@@ -386,7 +387,7 @@ class Foreign(ForwardingStore):
 
     value: Any = None
 
-    def list_findings(self, project_id: str) -> list[dict[str, Any]]:
+    def list_findings(self, project_id: str) -> list[Any]:
         return [{"value": self.value, "project": project_id}]
 
 
@@ -411,7 +412,7 @@ def test_what_json_cannot_hold_comes_from_the_store(
     inner.value = value
     with RedisCacheAdapter(inner, redis.url, **options) as store:
         for _ in range(3):
-            (read,) = store.list_findings(PROJECT)
+            (read,) = map(dict, store.list_findings(PROJECT))
             assert read["project"] == PROJECT
             assert read["value"] is value
 
@@ -419,7 +420,7 @@ def test_what_json_cannot_hold_comes_from_the_store(
 class Lossy(ForwardingStore):
     """Commits, and then loses the answer."""
 
-    def set_status(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+    def set_status(self, *arguments: Any, **options: Any) -> FindingDocument:
         super().set_status(*arguments, **options)
         raise StorageUnavailableError("the connection broke", retryable=True)
 
@@ -476,7 +477,8 @@ def test_what_is_not_found_is_not_kept(opened: Callable[..., Any]) -> None:
 def test_queries_that_mean_the_same_share_an_entry(opened: Callable[..., Any]) -> None:
     store = opened()
     fill(store)
-    for severity in (("high", "low"), ("low", "high"), ["low", "high", "low"]):
+    severities: list[Sequence[SeverityName]] = [("high", "low"), ("low", "high"), ["low", "high", "low"]]
+    for severity in severities:
         store.count(FindingQuery(project_id=PROJECT, severity=severity, limit=len(severity)))
         store.find(FindingQuery(project_id=PROJECT, severity=severity))
     store.find(FindingQuery(project_id=PROJECT, severity=severity, limit=1))

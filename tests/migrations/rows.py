@@ -116,7 +116,7 @@ def canonical_documents(many: int = 3, since: str = SCHEMA_VERSION) -> list[Docu
     changes = special + [{"rule_id": f"R{n % 7}" if n % 9 else None} for n in range(many)]
     if since not in ("1.0.0", "1.1.0"):
         changes += _of_2_0_0()
-    return [validate_finding(finding(number + 1, **change)) for number, change in enumerate(changes)]
+    return [dict(validate_finding(finding(number + 1, **change))) for number, change in enumerate(changes)]
 
 
 def _of_2_0_0() -> list[Document]:

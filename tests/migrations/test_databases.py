@@ -157,7 +157,7 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
     }
     if isinstance(document.get("owasp"), list):
         given["owasp"] = document["owasp"]
-    return validate_finding({**given, "finding_schema_version": HEAD_SCHEMA})
+    return dict(validate_finding({**given, "finding_schema_version": HEAD_SCHEMA}))
 
 
 # -- where a database stands ------------------------------------------------------------------------------------------

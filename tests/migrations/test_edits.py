@@ -246,13 +246,13 @@ LISTS = {"mitre_attack": [["T1190"], ["T1059"], []], "cve_ids": [["CVE-2024-1234
 
 def stored_documents(count: int) -> list[Document]:
     chosen = random.Random(count)
-    found = []
+    found: list[Document] = []
     for number in range(1, count + 1):
         names = chosen.sample(sorted(FULL), chosen.randint(0, len(FULL)))
-        found.append(validate_finding(finding(number, **{name: FULL[name] for name in names})))
+        found.append(dict(validate_finding(finding(number, **{name: FULL[name] for name in names}))))
     return [
         *found,
-        validate_finding(finding(count + 1, **{**FULL, "provenance": {CORNER: "mine", "a": 1.0}})),
+        dict(validate_finding(finding(count + 1, **{**FULL, "provenance": {CORNER: "mine", "a": 1.0}}))),
     ]
 
 

@@ -145,7 +145,7 @@ class Watch:
 def test_the_space_is_enough(url: str) -> None:
     migrations.upgrade(url)
     rows = [finding(n, tags=["a"], cwe_ids=[1, 2], evidence={"message": "m" * 500}) for n in range(3000)]
-    fill(url, [validate_finding(row) for row in rows])
+    fill(url, [dict(validate_finding(row)) for row in rows])
     for revision in (IDS[0], HEAD):
         said = migrations.plan(url, revision)
         with closing(sizes(url)) as size, Watch(size.__next__) as watch:

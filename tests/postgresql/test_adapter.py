@@ -114,7 +114,7 @@ def test_wrong_options_are_refused(postgresql_url: str, query: str) -> None:
     with pytest.raises(StorageValidationError):
         open_storage(f"{postgresql_url}?{query}")
     with pytest.raises(StorageValidationError, match="pool_size"):
-        open_storage(postgresql_url, pool_sise=3)
+        open_storage(postgresql_url, pool_sise=3)  # type: ignore[call-arg]  # misspelled on purpose
 
 
 @pytest.mark.parametrize("url", ["postgresql+asyncpg://h/d", "postgresql://h:x/d"])
@@ -191,7 +191,7 @@ def test_schema_is_made_once_by_many_at_once(empty_url: str, through: str) -> No
 def test_location_that_is_none_is_null(postgresql_url: str) -> None:
     with open_storage(postgresql_url) as store:
         store.save_finding(finding())
-        with store.transaction(), store.session() as session:  # type: ignore[attr-defined]
+        with store.transaction(), store.session() as session:
             row = session.get(Finding, (PROJECT, uuid_of(1)))
             values = {column.name: getattr(row, column.name) for column in Finding.__table__.columns}
             session.add(Finding(**{**values, "id": uuid_of(2), "location": None}))
@@ -214,7 +214,7 @@ def test_application_joins_with_its_own_engine(store: PostgreSQLStorageAdapter, 
     with Session(engine) as session:
         with store.joined(session):
             store.save_findings([document, late, *(finding(n) for n in range(10, 100))])
-            store.save_finding({**late, "title": "changed"})
+            store.save_finding(late | {"title": "changed"})
             store.ingest(PROJECT, [scanned(f"R{n}", n + 1) for n in range(100)])
             store.ingest(PROJECT, [scanned(f"R{n}", n + 1, severity="low") for n in range(100)])
             inside = [store.list_findings(PROJECT), list(store.iter_findings(PROJECT)), store.runs(PROJECT)]
@@ -436,9 +436,7 @@ def test_eight_importers_of_one_project_give_one_row_an_identity(store: PostgreS
 def test_iteration_takes_constant_memory_on_the_client(store: PostgreSQLStorageAdapter) -> None:
     import tracemalloc
 
-    store.ingest(
-        PROJECT, ({**scanned(f"R{n}", n + 1), "evidence": {"x": "y" * 1_000}} for n in range(20_000))
-    )
+    store.ingest(PROJECT, (scanned(f"R{n}", n + 1, evidence={"x": "y" * 1_000}) for n in range(20_000)))
     tracemalloc.start()
     assert sum(1 for _ in store.iter_findings(PROJECT)) == 20_000
     peak = tracemalloc.get_traced_memory()[1]
@@ -532,7 +530,7 @@ def test_store_keeps_plans_where_that_is_wanted(postgresql_url: str) -> None:
         assert digest(store) == digest(memory)
         for number in range(20):
             store.save_finding(finding(number))
-        with store.transaction(), store.session() as session:  # type: ignore[attr-defined]
+        with store.transaction(), store.session() as session:
             kept = session.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar_one()
         assert kept > 3
         store.delete_project(PROJECT)

@@ -60,7 +60,7 @@ def test_what_an_application_raises_itself_costs_no_connection(postgresql_url: s
     with open_storage(postgresql_url, pool_size=1, max_overflow=0) as store:
 
         def connection() -> int:
-            with store.transaction(), store.session() as session:  # type: ignore[attr-defined]
+            with store.transaction(), store.session() as session:
                 found: int = session.scalar(text("SELECT pg_backend_pid()"))
                 return found
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem, sort_by_level
 from findings_orm.errors import StorageUnavailableError
-from findings_orm.finding import is_uuid
+from findings_orm.finding import FindingDocument, is_uuid
 from findings_orm.observe import Observer
-from findings_orm.port import Document, FindingStore, Health
+from findings_orm.port import FindingStore, Health
 from findings_orm.process import Forking, survives_fork, when_dropped
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.secrecy import shown_url
@@ -95,7 +95,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
 
     # -- reading --------------------------------------------------------------------------------------------
 
-    def get_finding(self, project_id: str, finding_id: str) -> Document:
+    def get_finding(self, project_id: str, finding_id: str) -> FindingDocument:
         load = super().get_finding
         if not is_uuid(finding_id):
             return load(project_id, finding_id)
@@ -107,7 +107,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
             entries.DOCUMENT,
         )
 
-    def list_findings(self, project_id: str) -> list[dict[str, Any]]:
+    def list_findings(self, project_id: str) -> list[FindingDocument]:
         load = super().list_findings
         return self._read_cached(
             "list_findings", project_id, lambda: None, lambda: load(project_id), entries.DOCUMENTS

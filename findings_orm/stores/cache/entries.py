@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from pydantic_core import from_json, to_json
 
 from findings_orm.errors import StorageUnavailableError
+from findings_orm.finding import FindingDocument
 from findings_orm.process import pause_garbage_collection
 from findings_orm.query import Page, Summary
 from findings_orm.stores.cache.options import CacheOptions
@@ -147,16 +148,15 @@ class Codec:
 # -- the forms of the operations ----------------------------------------------------------------------------
 
 
-def _require_objects(value: Any) -> list[dict[str, Any]]:
+def _require_documents(value: Any) -> list[FindingDocument]:
     if type(value) is not list or not all(type(one) is dict for one in value):
         raise ValueError("must be a list of objects")
     return value
 
 
-def _require_object(value: Any) -> dict[str, Any]:
-    if type(value) is not dict:
-        raise ValueError("must be an object")
-    return value
+def _require_document(value: Any) -> FindingDocument:
+    [document] = _require_documents([value])
+    return document
 
 
 def _require_count(value: Any) -> int:
@@ -169,7 +169,7 @@ def _read_page(value: Any) -> Page:
     *items, cursor = value
     if cursor is not None and type(cursor) is not str:
         raise ValueError("must end in a cursor")
-    return Page(_require_objects(items), cursor)
+    return Page(_require_documents(items), cursor)
 
 
 def _write_summary(summary: Summary) -> Any:
@@ -191,8 +191,8 @@ def _same_value(value: T) -> T:
     return value
 
 
-DOCUMENT: Form[dict[str, Any]] = Form(_same_value, _require_object)
-DOCUMENTS: Form[list[dict[str, Any]]] = Form(_same_value, _require_objects)
+DOCUMENT: Form[FindingDocument] = Form(_same_value, _require_document)
+DOCUMENTS: Form[list[FindingDocument]] = Form(_same_value, _require_documents)
 PAGE: Form[Page] = Form(lambda page: [*page.items, page.next_cursor], _read_page)
 COUNT: Form[int] = Form(_same_value, _require_count)
 SUMMARY: Form[Summary] = Form(_write_summary, _read_summary)

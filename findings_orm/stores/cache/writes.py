@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from findings_orm.arguments import checked
 from findings_orm.decorate import ForwardingStore
-from findings_orm.port import Document, FindingStore, IngestReport, PurgeReport, Run
+from findings_orm.finding import FindingDocument, GivenFinding, Status, StatusName
+from findings_orm.port import FindingStore, IngestReport, PurgeReport, Run
 from findings_orm.process import block
 
 T = TypeVar("T")
 
 Projects = set[str | None]
 """Projects that were written to; None stands for any."""
+
+if TYPE_CHECKING:
+    from findings_orm.decorate import SqlTransaction
 
 
 class NotifyingStore(ForwardingStore):
@@ -39,11 +43,11 @@ class NotifyingStore(ForwardingStore):
 
     # -- writing --------------------------------------------------------------------------------------------
 
-    def save_finding(self, finding: dict[str, Any]) -> None:
+    def save_finding(self, finding: GivenFinding) -> None:
         self._write_and_notify({_project_of(finding)}, lambda: self.inner.save_finding(finding))
 
     @checked
-    def save_findings(self, documents: Iterable[dict[str, Any]]) -> None:
+    def save_findings(self, documents: Iterable[GivenFinding]) -> None:
         if isinstance(documents, Sequence):
             self._write_and_notify(
                 set(map(_project_of, documents)), lambda: self.inner.save_findings(documents)
@@ -60,7 +64,7 @@ class NotifyingStore(ForwardingStore):
     def ingest(
         self,
         project_id: str,
-        documents: Iterable[Mapping[str, Any]],
+        documents: Iterable[GivenFinding],
         *,
         run: Run | str | Mapping[str, Any] | None = None,
         close_missing: bool = False,
@@ -85,15 +89,15 @@ class NotifyingStore(ForwardingStore):
         )
 
     def retry_rejected(
-        self, project_id: str, fixed: Mapping[str, Mapping[str, Any]] | None = None
+        self, project_id: str, fixed: Mapping[str, GivenFinding] | None = None
     ) -> IngestReport:
         return self._write_and_notify(
             _changed_project(project_id), lambda: self.inner.retry_rejected(project_id, fixed)
         )
 
     def set_status(
-        self, project_id: str, finding_id: str, status: str, *, actor: str, comment: str = ""
-    ) -> Document:
+        self, project_id: str, finding_id: str, status: Status | StatusName, *, actor: str, comment: str = ""
+    ) -> FindingDocument:
         return self._write_and_notify(
             _changed_project(project_id),
             lambda: self.inner.set_status(project_id, finding_id, status, actor=actor, comment=comment),
@@ -120,7 +124,7 @@ class NotifyingStore(ForwardingStore):
             raise
 
     @block
-    def joined(self, bind: Any) -> Iterator[Self]:
+    def joined(self, bind: SqlTransaction) -> Iterator[Self]:
         """See `ForwardingStore.joined`. Other instances in bounded mode hear of the writes when the block ends, which may be
         before the application commits: until `max_staleness` later they may read what was before."""
         with self._notify_after(set()), super().joined(bind):
@@ -176,7 +180,7 @@ def _project_of(document: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _note_projects(documents: Iterable[dict[str, Any]], changed: Projects) -> Iterator[dict[str, Any]]:
+def _note_projects(documents: Iterable[GivenFinding], changed: Projects) -> Iterator[GivenFinding]:
     for document in documents:
         changed.add(_project_of(document))
         yield document

@@ -9,9 +9,8 @@ from typing import Any
 from pydantic_core import to_json
 
 from findings_orm.errors import StorageIntegrityError
-from findings_orm.finding import FIELDS, SCHEMA_VERSION, Finding
+from findings_orm.finding import FIELDS, SCHEMA_VERSION, Finding, FindingDocument
 from findings_orm.imports.intake import current_document
-from findings_orm.port import Document
 from findings_orm.records import (
     StatusChange,
     Stored,
@@ -34,7 +33,7 @@ _DEFAULTS: dict[str, Any] = {
 _LEFT_OUT = {name: default for name, default in _DEFAULTS.items() if default in (None, [], {})}
 
 
-def slim_document(document: Document) -> dict[str, Any]:
+def slim_document(document: FindingDocument) -> dict[str, Any]:
     """Return a document without its version and without what is null or empty by default."""
     return {
         name: value
@@ -44,21 +43,21 @@ def slim_document(document: Document) -> dict[str, Any]:
     }
 
 
-def full_document(short: Mapping[str, Any], version: str = SCHEMA_VERSION) -> Document:
+def full_document(short: Mapping[str, Any], version: str = SCHEMA_VERSION) -> FindingDocument:
     """Return the document that `slim_document` made short, in the current version."""
     if version != SCHEMA_VERSION:
         short = current_document({**short, "finding_schema_version": version})
-    document = {}
+    document: dict[str, Any] = {}
     for name in FIELDS:
         if name in short:
             document[name] = short[name]
         else:
             default = _DEFAULTS[name]
             document[name] = default.copy() if isinstance(default, (list, dict)) else default
-    return document
+    return document  # type: ignore[return-value]  # has all fields: a dict by names that are looked up
 
 
-def document_digest(document: Document) -> str:
+def document_digest(document: FindingDocument) -> str:
     """Return 16 hexadecimal digits for a document as `findings.json` has it."""
     return hashlib.blake2b(to_json(slim_document(document)), digest_size=8).hexdigest()
 

@@ -13,11 +13,10 @@ from typing import Any, Literal
 from findings_orm import records
 from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageError, StorageUnavailableError
-from findings_orm.finding import SCHEMA_VERSION, validate_finding
+from findings_orm.finding import SCHEMA_VERSION, FindingDocument, validate_finding
 from findings_orm.imports.intake import current_document
 from findings_orm.imports.saving import save
 from findings_orm.layout import check_store_layout, problems_of_path
-from findings_orm.port import Document
 from findings_orm.stores.files import codec, edits, folding, journal, snapshot, tree
 from findings_orm.stores.files.loading import Copy, load_copy, read, stat_core
 from findings_orm.stores.files.lock import StoreLock
@@ -277,7 +276,7 @@ class _Repair:
                 except (*records.MALFORMED, RecursionError) as error:
                     self.said.append(f"{path}, line {number}: is lost: {error}")
 
-    def _read_findings(self, path: Path, project_id: str) -> Iterator[Document]:
+    def _read_findings(self, path: Path, project_id: str) -> Iterator[FindingDocument]:
         data = self._read_newest(path)
         try:
             yield from edits.read_layout(path, data, project_id)[1]

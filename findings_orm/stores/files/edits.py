@@ -15,11 +15,11 @@ from findings_orm.errors import (
     StorageValidationError,
     readable,
 )
-from findings_orm.finding import SCHEMA_VERSION, validate_finding
+from findings_orm.finding import SCHEMA_VERSION, FindingDocument, validate_finding
 from findings_orm.imports.intake import current_document
 from findings_orm.imports.saving import save
 from findings_orm.layout import version_of
-from findings_orm.port import Document, Event
+from findings_orm.port import Event
 from findings_orm.query import latest_time
 from findings_orm.stores.files.journal import damage_error
 from findings_orm.stores.files.working_copy import FileRecords
@@ -41,8 +41,8 @@ class Edit:
     """
 
     path: Path
-    added: list[Document] = field(default_factory=list)
-    changed: dict[str, tuple[Document, Document]] = field(default_factory=dict)
+    added: list[FindingDocument] = field(default_factory=list)
+    changed: dict[str, tuple[FindingDocument, FindingDocument]] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -53,7 +53,7 @@ class Edit:
         return f"{self.path}: findings were edited outside of the store: {counts}"
 
 
-def read_layout(path: Path, data: bytes, project_id: str | None = None) -> tuple[str, list[Document]]:
+def read_layout(path: Path, data: bytes, project_id: str | None = None) -> tuple[str, list[FindingDocument]]:
     """Return the version and the findings, in the current version, of a layout that somebody else wrote.
 
     Any known version will do, also a bare array.
@@ -81,7 +81,7 @@ def read_layout(path: Path, data: bytes, project_id: str | None = None) -> tuple
         findings, prefix = layout.get("findings"), "findings"
     if not isinstance(findings, list):
         raise _layout_error(path, prefix or "document", "must be a list", findings)
-    documents: list[Document] = []
+    documents: list[FindingDocument] = []
     places: dict[tuple[str, str], int] = {}
     for index, given in enumerate(findings):
         place = f"{prefix}[{index}]"
@@ -103,7 +103,7 @@ def _document_version(given: dict[str, Any], version: str | None) -> Any:
     return given.get("finding_schema_version", version or version_of(given) or SCHEMA_VERSION)
 
 
-def _read_document(path: Path, place: str, given: Any, version: str | None) -> Document:
+def _read_document(path: Path, place: str, given: Any, version: str | None) -> FindingDocument:
     if not isinstance(given, dict):
         raise _layout_error(path, place, "must be a JSON object", given)
     try:

@@ -12,8 +12,7 @@ from typing import Any
 
 from findings_orm import records
 from findings_orm.errors import StorageError, StorageUnavailableError
-from findings_orm.finding import SCHEMA_VERSION
-from findings_orm.port import Document
+from findings_orm.finding import SCHEMA_VERSION, FindingDocument
 from findings_orm.stores.files import codec, edits, journal, snapshot, tree
 from findings_orm.stores.files.edits import Edit
 from findings_orm.stores.files.journal import Position, damage_error
@@ -218,7 +217,7 @@ class _Loader:
                 self.edits[entry.project_id] = edit
         return project
 
-    def _read_written(self, path: Path, data: bytes, project_id: str) -> list[Document]:
+    def _read_written(self, path: Path, data: bytes, project_id: str) -> list[FindingDocument]:
         """Return the findings of a file that is as this package wrote it."""
         layout = json.loads(data)
         version = layout["finding_schema_version"]
@@ -242,7 +241,7 @@ class _Loader:
                 edit.added.append(document)
                 continue
             if codec.document_digest(document) != one.digest:
-                shown = {**document, "status": one.status}
+                shown: FindingDocument = {**document, "status": one.status}
                 edit.changed[document["id"]] = (document, shown)
                 document = shown  # noqa: PLW2901  # this is what the working copy gets
             snapshot.put_finding(project, document, one)
@@ -263,7 +262,7 @@ class _Loader:
             if self.copy.unfinished and manifest.adopted.get(relative) == checksum:
                 continue
             version, documents = edits.read_layout(path, data)
-            by_project: dict[str, list[Document]] = {}
+            by_project: dict[str, list[FindingDocument]] = {}
             for document in documents:
                 by_project.setdefault(document["project_id"], []).append(document)
             for project_id, added in sorted(by_project.items()):

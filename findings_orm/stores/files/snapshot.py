@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from findings_orm import records
-from findings_orm.finding import SCHEMA_VERSION
-from findings_orm.port import Document
+from findings_orm.finding import SCHEMA_VERSION, FindingDocument, StatusName
 from findings_orm.query import time_key
 from findings_orm.records import Identity, Stored, Streak
 from findings_orm.stores.files import codec, journal, tree
@@ -112,7 +111,7 @@ def sha256(data: bytes) -> str:
 # -- writing -----------------------------------------------------------------------------------------------
 
 
-def render_findings(project_id: str, documents: Iterable[Document]) -> bytes:
+def render_findings(project_id: str, documents: Iterable[FindingDocument]) -> bytes:
     """Return the content of ``findings.json``: sorted, indented, without what is null or empty by default."""
     ordered = sorted(documents, key=lambda document: (time_key(document["created_at"]), document["id"]))
     layout = {
@@ -160,7 +159,7 @@ class Known(NamedTuple):
     """A line of ``identities.jsonl``: what is known of a finding beside its document."""
 
     identity: Identity
-    status: str
+    status: StatusName
     digest: str
     streaks: tuple[Streak, ...]
 
@@ -201,7 +200,7 @@ def empty_project(revision: int, companions: dict[str, list[Any]]) -> Project:
     return project
 
 
-def put_finding(project: Project, document: Document, known: Known) -> None:
+def put_finding(project: Project, document: FindingDocument, known: Known) -> None:
     """Add a finding with what is known of it."""
     identity = known.identity
     project.findings[identity.finding_id] = Stored(document, identity)

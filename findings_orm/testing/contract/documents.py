@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from findings_orm.errors import (
     SchemaVersionError,
     StorageValidationError,
 )
-from findings_orm.finding import SCHEMA_VERSION, STORE_FIELDS, validate_finding
+from findings_orm.finding import SCHEMA_VERSION, STORE_FIELDS, FindingDocument, validate_finding
 from findings_orm.port import FindingStore
 from findings_orm.query import FindingQuery
 from findings_orm.testing.contract.base import Capabilities, error_of_call, project_contents, relaxed
@@ -168,7 +168,7 @@ class DocumentContract(Capabilities):
         store.save_finding(document)
         expected = validate_finding(document)
         document["evidence"]["a"]["b"].append(2)
-        reads: list[Callable[[], dict[str, Any]]] = [
+        reads: list[Callable[[], Any]] = [
             lambda: store.get_finding(PROJECT, uuid_of(1)),
             lambda: store.list_findings(PROJECT)[0],
             lambda: next(store.iter_findings(PROJECT)),
@@ -227,7 +227,9 @@ class DocumentContract(Capabilities):
         store.save_findings({**document, "severity": "low"} for document in store.iter_findings(PROJECT))
         assert len(store.list_findings(OTHER)) == 1_500
         assert store.summarize(PROJECT).by_severity["low"] == 1_500
-        single = ({**store.get_finding(PROJECT, uuid_of(n)), "project_id": "third"} for n in range(5))
+        single: Iterable[FindingDocument] = (
+            {**store.get_finding(PROJECT, uuid_of(n)), "project_id": "third"} for n in range(5)
+        )
         store.save_findings(single)
         assert ids(store.list_findings("third")) == [uuid_of(n) for n in range(5)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def fold_text(text: str | None) -> str:
     return unicodedata.normalize("NFKC", text or "").casefold()
 
 
-def score_word(document: Document, word: str) -> int:
+def score_word(document: Mapping[str, Any], word: str) -> int:
     """Return what a folded word is worth in a document, by looking at every place in it."""
     title = fold_text(document["title"])
     kinds = "".join(
@@ -93,7 +94,7 @@ def score_word(document: Document, word: str) -> int:
     return max(worth)
 
 
-def best_first(documents: list[Document], text: str) -> list[str]:
+def best_first(documents: Sequence[Mapping[str, Any]], text: str) -> list[str]:
     """Return the ids of the findings that have all words of a text, best first."""
     words = set(fold_text(text).split())
     scores = {document["id"]: [score_word(document, word) for word in words] for document in documents}
@@ -143,16 +144,16 @@ class FreeTextContract(Capabilities):
                 assert store.count(FindingQuery(project_id=PROJECT, text=text)) == len(expected)
 
     def test_other_conditions_hold_beside_a_text(self, store: FindingStore) -> None:
-        store.save_findings([{**document, "severity": "low"} for document in CORPUS[:6]] + CORPUS[6:])
+        store.save_findings([document | {"severity": "low"} for document in CORPUS[:6]] + CORPUS[6:])
         low = found(store, text="sql", sort="-relevance", severity="low")
         assert low == [uuid_of(number) for number in (1, 3, 2, 5, 4, 6)]
 
     def test_what_was_changed_is_found_by_what_it_is_now(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
-        store.save_finding({**CORPUS[0], "title": "Überlauf of a buffer", "resource": "app/größe.c"})
+        store.save_finding(CORPUS[0] | {"title": "Überlauf of a buffer", "resource": "app/größe.c"})
         assert found(store, text="injection") == [uuid_of(12)]
         assert found(store, text="überlauf GRÖSSE") == [uuid_of(1)]
-        store.save_finding({**CORPUS[0], "title": "Overflow"})
+        store.save_finding(CORPUS[0] | {"title": "Overflow"})
         assert found(store, text="überlauf") == []
         assert found(store, text="overflow") == [uuid_of(1)]
         store.delete_project(PROJECT)

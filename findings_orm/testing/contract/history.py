@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, tzinfo
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
 from findings_orm.errors import FindingNotFoundError, StorageValidationError
-from findings_orm.finding import TRANSITIONS, Status, canonical_time, validate_finding
+from findings_orm.finding import TRANSITIONS, Status, StatusName, canonical_time, validate_finding
 from findings_orm.port import FindingStore
 from findings_orm.query import time_key
 from findings_orm.testing.contract.base import Capabilities, list_statuses, project_contents, summarize_events
@@ -18,7 +18,7 @@ from findings_orm.testing.samples import OTHER, PROJECT, assert_same, finding, i
 
 FUTURE = "9999-01-01T00:00:00Z"
 PAST = "2024-05-02T00:00:00Z"
-CLOSED = ("resolved", "false_positive", "risk_accepted", "archived")
+CLOSED: tuple[StatusName, ...] = ("resolved", "false_positive", "risk_accepted", "archived")
 LEGAL = [(old, new) for old in Status for new in Status if new in TRANSITIONS[old]]
 ILLEGAL = [(old, new) for old in Status for new in Status if new not in {*TRANSITIONS[old], old}]
 
@@ -77,7 +77,8 @@ class HistoryContract(Capabilities):
 
     def test_unknown_status_is_refused(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
-        for status in ("", "Open", "closed", "open\n", "\x00", "\ud800"):
+        words: list[Any] = ["", "Open", "closed", "open\n", "\x00", "\ud800"]
+        for status in words:
             with pytest.raises(StorageValidationError):
                 store.set_status(PROJECT, uuid_of(1), status, actor="ann")
         assert list_statuses(store) == ["open"]
@@ -289,7 +290,7 @@ class PurgeContract(Capabilities):
         for number, status in enumerate(Status):
             store.save_finding(finding(number))
             if status != Status.OPEN:
-                store.set_status(PROJECT, uuid_of(number), status.value, actor="ann")
+                store.set_status(PROJECT, uuid_of(number), status, actor="ann")
         store.save_finding(finding(1, project_id=OTHER, status="resolved"))
         report = store.purge(PROJECT, closed_before=FUTURE)
         assert (report.purged, report.dry_run) == (4, False)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from findings_orm.errors import SchemaVersionError, StorageConflictError, StorageError, StorageValidationError
-from findings_orm.finding import validate_finding
+from findings_orm.finding import StatusName, validate_finding
 from findings_orm.fingerprint import fingerprint
 from findings_orm.port import FindingStore, IngestReport, Run
 from findings_orm.testing.contract.base import (
@@ -189,7 +189,14 @@ class IngestContract(Capabilities):
         assert_counts(store.ingest(PROJECT, store.iter_findings(PROJECT)), unchanged=20)
 
     def test_own_findings_imported_again_change_nothing(self, store: FindingStore) -> None:
-        statuses_of_all = ["open", "triaged", "in_progress", "resolved", "false_positive", "risk_accepted"]
+        statuses_of_all: list[StatusName] = [
+            "open",
+            "triaged",
+            "in_progress",
+            "resolved",
+            "false_positive",
+            "risk_accepted",
+        ]
         store.ingest(PROJECT, [finding(number) for number in range(7)])
         for number, status in enumerate(statuses_of_all):
             store.set_status(PROJECT, uuid_of(number), status, actor="ann")

@@ -5,25 +5,24 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cmp_to_key
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from findings_orm.errors import StorageValidationError
-from findings_orm.finding import Severity, Status, validate_finding
+from findings_orm.finding import FindingDocument, Severity, Status, validate_finding
 from findings_orm.port import FindingStore
-from findings_orm.query import MAX_PAGE, SORTS, FindingQuery, Summary, matches
+from findings_orm.query import MAX_PAGE, SORTS, FindingQuery, SortKey, Summary, matches
 from findings_orm.testing.contract.base import Capabilities, found, relaxed
 from findings_orm.testing.samples import OTHER, PROJECT, assert_all_same, finding, ids, uuid_of
 from findings_orm.testing.strategies import documents, queries
 
-Document = dict[str, Any]
-CORPUS: list[Document] = [
+CORPUS: list[dict[str, Any]] = [
     finding(1, severity="critical", detector_id="scan.nuclei", rule_id="tech-detect", cwe_ids=[79], resource="https://a.example/x"),
     finding(2, severity="high", detector_id="scan.nuclei", rule_id="tech", cwe_ids=[89, 20], resource="https://a.example/X_"),
     finding(3, severity="high", detector_id="scan.nuclei2", cve_ids=["CVE-2024-1234", "CVE-2024-12345"], tags=["a"]),
@@ -99,7 +98,7 @@ CASES: list[tuple[dict[str, Any], list[int]]] = [
     ({"severity": "high", "cwe": 79}, []),
 ]  # fmt: skip
 TIMES = ("2024-05-02T00:00:00Z", "2024-05-03T00:00:00Z")
-ALL_SORTS = [sign + name for name in SORTS for sign in ("", "-")]
+ALL_SORTS: list[Any] = [sign + name for name in SORTS for sign in ("", "-")]
 HARD_VALUES = ("\x00", "\ud800", "a\x00b", "x" * 100_000, "\U0010ffff", "'; --", "%", "\\", '"')
 BROKEN_CURSORS = (
     "", " ", "x", "é", "\ud800", "AAAA", "bnVsbA==", "W10=", "e30=", "WyJ0aXRsZSIsIDEsICJ4Il0=",
@@ -112,20 +111,23 @@ BROKEN_CURSORS = (
 )  # fmt: skip
 
 
-def expected_order(found: Sequence[Document], sort: str, text: str = "") -> list[Document]:
+_Found = TypeVar("_Found", bound=Mapping[str, Any])
+
+
+def expected_order(found: Sequence[_Found], sort: SortKey, text: str = "") -> list[_Found]:
     """Return documents in the order of `sort`: by value in code point order, ties by id, same direction."""
     value = FindingQuery(project_id=PROJECT, sort=sort, text=text).sort_value
 
-    def compare_keys(a: Document, b: Document) -> int:
+    def compare_keys(a: _Found, b: _Found) -> int:
         left, right = (value(a), a["id"]), (value(b), b["id"])
         return (left > right) - (left < right)
 
     return sorted(found, key=cmp_to_key(compare_keys), reverse=sort.startswith("-"))
 
 
-def read_pages(store: FindingStore, query: FindingQuery) -> list[Document]:
+def read_pages(store: FindingStore, query: FindingQuery) -> list[FindingDocument]:
     """Return everything that `find` gives, page by page."""
-    seen: list[Document] = []
+    seen: list[FindingDocument] = []
     for _ in range(1000):
         page = store.find(query)
         assert len(page.items) <= query.limit, "a page is larger than its limit"
@@ -167,7 +169,7 @@ class QueryContract(Capabilities):
     @relaxed
     @given(data=st.data(), many=st.lists(documents(project_id=PROJECT), max_size=5))
     def test_any_query_finds_what_matches_in_order(
-        self, store: FindingStore, data: st.DataObject, many: list[Document]
+        self, store: FindingStore, data: st.DataObject, many: list[dict[str, Any]]
     ) -> None:
         store.delete_project(PROJECT)
         many = list({document["id"].lower(): document for document in [*CORPUS, *many]}.values())
@@ -180,7 +182,7 @@ class QueryContract(Capabilities):
             assert store.count(query) == len(expected)
 
     def test_sorts_both_ways_with_ties_by_id(self, store: FindingStore) -> None:
-        again = [{**document, "id": uuid_of(100 - n)} for n, document in enumerate(CORPUS)]
+        again = [document | {"id": uuid_of(100 - n)} for n, document in enumerate(CORPUS)]
         store.save_findings([*again, *CORPUS])
         everyone = [validate_finding(document) for document in (*CORPUS, *again)]
         for sort in ALL_SORTS:
@@ -215,7 +217,7 @@ class QueryContract(Capabilities):
             self._find_among(store, everyone, rule_id=[text, "y"])
             self._find_among(store, everyone, resource_prefix=text)
 
-    def _find_among(self, store: FindingStore, everyone: list[Document], **conditions: Any) -> None:
+    def _find_among(self, store: FindingStore, everyone: list[FindingDocument], **conditions: Any) -> None:
         for sort in ("created_at", "-title"):
             query = FindingQuery(project_id=PROJECT, limit=5, sort=sort, **conditions)
             expected = [document for document in everyone if matches(query, document)]
@@ -244,7 +246,7 @@ class QueryContract(Capabilities):
     # -- pages ---------------------------------------------------------------------------------------------
 
     def test_pages_of_every_size_give_everything_once(self, store: FindingStore) -> None:
-        again = [{**document, "id": uuid_of(100 - n)} for n, document in enumerate(CORPUS)]
+        again = [document | {"id": uuid_of(100 - n)} for n, document in enumerate(CORPUS)]
         store.save_findings([*CORPUS, *again])
         for sort in ALL_SORTS:
             whole = found(store, sort=sort)
@@ -259,7 +261,9 @@ class QueryContract(Capabilities):
         assert store.find(FindingQuery(project_id=PROJECT, limit=11)).next_cursor is not None
 
     @pytest.mark.parametrize("sort", ["created_at", "-severity"])
-    def test_pages_neither_skip_nor_repeat_while_others_write(self, store: FindingStore, sort: str) -> None:
+    def test_pages_neither_skip_nor_repeat_while_others_write(
+        self, store: FindingStore, sort: SortKey
+    ) -> None:
         store.save_findings([finding(n, severity=("low", "high")[n % 2]) for n in range(10, 40)])
         whole = found(store, sort=sort)
         query = FindingQuery(project_id=PROJECT, sort=sort, limit=7)
@@ -291,7 +295,7 @@ class QueryContract(Capabilities):
             assert caught.value.field == "cursor", ascii(cursor)
 
     def test_cursor_of_another_query_is_refused(self, store: FindingStore) -> None:
-        store.save_findings([*CORPUS, *({**document, "project_id": OTHER} for document in CORPUS)])
+        store.save_findings([*CORPUS, *(document | {"project_id": OTHER} for document in CORPUS)])
         asked: dict[str, Any] = {
             "project_id": PROJECT,
             "min_severity": "low",
@@ -348,7 +352,7 @@ class QueryContract(Capabilities):
 
     def test_forged_cursor_gives_no_foreign_error(self, store: FindingStore) -> None:
         store.save_findings(CORPUS)
-        for sort in (*SORTS, "-severity"):
+        for sort in [*ALL_SORTS[::2], "-severity"]:
             values: list[Any] = (
                 [10**30, -(10**30), -1, 1.5, True, None] if sort.endswith("severity") else list(HARD_VALUES)
             )
@@ -439,13 +443,13 @@ class QueryContract(Capabilities):
 
     @relaxed
     @given(many=st.lists(documents(project_id=PROJECT), max_size=6))
-    def test_summary_of_any_documents(self, store: FindingStore, many: list[Document]) -> None:
+    def test_summary_of_any_documents(self, store: FindingStore, many: list[dict[str, Any]]) -> None:
         store.delete_project(PROJECT)
         store.save_findings(many)
         by_id = {document["id"]: document for document in map(validate_finding, many)}
         self._assert_summary(store, list(by_id.values()))
 
-    def _assert_summary(self, store: FindingStore, expected: list[Document]) -> None:
+    def _assert_summary(self, store: FindingStore, expected: list[FindingDocument]) -> None:
         summary = store.summarize(PROJECT)
         severity, status, detector, resource = (
             _count_values([document[name] for document in expected])

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from findings_orm.errors import StorageError, StorageValidationError
+from findings_orm.finding import Status
 from findings_orm.imports.originals import LostValue
 from findings_orm.port import FindingStore, Run
 from findings_orm.query import time_key
@@ -30,6 +31,7 @@ from findings_orm.testing.samples import (
     PROJECT,
     assert_equal_values,
     assert_same,
+    broken,
     finding,
     ids,
     run_id_of,
@@ -229,7 +231,7 @@ class RunContract(Capabilities):
         }
 
     def test_decisions_stay_when_seen_again(self, store: FindingStore) -> None:
-        decisions = ("false_positive", "risk_accepted", "archived")
+        decisions = (Status.FALSE_POSITIVE, Status.RISK_ACCEPTED, Status.ARCHIVED)
         store.ingest(PROJECT, [finding(n) for n in range(4)])
         for number, status in enumerate(decisions):
             store.set_status(PROJECT, uuid_of(number), status, actor="ann")
@@ -368,16 +370,14 @@ class QuarantineContract(Capabilities):
 
     def test_any_depth_comes_back_equal(self, store: FindingStore) -> None:
         given = [_deep_value(levels) for levels in (99, 100, 101, 3_000)]
-        store.ingest(
-            PROJECT, [{**scanned(), "evidence": {"n": each}} for each in given], on_invalid="quarantine"
-        )
+        store.ingest(PROJECT, [scanned(evidence={"n": each}) for each in given], on_invalid="quarantine")
         for each, original in zip(store.rejected_originals(PROJECT), given, strict=True):
             assert_equal_values(each.original["evidence"]["n"], original)
 
     def test_what_cannot_be_made_again_is_kept_as_its_repr(self, store: FindingStore) -> None:
         loop: dict[Any, Any] = {Thing(): 1, Thing(): 2, "broken": Broken()}
         loop["me"] = [loop]
-        store.ingest(PROJECT, [{**scanned(), "evidence": {"a": Thing()}}, loop], on_invalid="quarantine")
+        store.ingest(PROJECT, [scanned(evidence={"a": Thing()}), loop], on_invalid="quarantine")
         thing, looped = store.rejected_originals(PROJECT)
         lost = LostValue(f"{__name__}.Thing", "Thing(7)")
         assert thing.original == {**scanned(), "evidence": {"a": lost}}
@@ -396,19 +396,19 @@ class QuarantineContract(Capabilities):
         assert store.retry_rejected(PROJECT, fixed).created == 1
 
     def test_originals_are_oldest_first(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [scanned(), {"a": 1}, {"a": 2}], on_invalid="quarantine")
-        store.ingest(PROJECT, [{"a": 3}], on_invalid="quarantine")
+        store.ingest(PROJECT, [scanned(), broken(a=1), broken(a=2)], on_invalid="quarantine")
+        store.ingest(PROJECT, [broken(a=3)], on_invalid="quarantine")
         kept = store.rejected_originals(PROJECT)
         assert [each.original for each in kept] == [{"a": 1}, {"a": 2}, {"a": 3}]
 
     def test_equal_refused_documents_are_all_kept(self, store: FindingStore) -> None:
-        report = store.ingest(PROJECT, [{"a": 1}] * 3, on_invalid="quarantine")
+        report = store.ingest(PROJECT, [broken(a=1)] * 3, on_invalid="quarantine")
         assert len({refused.rejected_id for refused in report.rejected}) == 3
         assert [each.original for each in store.rejected_originals(PROJECT)] == [{"a": 1}] * 3
 
     def test_original_refused_again_is_kept_once_with_the_later_run(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [{"a": 1}], on_invalid="quarantine", run=run_id_of(1))
-        store.ingest(PROJECT, [scanned(), {"a": 1}], on_invalid="quarantine", run=run_id_of(2))
+        store.ingest(PROJECT, [broken(a=1)], on_invalid="quarantine", run=run_id_of(1))
+        store.ingest(PROJECT, [scanned(), broken(a=1)], on_invalid="quarantine", run=run_id_of(2))
         kept = store.rejected_originals(PROJECT)
         assert [(each.original, each.run_id, each.index) for each in kept] == [({"a": 1}, run_id_of(2), 1)]
 
@@ -420,14 +420,14 @@ class QuarantineContract(Capabilities):
         assert store.get_finding(PROJECT, uuid_of(1))["title"] == "Finding 1"
 
     def test_originals_belong_to_the_caller(self, store: FindingStore) -> None:
-        bad = {"title": 5, "evidence": {"a": [1]}}
+        bad = broken(title=5, evidence={"a": [1]})
         store.ingest(PROJECT, [bad], on_invalid="quarantine")
-        bad["evidence"]["a"].append(2)  # type: ignore[index]
+        bad["evidence"]["a"].append(2)
         store.rejected_originals(PROJECT)[0].original["evidence"]["a"].append(3)
         assert store.rejected_originals(PROJECT)[0].original == {"title": 5, "evidence": {"a": [1]}}
 
     def test_discard_forgets_originals(self, store: FindingStore) -> None:
-        report = store.ingest(PROJECT, [{"a": 1}, {"a": 2}], on_invalid="quarantine")
+        report = store.ingest(PROJECT, [broken(a=1), broken(a=2)], on_invalid="quarantine")
         names = [refused.rejected_id or "" for refused in report.rejected]
         assert store.discard_rejected(PROJECT, [names[0], uuid_of(1)]) == 1
         assert store.discard_rejected(PROJECT, names[:1]) == 0
@@ -445,14 +445,14 @@ class QuarantineContract(Capabilities):
         assert [run.id for run in store.runs(PROJECT)] == [report.run_id, retried.run_id]
 
     def test_fixed_original_that_is_still_broken_stays(self, store: FindingStore) -> None:
-        report = store.ingest(PROJECT, [{"title": ""}], on_invalid="quarantine")
+        report = store.ingest(PROJECT, [broken(title="")], on_invalid="quarantine")
         name = report.rejected[0].rejected_id or ""
-        assert len(store.retry_rejected(PROJECT, {name: {"title": "still"}}).rejected) == 1
+        assert len(store.retry_rejected(PROJECT, {name: broken(title="still")}).rejected) == 1
         assert len(store.rejected_originals(PROJECT)) == 1
 
     def test_retry_of_all_keeps_what_is_still_broken(self, store: FindingStore) -> None:
         store.save_finding(finding(1))
-        store.ingest(PROJECT, [{"a": 1}, scanned("R7", id=uuid_of(1))], on_invalid="quarantine")
+        store.ingest(PROJECT, [broken(a=1), scanned("R7", id=uuid_of(1))], on_invalid="quarantine")
         assert len(store.retry_rejected(PROJECT).rejected) == 2
         assert len(store.rejected_originals(PROJECT)) == 2
         store.purge(PROJECT, closed_before="9999-01-01T00:00:00Z")
@@ -470,8 +470,8 @@ class QuarantineContract(Capabilities):
         assert project_contents(store) == before
 
     def test_originals_of_projects_are_apart(self, store: FindingStore) -> None:
-        store.ingest(PROJECT, [{"a": 1}], on_invalid="quarantine")
-        store.ingest(OTHER, [{"a": 1}], on_invalid="quarantine")
+        store.ingest(PROJECT, [broken(a=1)], on_invalid="quarantine")
+        store.ingest(OTHER, [broken(a=1)], on_invalid="quarantine")
         store.delete_project(OTHER)
         assert len(store.rejected_originals(PROJECT)) == 1
         assert store.rejected_originals(OTHER) == []

@@ -194,7 +194,7 @@ class TransactionContract(Capabilities):
             with pytest.raises(StorageValidationError):
                 store.ingest(PROJECT, [scanned(), {}])
             with pytest.raises(StorageError):
-                store.set_status(PROJECT, uuid_of(1), "nonsense", actor="ann")
+                store.set_status(PROJECT, uuid_of(1), "nonsense", actor="ann")  # type: ignore[arg-type]  # it is none
             store.ingest(PROJECT, [scanned("R9")], dry_run=True)
             store.save_finding(finding(4))
         assert ids(store.list_findings(PROJECT)) == [uuid_of(1), uuid_of(4)]
