@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import ClassVar
 
 from findings_orm.orm.models import INDEXED, SORTED_TEXTS
@@ -66,6 +66,10 @@ class PostgreSQLDialect(Dialect):
         return any_of(
             Clause(f"{part(column)} AND {found.sql}", found.values) for part in (_fits_index, _exceeds_index)
         )
+
+    def starts_with_any(self, column: str, prefixes: Collection[str]) -> Clause:
+        """Return whether a text starts with one of some prefixes."""
+        return any_of(self.starts_with(column, prefix) for prefix in prefixes)
 
     def index_parts(self, sort: str) -> Sequence[tuple[Clause, ...]]:
         """Return the conditions of the two indexes that have a text between them."""

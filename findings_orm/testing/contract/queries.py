@@ -385,6 +385,9 @@ class QueryContract(Capabilities):
         assert found(store, rule_id=[*(f"r{n}" for n in range(40_000)), "tech"]) == [uuid_of(2)]
         assert found(store, cwe=[2**70, -1, 0]) == []
         assert found(store, detector_id=[*(f"d{n}*" for n in range(3_000)), "scan.nuclei2*"]) == [uuid_of(3)]
+        prefixes = [f"{text}*" for text in ("é", "scan.nuclei2.", "SCAN", *map(str, range(100)))]
+        assert found(store, detector_id=prefixes) == []
+        assert found(store, detector_id=[*prefixes, "*"]) == found(store)
         assert len(found(store, text="finding " * 2000)) == 5
 
     def _find_or_refuse(self, store: FindingStore, **conditions: Any) -> None:
