@@ -339,7 +339,8 @@ def _merge_pair(one: Incoming, stored: Stored, run: RunContext, changes: Changes
     old, identity, *_ = stored
     at = stored.not_before(run.at)
     status = _next_status(old["status"], one.document["status"], identity.reported)
-    kept: Any = {name: value for name, value in old.items() if name in STORE_FIELDS}
+    stored_values: Mapping[str, object] = old
+    kept: Any = {name: stored_values[name] for name in STORE_FIELDS}
     document: FindingDocument = {**one.document, **kept, "status": status}
     changed = changed_fields(old, document)
     identity = _resighted_identity(identity, run, document["detector_id"], changes)
