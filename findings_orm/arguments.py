@@ -42,7 +42,7 @@ T = TypeVar("T")
 class Kind(NamedTuple):
     """What an argument may be: a test, and its rule in words."""
 
-    fits: Callable[[Any], bool]
+    fits: Callable[[object], bool]
     rule: str
 
 
@@ -65,7 +65,7 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-def check_fields(instance: Any) -> None:
+def check_fields(instance: object) -> None:
     """Check the fields of a dataclass by their annotations.
 
     Raises:
@@ -76,7 +76,7 @@ def check_fields(instance: Any) -> None:
         _check_argument(name, kind, getattr(instance, name))
 
 
-def _check_argument(name: str, kind: Kind | None, value: Any) -> None:
+def _check_argument(name: str, kind: Kind | None, value: object) -> None:
     if kind is not None and not kind.fits(value):
         raise StorageValidationError.of_field(name, f"must be {kind.rule}", value)
 
@@ -93,7 +93,7 @@ def path_of(name: str, value: Any) -> pathlib.Path:
 
 
 @cache
-def kinds_of_parameters(function: Callable[..., Any]) -> dict[str, Kind | None]:
+def kinds_of_parameters(function: Callable[..., object]) -> dict[str, Kind | None]:
     """Return the parameters of a function with what they may be; None for anything."""
     names = vars(sys.modules[function.__module__])
     return {
@@ -132,7 +132,7 @@ def _kind_of_annotation(annotation: Any) -> Kind | None:
     return _kind_of_class(origin or annotation)
 
 
-def _kind_of_class(cls: Any) -> Kind | None:
+def _kind_of_class(cls: object) -> Kind | None:
     if is_typeddict(cls):
         return _kind_of_collection(collections.abc.Mapping, ())
     if not isinstance(cls, type) or cls in _ANYTHING or not _is_checkable(cls):
@@ -163,7 +163,7 @@ def _kind_of_collection(origin: Any, members: tuple[Any, ...]) -> Kind:
     if origin is collections.abc.Callable:
         return Kind(callable, rule)
 
-    def is_many(value: Any) -> bool:
+    def is_many(value: object) -> bool:
         return isinstance(value, origin) and not _is_one(value, origin)
 
     inner = members if issubclass(origin, collections.abc.Collection) else ()
@@ -189,11 +189,11 @@ def _is_one(value: object, origin: type) -> bool:
     return isinstance(value, _ONE) and not issubclass(origin, collections.abc.Mapping)
 
 
-def _accept_anything(_: Any) -> bool:
+def _accept_anything(_: object) -> bool:
     return True
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
@@ -202,7 +202,7 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
@@ -223,7 +223,7 @@ _WORDS = {
     "FindingStore": "a FindingStore; findings_orm.lift makes one of an adapter with the six methods of StoragePort",
     "StoragePort": "an adapter with the six methods of StoragePort",
 }
-_PLAIN: dict[Any, Kind | None] = {
+_PLAIN: dict[object, Kind | None] = {
     Any: None,
     str: Kind(lambda value: isinstance(value, str), "text"),
     bytes: Kind(lambda value: isinstance(value, bytes), "bytes"),
@@ -235,7 +235,7 @@ _PLAIN: dict[Any, Kind | None] = {
     pathlib.Path: _PATH,
     os.PathLike[str]: _PATH,
 }
-_MANY: dict[Any, str] = {
+_MANY: dict[object, str] = {
     collections.abc.Callable: "callable",
     collections.abc.Iterable: "an iterable, and no text, bytes or mapping",
     collections.abc.Iterator: "an iterator",

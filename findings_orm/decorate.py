@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
 
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Diagnosable, Problem
@@ -20,8 +20,10 @@ from findings_orm.observe import Figures, Observable, Observer, Pool
 from findings_orm.port import (
     Event,
     FindingStore,
+    GivenRun,
     Health,
     IngestReport,
+    OnInvalid,
     PurgeReport,
     RejectedOriginal,
     Run,
@@ -184,10 +186,10 @@ class ForwardingStore(ApplicationStore):
         project_id: str,
         documents: Iterable[GivenFinding],
         *,
-        run: Run | str | Mapping[str, Any] | None = None,
+        run: GivenRun = None,
         close_missing: bool = False,
         dry_run: bool = False,
-        on_invalid: Literal["raise", "quarantine"] = "raise",
+        on_invalid: OnInvalid = "raise",
     ) -> IngestReport:
         return self.inner.ingest(
             project_id,

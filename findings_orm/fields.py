@@ -54,17 +54,17 @@ def members_of_records(model: type) -> dict[str, tuple[str, ...]]:
     }
 
 
-def is_optional(annotation: Any) -> bool:
+def is_optional(annotation: object) -> bool:
     """Return whether an annotation takes None."""
     return get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation)
 
 
-def _field_hints(model: type) -> dict[str, Any]:
+def _field_hints(model: type) -> dict[str, object]:
     hints = get_type_hints(model, include_extras=True)
     return {name: hints[name] for name in getattr(model, "model_fields", ())}
 
 
-def _unwrap_annotation(annotation: Any) -> tuple[Any, list[Any]]:
+def _unwrap_annotation(annotation: object) -> tuple[Any, list[object]]:
     """Return an annotation without None and without its marks, and the marks."""
     if is_optional(annotation):
         (annotation,) = (member for member in get_args(annotation) if member is not type(None))
@@ -74,7 +74,7 @@ def _unwrap_annotation(annotation: Any) -> tuple[Any, list[Any]]:
     return annotation, []
 
 
-def _kind_of_field(name: str, annotation: Any, marks: list[Any]) -> Kind:
+def _kind_of_field(name: str, annotation: object, marks: list[object]) -> Kind:
     marked = next((mark for mark in marks if isinstance(mark, Kind)), None)
     known = Kind.RECORD if is_typeddict(annotation) else _KINDS.get(get_origin(annotation) or annotation)
     kind = marked or known
@@ -83,7 +83,7 @@ def _kind_of_field(name: str, annotation: Any, marks: list[Any]) -> Kind:
     return kind
 
 
-_KINDS: Mapping[Any, Kind] = {
+_KINDS: Mapping[object, Kind] = {
     str: Kind.TEXT,
     Literal: Kind.TEXT,
     int: Kind.INTEGER,

@@ -164,6 +164,13 @@ class Run:
     rejected: Sequence[Rejected] = ()
 
 
+GivenRun = Run | str | Mapping[str, object] | None
+"""A run as `ingest` takes it: whole, its id, or its members by name; None makes a new one."""
+
+OnInvalid = Literal["raise", "quarantine"]
+"""What an import does with a document that breaks a rule."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunDiff:
     """What changed from run `a` to run `b`: findings that only one of them saw.
@@ -320,10 +327,10 @@ class FindingStore(StoragePort, Protocol):
         project_id: str,
         documents: Iterable[GivenFinding],
         *,
-        run: Run | str | Mapping[str, Any] | None = None,
+        run: GivenRun = None,
         close_missing: bool = False,
         dry_run: bool = False,
-        on_invalid: Literal["raise", "quarantine"] = "raise",
+        on_invalid: OnInvalid = "raise",
     ) -> IngestReport:
         """Import one scan, in one transaction.
 

@@ -13,13 +13,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
-from typing import Any, Literal, TypedDict, Unpack, cast
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 from findings_orm.decorate import ApplicationStore, ForwardingStore
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError, readable
 from findings_orm.limits import DEFAULT, Limits, check_limits
 from findings_orm.port import FindingStore, StoragePort
 from findings_orm.secrecy import shown_url
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def _registered_names() -> str:
 
 
 def register_adapter(
-    name: str, adapter_class: Callable[..., StoragePort], config: Mapping[str, Any] | None = None
+    name: str, adapter_class: Callable[..., StoragePort], config: Mapping[str, object] | None = None
 ) -> None:
     """Make an adapter (``adapter_class(**config)``) and register it under `name`; an earlier one of that name is closed.
 
@@ -111,7 +113,7 @@ def register_adapter(
         _close_adapter(name, earlier)
 
 
-def _check_keywords(name: str, given: object) -> Mapping[str, Any]:
+def _check_keywords(name: str, given: object) -> Mapping[str, object]:
     """Return an argument that holds keyword arguments, or None for no such."""
     if given is None:
         return {}
@@ -171,7 +173,7 @@ def open_storage(
     url: str,
     *,
     cache: str | None = None,
-    cache_options: Mapping[str, Any] | None = None,
+    cache_options: Mapping[str, object] | None = None,
     limits: Limits = DEFAULT,
     **options: Unpack[StorageOptions],
 ) -> ApplicationStore:
@@ -211,7 +213,7 @@ def open_storage(
     return store if cache is None else _cache_store(store, cache, for_cache)
 
 
-def _open_store(url: str, options: Mapping[str, Any]) -> ApplicationStore:
+def _open_store(url: str, options: Mapping[str, object]) -> ApplicationStore:
     if url in _registry:
         return _shared_store(url, options)
     scheme, colon, rest = url.partition(":")
@@ -236,7 +238,7 @@ def _open_store(url: str, options: Mapping[str, Any]) -> ApplicationStore:
     )
 
 
-def _shared_store(name: str, options: Mapping[str, Any]) -> ApplicationStore:
+def _shared_store(name: str, options: Mapping[str, object]) -> ApplicationStore:
     """Return the registered adapter of a name as a store that others use too."""
     if options:
         raise StorageValidationError.of_field(
@@ -252,7 +254,7 @@ class _Shared(ForwardingStore):
         """Leave the adapter open: it belongs to the registry."""
 
 
-def _open_entry_point(point: EntryPoint, url: str, options: Mapping[str, Any]) -> ApplicationStore:
+def _open_entry_point(point: EntryPoint, url: str, options: Mapping[str, object]) -> ApplicationStore:
     """Open a store of another package; what is wrong with that is said of it."""
     package = point.dist.name if point.dist else "another package"
     who = f"{package}'s adapter for {point.name}: ({point.value})"
@@ -269,8 +271,8 @@ def _open_entry_point(point: EntryPoint, url: str, options: Mapping[str, Any]) -
 
 
 def _make_adapter(
-    maker: Callable[..., Any], who: str, field: str, given: tuple[Any, ...], options: Mapping[str, Any]
-) -> Any:
+    maker: Callable[..., T], who: str, field: str, given: tuple[object, ...], options: Mapping[str, object]
+) -> T:
     """Call what others wrote to make an adapter; what it raises becomes an error that names it."""
     try:
         return maker(*given, **options)
@@ -287,7 +289,7 @@ def _lift_adapter(adapter: StoragePort) -> ApplicationStore:
     return store if isinstance(store, ApplicationStore) else ForwardingStore(store)
 
 
-def _cache_store(store: FindingStore, url: str, options: Mapping[str, Any]) -> ApplicationStore:
+def _cache_store(store: FindingStore, url: str, options: Mapping[str, object]) -> ApplicationStore:
     try:
         return cast(
             ApplicationStore,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 from weakref import finalize
 
 from findings_orm import layout
@@ -52,8 +52,10 @@ from findings_orm.limits import DEFAULT, Limits
 from findings_orm.observe import Figures, Observer, Pool
 from findings_orm.port import (
     Event,
+    GivenRun,
     Health,
     IngestReport,
+    OnInvalid,
     PurgeReport,
     RejectedOriginal,
     Run,
@@ -85,7 +87,7 @@ class Store(Forking, RecordStore, ApplicationStore):
     def __init__(self) -> None:
         self._local = threading.local()
         self._closed = False
-        self._finalizer: finalize[..., Any] | None = None
+        self._finalizer: finalize[..., object] | None = None
 
     def after_fork(self) -> None:
         """See `Forking.after_fork`: units of work are the parent's."""
@@ -101,7 +103,7 @@ class Store(Forking, RecordStore, ApplicationStore):
         """Return a unit for one read."""
         return self.open_unit(write=False)
 
-    def ping(self) -> dict[str, Any]:
+    def ping(self) -> dict[str, object]:
         """Return figures of a store that works; raise a `StorageError` if it does not. Waits for no other thread.
 
         Raises:
@@ -109,7 +111,7 @@ class Store(Forking, RecordStore, ApplicationStore):
         """
         raise NotImplementedError
 
-    def _unasked_figures(self) -> dict[str, Any]:
+    def _unasked_figures(self) -> dict[str, object]:
         """Return the figures that are had without asking the store."""
         return {}
 
@@ -233,7 +235,7 @@ class Store(Forking, RecordStore, ApplicationStore):
                 for project_id in sorted(by_project):
                     save(unit, project_id, by_project[project_id])
 
-    def _accept_document(self, given: Mapping[str, Any]) -> FindingDocument:
+    def _accept_document(self, given: Mapping[str, object]) -> FindingDocument:
         """Return a document that comes in, valid and no larger than it may be."""
         Encoder(self.limits).bytes_of(given)
         current = current_document(given)
@@ -342,10 +344,10 @@ class Store(Forking, RecordStore, ApplicationStore):
         project_id: str,
         documents: Iterable[GivenFinding],
         *,
-        run: Run | str | Mapping[str, Any] | None = None,
+        run: GivenRun = None,
         close_missing: bool = False,
         dry_run: bool = False,
-        on_invalid: Literal["raise", "quarantine"] = "raise",
+        on_invalid: OnInvalid = "raise",
     ) -> IngestReport:
         task = Import(
             project_id,
@@ -526,7 +528,7 @@ class Store(Forking, RecordStore, ApplicationStore):
             self._detach_finalizer()
             self.release()
 
-    def _set_finalizer(self, where: str, release: Callable[..., object], *held: Any) -> None:
+    def _set_finalizer(self, where: str, release: Callable[..., object], *held: object) -> None:
         """See `when_dropped`; takes the place of an earlier guard."""
         self._detach_finalizer()
         if not self._closed:

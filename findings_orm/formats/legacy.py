@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from findings_orm.arguments import checked
@@ -30,7 +30,7 @@ from findings_orm.formats.report import open_report
 from findings_orm.layout import LEGACY_VERSION
 from findings_orm.limits import DEFAULT, FieldNames, Limits, memory_size
 from findings_orm.migrations import SchemaMigrator
-from findings_orm.port import FindingStore, IngestReport, Run
+from findings_orm.port import FindingStore, IngestReport, OnInvalid, Run
 
 # -- A row of 0.3.0 becomes a document: by the migration, which alone says where a value has its place (revision `r0001`), and
 # where that can't tell without a guess by what the import was told.
@@ -300,7 +300,7 @@ def import_legacy(
     *,
     timezone: str | None = None,
     severity: str | None = None,
-    on_invalid: Literal["raise", "quarantine"] = "raise",
+    on_invalid: OnInvalid = "raise",
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
     limits: Limits = DEFAULT,
@@ -411,9 +411,7 @@ class _Import:
         with open_report(file, "jsonl", limits=self.limits) as report:
             yield from report
 
-    def ingest(
-        self, store: FindingStore, project_id: str, on_invalid: Literal["raise", "quarantine"]
-    ) -> None:
+    def ingest(self, store: FindingStore, project_id: str, on_invalid: OnInvalid) -> None:
         """Import all rows of one project."""
         files = self.projects[project_id]
         rows = _Rows(self, project_id, files)

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from sys import maxsize
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, TypeVar
 
 from findings_orm.clock import now
 from findings_orm.errors import (
@@ -50,7 +50,7 @@ from findings_orm.imports.originals import tag_original
 from findings_orm.imports.receipts import LOOK_BACK, Recognition
 from findings_orm.imports.saving import check_size, renew_fingerprints
 from findings_orm.limits import DEFAULT, MB, Limits
-from findings_orm.port import IngestReport, Rejected, RejectedOriginal, Run
+from findings_orm.port import GivenRun, IngestReport, OnInvalid, Rejected, RejectedOriginal, Run
 from findings_orm.process import pause_garbage_collection
 from findings_orm.query import latest_time
 from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, no_steps
@@ -128,11 +128,11 @@ class Import:
     def __init__(
         self,
         project_id: str,
-        run: Run | str | Mapping[str, Any] | None,
+        run: GivenRun,
         *,
         close_missing: bool = False,
         dry_run: bool = False,
-        on_invalid: Literal["raise", "quarantine"] = "raise",
+        on_invalid: OnInvalid = "raise",
         limits: Limits = DEFAULT,
     ) -> None:
         check_project_id(project_id)

@@ -10,7 +10,7 @@ from findings_orm.errors import StorageValidationError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.layout import LEGACY_VERSION
 from findings_orm.limits import DEFAULT, UNLIMITED, Limits, check_parts
-from findings_orm.port import Run
+from findings_orm.port import GivenRun, Run
 
 
 def current_document(document: Mapping[str, object]) -> Mapping[str, object]:
@@ -28,11 +28,11 @@ def current_document(document: Mapping[str, object]) -> Mapping[str, object]:
     given = dict(document)
     if version == LEGACY_VERSION:
         del given["finding_schema_version"]  # 0.3.0 had none; it would be kept aside
-    migrated: dict[str, Any] = SchemaMigrator().migrate(version, SCHEMA_VERSION, given, limits=UNLIMITED)
+    migrated: dict[str, object] = SchemaMigrator().migrate(version, SCHEMA_VERSION, given, limits=UNLIMITED)
     return migrated
 
 
-def as_run(run: Run | str | Mapping[str, Any] | None, at: str, limits: Limits = DEFAULT) -> Run:
+def as_run(run: GivenRun, at: str, limits: Limits = DEFAULT) -> Run:
     """Return the argument of `ingest` as a checked `Run` with id and time.
 
     Raises:
@@ -46,7 +46,8 @@ def as_run(run: Run | str | Mapping[str, Any] | None, at: str, limits: Limits = 
                 raise StorageValidationError.of_field(
                     place, "is not one of id, detectors, started_at, tool", value
                 )
-        run = Run(**run)
+        members: dict[str, Any] = {**run}
+        run = Run(**members)
     elif not isinstance(run, Run):
         run = Run(id="" if run is None else run)
     if not isinstance(run.tool, Mapping):

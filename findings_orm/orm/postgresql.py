@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import wraps
 from selectors import EVENT_READ, DefaultSelector
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import psycopg
 from psycopg import errors
@@ -34,7 +34,7 @@ from findings_orm.orm.postgresql_engine import Options, parsed_url, postgresql_e
 from findings_orm.orm.postgresql_records import PostgreSQLRecords
 from findings_orm.orm.records import SqlRecords
 from findings_orm.orm.storage import SqlStore, Taken, connection_of
-from findings_orm.port import IngestReport, Run, RunDiff, Sighting
+from findings_orm.port import GivenRun, IngestReport, OnInvalid, RunDiff, Sighting
 from findings_orm.process import block
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records
@@ -418,10 +418,10 @@ class PostgreSQLStorageAdapter(SqlStore):
         project_id: str,
         documents: Iterable[GivenFinding],
         *,
-        run: Run | str | Mapping[str, Any] | None = None,
+        run: GivenRun = None,
         close_missing: bool = False,
         dry_run: bool = False,
-        on_invalid: Literal["raise", "quarantine"] = "raise",
+        on_invalid: OnInvalid = "raise",
     ) -> IngestReport:
         """See `FindingStore.ingest`; only a sequence can be read again for another attempt."""
         plain = super().ingest

@@ -31,7 +31,7 @@ class Timestamp(types.TypeDecorator[str]):
             DateTime(timezone=True) if dialect.name == "postgresql" else String(27)
         )
 
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> object:
         """Canonical text to what is stored."""
         if value is None:
             return None
@@ -59,7 +59,7 @@ class Json(types.TypeDecorator[Any]):
             postgresql.JSON(none_as_null=True) if dialect.name == "postgresql" else Text()
         )
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: object, dialect: Dialect) -> object:
         """A JSON value to what is stored."""
         if value is None or dialect.name == "postgresql":
             return value
@@ -87,6 +87,6 @@ def stored_time(text: str) -> str:
     return text[:19] + "Z" if text.endswith(".000000Z") else text
 
 
-def json_text(value: Any) -> str:
+def json_text(value: object) -> str:
     """Return a JSON value as text."""
     return to_json(value).decode()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from findings_orm.arguments import checked
 from findings_orm.decorate import ForwardingStore
 from findings_orm.finding import FindingDocument, GivenFinding, Status, StatusName
-from findings_orm.port import FindingStore, IngestReport, PurgeReport, Run
+from findings_orm.port import FindingStore, GivenRun, IngestReport, OnInvalid, PurgeReport
 from findings_orm.process import block
 
 T = TypeVar("T")
@@ -66,10 +66,10 @@ class NotifyingStore(ForwardingStore):
         project_id: str,
         documents: Iterable[GivenFinding],
         *,
-        run: Run | str | Mapping[str, Any] | None = None,
+        run: GivenRun = None,
         close_missing: bool = False,
         dry_run: bool = False,
-        on_invalid: Literal["raise", "quarantine"] = "raise",
+        on_invalid: OnInvalid = "raise",
     ) -> IngestReport:
         return self._write_and_notify(
             set() if dry_run is True else _changed_project(project_id),
