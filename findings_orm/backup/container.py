@@ -58,12 +58,12 @@ def kind_of(line: bytes) -> str:
     return line[HEAD + 1 : end].decode(errors="replace") if line[HEAD : HEAD + 1] == b'"' else ""
 
 
-def pack_record(record: Any) -> bytes:
+def pack_record(record: object) -> bytes:
     """Return an object as a line."""
     return line_of(to_json(record))
 
 
-def pack_ascii(record: Any) -> bytes:
+def pack_ascii(record: object) -> bytes:
     """Return an object as a line in ASCII, which can hold lone surrogates too."""
     return line_of(json.dumps(record, separators=(",", ":"), allow_nan=False).encode())
 

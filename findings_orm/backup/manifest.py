@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -82,7 +82,7 @@ class Manifest(_Strict):
     since: Since | None = None
     salvaged: bool = False
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, **given: object) -> None:
         """Make one of its fields.
 
         Raises:
@@ -146,7 +146,7 @@ class Place(_Strict):
     count: int
 
 
-def read_manifest(where: str, record: dict[str, Any]) -> Manifest:
+def read_manifest(where: str, record: dict[str, object]) -> Manifest:
     """Return the manifest of a backup.
 
     Raises:

@@ -265,7 +265,7 @@ class Merger:
         revision = self._plan.revision + revision_step()
         out.delete_project(self._project_id)
         out.put_project(self._project_id, ProjectState(revision, created_at))
-        made: list[tuple[str, Iterator[Any]]] = [
+        made: list[tuple[str, Iterator[object]]] = [
             ("runs", iter(self._plan.runs)),
             ("findings", self._merged_findings(cursor)),
             ("events", self._merged_events(cursor)),

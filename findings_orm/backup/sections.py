@@ -39,7 +39,7 @@ BATCH = 1_000
 BATCH_BYTES = 4 * MB
 """How many lines, and about how many bytes of them, are taken together."""
 
-RecordKey = tuple[Any, ...]
+RecordKey = tuple[object, ...]
 """What tells the records of a section apart, and orders them."""
 
 Record = dict[str, Any]
@@ -158,7 +158,7 @@ class Decoder(NamedTuple):
         with pause_garbage_collection():
             return [self._decode_record(section, unpack_record(line)) for line in lines]
 
-    def _decode_record(self, section: str, record: Record) -> Any:
+    def _decode_record(self, section: str, record: Record) -> object:
         if section == "findings":
             return self.finding(record)
         if section == "events":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import (
     AfterValidator,
@@ -66,7 +66,7 @@ class _Identity(TypedDict):
 
 @_strict
 class _Finding(TypedDict):
-    finding: dict[str, Any]
+    finding: dict[str, object]
     identity: _Identity
     streaks: NotRequired[list[Annotated[list[_Count], Field(min_length=2, max_length=2)]]]
 
@@ -77,7 +77,7 @@ class _EventMembers(TypedDict):
     at: Time
     actor: str
     kind: Literal["status", "change", "comment", "purge"]
-    changes: dict[str, Any]
+    changes: dict[str, object]
     comment: str
     run_id: _Uuid | None
 
@@ -101,7 +101,7 @@ class _RunMembers(TypedDict):
     id: _Uuid
     detectors: list[str]
     started_at: Time
-    tool: dict[str, Any]
+    tool: dict[str, object]
     number: Annotated[int, Field(ge=1, lt=2**63)]
     counts: dict[str, int]
     rejected: list[_Refusal]
@@ -120,7 +120,7 @@ class _Original(TypedDict):
     at: Time
     field: str
     reason: str
-    original: Any
+    original: object
     as_text: NotRequired[Literal[True]]
 
 
@@ -134,7 +134,7 @@ class _Removed(TypedDict):
     removed: Annotated[list[str | int], Field(min_length=1, max_length=2)]
 
 
-SHAPES: dict[str, TypeAdapter[Any]] = {
+SHAPES: dict[str, TypeAdapter[object]] = {
     "runs": TypeAdapter(_Run),
     "findings": TypeAdapter(_Finding),
     "events": TypeAdapter(_Event),
@@ -142,7 +142,7 @@ SHAPES: dict[str, TypeAdapter[Any]] = {
 }
 """Section to the shape of its records."""
 
-REMOVED: TypeAdapter[Any] = TypeAdapter(_Removed)
+REMOVED: TypeAdapter[object] = TypeAdapter(_Removed)
 """The shape of a line that says what an incremental backup no longer has."""
 
 

@@ -339,7 +339,7 @@ if TYPE_CHECKING:
     from findings_orm.backup import BackupReport, RestoreReport, SalvageReport, VerifyReport
 
 
-def as_json(report: Any) -> Any:
+def as_json(report: object) -> object:
     """Return a report as plain JSON values."""
     from pydantic_core import to_jsonable_python
 

@@ -99,7 +99,7 @@ def _checked_version(version: str | None, form: str) -> str:
 
 
 @contextmanager
-def closing_findings(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
+def closing_findings(items: Iterator[object]) -> Iterator[Iterator[Any]]:
     """Close a stream of findings, and with it its connection, when the block ends."""
     try:
         yield items

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -315,7 +315,7 @@ class _Import:
         """Write what was done as JSON."""
         from findings_orm.cli.render import as_json
 
-        files: list[Mapping[str, Any]] = [
+        files: list[Mapping[str, object]] = [
             {"file": name, "imported": True, **as_json(outcome)} for name, outcome in self.done
         ]
         files += [
@@ -337,7 +337,7 @@ def _was_recorded(store: FindingStore, project_id: str, run_id: str) -> bool:
         return False
 
 
-def _tools_as_one(tools: list[dict[str, Any]]) -> Mapping[str, Any]:
+def _tools_as_one(tools: list[dict[str, object]]) -> Mapping[str, object]:
     """Return what a report says of its tools as one object."""
     if len(tools) == 1:
         return tools[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -127,10 +127,10 @@ def _explain_refusal(error: StorageValidationError) -> Exception:
     return CommandError(str(error), hint=hint)
 
 
-def _as_json(found: LegacyReport) -> dict[str, Any]:
+def _as_json(found: LegacyReport) -> dict[str, object]:
     from findings_orm.cli.render import as_json
 
-    counts: dict[str, Any] = {"files": found.files, **found.counts()}
+    counts: dict[str, object] = {"files": found.files, **found.counts()}
     rest = {name: as_json(getattr(found, name)) for name in ("comments", "unplaced", "projects", "rejected")}
     notes = [{each.name: getattr(one, each.name) for each in fields(one)} for one in found.notes]  # no copies
     return {**counts, "dry_run": found.dry_run, **rest, "notes": notes}

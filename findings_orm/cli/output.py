@@ -183,7 +183,7 @@ class Output:
         else:
             sys.stdout.writelines(f"{line}\n" for line in plain_lines(grid))
 
-    def json(self, value: Any) -> None:
+    def json(self, value: object) -> None:
         """Write `value` as indented JSON to standard output."""
         with self.file() as stream:
             json.dump(value, stream, indent=2, ensure_ascii=False)
@@ -238,7 +238,7 @@ class Output:
         if hidden:
             self.note(f"(the terminal is too narrow for: {', '.join(hidden)})")
 
-    def _print_styled(self, renderable: Any, **options: Any) -> None:
+    def _print_styled(self, renderable: object, **options: Any) -> None:
         """Print with rich, without its own answer to a broken pipe (exit code 1)."""
         with self.console.capture() as captured:
             self.console.print(renderable, **options)

@@ -159,9 +159,9 @@ def _read_fixed(path: Path, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _read_fixed_json(reader: JsonReader) -> Any:
+def _read_fixed_json(reader: JsonReader) -> object:
     """Return what is in a file, read part by part."""
-    data: Any
+    data: object
     if reader.peek() == "[":
         data = [reader.keep(reader.value()) for _ in reader.elements()]
     elif reader.peek() == "{":
@@ -172,7 +172,7 @@ def _read_fixed_json(reader: JsonReader) -> Any:
     return data
 
 
-def _untag_fixed(path: Path, rejected_id: str, form: Any) -> Any:
+def _untag_fixed(path: Path, rejected_id: str, form: object) -> object:
     from findings_orm.imports.originals import untag_original
 
     try:
@@ -181,7 +181,7 @@ def _untag_fixed(path: Path, rejected_id: str, form: Any) -> Any:
         raise CommandError(f"{path}: {rejected_id}: {error}", hint="Nothing was imported.") from error
 
 
-def _checked_entry(path: Path, number: int, entry: Any) -> Mapping[str, Any]:
+def _checked_entry(path: Path, number: int, entry: object) -> Mapping[str, object]:
     if (
         not isinstance(entry, dict)
         or not isinstance(entry.get("rejected_id"), str)

@@ -251,7 +251,7 @@ def rejected_grid(originals: Iterable[RejectedOriginal]) -> Grid:
     )
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> Any:
     """Return data of the port as what JSON can hold."""
     if is_dataclass(value) and not isinstance(value, type):
         return {name: as_json(inner) for name, inner in asdict(value).items()}

@@ -8,7 +8,6 @@ grow with the number of findings.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError, readable
@@ -44,7 +43,7 @@ __all__ = [
 
 @checked
 def write_report(
-    documents: Iterable[Mapping[str, Any]],
+    documents: Iterable[Mapping[str, object]],
     stream: Stream,
     format: str,
     *,

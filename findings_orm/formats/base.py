@@ -32,7 +32,7 @@ class Survey:
     size: int = 0
     named: int = 0
     detectors: list[str] = field(default_factory=list)
-    tool: list[dict[str, Any]] = field(default_factory=list)
+    tool: list[dict[str, object]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     legacy: bool = False
     context: Any = None
@@ -100,7 +100,7 @@ class Head:
         return self.is_top and "findings" in self.values
 
 
-def _refuse_use(*_: Any) -> NoReturn:
+def _refuse_use(*_: object) -> NoReturn:
     """What a format has in place of what it can't do; `known.find_format` keeps callers from here."""
     raise StorageValidationError("the format can't do this", field="format")
 
@@ -126,9 +126,9 @@ class Format:
     endings: tuple[str, ...] = ()
     recognize_report: Callable[[Head], bool] = lambda _: False
     survey: Callable[[JsonReader, Head], Survey] = _refuse_use
-    read: Callable[[JsonReader, Survey], Iterator[dict[str, Any]]] = _refuse_use
+    read: Callable[[JsonReader, Survey], Iterator[dict[str, object]]] = _refuse_use
     is_strict: bool = False
-    write: Callable[[Iterable[Mapping[str, Any]], Stream, str], int] = _refuse_use
+    write: Callable[[Iterable[Mapping[str, object]], Stream, str], int] = _refuse_use
     has_versions: bool = False
 
     def can_be(self, use: Literal["read", "written"]) -> bool:

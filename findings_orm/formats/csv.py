@@ -41,7 +41,7 @@ _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
 @checked
-def write_csv(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
+def write_csv(documents: Iterable[Mapping[str, object]], stream: Stream) -> int:
     """Write the header and a row for each document, and return how many documents there were.
 
     Lists are joined by ``; ``; what is absent is an empty cell; `message` is the text under that name in the
@@ -71,7 +71,7 @@ def write_csv(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
     return count
 
 
-def _row_of(document: Mapping[str, Any]) -> list[Any]:
+def _row_of(document: Mapping[str, Any]) -> list[object]:
     location = document.get("location") or {}
     evidence = document.get("evidence") or {}
     message = evidence.get("message")
@@ -85,7 +85,7 @@ def _row_of(document: Mapping[str, Any]) -> list[Any]:
     return [_cell_value(cells.get(name)) for name in COLUMNS]
 
 
-def _cell_value(value: Any) -> Any:
+def _cell_value(value: object) -> object:
     if isinstance(value, list):
         value = "; ".join(str(item) for item in value)
     if isinstance(value, str) and value.startswith(_FORMULA):

@@ -23,7 +23,7 @@ _DETECTOR = re.compile(r"[A-Za-z0-9_.-]+")
 
 class _Context(NamedTuple):
     is_layout: bool
-    version: Any
+    version: object
 
 
 def recognize_report(head: Head) -> bool:
@@ -44,7 +44,7 @@ def survey(reader: JsonReader, head: Head) -> Survey:
     Raises:
         StorageValidationError: not JSON, or something in it is no object.
     """
-    beside: dict[str, Any] = {}
+    beside: dict[str, object] = {}
     named: dict[tuple[str, Any], None] = {}
     found = Survey()
     size = 0
@@ -65,13 +65,13 @@ def survey(reader: JsonReader, head: Head) -> Survey:
     return found
 
 
-def _detectors_of_today(named: Iterable[tuple[str, str]], version: Any) -> list[str]:
+def _detectors_of_today(named: Iterable[tuple[str, str]], version: object) -> list[str]:
     """Return the detectors that documents of some version name, as they are called today; a wrong one speaks for none."""
     names = (name.replace(":", ".") if (said or version) == LEGACY_VERSION else name for name, said in named)
     return [name for name in dict.fromkeys(names) if _DETECTOR.fullmatch(name)]
 
 
-def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
+def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:
     """Yield each document as it is, of whatever schema version.
 
     Those of a store layout that name no version of their own get the layout's. Those of 0.3.0, which had none, are
@@ -86,7 +86,7 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
 
 
 @checked
-def write_jsonl(documents: Iterable[Mapping[str, Any] | bytes], stream: Stream) -> int:
+def write_jsonl(documents: Iterable[Mapping[str, object] | bytes], stream: Stream) -> int:
     """Write a line of JSON for each document and return how many there were.
 
     Args:
@@ -108,7 +108,7 @@ def write_jsonl(documents: Iterable[Mapping[str, Any] | bytes], stream: Stream) 
 
 @checked
 def write_layout(
-    documents: Iterable[Mapping[str, Any]], stream: Stream, schema_version: str = SCHEMA_VERSION
+    documents: Iterable[Mapping[str, object]], stream: Stream, schema_version: str = SCHEMA_VERSION
 ) -> int:
     """Write a store layout, in 0.3.0 a bare array, and return how many documents there were.
 
@@ -136,7 +136,7 @@ def write_layout(
     return count
 
 
-def _json_lines(documents: Iterable[Mapping[str, Any] | bytes]) -> Iterator[str]:
+def _json_lines(documents: Iterable[Mapping[str, object] | bytes]) -> Iterator[str]:
     for index, document in enumerate(documents):
         if isinstance(document, bytes):
             yield document.decode()
@@ -151,7 +151,9 @@ def _json_lines(documents: Iterable[Mapping[str, Any] | bytes]) -> Iterator[str]
         yield line
 
 
-def _read_documents(reader: JsonReader, layout: dict[str, Any], is_layout: bool) -> Iterator[dict[str, Any]]:
+def _read_documents(
+    reader: JsonReader, layout: dict[str, object], is_layout: bool
+) -> Iterator[dict[str, object]]:
     """Yield the documents; what a store layout has beside them goes to `layout`."""
     if not is_layout:
         yield from reader.objects()

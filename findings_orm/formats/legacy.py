@@ -69,7 +69,7 @@ class _Placer:
     def __init__(self, zone: ZoneInfo | None, severity: str | None) -> None:
         self.zone = zone
         self.severity = severity
-        self.notes: dict[str, tuple[str, Any]] = {}
+        self.notes: dict[str, tuple[str, object]] = {}
         self.unplaced: list[str] = []
         self._migrator = SchemaMigrator()
         self.ids: set[str] = set()
@@ -155,7 +155,7 @@ class _Placer:
                 else:
                     self.unplaced.append(name)
 
-    def _note_triage(self, left: Any) -> None:
+    def _note_triage(self, left: object) -> None:
         if not isinstance(left, dict):
             self.notes["triage"] = ("is no object: it stays in evidence", left)
             return
@@ -243,7 +243,7 @@ class LegacyNote:
     index: int
     field: str
     note: str
-    value: Any = None
+    value: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,7 +445,7 @@ class _Import:
             self.report.notes.append(LegacyNote(file, index, name, text, value))
         self.count_kept_memory(None, _ID_BYTES * len(placer.ids))
 
-    def count_kept_memory(self, value: Any, beside: int = 0) -> None:
+    def count_kept_memory(self, value: object, beside: int = 0) -> None:
         """Count the memory of what stays until the end of the import; `beside` is that of what is let go earlier."""
         self._kept += memory_size(value)
         what = f"{self._source}: the memory for notes and ids, in bytes"
@@ -470,7 +470,7 @@ def _project_of_file(file: Path) -> str:
     return file.name.removesuffix(ENDING) if file.name.endswith(ENDING) else file.stem
 
 
-def _project_of_row(row: Mapping[str, Any], file: Path) -> tuple[str, bool]:
+def _project_of_row(row: Mapping[str, object], file: Path) -> tuple[str, bool]:
     """Return the project of a row, and whether the row says it. Ingest refuses one that can't be a project."""
     said: Any = row.get("pid", row.get("project_id"))
     try:

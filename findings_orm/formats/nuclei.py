@@ -9,7 +9,6 @@ References of a template are advisories and articles, no proofs of concept, so `
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from findings_orm.finding import MAX_NUMBER, SCHEMA_VERSION
 from findings_orm.formats import texts
@@ -52,7 +51,7 @@ def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `For
     return found
 
 
-def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:  # noqa: ARG001  # as `Format` calls it
+def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:  # noqa: ARG001  # as `Format` calls it
     """Yield a document for each result."""
     for result in reader.objects():
         try:
@@ -62,7 +61,7 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:  #
         yield made
 
 
-def document(result: dict[str, Any]) -> dict[str, Any]:
+def document(result: dict[str, object]) -> dict[str, object]:
     """Return the document for a result: a plain dict of the current schema, without id, project and run.
 
     A result whose `matcher-status` is false (``-matcher-status`` reports these) says that a template did *not*
@@ -72,7 +71,7 @@ def document(result: dict[str, Any]) -> dict[str, Any]:
     classification = _as_object(info.get("classification"))
     template = _first_text(result, TEMPLATE_KEYS)
     resource = _first_text(result, _MATCHED) or _first_text(result, ("host", "url"))
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "finding_schema_version": SCHEMA_VERSION,
         "detector_id": DETECTOR,
         "title": _first_text(info, ("name",)) or template or "nuclei result",
@@ -99,16 +98,16 @@ def document(result: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def has_matched(result: Mapping[str, Any]) -> bool:
+def has_matched(result: Mapping[str, object]) -> bool:
     """Whether the template matched, which it did unless the result says otherwise."""
     return not any(result.get(key) is False for key in _STATUS)
 
 
-def _as_object(value: Any) -> dict[str, Any]:
+def _as_object(value: object) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _first_text(result: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+def _first_text(result: Mapping[str, object], keys: tuple[str, ...]) -> str:
     for key in keys:
         value = result.get(key)
         if isinstance(value, str) and value.strip():
@@ -116,28 +115,28 @@ def _first_text(result: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     return ""
 
 
-def _severity_of(info: Mapping[str, Any]) -> str:
+def _severity_of(info: Mapping[str, object]) -> str:
     """Return the severity; `unknown`, none, and what nuclei does not know are `info`. It ignores case itself."""
     value = info.get("severity")
     name = value.strip().lower() if isinstance(value, str) else ""
     return name if name in _SEVERITIES else "info"
 
 
-def _cwe_numbers(classification: Mapping[str, Any]) -> list[int]:
+def _cwe_numbers(classification: Mapping[str, object]) -> list[int]:
     found = map(texts.cwe_number, texts.strings_in(classification.get("cwe-id"), separator=","))
     return texts.unique_items(number for number in found if number)
 
 
-def _cvss_score(classification: Mapping[str, Any]) -> float | None:
+def _cvss_score(classification: Mapping[str, object]) -> float | None:
     score = texts.number(classification.get("cvss-score"))
     return score if score is not None and 0 <= score <= 10 else None
 
 
-def _file_location(result: Mapping[str, Any], resource: str) -> dict[str, Any] | None:
+def _file_location(result: Mapping[str, object], resource: str) -> dict[str, object] | None:
     """Return the place in a file, which only templates of the type `file` have."""
     if result.get("type") != "file" or not resource:
         return None
-    location: dict[str, Any] = {"path": resource}
+    location: dict[str, object] = {"path": resource}
     for key in _LINES:
         lines = result.get(key)
         first = lines[0] if isinstance(lines, list) and lines else None
@@ -146,13 +145,15 @@ def _file_location(result: Mapping[str, Any], resource: str) -> dict[str, Any] |
     return location
 
 
-def _fingerprint_of(result: Mapping[str, Any], template: str, resource: str) -> str:
+def _fingerprint_of(result: Mapping[str, object], template: str, resource: str) -> str:
     """Return what tells results apart: the parts by which nuclei itself finds duplicates (pkg/reporting/dedupe).
 
     Template, matcher, extractor, type, place and extracted values, these sorted; not the host beside the
     place, whose form differs between versions. Time, address, request and response do not count.
     """
-    extracted: Any = next((result[key] for key in _EXTRACTED if isinstance(result.get(key), (list, str))), [])
+    extracted: object = next(
+        (result[key] for key in _EXTRACTED if isinstance(result.get(key), (list, str))), []
+    )
     fields = [
         template,
         _first_text(result, _MATCHER),

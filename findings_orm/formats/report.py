@@ -167,7 +167,7 @@ def translate_read_error(error: Exception, name: str) -> Exception:
     return error
 
 
-def _binary_stream(stream: Any) -> IO[bytes]:
+def _binary_stream(stream: object) -> IO[bytes]:
     buffer = getattr(stream, "buffer", stream)
     if isinstance(buffer, io.TextIOBase) or not hasattr(buffer, "read"):
         raise StorageValidationError(

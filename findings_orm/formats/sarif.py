@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from sys import getsizeof
-from typing import Any
 
 from findings_orm.errors import LimitExceededError
 from findings_orm.formats.base import Format, Head, Survey
@@ -53,7 +52,7 @@ def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `For
             results are in another file.
     """
     found = Survey(context=[])
-    version: Any = None
+    version: object = None
     runs = False
     for name in reader.members():
         if name == "version":
@@ -74,7 +73,7 @@ def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `For
     return found
 
 
-def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
+def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:
     """Yield a document for each result, from a log that `survey` has read."""
     runs: list[Run] = found.context
     most = max(FREE_BYTES, reader.limits.max_expansion_ratio * found.size)
@@ -99,7 +98,7 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, Any]]:
                         )
 
 
-def _read_result(reader: JsonReader, run: Run) -> dict[str, Any]:
+def _read_result(reader: JsonReader, run: Run) -> dict[str, object]:
     try:
         return document(run, reader.object())
     except RecursionError:
@@ -108,7 +107,7 @@ def _read_result(reader: JsonReader, run: Run) -> dict[str, Any]:
         reader.raise_with_place(error)
 
 
-def _check_version(reader: JsonReader, version: Any) -> None:
+def _check_version(reader: JsonReader, version: object) -> None:
     if version != VERSION:
         reader.refuse(f"this is no SARIF of version {VERSION}, its version is", version or "missing")
 
@@ -122,7 +121,7 @@ def _read_runs(reader: JsonReader, found: Survey) -> None:
 
 
 def _read_run(reader: JsonReader, found: Survey) -> None:
-    properties: dict[str, Any] = {}
+    properties: dict[str, object] = {}
     count: int | None = None
     for name in reader.members():
         if name == "results":
@@ -151,7 +150,7 @@ def _read_run(reader: JsonReader, found: Survey) -> None:
     found.detectors.append(run.detector_id)
 
 
-def _keep_value(reader: JsonReader, levels: int) -> Any:
+def _keep_value(reader: JsonReader, levels: int) -> object:
     """Take a value that stays in memory, part by part on its outermost levels."""
     start = reader.peek() if levels else ""
     if start == "{":
@@ -163,14 +162,14 @@ def _keep_value(reader: JsonReader, levels: int) -> Any:
     return reader.keep(reader.value())
 
 
-def _count_rules(tool: Any) -> int:
+def _count_rules(tool: object) -> int:
     """Return how many rules the components of a tool have."""
     components = [as_object(tool).get("driver"), *items(as_object(tool).get("extensions"))]
     rules = [as_object(component).get("rules") for component in components]
     return sum(len(array) for array in rules if isinstance(array, list))
 
 
-def _make_run(reader: JsonReader, properties: dict[str, Any]) -> Run:
+def _make_run(reader: JsonReader, properties: dict[str, object]) -> Run:
     try:
         return Run(properties, reader.limits)
     except RecursionError:
@@ -188,12 +187,12 @@ def _count_results(reader: JsonReader) -> int | None:
     return count
 
 
-def _check_inline(reader: JsonReader, value: Any) -> None:
+def _check_inline(reader: JsonReader, value: object) -> None:
     if any(one.get("results") for one in items(value)):
         reader.refuse("results in inlineExternalProperties are not supported: put them into their runs")
 
 
-def _check_external(reader: JsonReader, value: Any, found: Survey) -> None:
+def _check_external(reader: JsonReader, value: object, found: Survey) -> None:
     references = as_object(value)
     if references.get("results"):
         reader.refuse(

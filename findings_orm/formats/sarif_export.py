@@ -71,11 +71,11 @@ class Exported:
         gone: the finding no longer exists; its `baselineState` says so.
     """
 
-    result: dict[str, Any]
+    result: dict[str, object]
     run: dict[str, Any]
-    rule: dict[str, Any] | None = None
-    extension: dict[str, Any] | None = None
-    references: dict[str, Any] = field(default_factory=dict)
+    rule: dict[str, object] | None = None
+    extension: dict[str, object] | None = None
+    references: dict[str, object] = field(default_factory=dict)
     gone: bool = False
 
     def point_to_rule(self, rule: int | None, extension: int | None) -> None:
@@ -93,7 +93,9 @@ class Exported:
                     owner[key] = index
 
 
-def export_document(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str, Any]]) -> Exported:
+def export_document(
+    document: Mapping[str, object], rules: dict[tuple[str, str], dict[str, object]]
+) -> Exported:
     """Return what to write for a document of the current schema.
 
     Args:
@@ -114,7 +116,7 @@ def export_document(document: Mapping[str, Any], rules: dict[tuple[str, str], di
     return found
 
 
-def _reflect_document(found: Exported, document: Mapping[str, Any]) -> None:
+def _reflect_document(found: Exported, document: Mapping[str, object]) -> None:
     """Make the result say what the document says, as an import would understand it."""
     tool: dict[str, Any] = {"driver": found.run["tool"]["driver"]}
     strings = found.references.get("globalMessageStrings")
@@ -137,13 +139,13 @@ def _reflect_document(found: Exported, document: Mapping[str, Any]) -> None:
         _property_bag(found.result)[OWN_PROPERTY] = own
 
 
-def entry_of(references: Mapping[str, Any], reference: tuple[str, int]) -> dict[str, Any] | None:
+def entry_of(references: Mapping[str, object], reference: tuple[str, int]) -> dict[str, object] | None:
     """Return the element that a reference stands for, or None where it was not in the report either."""
     table, index = reference
     return element_at(references.get(table), index) or None
 
 
-def _field_value(document: Mapping[str, Any], name: str) -> Any:
+def _field_value(document: Mapping[str, object], name: str) -> Any:
     """Return a field so that absent, None and empty are equal."""
     value = document.get(name)
     if isinstance(value, dict):
@@ -180,7 +182,7 @@ def _original_result(document: Mapping[str, Any]) -> Exported | None:
     )
 
 
-def _detach_from_run(original: Mapping[str, Any], references: Mapping[str, Any]) -> dict[str, Any]:
+def _detach_from_run(original: Mapping[str, Any], references: Mapping[str, Any]) -> dict[str, object]:
     """Return a copy of a result, as deep as it may be changed, without what only its run explains.
 
     That are the indexes of taxa and of the invocation, and what an earlier export wrote for this package.
@@ -200,18 +202,18 @@ def _detach_from_run(original: Mapping[str, Any], references: Mapping[str, Any])
     return result
 
 
-def _driver(detector: str) -> dict[str, Any]:
-    driver: dict[str, Any] = {"name": detector}
+def _driver(detector: str) -> dict[str, object]:
+    driver: dict[str, object] = {"name": detector}
     if detector_slug(detector) != detector:
         driver["properties"] = {DETECTOR_PROPERTY: detector}
     return driver
 
 
-def _build_result(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str, Any]]) -> Exported:
+def _build_result(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str, object]]) -> Exported:
     """Return a result made of the document's fields."""
     message = as_object(document.get("evidence")).get("message")
     text = message if isinstance(message, str) and message.strip() else document["title"]
-    result: dict[str, Any] = {}
+    result: dict[str, object] = {}
     if document.get("rule_id"):
         result["ruleId"] = document["rule_id"]
     result["message"] = {"text": text}
@@ -251,13 +253,13 @@ def _build_rule(document: Mapping[str, Any], cwes: list[str]) -> dict[str, Any]:
     }
 
 
-def _build_locations(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _build_locations(document: Mapping[str, Any]) -> list[dict[str, object]]:
     location = document.get("location") or {}
     path = location.get("path") or document.get("resource")
     if not path:
         return []
     uri = path if _URI_REFERENCE.fullmatch(path) else quote(path, safe=_URI_CHARACTERS)
-    physical: dict[str, Any] = {"artifactLocation": {"uri": uri}}
+    physical: dict[str, object] = {"artifactLocation": {"uri": uri}}
     region = {
         "startLine": location.get("start_line"),
         "endLine": location.get("end_line"),
@@ -268,14 +270,14 @@ def _build_locations(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"physicalLocation": physical}]
 
 
-def _property_bag(result: dict[str, Any]) -> dict[str, Any]:
+def _property_bag(result: dict[str, Any]) -> dict[str, object]:
     if not isinstance(result.get("properties"), dict):
         result["properties"] = {}
-    bag: dict[str, Any] = result["properties"]
+    bag: dict[str, object] = result["properties"]
     return bag
 
 
-def _set_severity(result: dict[str, Any], document: Mapping[str, Any]) -> None:
+def _set_severity(result: dict[str, object], document: Mapping[str, Any]) -> None:
     """Say the severity as a level, and as the `security-severity` that tells high from critical."""
     level = _LEVELS[document["severity"]]
     result["level"] = level
@@ -294,7 +296,7 @@ def _exported_score(document: Mapping[str, Any]) -> str:
     return str(float(cvss)) if cvss is not None and least <= cvss <= most else usual
 
 
-def _set_status(result: dict[str, Any], document: Mapping[str, Any]) -> None:
+def _set_status(result: dict[str, object], document: Mapping[str, object]) -> None:
     """Say the status as a suppression, or as `baselineState` where the finding is gone."""
     status = _field_value(document, "status")
     if result.get("baselineState") == "absent":
@@ -308,7 +310,7 @@ def _set_status(result: dict[str, Any], document: Mapping[str, Any]) -> None:
         result["suppressions"] = []
 
 
-def _justification(document: Mapping[str, Any]) -> dict[str, str]:
+def _justification(document: Mapping[str, object]) -> dict[str, str]:
     comment = as_object(document.get("evidence")).get("status_comment")
     return {"justification": comment} if isinstance(comment, str) and comment else {}
 
@@ -328,7 +330,7 @@ _HIGHEST_INDEX = 100_000
 
 
 @checked
-def write_sarif(documents: Iterable[Mapping[str, Any]], stream: Stream) -> int:
+def write_sarif(documents: Iterable[Mapping[str, object]], stream: Stream) -> int:
     """Write a SARIF 2.1.0 log with a result for each document and return how many there were.
 
     Args:
@@ -365,7 +367,7 @@ def _translate_write_errors(index: int) -> Iterator[None]:
         raise StorageValidationError(f"document {index}: JSON can't hold it: {error}", index=index) from error
 
 
-def _check_document(document: Mapping[str, Any], index: int) -> None:
+def _check_document(document: Mapping[str, object], index: int) -> None:
     if not isinstance(document, Mapping):
         raise StorageValidationError.of_field("document", "must be a finding", document, index=index)
     for name in ("detector_id", "title"):
@@ -379,13 +381,13 @@ def _check_document(document: Mapping[str, Any], index: int) -> None:
 class _Rules:
     """The rules of a tool component, each descriptor once."""
 
-    def __init__(self, component: dict[str, Any]) -> None:
+    def __init__(self, component: dict[str, object]) -> None:
         self.component = component
-        self.descriptors: list[dict[str, Any]] = []
+        self.descriptors: list[dict[str, object]] = []
         self._known: dict[str, int] = {}
         self._ids: dict[str, int] = {}
 
-    def add(self, descriptor: dict[str, Any]) -> tuple[int, bool]:
+    def add(self, descriptor: dict[str, object]) -> tuple[int, bool]:
         """Return the index of a descriptor, and whether its id alone finds it."""
         key = hashlib.sha256(canonical_json(descriptor).encode()).hexdigest()
         index = self._known.setdefault(key, len(self.descriptors))
@@ -393,7 +395,7 @@ class _Rules:
             self.descriptors.append(descriptor)
         return index, self._ids.setdefault(str(descriptor.get("id")), index) == index
 
-    def component_with_rules(self) -> dict[str, Any]:
+    def component_with_rules(self) -> dict[str, object]:
         return {**self.component, "rules": self.descriptors} if self.descriptors else self.component
 
 
@@ -405,8 +407,8 @@ class _Group:
         self.offsets = array("Q")
         self._driver = _Rules(run["tool"]["driver"])
         self._extensions: dict[str, tuple[int, _Rules]] = {}
-        self._tables: dict[str, dict[int, Any]] = {name: {} for name in TABLES}
-        self._strings: dict[str, Any] = {}
+        self._tables: dict[str, dict[int, object]] = {name: {} for name in TABLES}
+        self._strings: dict[str, object] = {}
 
     def explains_messages(self, found: Exported) -> bool:
         """Whether the messages of this run are, as far as `found` uses them, its own."""
@@ -441,7 +443,7 @@ class _Group:
             found.result.setdefault("ruleIndex", index)
         found.point_to_rule(index, place)
 
-    def _add_tables(self, references: Mapping[str, Any]) -> set[tuple[str, int]]:
+    def _add_tables(self, references: Mapping[str, object]) -> set[tuple[str, int]]:
         """Take the elements over and return the references whose index is taken by something else."""
         unfit = set()
         for table, known in self._tables.items():
@@ -451,7 +453,7 @@ class _Group:
                     unfit.add((table, index))
         return unfit
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> dict[str, object]:
         """Return the run without its results."""
         tool: dict[str, Any] = {"driver": self._driver.component_with_rules()}
         if self._strings:
@@ -462,7 +464,7 @@ class _Group:
         return {**self.run, "tool": tool, **tables}
 
 
-def _fill_gaps(known: Mapping[int, Any]) -> list[Any]:
+def _fill_gaps(known: Mapping[int, object]) -> list[object]:
     """Return a table as an array; the elements that no result refers to are empty but for their number."""
     return [known.get(index, {"properties": {"unused": index}}) for index in range(max(known) + 1)]
 
@@ -473,9 +475,9 @@ class _Made:
     def __init__(self, spool: IO[bytes]) -> None:
         self._spool = spool
         self._groups: dict[tuple[str, int], _Group] = {}
-        self._rules: dict[tuple[str, str], dict[str, Any]] = {}
+        self._rules: dict[tuple[str, str], dict[str, object]] = {}
 
-    def add(self, document: Mapping[str, Any]) -> None:
+    def add(self, document: Mapping[str, object]) -> None:
         """Add the result for a document to the run that it belongs to."""
         found = export_document(document, self._rules)
         name = hashlib.sha256(canonical_json([found.run, found.gone]).encode()).hexdigest()

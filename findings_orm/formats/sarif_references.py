@@ -26,7 +26,7 @@ Reference = tuple[str, int]
 """A table of the run, and an index in it."""
 
 
-def shorten_artifact(value: Any) -> dict[str, Any]:
+def shorten_artifact(value: object) -> dict[str, object]:
     """Return what is kept of an artifact (§3.24): where it is, not its contents, hashes and times."""
     return {key: inner for key, inner in as_object(value).items() if key in _ARTIFACT}
 
@@ -41,10 +41,10 @@ class Collected:
         depth: how deep the result nests.
     """
 
-    def __init__(self, run: Run, result: Mapping[str, Any], rule: Rule | None) -> None:
+    def __init__(self, run: Run, result: Mapping[str, object], rule: Rule | None) -> None:
         self._run = run
         self._own_messages = rule.strings if rule else {}
-        self._elements: list[tuple[str, Any]] = []
+        self._elements: list[tuple[str, object]] = []
         self.found: dict[str, Any] = {}
         self._size = 0
         self.depth = self._note_references("", result)
@@ -72,7 +72,7 @@ class Collected:
             level = below
         return depth
 
-    def _note_object(self, name: str, value: Mapping[str, Any]) -> None:
+    def _note_object(self, name: str, value: Mapping[str, object]) -> None:
         table = _TABLE_OF.get(name, name)
         if name in _TABLE_OF:
             self._take_element(table, value.get("index"))
@@ -97,7 +97,7 @@ class Collected:
 
 
 def inline_references(
-    result: dict[str, Any], entry_of: Callable[[Reference], Mapping[str, Any] | None]
+    result: dict[str, Any], entry_of: Callable[[Reference], Mapping[str, object] | None]
 ) -> None:
     """Replace references by the elements they stand for.
 
@@ -119,7 +119,7 @@ def inline_references(
                 value.setdefault(key, clone_json(inner))
 
 
-def _named_objects(value: Any) -> list[tuple[str, dict[str, Any]]]:
+def _named_objects(value: object) -> list[tuple[str, dict[str, object]]]:
     """Return every object inside `value`, with the name of the property it belongs to; without recursion."""
     found = []
     todo = [("", value)]

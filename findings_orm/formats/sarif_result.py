@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from findings_orm.errors import StorageError
 from findings_orm.finding import FIELDS, MAX_DEPTH, MAX_NUMBER, SCHEMA_VERSION, validate_finding
@@ -64,7 +63,7 @@ _LONGEST_FINGERPRINT = 255
 _PLACEHOLDER_FINGERPRINTS = frozenset({"requires login"})  # what semgrep writes for users without an account
 
 
-def document(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+def document(run: Run, result: dict[str, object]) -> dict[str, object]:
     """Return the document for a result: a plain dict of the current schema, without id, project and run.
 
     Args:
@@ -75,13 +74,13 @@ def document(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     return {**fields(run, result, rule), "evidence": _collect_evidence(run, result, rule)}
 
 
-def fields(run: Run, result: Mapping[str, Any], rule: Rule | None) -> dict[str, Any]:
+def fields(run: Run, result: Mapping[str, object], rule: Rule | None) -> dict[str, object]:
     """Return the fields of the document for a result, without its evidence."""
     properties = as_object(result.get("properties"))
     name = replace_nul(rule_id(result) or (rule.id if rule else ""))
     where = _first_location(run, result)
     tags = [Tags(properties), *([rule.tags] if rule else [])]
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "finding_schema_version": SCHEMA_VERSION,
         "detector_id": run.detector_id,
         "title": _title_of_result(run, result, rule) or name or f"{run.name or 'SARIF'} result",
@@ -107,12 +106,12 @@ class _Where:
 
     __slots__ = ("location", "resource")
 
-    def __init__(self, resource: str = "", location: dict[str, Any] | None = None) -> None:
+    def __init__(self, resource: str = "", location: dict[str, object] | None = None) -> None:
         self.resource = resource
         self.location = location
 
 
-def _first_location(run: Run, result: Mapping[str, Any]) -> _Where:
+def _first_location(run: Run, result: Mapping[str, object]) -> _Where:
     """Return the place of the first location that has an artifact, else of the first with a logical name.
 
     The URI stays as it is, relative to its `uriBaseId` (§3.4.4: so that it means the same on every machine;
@@ -134,7 +133,7 @@ def _first_location(run: Run, result: Mapping[str, Any]) -> _Where:
     return _Where()
 
 
-def _artifact_uri(run: Run, location: Any) -> str:
+def _artifact_uri(run: Run, location: object) -> str:
     """Return the URI of an artifactLocation, given there or in the run's artifacts (§3.4.3, §3.4.5)."""
     given = as_object(location)
     uri = given.get("uri")
@@ -144,8 +143,8 @@ def _artifact_uri(run: Run, location: Any) -> str:
     return replace_nul(uri) if isinstance(uri, str) else ""
 
 
-def _location_of_region(path: str, region: Mapping[str, Any]) -> dict[str, Any]:
-    location: dict[str, Any] = {"path": path}
+def _location_of_region(path: str, region: Mapping[str, object]) -> dict[str, object]:
+    location: dict[str, object] = {"path": path}
     start, end = _line_number(region.get("startLine")), _line_number(region.get("endLine"))
     if start:
         location["start_line"] = start
@@ -157,20 +156,20 @@ def _location_of_region(path: str, region: Mapping[str, Any]) -> dict[str, Any]:
     return location
 
 
-def _line_number(value: Any) -> int | None:
+def _line_number(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     line = index_in(value)
     return line if line and line <= MAX_NUMBER else None
 
 
-def _title_of_result(run: Run, result: Mapping[str, Any], rule: Rule | None) -> str:
+def _title_of_result(run: Run, result: Mapping[str, object], rule: Rule | None) -> str:
     if rule and rule.title:
         return replace_nul(rule.title)
     return replace_nul(texts.first_line(run.message(result.get("message"), rule)))
 
 
-def _security_severity(properties: Mapping[str, Any], rule: Rule | None) -> float | None:
+def _security_severity(properties: Mapping[str, object], rule: Rule | None) -> float | None:
     for bag in (properties, rule.properties if rule else {}):
         score = texts.number(bag.get("security-severity"))
         if score is not None:
@@ -185,7 +184,7 @@ def severity_of(level: str, score: float | None) -> str:
     return next((name for least, name in _BY_SCORE if score >= least), "low")
 
 
-def status_of(result: Mapping[str, Any]) -> tuple[str, str]:
+def status_of(result: Mapping[str, object]) -> tuple[str, str]:
     """Return the status that suppressions give (§3.27.23, §3.35), and its comment.
 
     A result is suppressed (`risk_accepted`) if it has suppressions and all are accepted, as without a status
@@ -212,7 +211,7 @@ def status_of(result: Mapping[str, Any]) -> tuple[str, str]:
     return status, "\n".join(texts.unique_items(text for text in reasons if isinstance(text, str) and text))
 
 
-def fingerprint_of(result: Mapping[str, Any], rule: str, uri: str) -> str | None:
+def fingerprint_of(result: Mapping[str, object], rule: str, uri: str) -> str | None:
     """Return the tool's own identity for a result.
 
     From `fingerprints` (§3.27.16) it is ``name=value``, sorted and joined by ``;`` (``%``, ``;`` and ``=`` are
@@ -236,7 +235,7 @@ def fingerprint_of(result: Mapping[str, Any], rule: str, uri: str) -> str | None
     return f"partial/v1:{texts.hash_fields(rule, uri, *fields)}"
 
 
-def _fingerprint_parts(fingerprints: Any) -> dict[str, str]:
+def _fingerprint_parts(fingerprints: object) -> dict[str, str]:
     found = {
         replace_nul(key): replace_nul(value)
         if isinstance(value, str)
@@ -251,7 +250,7 @@ def _quote_separators(text: str) -> str:
     return text.replace("%", "%25").replace(";", "%3B").replace("=", "%3D")
 
 
-def _cwe_numbers(run: Run, result: Mapping[str, Any], rule: Rule | None) -> list[int]:
+def _cwe_numbers(run: Run, result: Mapping[str, object], rule: Rule | None) -> list[int]:
     """Return the CWE numbers of tags, taxa and `cwe` properties: the result's before the rule's."""
     properties = as_object(result.get("properties"))
     taxa = [number for taxon in items(result.get("taxa")) for number in run.cwes_of(taxon)]
@@ -259,7 +258,7 @@ def _cwe_numbers(run: Run, result: Mapping[str, Any], rule: Rule | None) -> list
     return texts.unique_items(found + rule.cwes if rule else found)
 
 
-def _detection_time(run: Run, result: Mapping[str, Any]) -> str | None:
+def _detection_time(run: Run, result: Mapping[str, object]) -> str | None:
     """Return when the result was first detected (§3.48.3), else when its invocation ended or began (§3.20.7)."""
     first = as_object(result.get("provenance")).get("firstDetectionTimeUtc")
     invocation = run.invocation(result)
@@ -267,7 +266,7 @@ def _detection_time(run: Run, result: Mapping[str, Any]) -> str | None:
     return next((time for value in times if (time := texts.utc_time(value))), None)
 
 
-def _collect_evidence(run: Run, result: dict[str, Any], rule: Rule | None) -> dict[str, Any]:
+def _collect_evidence(run: Run, result: dict[str, object], rule: Rule | None) -> dict[str, object]:
     explained = Collected(run, result, rule)
     fits = explained.depth <= MAX_DEPTH - 4
     run_kept = texts.clone_json(run.stored)
@@ -289,7 +288,7 @@ def _collect_evidence(run: Run, result: dict[str, Any], rule: Rule | None) -> di
     return {key: value for key, value in evidence.items() if key == "sarif" or value or value == 0.0}
 
 
-def _with_own_fields(found: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _with_own_fields(found: dict[str, object], own: Mapping[str, object]) -> dict[str, object]:
     """Return the document with the fields that an export of this package wrote, if they are valid."""
     own = own_fields_of_today(own)
     changed = {**found, **{key: texts.clone_json(own[key]) for key in OWN_FIELDS if key in own}}

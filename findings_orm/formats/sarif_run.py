@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 from findings_orm.finding import MAX_NUMBER
 from findings_orm.formats.sarif_values import (
@@ -72,7 +71,7 @@ class Rule:
         level: the level of its default configuration, or None.
     """
 
-    def __init__(self, run: Run, descriptor: dict[str, Any], extension: int | None) -> None:
+    def __init__(self, run: Run, descriptor: dict[str, object], extension: int | None) -> None:
         self.descriptor = descriptor
         self.extension = extension
         self.id = id_text(descriptor.get("id"))
@@ -100,7 +99,7 @@ class Rule:
         return json_size(self.stored, most) + json_size(owner, most)
 
     @cached_property
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, object]:
         """What of the descriptor is kept with each result: all, except a `help` longer than `HELP_LIMIT`."""
         kept = clone_json(limit_depth(self.descriptor))
         if not isinstance(kept, dict):
@@ -125,7 +124,7 @@ class Run:
         tables: the tables of `TABLES`, as arrays or as objects whose names are indexes.
     """
 
-    def __init__(self, properties: Mapping[str, Any], limits: Limits = DEFAULT) -> None:
+    def __init__(self, properties: Mapping[str, object], limits: Limits = DEFAULT) -> None:
         self.limits = limits
         self.added = 0
         tool = as_object(properties.get("tool"))
@@ -139,7 +138,7 @@ class Run:
         name = self.driver.get("name")
         self.name = replace_nul(name) if isinstance(name, str) else ""
         self.detector_id = detector_id(self.driver)
-        self.stored: dict[str, Any] = {"tool": {"driver": component_texts(self.driver)}}
+        self.stored: dict[str, object] = {"tool": {"driver": component_texts(self.driver)}}
         kept = {
             key: limit_depth(properties[key], 90) for key in RUN_PROPERTIES if properties.get(key) is not None
         }
@@ -147,12 +146,12 @@ class Run:
         self._rules: dict[int | None, list[Rule]] = {}
         self._by_id: dict[int | None, dict[str, Rule]] = {}
         self._by_guid: dict[int | None, dict[str, Rule]] = {}
-        self._found: dict[tuple[Any, ...], Rule | None] = {}
+        self._found: dict[tuple[object, ...], Rule | None] = {}
         self._size = json_size(self.stored, limits.max_document_bytes)
         self._sizes: dict[tuple[str, int], int] = {}
 
     @property
-    def tool_info(self) -> dict[str, Any]:
+    def tool_info(self) -> dict[str, object]:
         """The tool, as JSON: name, detector_id, version, information_uri, and whether the run succeeded.
 
         `successful` is False where an invocation says that it was not (§3.20.14), None where none says
@@ -169,13 +168,13 @@ class Run:
             "successful": False if False in said else True if True in said else None,
         }
 
-    def size_of_element(self, table: str, index: int, entry: Mapping[str, Any]) -> int:
+    def size_of_element(self, table: str, index: int, entry: Mapping[str, object]) -> int:
         """Return the size of an element of a table."""
         if (table, index) not in self._sizes:
             self._sizes[table, index] = json_size(entry, self.limits.max_document_bytes)
         return self._sizes[table, index]
 
-    def count_added(self, rule: Rule | None, *parts: Any) -> None:
+    def count_added(self, rule: Rule | None, *parts: object) -> None:
         """Count what a document has beside its result: the rule, the run, and other parts.
 
         Raises:
@@ -189,11 +188,11 @@ class Run:
             "max_document_bytes", self.added, "the size of what a document has of its rule and run, in bytes"
         )
 
-    def component(self, extension: int | None) -> dict[str, Any]:
+    def component(self, extension: int | None) -> dict[str, object]:
         """Return the driver, or an extension."""
         return self.driver if extension is None else self.extensions[extension]
 
-    def rule_of(self, result: Mapping[str, Any]) -> Rule | None:
+    def rule_of(self, result: Mapping[str, object]) -> Rule | None:
         """Return the rule that a result is about (§3.27.5 to §3.27.7)."""
         reference = as_object(result.get("rule"))
         index = index_in(result.get("ruleIndex"))
@@ -201,7 +200,7 @@ class Run:
             {**reference, "id": rule_id(result), "index": reference.get("index") if index is None else index}
         )
 
-    def find_rule(self, reference: Mapping[str, Any]) -> Rule | None:
+    def find_rule(self, reference: Mapping[str, object]) -> Rule | None:
         """Look up a rule (§3.52.3).
 
         An index counts where the id agrees with it (equal, or the first parts of a hierarchical id), then a
@@ -271,7 +270,7 @@ class Run:
                     return position
         return None
 
-    def level(self, result: Mapping[str, Any], rule: Rule | None) -> str:
+    def level(self, result: Mapping[str, object], rule: Rule | None) -> str:
         """Return the level that applies to a result (§3.27.10); an unknown level counts as absent.
 
         A run with one invocation needs no `invocationIndex` to say which one it was.
@@ -282,7 +281,7 @@ class Run:
             return "none"
         return self._overriding_level(result, rule) or (rule.level if rule else None) or "warning"
 
-    def _overriding_level(self, result: Mapping[str, Any], rule: Rule | None) -> str | None:
+    def _overriding_level(self, result: Mapping[str, object], rule: Rule | None) -> str | None:
         for override in items(self.invocation(result).get("ruleConfigurationOverrides")):
             descriptor = as_object(override.get("descriptor"))
             level = as_object(override.get("configuration")).get("level")
@@ -291,13 +290,13 @@ class Run:
                 return str(level)
         return None
 
-    def invocation(self, result: Mapping[str, Any]) -> dict[str, Any]:
+    def invocation(self, result: Mapping[str, object]) -> dict[str, object]:
         """Return the invocation that produced a result (§3.48.6), or an empty one."""
         index = index_in(as_object(result.get("provenance")).get("invocationIndex"))
         only = isinstance(self.invocations, list) and len(self.invocations) == 1
         return element_at(self.invocations, 0 if index is None and only else index)
 
-    def message(self, message: Any, rule: Rule | None) -> str:
+    def message(self, message: object, rule: Rule | None) -> str:
         """Return the text of a message (§3.11.7), with its arguments.
 
         Braces are only unescaped in a text that has arguments or is looked up by its id: without them, tools
@@ -323,11 +322,11 @@ class Run:
         return ""
 
     @property
-    def global_strings(self) -> dict[str, Any]:
+    def global_strings(self) -> dict[str, object]:
         """The driver's messages that are no rule's (§3.19.22)."""
         return as_object(self.driver.get("globalMessageStrings"))
 
-    def _find_taxonomy(self, reference: Mapping[str, Any]) -> dict[str, Any]:
+    def _find_taxonomy(self, reference: Mapping[str, object]) -> dict[str, object]:
         """Return the taxonomy that a reference to a taxon names, as far as the report has it (§3.19.3)."""
         owner = as_object(reference.get("toolComponent"))
         found = element_at(self.taxonomies, owner.get("index"))
@@ -335,7 +334,7 @@ class Run:
         same = [one for one in self.taxonomies if wanted and id_text(one.get("guid")).lower() == wanted]
         return found or (same[0] if same else {})
 
-    def name_taxon(self, reference: Mapping[str, Any]) -> dict[str, Any]:
+    def name_taxon(self, reference: Mapping[str, object]) -> dict[str, object]:
         """Return a reference to a taxon by id and name instead of indexes, which only this report explains."""
         taxonomy = self._find_taxonomy(reference)
         taxon = element_at(taxonomy.get("taxa"), reference.get("index"))
@@ -351,7 +350,7 @@ class Run:
                 owner.setdefault(key, taxonomy[key])
         return {**result, "toolComponent": owner} if owner else result
 
-    def cwes_of(self, reference: Mapping[str, Any]) -> list[int]:
+    def cwes_of(self, reference: Mapping[str, object]) -> list[int]:
         """Return the CWE numbers that a reference to a taxon stands for (§3.27.8, §3.49.15)."""
         taxon = self.name_taxon(reference)
         owner = as_object(taxon.get("toolComponent"))

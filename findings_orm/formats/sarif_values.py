@@ -23,22 +23,22 @@ _DETECTOR = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\d{1,9})\}", re.ASCII)
 
 
-def as_object(value: Any) -> dict[str, Any]:
+def as_object(value: object) -> dict[str, Any]:
     """Return `value` if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
-def items(value: Any) -> list[dict[str, Any]]:
+def items(value: object) -> list[dict[str, Any]]:
     """Return the objects in `value` if it is an array."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def index_in(value: Any) -> int | None:
+def index_in(value: object) -> int | None:
     """Return an array index, or None; -1 is how SARIF writes none (§3.7.4)."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def element_at(table: Any, index: Any) -> dict[str, Any]:
+def element_at(table: object, index: object) -> dict[str, object]:
     """Return the object at `index` of an array, or of an object whose names are indexes; else an empty one."""
     position = index_in(index)
     if position is None:
@@ -48,14 +48,14 @@ def element_at(table: Any, index: Any) -> dict[str, Any]:
     return as_object(as_object(table).get(str(position)))
 
 
-def id_text(value: Any) -> str:
+def id_text(value: object) -> str:
     """Return an id as text: a few tools write numbers; ``""`` where there is none."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else ""
 
 
-def text_of(message: Any) -> str:
+def text_of(message: object) -> str:
     """Return the text of a message or multiformatMessageString, ``""`` where it has none (§3.11.8, §3.12.3)."""
     if isinstance(message, str):
         return message
@@ -78,7 +78,7 @@ def detector_slug(name: str) -> str:
     return f"sarif-{hashlib.sha256(name.encode()).hexdigest()[:12]}" if name.strip() else "sarif"
 
 
-def fill_placeholders(text: str, arguments: Any, limits: Limits) -> str:
+def fill_placeholders(text: str, arguments: object, limits: Limits) -> str:
     """Replace ``{0}`` by the argument and ``{{``, ``}}`` by braces (§3.11.5); without argument it stays.
 
     Raises:
@@ -104,7 +104,7 @@ def fill_placeholders(text: str, arguments: Any, limits: Limits) -> str:
     return _PLACEHOLDER.sub(replace_placeholder, text)
 
 
-def detector_id(driver: Mapping[str, Any]) -> str:
+def detector_id(driver: Mapping[str, object]) -> str:
     """Return the detector_id of a driver (§3.18.2): the slug of its name, or what `DETECTOR_PROPERTY` says."""
     given = as_object(driver.get("properties")).get(DETECTOR_PROPERTY)
     name = driver.get("name")
@@ -125,14 +125,14 @@ class Tags:
 
     __slots__ = ("cves", "cwes", "others")
 
-    def __init__(self, properties: Mapping[str, Any]) -> None:
+    def __init__(self, properties: Mapping[str, object]) -> None:
         names = strings_in(properties.get("tags"))
         self.cwes = [number for name in names if (number := cwe_number(name))]
         self.cves = cve_ids(names)
         self.others = valid_tags(name for name in names if not cwe_number(name) and not cve_ids([name]))
 
 
-def property_cwes(properties: Mapping[str, Any]) -> list[int]:
+def property_cwes(properties: Mapping[str, object]) -> list[int]:
     """Return the CWE numbers of a property named `cwe` (not of the standard, but several tools write it)."""
     value = properties.get("cwe")
     found = []
@@ -143,17 +143,17 @@ def property_cwes(properties: Mapping[str, Any]) -> list[int]:
     return found
 
 
-def rule_id(result: Mapping[str, Any]) -> str:
+def rule_id(result: Mapping[str, object]) -> str:
     """Return the id of a result's rule as the result gives it (§3.27.5, §3.52.4), else ``""``."""
     return id_text(result.get("ruleId")) or id_text(as_object(result.get("rule")).get("id"))
 
 
-def component_texts(component: Mapping[str, Any]) -> dict[str, str]:
+def component_texts(component: Mapping[str, object]) -> dict[str, str]:
     """Return the properties of a tool component that are texts: name, version, guid, URIs."""
     return {key: value for key, value in component.items() if isinstance(value, str)}
 
 
-def own_fields_of_today(own: Mapping[str, Any]) -> Mapping[str, Any]:
+def own_fields_of_today(own: Mapping[str, object]) -> Mapping[str, object]:
     """Return what an older release wrote, with one CWE number and one OWASP category, as the lists of today."""
     changed = dict(own)
     if "cwe" in own and "cwe_ids" not in own:

@@ -31,7 +31,7 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
-def utc_time(value: Any) -> str | None:
+def utc_time(value: object) -> str | None:
     """Return an RFC 3339 time as the canonical time in UTC, cut to microseconds; None for anything else.
 
     A time without an offset has no meaning on its own and is not placed. Neither is year 1, which is what
@@ -48,7 +48,7 @@ def utc_time(value: Any) -> str | None:
         return None
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """Return a finite number, given as a number or as text (``"7.5"``); None for anything else."""
     if isinstance(value, str):
         value = value.strip() if _NUMBER.fullmatch(value.strip()) else None
@@ -61,7 +61,7 @@ def number(value: Any) -> float | None:
     return result if math.isfinite(result) else None
 
 
-def strings_in(value: Any, *, separator: str | None = None) -> list[str]:
+def strings_in(value: object, *, separator: str | None = None) -> list[str]:
     """Return the texts in `value`: a list of texts, or one text, split at `separator` if there is one."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(separator)] if separator else [value]
@@ -99,12 +99,12 @@ def hash_fields(*fields: str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """Return JSON that is the same for equal values, whatever the order of their keys."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def limit_depth(value: Any, limit: int = MAX_DEPTH - 4) -> Any:
+def limit_depth(value: object, limit: int = MAX_DEPTH - 4) -> object:
     """Return `value`, or its JSON as text where it nests deeper than evidence may."""
     todo = [(value, 1)]
     while todo:
@@ -118,7 +118,7 @@ def limit_depth(value: Any, limit: int = MAX_DEPTH - 4) -> Any:
     return value
 
 
-def clone_json(value: Any) -> Any:
+def clone_json(value: object) -> Any:
     """Return a copy of a JSON value that shares nothing with it."""
     if isinstance(value, dict):
         return {key: clone_json(inner) for key, inner in value.items()}

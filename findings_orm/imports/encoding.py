@@ -58,7 +58,7 @@ class Encoder:
             check_parts(document, self._limits)
             return b""
 
-    def bytes_of_all(self, documents: list[Any]) -> bytes:
+    def bytes_of_all(self, documents: list[object]) -> bytes:
         """Return the bytes of many documents, one after the other; none where they have to be looked at one by one."""
         self._written.room += _TOGETHER
         try:
@@ -95,16 +95,16 @@ class _Written:
 
 
 class _PlainPickler(pickle.Pickler):
-    def reducer_override(self, value: Any) -> Any:
+    def reducer_override(self, value: object) -> Any:
         raise ValueError(f"no plain type: {type(value)}")
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         raise ValueError(f"no plain type: {module}.{name}")
 
 
-def documents_in(data: bytes, count: int) -> Iterator[Any]:
+def documents_in(data: bytes, count: int) -> Iterator[object]:
     """Yield the documents of which `Encoder` made bytes, joined in their order."""
     unpickler = _PlainUnpickler(BytesIO(data))
     for _ in range(count):

@@ -158,7 +158,7 @@ class Import:
         self._originals: list[RejectedOriginal] = []
         self._copies: Counter[bytes] = Counter()
 
-    def execute(self, unit: Records, documents: Iterable[Mapping[str, Any]]) -> IngestReport:
+    def execute(self, unit: Records, documents: Iterable[Mapping[str, object]]) -> IngestReport:
         """Import `documents` and return the report."""
         self.unit = unit
         try:
@@ -166,7 +166,7 @@ class Import:
         finally:
             self._under_way.close()
 
-    def _import_documents(self, unit: Records, documents: Iterable[Mapping[str, Any]]) -> IngestReport:
+    def _import_documents(self, unit: Records, documents: Iterable[Mapping[str, object]]) -> IngestReport:
         if repeated := self._earlier_report(unit.runs(self.project_id)):
             return repeated
         self.advance = unit.advance(self.project_id, self.at)
@@ -186,7 +186,7 @@ class Import:
             self._record_run(recognition.digests)
         return self.report
 
-    def _read_report(self, documents: Iterable[Mapping[str, Any]], recognition: Recognition) -> None:
+    def _read_report(self, documents: Iterable[Mapping[str, object]], recognition: Recognition) -> None:
         """Take in the whole report."""
         deferred = Deferred()
         with pause_garbage_collection() as collects:
@@ -203,8 +203,8 @@ class Import:
             self._write_changes()
 
     def _unrecognised_batches(
-        self, documents: Iterable[Mapping[str, Any]], recognition: Recognition
-    ) -> Iterator[list[Mapping[str, Any]]]:
+        self, documents: Iterable[Mapping[str, object]], recognition: Recognition
+    ) -> Iterator[list[Mapping[str, object]]]:
         """Yield the batches of a report; none where the same report came before."""
         for batch, data in _split_documents(documents, self.limits):
             if not recognition.recognise_batch(batch, data):
@@ -227,7 +227,7 @@ class Import:
 
     # -- validation -----------------------------------------------------------------------------------------
 
-    def _take_batch(self, first: int, batch: list[Mapping[str, Any]], deferred: Deferred) -> None:
+    def _take_batch(self, first: int, batch: list[Mapping[str, object]], deferred: Deferred) -> None:
         """Recognise what is known to the last bit, validate the rest, and write; `first` is the position of the batch."""
         probes = [
             self._probe_document(index, given)
@@ -261,7 +261,7 @@ class Import:
                 next(self._under_way, None)
             yield item
 
-    def _probe_document(self, index: int, given: Mapping[str, Any]) -> Probe:
+    def _probe_document(self, index: int, given: Mapping[str, object]) -> Probe:
         """Return what a document is where nothing speaks against it; it is not known to be valid."""
         try:
             document, has_id = self._fill_document(given)
@@ -277,7 +277,7 @@ class Import:
         found = content_digest(content) if known else b""
         return Probe(index, document, digest, line, found, bool(content), has_id)
 
-    def _fill_document(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    def _fill_document(self, given: Mapping[str, object]) -> tuple[dict[str, object], bool]:
         """Return a document of the current version with what the import fills in, and whether it had an id."""
         if isinstance(given, Oversized):
             raise given.error
@@ -296,7 +296,7 @@ class Import:
                 document[name] = value
         return document, has_id
 
-    def _may_skip_validation(self, document: Mapping[str, Any], *, has_id: bool) -> bool:
+    def _may_skip_validation(self, document: Mapping[str, object], *, has_id: bool) -> bool:
         """Return whether a known finding may have come with the fields that are not part of its content."""
         created_at = document["created_at"]
         if has_id and not is_uuid(document["id"]):
@@ -308,7 +308,7 @@ class Import:
         except (TypeError, ValueError):
             return False
 
-    def _validate_probe(self, probe: Probe, given: Mapping[str, Any]) -> Incoming:
+    def _validate_probe(self, probe: Probe, given: Mapping[str, object]) -> Incoming:
         index, document, digest, line, found, plain, has_id = probe
         if not document:
             document, has_id = self._fill_document(given)
@@ -355,7 +355,7 @@ class Import:
             RejectedOriginal(rejected_id, self.run.id, index, self.at, field, reason, original)
         )
 
-    def _size_to_keep(self, form: str, original: Any) -> int:
+    def _size_to_keep(self, form: str, original: object) -> int:
         """Return the size of an original as JSON; `form` is that in ASCII.
 
         Raises:
@@ -367,7 +367,7 @@ class Import:
         self.limits.check("max_document_bytes", size, "its size, in bytes")
         return size
 
-    def _renew_older_findings(self, documents: Iterable[Mapping[str, Any]]) -> None:
+    def _renew_older_findings(self, documents: Iterable[Mapping[str, object]]) -> None:
         """Bring what an older version of the algorithm identified as one of these documents to the present one."""
         former = {digest for document in documents if (digest := former_digest(document))}
         if former and any(one.version < VERSION for one in self.unit.identities(self.project_id, former)):
@@ -481,7 +481,7 @@ class Import:
         self.unit.put_run(self.project_id, run, receipt)
 
 
-def _split_documents(documents: Iterable[Any], limits: Limits) -> Iterator[tuple[list[Any], bytes]]:
+def _split_documents(documents: Iterable[object], limits: Limits) -> Iterator[tuple[list[Any], bytes]]:
     """Yield batches of documents with their bytes, none where a document is not of plain types.
 
     A stream is cut by the memory that its documents take, too; a list is in memory as a whole already.
@@ -495,8 +495,10 @@ def _split_documents(documents: Iterable[Any], limits: Limits) -> Iterator[tuple
         yield from _one_by_one(documents, encoder, BATCH_BYTES)
 
 
-def _one_by_one(documents: Iterable[Any], encoder: Encoder, most: int) -> Iterator[tuple[list[Any], bytes]]:
-    batch: list[Any] = []
+def _one_by_one(
+    documents: Iterable[object], encoder: Encoder, most: int
+) -> Iterator[tuple[list[object], bytes]]:
+    batch: list[object] = []
     parts: list[bytes] = []
     total = 0
     for document in documents:

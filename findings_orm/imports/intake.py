@@ -76,6 +76,6 @@ def as_run(run: GivenRun, at: str, limits: Limits = DEFAULT) -> Run:
     return Run(checked["id"], tuple(run.detectors), checked["created_at"], checked["evidence"])
 
 
-def _given_or_new(value: Any, make: Callable[[], str]) -> Any:
+def _given_or_new(value: object, make: Callable[[], str]) -> object:
     """Return a member of a run as it was given, or a new one where it is left out."""
     return make() if value is None or (isinstance(value, str) and not value) else value

@@ -52,7 +52,7 @@ class LostValue:
         return f"<{self.type} of which only the repr was kept: {self.text}>"
 
 
-def tag_original(original: object) -> Any:
+def tag_original(original: object) -> object:
     """Return whatever an import was given as JSON that `untag_original` turns back.
 
     The result nests no deeper than some reader of JSON takes, has no number that one refuses, and belongs to the caller.
@@ -68,7 +68,7 @@ def tag_original(original: object) -> Any:
     return {WHOLE: form, PARTS: tags.parts} if tags.parts else {WHOLE: form}
 
 
-def untag_original(form: Any) -> Any:
+def untag_original(form: Any) -> object:
     """Return what `tag_original` was given; what has no tags is returned as it is.
 
     Raises:
@@ -76,7 +76,7 @@ def untag_original(form: Any) -> Any:
     """
     if not _is_tagged(form):
         return form
-    parts: list[Any] = []
+    parts: list[object] = []
     try:
         for number, part in enumerate(_require_list(form.get(PARTS, []))):
             parts.append(_value_of(part, f"{PARTS}[{number}]", parts))
@@ -90,7 +90,7 @@ def _is_tagged(form: object) -> bool:
     return isinstance(form, dict) and WHOLE in form and form.keys() <= {WHOLE, PARTS}
 
 
-def _through_json(original: object) -> tuple[str | None, Any]:
+def _through_json(original: object) -> tuple[str | None, object]:
     """Return a value as JSON text, None where that says something else, and what the text says."""
     try:
         text = json.dumps(original)
@@ -126,12 +126,12 @@ class _Tags:
     """
 
     def __init__(self) -> None:
-        self.parts: list[Any] = []
+        self.parts: list[object] = []
         self.are_needed = False
         self._around: set[int] = set()
         self._lost: Counter[LostValue] = Counter()
 
-    def form_of(self, value: object) -> Any:
+    def form_of(self, value: object) -> object:
         """Return a value as JSON, without recursion."""
         stack = [self._form_steps(value, hashable=False)]
         found: _Form | None = None
@@ -184,7 +184,7 @@ class _Tags:
             self.are_needed = True
         return {"$object": [list(pair) for pair in zip(keys, values, strict=True)]}, 3
 
-    def _leaf_form(self, kind: type | None, value: Any) -> _Form:
+    def _leaf_form(self, kind: type | None, value: object) -> _Form:
         if kind is None:
             return self._lost_form(value)
         if kind in _NARROWER:
@@ -199,7 +199,7 @@ class _Tags:
         except Exception:  # noqa: BLE001  # a time zone of any class, a memoryview that was released
             return self._lost_form(value)
 
-    def _tagged_form(self, name: str, value: Any) -> Any:
+    def _tagged_form(self, name: str, value: object) -> object:
         self.are_needed = True
         return {f"${name}": value}
 
@@ -249,7 +249,7 @@ def _encodable_text(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _write_clock(value: datetime | time) -> Any:
+def _write_clock(value: datetime | time) -> object:
     """Return a time of day as ISO 8601, with its zone and fold where that does not say them."""
     zone = value.tzinfo
     if zone is not None and type(zone) is not timezone and not (type(zone) is ZoneInfo and zone.key):
@@ -268,7 +268,7 @@ _CONTAINERS: Mapping[type | None, str] = {
     frozenset: "frozenset",
 }
 _BASES = (str, int, float, dict, list, tuple, set, frozenset, bytes, bytearray)
-_NARROWER: Mapping[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
+_NARROWER: Mapping[type, tuple[str, Callable[[Any], object], Callable[[Any], object]]] = {
     str: (
         "text",
         str.__str__,
@@ -278,7 +278,7 @@ _NARROWER: Mapping[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]]
     float: ("float", float.__float__, lambda number: None if isfinite(number) else repr(number)),
 }
 """Types of which JSON can't say all values: the tag, how a value of exactly the type is got, and its tag where it needs one."""
-_WRITERS: Mapping[type, Callable[[Any], Any]] = {
+_WRITERS: Mapping[type, Callable[[Any], object]] = {
     bytes: lambda value: b64encode(value).decode(),
     bytearray: lambda value: b64encode(value).decode(),
     memoryview: lambda value: b64encode(value.tobytes()).decode(),
@@ -296,7 +296,7 @@ _EXACT = frozenset({type(None), bool, *_BASES, *_WRITERS})
 # -- and back -----------------------------------------------------------------------------------------------------
 
 
-def _value_of(form: Any, place: str, parts: list[Any]) -> Any:
+def _value_of(form: object, place: str, parts: list[object]) -> object:
     """Return the value of JSON with tags; `place` names it, `parts` are those that it may refer to."""
     if isinstance(form, list):
         return [_value_of(inner, f"{place}[{n}]", parts) for n, inner in enumerate(form)]
@@ -326,7 +326,7 @@ def _value_of(form: Any, place: str, parts: list[Any]) -> Any:
     raise StorageValidationError.of_field(f"{place or 'document'}: {name}", rule, value)
 
 
-def _require_list(value: Any) -> Any:
+def _require_list(value: object) -> Any:
     if not isinstance(value, list):
         raise TypeError("no list")
     return value
@@ -336,7 +336,7 @@ def _decode_base64(value: str) -> bytes:
     return b64decode(value, validate=True)
 
 
-def _clock_reader(kind: type[datetime | time]) -> Callable[[Any], Any]:
+def _clock_reader(kind: type[datetime | time]) -> Callable[[object], object]:
     def read(value: Any) -> Any:
         if isinstance(value, str):
             return kind.fromisoformat(value)

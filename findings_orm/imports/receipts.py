@@ -127,7 +127,7 @@ def _unchanged_runs(
         revision = receipt.before
 
 
-def _is_current(batch: list[Any]) -> bool:
+def _is_current(batch: list[object]) -> bool:
     """Return whether all documents are of this version."""
     for document in batch:
         if (

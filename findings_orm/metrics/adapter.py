@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Self
+from typing import Self
 from weakref import WeakKeyDictionary, WeakSet
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
@@ -82,7 +82,7 @@ class MetricsAdapter(ObservedStore):
     def _begin_operation(self, name: str) -> Operation:
         return _Counted(name, self)
 
-    def _on_end(self, operation: Operation, result: Any, error: BaseException | None) -> None:
+    def _on_end(self, operation: Operation, result: object, error: BaseException | None) -> None:
         unwell = isinstance(result, Health) and not result.ok
         outcome = "unavailable" if unwell else outcome_of(error)
         self._operations(operation.name, outcome)(operation.seconds)
@@ -173,7 +173,7 @@ class _Counted(Operation):
         super().__init__(name)
         self._store = store
 
-    def end(self, result: Any, error: BaseException | None) -> None:
+    def end(self, result: object, error: BaseException | None) -> None:
         self._store._on_end(self, result, error)
 
 

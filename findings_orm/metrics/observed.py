@@ -23,7 +23,7 @@ from findings_orm.observe import Observer
 from findings_orm.port import FindingStore
 from findings_orm.process import block
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
+_Method = TypeVar("_Method", bound=Callable[..., object])
 Item = TypeVar("Item")
 
 OUTCOMES: dict[type[BaseException], str] = {
@@ -66,13 +66,13 @@ class Operation:
     def __exit__(self, *_: object) -> None:
         self.seconds += perf_counter() - self._since
 
-    def end(self, result: Any, error: BaseException | None) -> None:
+    def end(self, result: object, error: BaseException | None) -> None:
         """Take notice that the operation ended, with a result or an error. Comes once."""
 
 
 def _watch_method(method: _Method, *, writes: bool = False) -> _Method:
     @wraps(method)
-    def watched(self: ObservedStore, *args: Any, **options: Any) -> Any:
+    def watched(self: ObservedStore, *args: object, **options: object) -> object:
         operation = self._begin_operation(method.__name__)
         changes = writes and options.get("dry_run") is not True
         commits = changes and self._commits_at_once()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 from types import FrameType
-from typing import Any
 
 from findings_orm.arguments import checked
 from findings_orm.errors import StorageValidationError
@@ -45,7 +44,9 @@ class SlowQueries(ObservedStore):
     def _begin_operation(self, name: str) -> Operation:
         return _Named(name, self)
 
-    def _log_slow_query(self, record: dict[str, Any], plan: list[str], error: BaseException | None) -> None:
+    def _log_slow_query(
+        self, record: dict[str, object], plan: list[str], error: BaseException | None
+    ) -> None:
         record |= {
             "caller": _find_caller(),
             "plan": plan,
@@ -80,7 +81,7 @@ class _Named(Operation):
         """Take notice of a statement."""
         self._told += 1
 
-    def end(self, result: Any, error: BaseException | None) -> None:
+    def end(self, result: object, error: BaseException | None) -> None:
         if self._told or self.name == "transaction" or self.seconds < self._store.threshold:
             return
         rows = result if isinstance(result, int) else len(result) if isinstance(result, list) else 0

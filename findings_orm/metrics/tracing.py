@@ -69,7 +69,7 @@ class _Span(Operation):
         self._current.__exit__(None, None, None)
         super().__exit__()
 
-    def end(self, result: Any, error: BaseException | None) -> None:
+    def end(self, result: object, error: BaseException | None) -> None:
         if error is not None:
             _mark_error(self._span, error)
         if isinstance(result, int):

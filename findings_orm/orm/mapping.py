@@ -64,7 +64,7 @@ _EMPTY_OBJECT = "{}"
 _REFUSALS = "refusals"
 
 
-def _json_or_empty(value: Any, empty: str) -> str:
+def _json_or_empty(value: object, empty: str) -> str:
     return to_json(value).decode() if value else empty
 
 
@@ -137,7 +137,7 @@ _JSON_ENCODERS = [
 _JSON_OBJECT = "{" + ",".join(f'"{name}":%s' for name in FINDING_COLUMNS) + "}"
 
 
-def identity_row(identity: Identity) -> tuple[Any, ...]:
+def identity_row(identity: Identity) -> tuple[object, ...]:
     """Return the values of an identity in the order of `IDENTITY_COLUMNS`."""
     return (
         *identity[:7],
@@ -167,7 +167,7 @@ def optional_time(text: str | None) -> str | None:
     return None if text is None else time_key(text)
 
 
-def run_row(run: Run) -> tuple[Any, ...]:
+def run_row(run: Run) -> tuple[object, ...]:
     """Return the values of a run in the order of `RUN_COLUMNS`."""
     return (
         run.id,
@@ -187,7 +187,7 @@ def run_from_row(row: Row) -> Run:
     return Run(row[0], detectors, stored_time(row[2]), from_json(row[3]), row[4], counts, rejected)
 
 
-def event_row(event: Event) -> tuple[Any, ...]:
+def event_row(event: Event) -> tuple[object, ...]:
     """Return the values of an event in the order of `EVENT_COLUMNS`."""
     changes = to_json(dict(event.changes)).decode()
     return (
@@ -206,7 +206,7 @@ def event_from_row(row: Row) -> Event:
     return Event(row[0], stored_time(row[1]), row[2], row[3], from_json(row[4]), row[5], row[6])
 
 
-def rejected_row(original: RejectedOriginal, text: str) -> tuple[Any, ...]:
+def rejected_row(original: RejectedOriginal, text: str) -> tuple[object, ...]:
     """Return the values of a refused original in the order of `REJECTED_COLUMNS`; `text` is it as JSON."""
     return (
         original.rejected_id,

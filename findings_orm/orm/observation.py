@@ -65,27 +65,27 @@ class WatchedCursor:
         self._cursor = cursor
         self._execution = execution
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._cursor, name)
 
-    def fetchone(self) -> Any:
+    def fetchone(self) -> object:
         """Fetch the next row, or None."""
         row = self._fetch_watched(self._cursor.fetchone, lambda row: int(row is not None))
         if row is None:
             self._execution.end()
         return row
 
-    def fetchmany(self, size: int | None = None) -> list[Any]:
+    def fetchmany(self, size: int | None = None) -> list[object]:
         """Fetch up to `size` rows."""
         fetch = self._cursor.fetchmany
-        rows: list[Any] = self._fetch_watched(fetch if size is None else lambda: fetch(size), len)
+        rows: list[object] = self._fetch_watched(fetch if size is None else lambda: fetch(size), len)
         if not rows:
             self._execution.end()
         return rows
 
-    def fetchall(self) -> list[Any]:
+    def fetchall(self) -> list[object]:
         """Fetch the rest."""
-        rows: list[Any] = self._fetch_watched(self._cursor.fetchall, len)
+        rows: list[object] = self._fetch_watched(self._cursor.fetchall, len)
         self._execution.end()
         return rows
 
@@ -99,7 +99,7 @@ class WatchedCursor:
     def __del__(self) -> None:
         self._execution.end()
 
-    def _fetch_watched(self, fetch: Callable[[], Any], count: Callable[[Any], int]) -> Any:
+    def _fetch_watched(self, fetch: Callable[[], object], count: Callable[[Any], int]) -> Any:
         self._execution.resume()
         try:
             found = fetch()
@@ -146,7 +146,7 @@ class Watch:
 
     # -- statements -----------------------------------------------------------------------------------------
 
-    def start_execution(self, connection: Connection, text: str, parameters: Sequence[Any]) -> Execution:
+    def start_execution(self, connection: Connection, text: str, parameters: Sequence[object]) -> Execution:
         """Tell of a statement that goes to the driver without SQLAlchemy."""
         return self._tell_statement(Statement(text, 1, _make_explainer(connection, text, parameters)))
 
@@ -167,7 +167,7 @@ class Watch:
         execution.succeed(sum(rows))
 
     def _before_statement(
-        self, connection: Connection, _cursor: Any, text: str, parameters: Any, context: Any, many: bool
+        self, connection: Connection, _cursor: object, text: str, parameters: Any, context: object, many: bool
     ) -> None:
         statement = Statement(
             text,
