@@ -303,6 +303,7 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundi
         yield Surroundings(tmp_path_factory.mktemp("arguments"), opened)
 
 
+@pytest.mark.no_cover
 @pytest.mark.filterwarnings("ignore:Query string argument")
 @pytest.mark.parametrize(
     "public",

@@ -92,6 +92,7 @@ def test_the_page_names_every_method_of_records() -> None:
     assert sorted(named) == sorted(methods)
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 class TestLiftedDict(FindingStoreContract):
     @pytest.fixture

@@ -51,6 +51,7 @@ def decorated(store: FindingStore) -> FindingStore:
     )
 
 
+@pytest.mark.no_cover
 class TestDecoratedMemory(FindingStoreContract):
     @pytest.fixture
     def store(self) -> Iterator[FindingStore]:

@@ -384,6 +384,7 @@ def test_a_rare_word_is_found_without_reading_the_project(indexed: Filled, how: 
     assert (many - looked_at * 5) * 20 < indexed.work(lambda: indexed.store.list_findings("many"))
 
 
+@pytest.mark.no_cover
 def test_what_other_projects_hold_costs_nothing(indexed: Filled) -> None:
     assert (searching(indexed, "few", "count", "okapi"), searching(indexed, "many", "count", "okapi")) == (
         1,

@@ -28,6 +28,7 @@ PROJECT = "acme-api"
 PAIRS = [(a, b) for a in KINDS for b in KINDS if a != b or a == "sqlite"]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("kind", "other"), PAIRS)
 def test_every_pair(kind: str, other: str, new_store: Open) -> None:
     source, target = new_store(kind), new_store(other)

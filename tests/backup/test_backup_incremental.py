@@ -17,6 +17,7 @@ from findings_orm.testing.sequence import run_sequence
 PROJECT = "acme-api"
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("seed", range(20 if FULL else 3))
 def test_each_link_restores_to_its_instant(seed: int, new_store: Open, tmp_path: pathlib.Path) -> None:
     """Whole projects are deleted and made again on the way, findings purged, originals discarded."""

@@ -27,6 +27,7 @@ PAIRS = list(itertools.product(KINDS, KINDS))
 PROJECT = "acme-api"
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("source", "destination"), PAIRS)
 def test_every_pair(source: str, destination: str, new_store: Open, target: pathlib.Path) -> None:
     store = new_store(source)

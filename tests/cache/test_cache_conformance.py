@@ -41,6 +41,7 @@ class _Cached(FindingStoreContract):
             yield store
 
 
+@pytest.mark.no_cover
 class TestMemoryStrict(_Cached):
     mode = STRICT
 

@@ -109,6 +109,7 @@ def catalog(connection: Any) -> Any:
 # -- the data ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("version", OLDER)
 def test_documents_survive_down_and_up(url: str, version: str) -> None:
     documents = canonical_documents(many=1_100)
@@ -124,6 +125,7 @@ def test_documents_survive_down_and_up(url: str, version: str) -> None:
     assert migrations.check(url) == []
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("version", OLDER)
 def test_documents_survive_up_and_down(url: str, version: str) -> None:
     """Documents of an old release: with what looks like corners, and with real ones that came from a newer store."""

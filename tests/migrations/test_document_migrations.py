@@ -489,6 +489,7 @@ def test_a_value_of_the_user_under_the_reserved_key_keeps_its_place() -> None:
     assert_equal(migrate(OLD, NEW, downgraded), stored)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_corner_that_somebody_else_wrote_ends_in_a_document_or_a_typed_error(field: str) -> None:
     migrator = SchemaMigrator()

@@ -152,6 +152,7 @@ def test_cut_during_iteration_is_an_error_not_an_end(store: FindingStore, proxy:
         list(documents)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("size", [500, 20_000, 200_000, 600_000])
 def test_import_that_is_cut_leaves_nothing(store: FindingStore, proxy: Proxy, size: int) -> None:
     """In the middle of a COPY, too."""
