@@ -230,16 +230,19 @@ class ForwardingStore(ApplicationStore):
 
     @block
     def joined(self, bind: SqlTransaction) -> Iterator[Self]:
-        with self._application_inner().joined(bind):
+        with self._inner_method("joined")(bind):
             yield self
 
     def session(self) -> Session:
-        return self._application_inner().session()
+        session: Session = self._inner_method("session")()
+        return session
 
-    def _application_inner(self) -> ApplicationStore:
-        if not isinstance(self.inner, ApplicationStore):
+    def _inner_method(self, name: str) -> Callable[..., Any]:
+        """Return a method of `inner` that works in a transaction; a store of another making may have no other of them."""
+        method: Callable[..., Any] | None = getattr(self.inner, name, None)
+        if method is None:
             raise _without_database(self.inner)
-        return self.inner
+        return method
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         return self._observable_inner().observe(observer)

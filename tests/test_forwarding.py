@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from findings_orm import FindingStore, open_storage
+from findings_orm import FindingStore, StorageError, open_storage
 from findings_orm.decorate import ForwardingStore
 from findings_orm.testing.contract import FindingStoreContract
 
@@ -46,3 +46,18 @@ def test_a_transaction_of_the_application_can_be_joined(open_sqlite: Callable[[]
             joined.ingest("acme-api", [{"detector_id": "a", "title": "b", "severity": "low"}])
             connection.rollback()
         assert store.list_projects() == []
+
+
+def test_a_store_of_another_making_is_joined_by_what_it_has(open_sqlite: Callable[[], FindingStore]) -> None:
+    """It need not be observed, nor examined, for that."""
+    inner: Any = open_sqlite()
+    foreign: Any = type("Foreign", (FindingStore,), {"joined": lambda _, bind: inner.joined(bind)})
+    store = ForwardingStore(foreign())
+    with inner.engine.connect() as connection, store.joined(connection) as joined:
+        assert joined is store
+        inner.ingest("acme-api", [{"detector_id": "a", "title": "b", "severity": "low"}])
+        connection.rollback()
+    assert inner.list_projects() == []
+    with pytest.raises(StorageError, match="Foreign has no database"):
+        store.session()
+    inner.close()
