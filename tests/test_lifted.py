@@ -304,6 +304,19 @@ def test_what_the_adapter_returns_is_not_believed() -> None:
     assert isinstance(StorageIntegrityError(""), StorageError)
 
 
+def test_a_note_that_holds_no_text_is_damage() -> None:
+    raw = DictAdapter()
+    lift(raw).save_finding(finding(1))
+    [notes] = [notes for name, notes in raw.projects.items() if name.startswith(f"{RESERVED}.")]
+    numbers = [key for key, text in notes.items() if json.loads(text)["evidence"]["value"].isdecimal()]
+    assert numbers
+    for key in numbers:
+        note = json.loads(notes[key])
+        notes[key] = json.dumps(note | {"evidence": {"value": int(note["evidence"]["value"])}})
+    with pytest.raises(StorageIntegrityError):
+        lift(raw).history(PROJECT, uuid_of(1))
+
+
 def test_a_lifted_store_is_backed_up_restored_and_copied(tmp_path: pathlib.Path) -> None:
     with lift(DictAdapter()) as store, lift(DictAdapter()) as restored, lift(DictAdapter()) as copied:
         store.save_findings([finding(1), finding(2, status="resolved"), finding(1, project_id=OTHER)])

@@ -270,7 +270,7 @@ def _id_of(key: str) -> str:
 
 def note_values(notes: Iterable[FindingDocument]) -> dict[str, Any]:
     """Return the values of notes by key."""
-    return {each["title"]: json.loads(str(each["evidence"]["value"])) for each in notes}
+    return {each["title"]: json.loads(each["evidence"]["value"]) for each in notes}
 
 
 def _notes_project(project_id: str) -> str:

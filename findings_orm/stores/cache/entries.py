@@ -155,7 +155,9 @@ def _require_documents(value: Any) -> list[FindingDocument]:
 
 
 def _require_document(value: Any) -> FindingDocument:
-    [document] = _require_documents([value])
+    document: FindingDocument = value
+    if type(value) is not dict:
+        raise ValueError("must be an object")
     return document
 
 
