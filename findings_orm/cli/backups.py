@@ -131,11 +131,7 @@ def create(
             progress=tracker,
             limits=limits_of(max_document, others=limit),
         )
-    if form == "json":
-        session.out.json(as_json(report))
-        return
-    with session.out.report():
-        say_backup(session.out, report)
+    session.out.answer(form, report, lambda: say_backup(session.out, report))
 
 
 @command(
@@ -259,11 +255,7 @@ def restore(
             progress=tracker,
             limits=limits_of(max_document, others=limit),
         )
-    if form == "json":
-        session.out.json(as_json(report))
-        return
-    with session.out.report():
-        say_restored(session.out, report)
+    session.out.answer(form, report, lambda: say_restored(session.out, report))
 
 
 @command(
@@ -301,11 +293,7 @@ def verify_file(
         return
     with Tracker(session.out, f"verify {path.name}") as tracker:
         report = backup.verify_backup(path, key=read_keys(key), progress=tracker, limits=limits)
-    if form == "json":
-        session.out.json(as_json(report))
-        return
-    with session.out.report():
-        say_verified(session.out, path, report)
+    session.out.answer(form, report, lambda: say_verified(session.out, path, report))
 
 
 def _backup_path(path: Path, *, encrypted: bool) -> Path:
@@ -339,13 +327,6 @@ if TYPE_CHECKING:
     from findings_orm.backup import BackupReport, RestoreReport, SalvageReport, VerifyReport
 
 
-def as_json(report: object) -> object:
-    """Return a report as plain JSON values."""
-    from pydantic_core import to_jsonable_python
-
-    return to_jsonable_python(report)
-
-
 def describe_counts(records: dict[str, int]) -> str:
     """Return how many records of each section there are, in words."""
     return ", ".join(f"{count:,} {name}" for name, count in records.items())
@@ -353,22 +334,24 @@ def describe_counts(records: dict[str, int]) -> str:
 
 def say_backup(out: Output, report: BackupReport) -> None:
     """Say what was backed up."""
-    speed = report.text_bytes / 1e6 / report.seconds
-    out.line(f"{report.path}: {report.projects:,} projects, {describe_counts(report.records)}")
-    out.line(
-        f"{report.bytes / 1e6:,.1f} MB ({report.text_bytes / 1e6:,.1f} MB of text) in {report.seconds:,.1f} s, "
-        f"{speed:,.0f} MB/s, {'verified' if report.verified else 'not verified: that takes the secret key, or --verify'}"
-    )
+    with out.report():
+        speed = report.text_bytes / 1e6 / report.seconds
+        out.line(f"{report.path}: {report.projects:,} projects, {describe_counts(report.records)}")
+        out.line(
+            f"{report.bytes / 1e6:,.1f} MB ({report.text_bytes / 1e6:,.1f} MB of text) in {report.seconds:,.1f} s, "
+            f"{speed:,.0f} MB/s, {'verified' if report.verified else 'not verified: that takes the secret key, or --verify'}"
+        )
 
 
 def say_restored(out: Output, report: RestoreReport) -> None:
     """Say what was restored."""
-    done = "would be restored" if report.dry_run else "restored"
-    out.line(f"{len(report.projects):,} projects {done}: {describe_counts(report.records)}")
-    for one in report.conflicts:
-        out.line(f"{one.project_id} {one.finding_id}: {one.reason}; kept that of the {one.kept}")
-    if report.migrated_from:
-        out.line(f"documents were brought here from schema {report.migrated_from}")
+    with out.report():
+        done = "would be restored" if report.dry_run else "restored"
+        out.line(f"{len(report.projects):,} projects {done}: {describe_counts(report.records)}")
+        for one in report.conflicts:
+            out.line(f"{one.project_id} {one.finding_id}: {one.reason}; kept that of the {one.kept}")
+        if report.migrated_from:
+            out.line(f"documents were brought here from schema {report.migrated_from}")
 
 
 def say_salvaged(out: Output, report: SalvageReport) -> None:
@@ -382,11 +365,12 @@ def say_salvaged(out: Output, report: SalvageReport) -> None:
 
 def say_verified(out: Output, path: Path, report: VerifyReport) -> None:
     """Say what an intact backup holds."""
-    manifest = report.manifest
-    out.line(f"{path} is intact: {len(manifest.projects):,} projects, {describe_counts(report.records)}")
-    out.line(
-        f"made {manifest.created_at} of a {manifest.source} store, schema {manifest.schema_version}, id {manifest.id}"
-    )
+    with out.report():
+        manifest = report.manifest
+        out.line(f"{path} is intact: {len(manifest.projects):,} projects, {describe_counts(report.records)}")
+        out.line(
+            f"made {manifest.created_at} of a {manifest.source} store, schema {manifest.schema_version}, id {manifest.id}"
+        )
 
 
 # -- `findings copy`: a whole installation moved into another store ---------------------------------------
@@ -452,11 +436,7 @@ def copy(
             follow=_Following(out, every) if follow else None,
             progress=tracker,
         )
-    if form == "json":
-        out.json(as_json(report))
-        return
-    with out.report():
-        _say_copied(out, report, follow=follow)
+    out.answer(form, report, lambda: _say_copied(out, report, follow=follow))
 
 
 class _Following:
@@ -483,10 +463,13 @@ class _Following:
 
 
 def _say_copied(out: Output, report: CopyReport, *, follow: bool) -> None:
-    out.line(f"{len(report.states):,} projects are the same on both sides: {describe_counts(report.records)}")
-    removed = f", {len(report.removed):,} removed" if report.removed else ""
-    out.line(
-        f"{len(report.copied):,} copied, {len(report.same):,} were there{removed}, in {report.seconds:,.1f} s"
-    )
-    if follow:
-        out.line(f"the last of {report.passes:,} passes took {report.last_pass_seconds:,.1f} s")
+    with out.report():
+        out.line(
+            f"{len(report.states):,} projects are the same on both sides: {describe_counts(report.records)}"
+        )
+        removed = f", {len(report.removed):,} removed" if report.removed else ""
+        out.line(
+            f"{len(report.copied):,} copied, {len(report.same):,} were there{removed}, in {report.seconds:,.1f} s"
+        )
+        if follow:
+            out.line(f"the last of {report.passes:,} passes took {report.last_pass_seconds:,.1f} s")

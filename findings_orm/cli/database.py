@@ -107,15 +107,11 @@ def downgrade(
 def status(ctx: typer.Context, form: AsJson = "text") -> None:
     """Show which schema the database has. The exit code is 4 when it needs 'findings db upgrade'."""
     from findings_orm import migrations
-    from findings_orm.cli.render import as_json
 
     session = sql_session(ctx)
     session.require_file()
     found = migrations.status(session.url)
-    if form == "json":
-        session.out.json(as_json(found))
-    else:
-        _write_status(session, found)
+    session.out.answer(form, found, lambda: _write_status(session, found))
     if found.current != found.head:
         raise typer.Exit(ExitCode.VERSION)
 
@@ -187,7 +183,6 @@ def foresee_migration(
 ) -> None:
     """Write the plan of a migration, or its SQL."""
     from findings_orm import migrations
-    from findings_orm.cli.render import as_json
 
     session.require_file()
     if sql:
@@ -197,10 +192,7 @@ def foresee_migration(
             stream.write(migrations.script(session.url, revision, direction=direction))
         return
     found = migrations.plan(session.url, revision, direction=direction)
-    if form == "json":
-        session.out.json(as_json(found))
-    else:
-        _write_plan(session.out, found)
+    session.out.answer(form, found, lambda: _write_plan(session.out, found))
 
 
 def _write_plan(out: Output, found: MigrationPlan) -> None:
@@ -281,16 +273,12 @@ def drop(ctx: typer.Context) -> None:
 )
 def text_index_status(ctx: typer.Context, form: AsJson = "text") -> None:
     """Show whether there is a text index, and what waits to be indexed."""
-    from findings_orm.cli.render import as_json
     from findings_orm.orm import text_index
 
     session = sql_session(ctx)
     session.require_file()
     found = text_index.status(session.url)
-    if form == "json":
-        session.out.json(as_json(found))
-    else:
-        _write_index_status(session.out, found)
+    session.out.answer(form, found, lambda: _write_index_status(session.out, found))
 
 
 def _write_index_status(out: Output, found: TextIndexStatus) -> None:
@@ -366,10 +354,5 @@ def listing(
         found = list_access(session.url)
     except StorageValidationError as error:
         raise UsageError(str(error)) from error
-    if form == "json":
-        session.out.json([each._asdict() for each in found])
-        return
-    for each in found:
-        session.out.line(f"{each.role}  {each.project_id}")
-    if not found:
-        session.out.note("nothing was granted yet")
+    lines = [f"{each.role}  {each.project_id}" for each in found]
+    session.out.answer_lines(form, [each._asdict() for each in found], lines, "nothing was granted yet")

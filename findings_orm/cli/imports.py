@@ -113,20 +113,16 @@ def formats(ctx: typer.Context, form: AsJson = "text") -> None:
     from findings_orm.formats.report import KNOWN
 
     out = session_of(ctx).out
-    if form == "json":
-        out.json(
-            [
-                {
-                    "name": known.name,
-                    "import": known.can_be("read"),
-                    "export": known.can_be("written"),
-                    "endings": known.endings,
-                }
-                | {"summary": known.summary}
-                for known in KNOWN.values()
-            ]
-        )
-        return
+    found = [
+        {
+            "name": known.name,
+            "import": known.can_be("read"),
+            "export": known.can_be("written"),
+            "endings": known.endings,
+            "summary": known.summary,
+        }
+        for known in KNOWN.values()
+    ]
     rows = [
         (
             known.name,
@@ -137,9 +133,8 @@ def formats(ctx: typer.Context, form: AsJson = "text") -> None:
         )
         for known in KNOWN.values()
     ]
-    out.grid(
-        Grid((Column("NAME"), Column("IMPORT"), Column("EXPORT"), Column("ENDINGS"), Column("WHAT")), rows)
-    )
+    columns = (Column("NAME"), Column("IMPORT"), Column("EXPORT"), Column("ENDINGS"), Column("WHAT"))
+    out.answer(form, found, lambda: out.grid(Grid(columns, rows)))
 
 
 def _check_files(files: list[str]) -> None:
@@ -313,7 +308,7 @@ class _Import:
 
     def write_json(self) -> None:
         """Write what was done as JSON."""
-        from findings_orm.cli.render import as_json
+        from findings_orm.cli.output import as_json
 
         files: list[Mapping[str, object]] = [
             {"file": name, "imported": True, **as_json(outcome)} for name, outcome in self.done

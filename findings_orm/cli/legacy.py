@@ -94,10 +94,7 @@ def import_legacy(
         except StorageValidationError as error:
             raise _explain_refusal(error) from error
     with session.out.report():
-        if report == "json":
-            session.out.json(_as_json(found))
-        else:
-            _write_legacy_report(session.out, found)
+        session.out.answer(report, _as_json(found), lambda: _write_legacy_report(session.out, found))
 
 
 def _check_arguments(source: Path, severity: str | None) -> None:
@@ -128,10 +125,8 @@ def _explain_refusal(error: StorageValidationError) -> Exception:
 
 
 def _as_json(found: LegacyReport) -> dict[str, object]:
-    from findings_orm.cli.render import as_json
-
     counts: dict[str, object] = {"files": found.files, **found.counts()}
-    rest = {name: as_json(getattr(found, name)) for name in ("comments", "unplaced", "projects", "rejected")}
+    rest = {name: getattr(found, name) for name in ("comments", "unplaced", "projects", "rejected")}
     notes = [{each.name: getattr(one, each.name) for each in fields(one)} for one in found.notes]  # no copies
     return {**counts, "dry_run": found.dry_run, **rest, "notes": notes}
 

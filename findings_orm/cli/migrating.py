@@ -70,17 +70,7 @@ def migrate(
             limits=limits_of(max_document, others=limit),
         )
     with session.out.report():
-        if form == "json":
-            session.out.json(_as_json(found))
-        else:
-            _write_migration(session.out, found)
-
-
-def _as_json(found: FileMigration) -> dict[str, object]:
-    from findings_orm.cli.render import as_json
-
-    paths = {"path": found.path, "output": found.output, "copy": found.copy}
-    return {**as_json(found), **{name: str(path) if path else None for name, path in paths.items()}}
+        session.out.answer(form, found, lambda: _write_migration(session.out, found))
 
 
 def _write_migration(out: Output, found: FileMigration) -> None:

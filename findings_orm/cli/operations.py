@@ -122,9 +122,7 @@ Namespace = Annotated[
 )
 def status(ctx: typer.Context, url: Url, namespace: Namespace = "findings", form: AsJson = "text") -> None:
     """Show whether Redis answers and what it holds. It counts keys, which takes a while where there are millions."""
-    from findings_orm.cli.render import as_json
     from findings_orm.stores.cache.maintenance import cache_status
-    from findings_orm.stores.cache.options import SIGN, UNSIGNED
 
     out = session_of(ctx).out
     try:
@@ -132,9 +130,12 @@ def status(ctx: typer.Context, url: Url, namespace: Namespace = "findings", form
             found = cache_status(url, namespace=namespace, progress=tracker.add)
     except StorageValidationError as error:
         raise UsageError(str(error)) from error
-    if form == "json":
-        out.json(as_json(found))
-        return
+    out.answer(form, found, lambda: _write_cache_status(out, found))
+
+
+def _write_cache_status(out: Output, found: CacheStatus) -> None:
+    from findings_orm.stores.cache.options import SIGN, UNSIGNED
+
     limit = f"of {found.memory_limit:,}" if found.memory_limit else "without a limit"
     out.line(f"cache      {found.url}")
     out.line(f"server     {found.server}")
@@ -198,6 +199,7 @@ if TYPE_CHECKING:
     from findings_orm.cli.output import Output
     from findings_orm.cli.session import Session
     from findings_orm.diagnosis import Problem
+    from findings_orm.stores.cache.maintenance import CacheStatus
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 PORT = 9464
@@ -249,12 +251,7 @@ def doctor(
     of_cache = _examine_cache(cache) if cache else []
     problems, code = _examine_store(session, fix=fix)
     problems += of_cache
-    if form == "json":
-        from findings_orm.cli.render import as_json
-
-        session.out.json([as_json(problem) for problem in problems])
-    else:
-        _write_problems(session.out, problems)
+    session.out.answer(form, problems, lambda: _write_problems(session.out, problems))
     failing = LEVELS[: LEVELS.index(fail_on) + 1]
     if code == ExitCode.OK and any(problem.level in failing for problem in problems):
         code = ExitCode.FAILED

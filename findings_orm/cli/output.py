@@ -10,11 +10,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 # -- text of findings on its way to a terminal: it comes from scanned targets, so it is never trusted -----
 # A terminal obeys control characters (colours, titles, cursor movement, replies typed for the user) and shows text
@@ -80,6 +80,8 @@ class TerminalSafe:
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+Row = TypeVar("Row")
 
 LONGEST_CELL = 120
 GAP = 2
@@ -183,10 +185,29 @@ class Output:
         else:
             sys.stdout.writelines(f"{line}\n" for line in plain_lines(grid))
 
+    def answer(self, form: str, found: object, write_text: Callable[[], object]) -> None:
+        """Write what a command found: as JSON where ``--format`` says so, else by `write_text`."""
+        if form == "json":
+            self.json(found)
+        else:
+            write_text()
+
+    def answer_rows(
+        self, form: str, rows: Sequence[Row], grid_of: Callable[[Sequence[Row]], Grid], nothing: str
+    ) -> None:
+        """Write a list: as JSON or as a table; for a person `nothing` says that it is empty."""
+        self.answer(form, rows, lambda: self.grid(grid_of(rows)) if rows else self.note(nothing))
+
+    def answer_lines(self, form: str, found: object, lines: Sequence[str], nothing: str) -> None:
+        """Write a list: as JSON, or a line for each."""
+        self.answer(form, found, lambda: [*map(self.line, lines)] if lines else self.note(nothing))
+
     def json(self, value: object) -> None:
-        """Write `value` as indented JSON to standard output."""
+        """Write `value`, plain values or data of the port, as indented JSON to standard output."""
+        from pydantic_core import to_jsonable_python
+
         with self.file() as stream:
-            json.dump(value, stream, indent=2, ensure_ascii=False)
+            json.dump(as_json(value), stream, indent=2, ensure_ascii=False, default=to_jsonable_python)
             stream.write("\n")
 
     @contextmanager
@@ -317,3 +338,14 @@ def silence_stream(stream: TextIO) -> None:
 def severity_style(text: str) -> str:
     """Return the style in which a severity is shown."""
     return SEVERITY_STYLES.get(text, "")
+
+
+def as_json(value: object) -> Any:
+    """Return data of the port as what JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: as_json(inner) for name, inner in asdict(value).items()}
+    if isinstance(value, Mapping):
+        return {str(name): as_json(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(inner) for inner in value]
+    return value

@@ -45,18 +45,14 @@ def list_(ctx: typer.Context, project: Project = None, form: AsJson = "text") ->
 
     What JSON can't say is tagged there, as {"$tagged": {"title": {"$bytes": "eA=="}}}; see docs/store.md.
     """
-    from findings_orm.cli.render import as_json, rejected_grid
+    from findings_orm.cli.render import rejected_grid
     from findings_orm.imports.originals import tag_original
 
     session = session_of(ctx)
     with session.store() as store:
         kept = store.rejected_originals(session.project(store, project))
-    if form == "json":
-        session.out.json(as_json([replace(one, original=tag_original(one.original)) for one in kept]))
-    elif kept:
-        session.out.grid(rejected_grid(kept))
-    else:
-        session.out.note("nothing is kept")
+    tagged = [replace(one, original=tag_original(one.original)) for one in kept]
+    session.out.answer_rows(form, tagged, rejected_grid, "nothing is kept")
 
 
 @command("retry", "findings rejected retry", "findings rejected retry --fixed rejected.json", group=rejected)

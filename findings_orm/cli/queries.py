@@ -270,10 +270,7 @@ def show(ctx: typer.Context, finding_id: FindingId, project: Project = None, for
         project_id = session.project(store, project)
         document = store.get_finding(project_id, finding_id)
         sighting = store.sighting(project_id, finding_id)
-    if form == "json":
-        session.out.json(document)
-    else:
-        write_finding(session.out, document, sighting)
+    session.out.answer(form, document, lambda: write_finding(session.out, document, sighting))
 
 
 @command("history", "findings history 01980000-0000-7000-8000-000000000001")
@@ -284,7 +281,7 @@ def history(
 
     Oldest first; a purged finding still has its history.
     """
-    from findings_orm.cli.render import as_json, history_grid
+    from findings_orm.cli.render import history_grid
 
     session = session_of(ctx)
     with session.store() as store:
@@ -292,12 +289,7 @@ def history(
         events = store.history(project_id, finding_id)
         if not events:
             store.get_finding(project_id, finding_id)
-    if form == "json":
-        session.out.json(as_json(events))
-    elif events:
-        session.out.grid(history_grid(events))
-    else:
-        session.out.note("nothing has changed since it was created")
+    session.out.answer_rows(form, events, history_grid, "nothing has changed since it was created")
 
 
 @command("summary", "findings summary --project acme-api", "findings summary --format json")
@@ -306,15 +298,12 @@ def summary(ctx: typer.Context, project: Project = None, form: AsJson = "text") 
 
     Counts by severity, status, detector and CWE, and the resources with most findings.
     """
-    from findings_orm.cli.render import as_json, write_summary
+    from findings_orm.cli.render import write_summary
 
     session = session_of(ctx)
     with session.store() as store:
         counts = store.summarize(session.project(store, project))
-    if form == "json":
-        session.out.json(as_json(counts))
-    else:
-        write_summary(session.out, counts)
+    session.out.answer(form, counts, lambda: write_summary(session.out, counts))
 
 
 # -- `findings runs`, `diff`, `projects`: what was imported, and when -------------------------------------
@@ -327,17 +316,12 @@ if TYPE_CHECKING:
 @command("runs", "findings runs --project acme-api")
 def runs(ctx: typer.Context, project: Project = None, form: AsJson = "text") -> None:
     """List the imports of a project, oldest first."""
-    from findings_orm.cli.render import as_json, runs_grid
+    from findings_orm.cli.render import runs_grid
 
     session = session_of(ctx)
     with session.store() as store:
         found = store.runs(session.project(store, project))
-    if form == "json":
-        session.out.json(as_json(found))
-    elif found:
-        session.out.grid(runs_grid(found))
-    else:
-        session.out.note("no runs yet")
+    session.out.answer_rows(form, found, runs_grid, "no runs yet")
 
 
 @command("diff", "findings diff 1 2 --project acme-api", "findings diff 3 4 --format json")
@@ -352,7 +336,7 @@ def diff(
 
     That is, findings that only one of them saw.
     """
-    from findings_orm.cli.render import as_json, write_diff
+    from findings_orm.cli.render import write_diff
 
     session = session_of(ctx)
     with session.store() as store:
@@ -360,10 +344,7 @@ def diff(
         known = store.runs(project_id)
         first, second = (named_run(known, project_id, name) for name in (a, b))
         difference = store.diff_runs(project_id, first.id, second.id)
-    if form == "json":
-        session.out.json(as_json(difference))
-    else:
-        write_diff(session.out, difference)
+    session.out.answer(form, difference, lambda: write_diff(session.out, difference))
 
 
 def named_run(known: Sequence[Run], project_id: str, name: str) -> Run:
@@ -389,10 +370,4 @@ def projects(ctx: typer.Context, form: AsJson = "text") -> None:
     session = session_of(ctx)
     with session.store() as store:
         known = store.list_projects()
-    if form == "json":
-        session.out.json(known)
-        return
-    for project_id in known:
-        session.out.line(project_id)
-    if not known:
-        session.out.note("no projects yet")
+    session.out.answer_lines(form, known, known, "no projects yet")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from findings_orm.cli.output import (
@@ -249,14 +248,3 @@ def rejected_grid(originals: Iterable[RejectedOriginal]) -> Grid:
     return Grid(
         columns, [(o.rejected_id, whole_seconds(o.at), o.index, o.field, o.reason) for o in originals]
     )
-
-
-def as_json(value: object) -> Any:
-    """Return data of the port as what JSON can hold."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: as_json(inner) for name, inner in asdict(value).items()}
-    if isinstance(value, Mapping):
-        return {str(name): as_json(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_json(inner) for inner in value]
-    return value
