@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -65,25 +66,58 @@ def open_connection(target: Target, *, create: bool = False) -> Iterator[Connect
         if isinstance(target, Connection):
             yield from _lend_connection(target)
             return
-        engine = engine_of(target, create=create) if isinstance(target, str) else target
+        if isinstance(target, Engine):
+            yield from _connect_engine(target, where)
+            return
+        engine = engine_of(target, create=create)
+        opened = _record_opened(engine)
         try:
-            _check_dialect(engine.dialect.name, where)
-            with _connect_engine(engine, where) as connection:
-                yield connection
+            yield from _connect_engine(engine, where)
         finally:
-            if engine is not target:
-                engine.dispose()
+            for driver in opened:  # SQLAlchemy may have been interrupted while it closed one
+                if engine.dialect.name == "sqlite":
+                    _end_transaction(driver)
+                driver.close()
 
 
-def _connect_engine(engine: Engine, where: str) -> Connection:
+def _record_opened(engine: Engine) -> list[Any]:
+    """Return where the driver's connections of an engine will be."""
+    opened: list[Any] = []
+
+    @event.listens_for(engine, "do_connect")
+    def record_opened(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
+        opened.append(dialect.connect(*arguments, **options))
+        return opened[-1]
+
+    return opened
+
+
+def _end_transaction(driver: Any, _record: object = None) -> None:
+    """Give up the locks of a SQLite database. A closed connection keeps them as long as a traceback has a cursor of it."""
+    with suppress(sqlite3.Error):
+        driver.rollback()
+
+
+def _end_transactions_on_close(engine: Engine) -> None:
+    """SQLAlchemy closes a connection of which a statement was interrupted."""
+    if engine.dialect.name == "sqlite" and not event.contains(engine, "close", _end_transaction):
+        event.listen(engine, "close", _end_transaction)
+
+
+def _connect_engine(engine: Engine, where: str) -> Iterator[Connection]:
+    _check_dialect(engine.dialect.name, where)
+    _end_transactions_on_close(engine)
     try:
-        return engine.connect()
+        connection = engine.connect()
     except TypeError as error:
         raise StorageUnavailableError(f"{where}: the URL has an option that is unknown: {error}") from error
+    with connection:
+        yield connection
 
 
 def _lend_connection(connection: Connection) -> Iterator[Connection]:
     _check_dialect(connection.dialect.name, describe_target(connection))
+    _end_transactions_on_close(connection.engine)
     joined = connection.in_transaction()
     try:
         yield connection

@@ -14,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -21,14 +22,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from redis_servers import RedisServer
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from findings_orm import (
@@ -39,6 +40,7 @@ from findings_orm import (
     StorageUnavailableError,
     StorageValidationError,
     layout,
+    migrations,
     open_storage,
 )
 from findings_orm.backup import write_backup
@@ -210,12 +212,12 @@ def probe(store: FindingStore, others: ThreadPoolExecutor, number: int) -> None:
     others.submit(store.save_finding, finding(number, project_id="probe")).result(timeout=20)
 
 
-def points(calls: int, seed: str) -> Iterator[tuple[int, type[BaseException]]]:
+def points(calls: int, seed: str, most: int = POINTS) -> Iterator[tuple[int, type[BaseException]]]:
     """Yield the calls at which to interrupt, each with an exception."""
     if FULL:
         yield from ((call, error) for call in range(1, calls + 1) for error in ERRORS)
         return
-    step = max(1, calls // POINTS)
+    step = max(1, calls // most)
     for number, call in enumerate(range(1 + random.Random(seed).randrange(step), calls + 1, step)):
         yield call, ERRORS[number % len(ERRORS)]
 
@@ -415,6 +417,48 @@ def test_files_are_whole_wherever_opening_folding_or_closing_is_interrupted(
         del outcome  # its traceback may keep a file
         assert not _open_locks(root), place
         shutil.rmtree(root)
+    print(f"{work.__name__}: {tried} points of {calls * (len(ERRORS) if FULL else 1)}")
+    assert tried >= POINTS - 1
+
+
+def _downgrade_by_url(url: str) -> None:
+    migrations.downgrade(url, "r0005")
+
+
+def _downgrade_by_engine(url: str) -> None:
+    migrations.downgrade(create_engine(url, poolclass=NullPool), "r0005")
+
+
+def _downgrade_by_connection(url: str) -> None:
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        migrations.downgrade(connection, "r0005")
+
+
+@pytest.mark.parametrize("work", [_downgrade_by_url, _downgrade_by_engine, _downgrade_by_connection])
+def test_an_interrupted_migration_leaves_no_lock(
+    empty_sqlite: Path, tmp_path: Path, work: Callable[[str], None]
+) -> None:
+    def new_file() -> Path:
+        return Path(shutil.copy(empty_sqlite, tmp_path / f"{next(numbers)}.db"))
+
+    numbers = itertools.count()
+    work(f"sqlite:///{new_file()}")  # what is kept from the first time on is not made again
+    path = new_file()
+    calls = interrupt_at(0, lambda: work(f"sqlite:///{path}")).calls
+    tried = 0
+    gc.disable()
+    try:
+        for call, error in points(calls, work.__name__, most=5 * POINTS):
+            path = new_file()
+            outcome = interrupt_at(call, functools.partial(work, f"sqlite:///{path}"), error)
+            assert outcome.raised in (None, outcome.injected), outcome.place
+            with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")  # while the traceback is there
+                (revision,) = other.execute("SELECT version_num FROM findings_orm_version").fetchone()
+            assert revision == "r0005" or outcome.raised, outcome.place
+            tried += outcome.reached
+    finally:
+        gc.enable()
     print(f"{work.__name__}: {tried} points of {calls * (len(ERRORS) if FULL else 1)}")
     assert tried >= POINTS - 1
 
