@@ -75,7 +75,7 @@ _OLDER = {
 }
 """What older versions refuse and the current one does not; the rules of the current one are in `Finding`.
 
-A version that lacks nothing but fields which later revisions name as ``FIELD`` needs no entry.
+A version that lacks nothing but fields which later revisions name in ``NEW_FIELDS`` needs no entry.
 """
 
 
@@ -86,7 +86,9 @@ def _older_rules(version: str) -> _Older | None:
         return None
     rules = _OLDER.get(version, _Older(frozenset(FIELDS), {}, {}))
     newer = _known_versions()[_known_versions().index(version) + 1 :]
-    added = {revision.adds for revision in revision_chain() if revision.schema_version in newer}
+    added = {
+        name for revision in revision_chain() if revision.schema_version in newer for name in revision.adds
+    }
     return replace(rules, fields=rules.fields - added) if rules.fields is not None else rules
 
 

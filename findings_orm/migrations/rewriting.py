@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,6 +33,10 @@ JSON = sa.Text().with_variant(postgresql.JSON(), "postgresql")
 LIST = sa.Text().with_variant(postgresql.JSONB(), "postgresql")
 TEXT = sa.Text()
 NUMBER: sa.Double[float] = sa.Double()
+FLOAT: sa.Double[float] = sa.Double()
+"""As `NUMBER`, for a field that is always written with a fraction (`findings_orm.fields.Kind.FLOAT`)."""
+INTEGER = sa.Integer()
+TIME = sa.String(27).with_variant(sa.DateTime(timezone=True), "postgresql")
 
 MAY_HAVE_CORNER = (
     "(CAST(provenance AS TEXT) LIKE '%\"findings!_orm\"%' ESCAPE '!' "
@@ -48,7 +53,7 @@ class Rows:
         revision: the revision.
         before: the schema version before it.
         corner: where the newer documents leave what the older ones have no room for.
-        types: the columns beside the key, with the types that values are written as: `TEXT`, `NUMBER`, `JSON`, `LIST`.
+        types: the columns beside the key, with the types that values are written as, which are those of this module.
     """
 
     revision: str
@@ -175,17 +180,27 @@ class Rows:
 
     def _read_value(self, column: str, value: Any) -> Any:
         """Return what a column holds as a document has it in canonical form."""
-        if self._is_json(column) and value is not None:
+        kind = self.types.get(column)
+        if value is None:
+            return None
+        if self._is_json(column):
             return json.loads(value)
-        return int(value) if isinstance(value, float) and value == int(value) else value
+        if kind is TIME:
+            return _canonical_time(value)
+        return int(value) if kind is NUMBER and value == int(value) else value
+
+    def _write_value(self, column: str, value: Any) -> Any:
+        """Return a value of a document as the statement takes it."""
+        if value is None:
+            return None
+        if self._is_json(column):
+            return _json_text(value)
+        if self.types.get(column) is TIME and op.get_context().dialect.name == "sqlite":
+            return value if "." in value else f"{value[:-1]}.000000Z"
+        return value
 
     def _change_of_row(self, row: Any, document: Document, write: Sequence[str]) -> Document:
-        values = {
-            f"new_{name}": _json_text(document[name])
-            if self._is_json(name) and document[name] is not None
-            else document[name]
-            for name in write
-        }
+        values = {f"new_{name}": self._write_value(name, document[name]) for name in write}
         return {"the_project": row["project_id"], "the_id": row["id"], **values}
 
     def _update_rows(self, changes: list[Document], write: Sequence[str]) -> None:
@@ -311,6 +326,13 @@ def _bind_changes(changes: list[Document], types: Mapping[str, sa.types.TypeEngi
         *(sa.column(*each) for each in types.items()),
     ).render_derived("new", with_types=True)
     return new.c, {"changes": json.dumps(changes, ensure_ascii=False)}
+
+
+def _canonical_time(stored: Any) -> str:
+    """Return a time as a document has it: SQLite has text of one width, PostgreSQL a time."""
+    if not isinstance(stored, str):
+        stored = stored.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return f"{stored[:19]}Z" if stored.endswith(".000000Z") else stored
 
 
 def _json_text(value: Any) -> str:

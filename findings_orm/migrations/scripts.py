@@ -35,14 +35,14 @@ class Revision:
         schema_version: the schema version of findings after it.
         before: the schema version before it. The first one's is that of the documents which no database held.
         work: what it does to the tables, in words; "" for what takes no time.
-        adds: the field that it brings, where it says that as ``FIELD``.
+        adds: the fields that it brings, where it names them in ``NEW_FIELDS``.
     """
 
     id: str
     schema_version: str
     before: str
     work: str = ""
-    adds: str = ""
+    adds: tuple[str, ...] = ()
 
     @property
     def changes_documents(self) -> bool:
@@ -118,7 +118,9 @@ def revision_chain() -> tuple[Revision, ...]:
         said = after[last]
         before = found[-1].schema_version if found else said["legacy_schema_version"]
         version = said.get("finding_schema_version", before)
-        found.append(Revision(said["revision"], version, before, said.get("work", ""), said.get("FIELD", "")))
+        found.append(
+            Revision(said["revision"], version, before, said.get("work", ""), said.get("NEW_FIELDS", ()))
+        )
         last = found[-1].id
     if len(found) != len(files):
         raise StorageError("the revisions of findings-orm don't form one chain; install it again")
@@ -162,11 +164,13 @@ def goal_of(current: str | None, revision: str, where: str = "the database") -> 
 
 
 def _read_constants(path: pathlib.Path) -> dict[str, Any]:
-    """Return the constants at the top level of a module."""
-    assignments = (node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.Assign))
-    return {
-        target.id: node.value.value
-        for node in assignments
-        for target in node.targets
-        if isinstance(target, ast.Name) and isinstance(node.value, ast.Constant)
-    }
+    """Return the constants at the top level of a module; of a dict its keys, where these are constants."""
+    found: dict[str, Any] = {}
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if isinstance(node.value, ast.Constant):
+                found[name] = node.value.value
+            elif isinstance(node.value, ast.Dict):
+                found[name] = tuple(key.value for key in node.value.keys if isinstance(key, ast.Constant))
+    return found

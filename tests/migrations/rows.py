@@ -38,7 +38,7 @@ _OF_1_1_0 = ("status", "rule_id", "fingerprint", "location", "confidence", "tags
 
 def _fields_of(version: str) -> tuple[str, ...]:
     newer = KNOWN_VERSIONS[KNOWN_VERSIONS.index(version) + 1 :]
-    added = {one.adds for one in revision_chain() if one.schema_version in newer}
+    added = {name for one in revision_chain() if one.schema_version in newer for name in one.adds}
     if version in ("1.0.0", "1.1.0"):
         added |= set(_OF_1_1_0) if version == "1.0.0" else set()
         return tuple("cwe" if name == "cwe_ids" else name for name in FIELDS if name not in added)
