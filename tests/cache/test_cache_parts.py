@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from findings_orm.stores.cache.options import CacheOptions
 from findings_orm.stores.cache.reader import Flights, Keeper
 from findings_orm.stores.cache.remote import Breaker, Remote
 from findings_orm.stores.cache.statistics import Statistics
+from findings_orm.testing.interruption import interrupt_at
 
 
 @pytest.fixture
@@ -240,3 +243,41 @@ def test_every_removed_entry_is_reported(redis: RedisServer, count: int) -> None
         assert redis.do("DBSIZE") == 0
     finally:
         client.close()
+
+
+# -- exceptions of signal handlers, at every call -----------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_is_kept_near_is_whole_wherever_a_change_of_it_is_interrupted() -> None:
+    def change(near: NearCache) -> None:
+        near.put("b", "p", 1, b"2", 60)
+        near.put("a", "p", 2, b"three", 60)  # of another revision: the others leave
+        near.put("c", "q", 1, b"four", 60)  # there is no room for both
+        near.drop_project("q")
+
+    for call in itertools.count(1):
+        near = NearCache(8, 60.0)
+        near.put("a", "p", 1, b"1", 60)
+        outcome = interrupt_at(call, functools.partial(change, near))
+        for key in "abc":
+            near.put(key, "p", 3, b"x", 60)
+        assert near.figures() == {"entries": 3, "bytes": 3}, outcome.place
+        near.drop_project("p")
+        assert near.figures() == {"entries": 0, "bytes": 0}, outcome.place
+        if not outcome.reached:
+            break
+    assert call > 30
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_work_that_was_interrupted_keeps_nobody_waiting() -> None:
+    for call in itertools.count(1):
+        flights: Flights[int] = Flights()
+        outcome = interrupt_at(call, functools.partial(flights.join, "key", lambda: 1, 0.0))
+        reached, place = outcome.reached, outcome.place
+        del outcome
+        assert flights.join("key", lambda: 2, 0.0) == (2, True), place
+        if not reached:
+            break
+    assert call > 5

@@ -57,10 +57,9 @@ class Listener:
             return
         with self._lock:
             if self._thread is None and not self._ended.is_set():
-                self._thread = threading.Thread(
-                    target=self._listen_until_end, name="findings-cache", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._listen_until_end, name="findings-cache", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def close(self) -> None:
         """Stop. The thread ends by itself a moment later."""

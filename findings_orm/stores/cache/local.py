@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 # -- what the process itself keeps in front of Redis ------------------------------------------------------
@@ -42,7 +42,7 @@ class NearCache:
             if found is None:
                 return None
             if found.until <= time.monotonic():
-                self._remove_entry(key)
+                self._remove_entries([key])
                 return None
             self._entries.move_to_end(key)
             return found.data
@@ -51,40 +51,54 @@ class NearCache:
         """Keep the result of a project's revision, for up to `seconds`."""
         if len(data) > self._limit:
             return
+        entry = _Entry(data, project_id, time.monotonic() + min(seconds, self._seconds))
         with self._lock:
-            if self._projects.get(project_id, (revision,))[0] != revision:
-                self._drop_entries(project_id)
-            if key in self._entries:
-                self._remove_entry(key)
-            until = time.monotonic() + min(seconds, self._seconds)
-            self._entries[key] = _Entry(data, project_id, until)
-            self._projects.setdefault(project_id, (revision, set()))[1].add(key)
-            self._size += len(data)
-            while self._size > self._limit:
-                self._remove_entry(next(iter(self._entries)))
+            try:
+                self._put_entry(key, revision, entry)
+            except BaseException:
+                self._forget_all()
+                raise
 
     def drop_project(self, project_id: str | None) -> None:
         """Forget what is kept of a project, or of all."""
         with self._lock:
-            for one in [project_id] if project_id is not None else list(self._projects):
-                self._drop_entries(one)
+            if project_id is None:
+                self._forget_all()
+            else:
+                self._remove_entries(self._projects.get(project_id, (0, ()))[1])
 
     def figures(self) -> dict[str, int]:
         """Return how many entries there are and how many bytes they hold."""
         with self._lock:
             return {"entries": len(self._entries), "bytes": self._size}
 
-    def _drop_entries(self, project_id: str) -> None:
-        for key in list(self._projects.get(project_id, (0, ()))[1]):
-            self._remove_entry(key)
+    def _put_entry(self, key: str, revision: int, entry: _Entry) -> None:
+        if self._projects.get(entry.project_id, (revision,))[0] != revision:
+            self._remove_entries(self._projects[entry.project_id][1])
+        if key in self._entries:
+            self._remove_entries([key])
+        self._entries[key] = entry
+        self._projects.setdefault(entry.project_id, (revision, set()))[1].add(key)
+        self._size += len(entry.data)
+        while self._size > self._limit:
+            self._remove_entries([next(iter(self._entries))])
 
-    def _remove_entry(self, key: str) -> None:
-        entry = self._entries.pop(key)
-        self._size -= len(entry.data)
-        keys = self._projects[entry.project_id][1]
-        keys.discard(key)
-        if not keys:
-            del self._projects[entry.project_id]
+    def _remove_entries(self, keys: Iterable[str]) -> None:
+        try:
+            for key in list(keys):
+                entry = self._entries.pop(key)
+                self._size -= len(entry.data)
+                left = self._projects[entry.project_id][1]
+                left.discard(key)
+                if not left:
+                    del self._projects[entry.project_id]
+        except BaseException:
+            self._forget_all()
+            raise
+
+    def _forget_all(self) -> None:
+        """Begin anew; so does what a signal interrupted half way."""
+        self._entries, self._projects, self._size = OrderedDict(), {}, 0
 
 
 # -- the revisions of projects, as old as they may be -----------------------------------------------------

@@ -48,21 +48,22 @@ class Flights(Generic[T]):
         Returns:
             The result, and whether it is this call's own. None of another one's: it failed, or takes too long.
         """
-        with self._lock:
-            flight = self._flying.get(key)
-            mine = flight is None
-            if flight is None:
-                flight = self._flying[key] = _Flight()
-        if not mine:
-            flight.landed.wait(seconds)
-            return flight.result, False
+        mine: _Flight[T] | None = None
         try:
-            flight.result = work()
-            return flight.result, True
-        finally:
             with self._lock:
-                del self._flying[key]
-            flight.landed.set()
+                flight = self._flying.get(key)
+                if flight is None:
+                    mine = flight = _Flight()
+                    self._flying[key] = flight
+            if mine:
+                flight.result = work()
+            else:
+                flight.landed.wait(seconds)
+            return flight.result, mine is not None
+        finally:
+            if mine:
+                del self._flying[key]  # no call, and so nothing that a signal could interrupt
+                mine.landed.set()
 
 
 # -- keeping the locks of loads that take long, so that they can end soon after a process that died -------
@@ -91,12 +92,13 @@ class Keeper:
         if not name:
             yield
             return
-        with self._changed:
-            self._held[key] = name
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._keep, name="findings-cache-locks", daemon=True)
-                self._thread.start()
         try:
+            with self._changed:
+                self._held[key] = name
+                if self._thread is None:
+                    thread = threading.Thread(target=self._keep, name="findings-cache-locks", daemon=True)
+                    thread.start()
+                    self._thread = thread
             yield
         finally:
             with self._changed:
