@@ -7,7 +7,7 @@ into one of these, with the original chained as ``__cause__``.
 from __future__ import annotations
 
 import reprlib
-from typing import Any, Self
+from typing import Self
 
 from findings_orm.secrecy import hide_secrets
 
@@ -56,7 +56,7 @@ class StorageValidationError(StorageError):
         *,
         field: str | None = None,
         rule: str | None = None,
-        value: Any = None,
+        value: object = None,
         index: int | None = None,
     ) -> None:
         super().__init__(message)
@@ -67,7 +67,7 @@ class StorageValidationError(StorageError):
 
     @classmethod
     def of_field(
-        cls, field: str, rule: str, value: Any, *, index: int | None = None
+        cls, field: str, rule: str, value: object, *, index: int | None = None
     ) -> StorageValidationError:
         """Return the error for one broken rule, its message made of place, rule and value."""
         place = readable_place(field)

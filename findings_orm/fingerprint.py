@@ -174,8 +174,8 @@ def content_digest(content: bytes) -> bytes:
 
 
 def changed_fields(
-    old: Mapping[str, Any], new: Mapping[str, Any], fields: Iterable[str] = CONTENT_FIELDS
-) -> dict[str, list[Any]]:
+    old: Mapping[str, object], new: Mapping[str, object], fields: Iterable[str] = CONTENT_FIELDS
+) -> dict[str, list[object]]:
     """Return ``{field: [old, new]}`` for the fields that differ, exactly: ``1`` is not ``1.0`` or True."""
     return {name: [old[name], new[name]] for name in fields if not _is_same_value(old[name], new[name])}
 

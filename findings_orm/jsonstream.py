@@ -175,7 +175,7 @@ class JsonReader:
         fault = error.msg.removesuffix(" at").removesuffix(" starting")
         self._raise_fault(f"{fault}; the text ends inside a value (cut off?)" if cut else fault, error.pos)
 
-    def _take_decoded(self, value: Any, end: int) -> Any:
+    def _take_decoded(self, value: object, end: int) -> object:
         text, start = self._text, self._at
         self.taken = end - start
         if self.taken > self.limits.max_nesting_levels and not self._again:
@@ -199,7 +199,7 @@ class JsonReader:
             found = count_values_in(self._text[start:end])
             self.check("max_document_values", found, "the number of values in a value")
 
-    def _check_value(self, value: Any, start: int, end: int) -> None:
+    def _check_value(self, value: object, start: int, end: int) -> None:
         text, limits, size = self._text, self.limits, end - start
         if text.count("{", start, end) + text.count("[", start, end) > limits.max_nesting_levels:
             self.check(
@@ -212,7 +212,7 @@ class JsonReader:
         if 4 * size > limits.max_field_bytes:
             self.check("max_field_bytes", _longest_text(value), "the longest text in a value, in bytes")
 
-    def keep(self, value: Any, beside: int = 0) -> Any:
+    def keep(self, value: object, beside: int = 0) -> object:
         """Return a value that stays in memory; with all that were kept it may take `Limits.max_shared_bytes`.
 
         `beside` is how many bytes of memory are taken for it elsewhere.
@@ -226,7 +226,7 @@ class JsonReader:
         if found > getattr(self.limits, name):
             self._raise_fault(f"{what}: {found:,}; {self.limits.rule(name)}", kind=LimitExceededError)
 
-    def _escape_surrogates(self, value: Any) -> Any:
+    def _escape_surrogates(self, value: object) -> object:
         try:
             return _escape_surrogates(value)
         except (RecursionError, _FaultError) as error:
@@ -272,7 +272,7 @@ class JsonReader:
                 return
             index += 1
 
-    def objects(self) -> Iterator[dict[str, Any]]:
+    def objects(self) -> Iterator[dict[str, object]]:
         """Take the rest, JSON Lines (values one after the other) or one array, whose items must be objects."""
         if self.peek() == "[":
             for _ in self.elements():
@@ -281,11 +281,11 @@ class JsonReader:
         while self.peek():
             yield self.object()
 
-    def object(self) -> dict[str, Any]:
+    def object(self) -> dict[str, object]:
         """Take the next value, which must be an object."""
         if self.peek() != "{":
             self._raise_fault(f"an object is expected{self._cut_off_hint()}")
-        value: dict[str, Any] = self.value()
+        value: dict[str, object] = self.value()
         return value
 
     def skip(self, levels: int) -> None:
@@ -364,7 +364,7 @@ class JsonReader:
         )
 
 
-def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
@@ -403,7 +403,7 @@ def _count_levels(value: Any) -> int:
     return depth
 
 
-def _longest_text(value: Any) -> int:
+def _longest_text(value: object) -> int:
     """Return the bytes of the longest text in a value, of the names too."""
     longest = 0
     for part in walk_json(value):
@@ -437,7 +437,7 @@ def _long_scanner() -> json.JSONDecoder:
     )
 
 
-def _escape_surrogates(value: Any) -> Any:
+def _escape_surrogates(value: object) -> Any:
     """Return `value` with each lone surrogate as its six character escape."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()

@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from findings_orm.arguments import path_of
 from findings_orm.errors import SchemaVersionError, StorageValidationError, readable
@@ -25,28 +24,28 @@ _ROW_NAMES = frozenset({"pid", "detector_id"})
 _SEMANTIC = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 
 
-def version_of(document: Mapping[str, Any]) -> Any:
+def version_of(document: Mapping[str, object]) -> object:
     """Return the version of a document in a file that says none itself: what it says, 0.3.0 where it names its project
     as 0.3.0 does, else None."""
     legacy = "pid" in document and "project_id" not in document
     return document.get("finding_schema_version", LEGACY_VERSION if legacy else None)
 
 
-def looks_legacy(document: Mapping[str, Any]) -> bool:
+def looks_legacy(document: Mapping[str, object]) -> bool:
     """Return whether a document that says no version has what only those of 0.3.0 had."""
     if "finding_schema_version" in document:
         return False
     return document.get("status") in ("accepted_risk", "fixed") or not _LEGACY_NAMES.isdisjoint(document)
 
 
-def is_layout(data: Mapping[str, Any], version: str) -> bool:
+def is_layout(data: Mapping[str, object], version: str) -> bool:
     """Return whether an object of a schema version is a store layout. In 0.3.0 a row may have any field, `findings` too."""
     if version == LEGACY_VERSION:
         return isinstance(data.get("findings"), list) and _ROW_NAMES.isdisjoint(data)
     return "findings" in data
 
 
-def check_documents(data: Mapping[str, Any], limits: Limits) -> None:
+def check_documents(data: Mapping[str, object], limits: Limits) -> None:
     """Refuse a layout with a finding that is too large; what it has beside its findings counts as one.
 
     Raises:
@@ -141,9 +140,9 @@ def check_store_layout(path: pathlib.Path) -> list[str]:
     return problems
 
 
-def _read_outline(path: pathlib.Path) -> dict[str, Any] | None:
+def _read_outline(path: pathlib.Path) -> dict[str, object] | None:
     """Return the members that make a file a store layout, of a list only that it is one; None where the file is no object."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     with path.open("rb", buffering=0) as file:
         reader = JsonReader(file)
         if reader.peek() not in ("{", ""):
@@ -154,7 +153,7 @@ def _read_outline(path: pathlib.Path) -> dict[str, Any] | None:
             start = reader.peek()
             if start == "[":
                 reader.skip(1)
-                value: Any = []
+                value: object = []
             else:
                 value = reader.value()
             if name in _MEMBERS:

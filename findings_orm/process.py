@@ -41,10 +41,10 @@ class _Block(functools.partial[bool]):
     and with it the generator, which Python then closes.
     """
 
-    generator: Generator[Any, None, None]
+    generator: Generator[object, None, None]
     __exit__ = functools.partial.__call__
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> object:
         try:
             return next(self.generator)
         except StopIteration:
@@ -55,7 +55,7 @@ class _Block(functools.partial[bool]):
 
 
 def _leave_block(
-    generator_of: Callable[[], Generator[Any, None, None] | None],
+    generator_of: Callable[[], Generator[object, None, None] | None],
     _kind: type[BaseException] | None,
     error: BaseException | None,
     trace: TracebackType | None,
@@ -89,7 +89,7 @@ def block(function: Callable[P, Iterator[T]]) -> Callable[P, AbstractContextMana
 
     @functools.wraps(function)
     def make_block(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[T]:
-        generator: Any = function(*args, **kwargs)
+        generator: object = function(*args, **kwargs)
         made: Any = _Block(_leave_block, weakref.ref(generator))
         made.generator = generator
         return made  # type: ignore[no-any-return]  # C code makes it a context manager
@@ -120,7 +120,9 @@ def pause_garbage_collection() -> Iterator[bool]:
 _log = logging.getLogger(__name__)
 
 
-def when_dropped(store: object, where: str, release: Callable[..., object], *held: Any) -> finalize[..., Any]:
+def when_dropped(
+    store: object, where: str, release: Callable[..., object], *held: Any
+) -> finalize[..., object]:
     """Release what a store holds when Python collects it, and warn of that with a `ResourceWarning`.
 
     Python may do so at any moment and in any thread: `release` must not take a lock that others than the store use. Nothing
@@ -141,7 +143,9 @@ def when_dropped(store: object, where: str, release: Callable[..., object], *hel
     return finalizer
 
 
-def _release_dropped(process: int, name: str, release: Callable[..., object], held: tuple[Any, ...]) -> None:
+def _release_dropped(
+    process: int, name: str, release: Callable[..., object], held: tuple[object, ...]
+) -> None:
     if os.getpid() != process:
         return
     try:

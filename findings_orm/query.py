@@ -180,15 +180,15 @@ class FindingQuery:
         """The folded words of `text`, each once."""
         return words_of(self.text)
 
-    def sort_value(self, document: Mapping[str, Any]) -> Any:
+    def sort_value(self, document: Mapping[str, object]) -> object:
         """Return the value of a document that decides about its place."""
-        with_value: Callable[[Mapping[str, Any]], Any] = SORTS.get(self.sort_field, self._relevance_of)
+        with_value: Callable[[Mapping[str, object]], object] = SORTS.get(self.sort_field, self._relevance_of)
         try:
             return with_value(document)
         except _NO_FINDING as error:
             raise StorageValidationError.of_field("document", "must be a finding", document) from error
 
-    def _relevance_of(self, document: Mapping[str, Any]) -> int:
+    def _relevance_of(self, document: Mapping[str, object]) -> int:
         return relevance(self.words, document)
 
     @cached_property
@@ -228,7 +228,7 @@ class FindingQuery:
         ) as error:
             raise StorageValidationError.of_field("cursor", rule, self.cursor) from error
 
-    def _check_position(self, value: Any, finding_id: Any) -> tuple[Any, str]:
+    def _check_position(self, value: Any, finding_id: Any) -> tuple[object, str]:
         """Return a place in the order, or raise."""
         if not is_uuid(finding_id):
             raise ValueError("no id")
@@ -242,7 +242,7 @@ class FindingQuery:
             value = time_key(canonical_time(value))
         return value, finding_id.lower()
 
-    def cursor_after(self, document: Mapping[str, Any]) -> str:
+    def cursor_after(self, document: Mapping[str, object]) -> str:
         """Return the cursor of the page that follows `document`."""
         position = [self._cursor_binding, self.sort_value(document)]
         try:
@@ -278,7 +278,7 @@ _SETS = ("severity", "status", "detector_id", "rule_id", "cwe", "cve_id", "run_i
 _NO_FINDING = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
-def _condition_values(name: str, given: Any) -> tuple[Any, ...]:
+def _condition_values(name: str, given: object) -> tuple[object, ...]:
     """Return the values of a set of conditions, of which there may be a single one."""
     if given is None:
         return ()

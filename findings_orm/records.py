@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from findings_orm.diagnosis import Survey
 from findings_orm.errors import StorageUnavailableError
@@ -18,6 +18,8 @@ from findings_orm.finding import FindingDocument, Objects, StatusName
 from findings_orm.limits import Limits
 from findings_orm.port import Event, FindingStore, Rejected, RejectedOriginal, Run
 from findings_orm.query import FindingQuery, Summary, latest_time
+
+T = TypeVar("T")
 
 
 class Identity(NamedTuple):
@@ -211,7 +213,7 @@ class Records(Protocol):
 
     def unseen(
         self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
-    ) -> Iterator[list[tuple[str, str, str, str | None]]]:
+    ) -> Iterator[list[tuple[str, StatusName, str, str | None]]]:
         """Yield batches of (id, status, time last seen, time of the last entry in history or None) of the detectors' findings
         in `statuses` that were last seen before `run`.
         The caller changes the statuses of a batch before it asks for the next one."""
@@ -301,9 +303,9 @@ class RecordStore(FindingStore, Protocol):
         """
 
 
-def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield lists of up to `size` items."""
-    batch: list[Any] = []
+    batch: list[T] = []
     for item in items:
         batch.append(item)
         if len(batch) >= size:
@@ -372,7 +374,7 @@ def get_identity(row: Mapping[str, Any]) -> Identity:
     )
 
 
-def put_event(event: Event) -> dict[str, Any]:
+def put_event(event: Event) -> dict[str, object]:
     """Return an event as JSON."""
     return {name: getattr(event, name) for name in _EVENT}
 
@@ -382,7 +384,7 @@ def get_event(row: Mapping[str, Any]) -> Event:
     return Event(**{name: row[name] for name in _EVENT})
 
 
-def put_run(run: Run) -> dict[str, Any]:
+def put_run(run: Run) -> dict[str, object]:
     """Return a run as JSON."""
     refused = [{name: getattr(one, name) for name in _REFUSAL} for one in run.rejected]
     return {**{name: getattr(run, name) for name in _RUN}, "rejected": refused}
@@ -395,7 +397,7 @@ def get_run(row: Mapping[str, Any]) -> Run:
     return Run(**{**given, "detectors": tuple(row["detectors"])}, rejected=refused)
 
 
-def put_original(original: RejectedOriginal) -> dict[str, Any]:
+def put_original(original: RejectedOriginal) -> dict[str, object]:
     """Return a refused original as JSON; what only Python's JSON has (NaN, infinities) as a text."""
     row = {name: getattr(original, name) for name in _ORIGINAL}
     text = json.dumps(original.original)

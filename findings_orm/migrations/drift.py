@@ -145,7 +145,7 @@ def _declared_facts(metadata: MetaData, dialect: Dialect) -> Facts:
     return facts
 
 
-def _declared_column(column: Column[Any], dialect: Dialect) -> dict[str, str]:
+def _declared_column(column: Column[object], dialect: Dialect) -> dict[str, str]:
     default = column.server_default
     return {
         "type": column.type.compile(dialect=dialect),
@@ -267,7 +267,7 @@ def _found_index(index: Any, dialect: str) -> dict[str, str]:
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
-def _index_kind(using: Any) -> str:
+def _index_kind(using: object) -> str:
     return str(using or "btree")
 
 
@@ -275,7 +275,7 @@ def _join_names(names: Any) -> str:
     return ", ".join(names)
 
 
-def _reference_facts(columns: Any, table: str, referred: Any, ondelete: str | None) -> dict[str, str]:
+def _reference_facts(columns: object, table: str, referred: object, ondelete: str | None) -> dict[str, str]:
     return {
         "columns": _join_names(columns),
         "refers to": f"{table} ({_join_names(referred)})",

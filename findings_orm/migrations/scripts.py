@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VERSION_TABLE = "findings_orm_version"
 """The table that holds a database's revision; an application's own ``alembic_version`` is another one."""
 
-DocumentChange = Callable[[dict[str, Any]], dict[str, Any]]
+DocumentChange = Callable[[dict[str, object]], dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def document_changes(revision: str) -> tuple[DocumentChange, DocumentChange]:
 
 def large_indexes(revision: str) -> dict[str, str]:
     """Return what a revision names as ``LARGE_INDEXES``: name to the rest of ``CREATE INDEX`` on PostgreSQL."""
-    module: Any = script_directory().get_revision(revision).module
+    module: object = script_directory().get_revision(revision).module
     return dict(getattr(module, "LARGE_INDEXES", {}))
 
 
@@ -104,7 +104,7 @@ def revision_chain() -> tuple[Revision, ...]:
         StorageError: the revisions don't form one chain.
     """
     files = sorted((alembic_ini().parent / "alembic" / "versions").glob("*.py"))
-    after: dict[Any, dict[str, Any]] = {}
+    after: dict[object, dict[str, Any]] = {}
     for said in map(_read_constants, files):
         before = said.get("down_revision")
         if before in after:

@@ -77,7 +77,7 @@ def _run_on_postgresql(connection: Connection, lock_timeout: str | None) -> Iter
             connection.execution_options(isolation_level=isolation)
 
 
-def _isolation_level(connection: Connection) -> Any:
+def _isolation_level(connection: Connection) -> object:
     if connection.dialect.detect_autocommit_setting(_driver_of(connection)):
         return "AUTOCOMMIT"
     return connection.get_isolation_level()

@@ -19,6 +19,12 @@ from findings_orm.query import time_key
 from findings_orm.records import Identity
 
 Row = Sequence[Any]
+"""A row as a driver gives it."""
+
+IdentityRow = tuple[str, bytes, int, int, bytes, str, int | None, str, str, int, int, str | None, str | None]
+RunRow = tuple[str, str, str, str, int, str]
+EventRow = tuple[str, str, str, str, str, str, str | None]
+RejectedRow = tuple[str, str, int, str, str, str, str]
 
 FINDING_COLUMNS = FIELDS
 LISTS = fields_of(Kind.LIST)
@@ -137,7 +143,7 @@ _JSON_ENCODERS = [
 _JSON_OBJECT = "{" + ",".join(f'"{name}":%s' for name in FINDING_COLUMNS) + "}"
 
 
-def identity_row(identity: Identity) -> tuple[object, ...]:
+def identity_row(identity: Identity) -> IdentityRow:
     """Return the values of an identity in the order of `IDENTITY_COLUMNS`."""
     return (
         *identity[:7],
@@ -167,7 +173,7 @@ def optional_time(text: str | None) -> str | None:
     return None if text is None else time_key(text)
 
 
-def run_row(run: Run) -> tuple[object, ...]:
+def run_row(run: Run) -> RunRow:
     """Return the values of a run in the order of `RUN_COLUMNS`."""
     return (
         run.id,
@@ -187,7 +193,7 @@ def run_from_row(row: Row) -> Run:
     return Run(row[0], detectors, stored_time(row[2]), from_json(row[3]), row[4], counts, rejected)
 
 
-def event_row(event: Event) -> tuple[object, ...]:
+def event_row(event: Event) -> EventRow:
     """Return the values of an event in the order of `EVENT_COLUMNS`."""
     changes = to_json(dict(event.changes)).decode()
     return (
@@ -206,7 +212,7 @@ def event_from_row(row: Row) -> Event:
     return Event(row[0], stored_time(row[1]), row[2], row[3], from_json(row[4]), row[5], row[6])
 
 
-def rejected_row(original: RejectedOriginal, text: str) -> tuple[object, ...]:
+def rejected_row(original: RejectedOriginal, text: str) -> RejectedRow:
     """Return the values of a refused original in the order of `REJECTED_COLUMNS`; `text` is it as JSON."""
     return (
         original.rejected_id,

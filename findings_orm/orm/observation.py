@@ -230,13 +230,13 @@ def others_listen(connection: Connection, watch: Watch | None) -> bool:
     return len(dispatch.before_cursor_execute) > mine or len(dispatch.after_cursor_execute) > mine
 
 
-def _make_explainer(connection: Connection, text: str, parameters: Any) -> Callable[[], list[str]] | None:
+def _make_explainer(connection: Connection, text: str, parameters: object) -> Callable[[], list[str]] | None:
     if not text.lstrip("( \n").upper().startswith(_EXPLAINABLE):
         return None
     return lambda: _explain_statement(connection, text, parameters)
 
 
-def _explain_statement(connection: Connection, text: str, parameters: Any) -> list[str]:
+def _explain_statement(connection: Connection, text: str, parameters: object) -> list[str]:
     """Return the plan of a statement; nothing where the database refuses, whose transaction goes on regardless."""
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":

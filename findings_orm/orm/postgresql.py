@@ -52,7 +52,7 @@ _INTERVAL = 0.1
 """Seconds after which a wait lets handlers of signals run where the system does not wake it (Windows)."""
 
 
-def commit(driver: psycopg.Connection[Any], records: SqlRecords) -> None:
+def commit(driver: psycopg.Connection[object], records: SqlRecords) -> None:
     """Commit, and let the records know when it is done.
 
     An interruption first waits for the answer of the server: what was asked for can't be taken back, and it has to be known.
@@ -110,7 +110,7 @@ def _await_answer(server: PGconn, seconds: float = float("inf")) -> PGresult:
     return answer
 
 
-def cancel_statement(driver: Any) -> None:
+def cancel_statement(driver: object) -> None:
     """Let the server give up the statement that it works on, if there is one: it would keep its locks until that ends."""
     if not isinstance(driver, psycopg.Connection) or driver.closed:
         return  # an application may have joined on another driver
@@ -119,7 +119,7 @@ def cancel_statement(driver: Any) -> None:
             driver.cancel_safe(timeout=SECONDS)
 
 
-def is_usable(driver: Any) -> bool:
+def is_usable(driver: object) -> bool:
     """Return whether the server waits for a statement, in a transaction or not, and the answer to each is read at once."""
     if not isinstance(driver, psycopg.Connection):
         return True  # not known
@@ -127,7 +127,7 @@ def is_usable(driver: Any) -> bool:
     return server.transaction_status in _WAITING and server.pipeline_status == PipelineStatus.OFF
 
 
-def is_idle(driver: psycopg.Connection[Any]) -> bool:
+def is_idle(driver: psycopg.Connection[object]) -> bool:
     """Return whether a connection is usable and in no transaction."""
     return driver.pgconn.transaction_status == TransactionStatus.IDLE and is_usable(driver)
 
@@ -141,7 +141,7 @@ ATTEMPTS = 5
 LOWEST_VERSION = 15
 
 _T = TypeVar("_T")
-_Method = TypeVar("_Method", bound=Callable[..., Any])
+_Method = TypeVar("_Method", bound=Callable[..., object])
 
 
 def _retry_read(method: _Method) -> _Method:
@@ -156,7 +156,7 @@ def _retry_write(method: _Method) -> _Method:
 
 def _retry_method(method: _Method, *, read: bool) -> _Method:
     @wraps(method)
-    def retried_method(self: PostgreSQLStorageAdapter, *args: Any, **options: Any) -> Any:
+    def retried_method(self: PostgreSQLStorageAdapter, *args: object, **options: object) -> object:
         return self._retry_work(lambda: method(self, *args, **options), read=read)
 
     return cast("_Method", retried_method)
@@ -193,7 +193,7 @@ class PostgreSQLStorageAdapter(SqlStore):
     records: ClassVar[type[PostgreSQLRecords]] = PostgreSQLRecords
 
     @checked
-    def __init__(self, url: str | URL, *, migrate: bool = False, **options: Any) -> None:
+    def __init__(self, url: str | URL, *, migrate: bool = False, **options: object) -> None:
         target, given = parsed_url(url)
         migrate = bool(given.pop("migrate", False)) or migrate
         try:
@@ -282,14 +282,14 @@ class PostgreSQLStorageAdapter(SqlStore):
     def _commit_transaction(self, records: SqlRecords, driver: Any) -> None:
         commit(driver, records)
 
-    def _is_usable(self, driver: Any) -> bool:
+    def _is_usable(self, driver: object) -> bool:
         return is_usable(driver)
 
     def _is_clean(self, driver: Any) -> bool:
         return is_idle(driver)
 
     @staticmethod
-    def _end_unit(driver: Any, _record: object = None) -> None:
+    def _end_unit(driver: object, _record: object = None) -> None:
         cancel_statement(driver)
 
     def _prepare_connection(self, connection: Connection) -> None:
@@ -386,7 +386,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         with self._one_instant():
             return super().diff_runs(project_id, a, b)
 
-    def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+    def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[object]:
         """See `Store._iterate_findings`. A cursor on the server keeps the memory constant."""
         found = super()._iterate_findings(project_id, as_json=as_json)
         with closing(found):  # type: ignore[type-var]  # a generator
@@ -461,7 +461,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         )
         return int(connection_of(unit).exec_driver_sql(sql, (names,)).scalar() or 0)
 
-    def _database_figures(self, connection: Connection) -> dict[str, Any]:
+    def _database_figures(self, connection: Connection) -> dict[str, object]:
         info: Any = connection.connection.driver_connection.info  # type: ignore[union-attr]
         return {
             "server_version": info.parameter_status("server_version"),
@@ -470,7 +470,7 @@ class PostgreSQLStorageAdapter(SqlStore):
             "schema": self.options.schema,
         }
 
-    def _pool_figures(self) -> dict[str, Any]:
+    def _pool_figures(self) -> dict[str, object]:
         pool: Any = self.engine.pool
         return {
             "size": pool.size(),

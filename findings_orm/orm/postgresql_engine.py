@@ -133,7 +133,7 @@ def parsed_url(url: str | URL) -> tuple[URL, dict[str, Any]]:
     return target.difference_update_query(list(given)), given
 
 
-def _option_value(name: str, text: str | tuple[str, ...], kind: str) -> Any:
+def _option_value(name: str, text: str | tuple[str, ...], kind: str) -> object:
     try:
         if not isinstance(text, str):
             raise TypeError("given twice")
@@ -154,7 +154,7 @@ def postgresql_engine(url: URL, options: Options) -> Engine:
     prepared statements (unless `Options.prepare`), no ``SET``.
     """
     url, secrets = take_secrets(url)
-    arguments: dict[str, Any] = {
+    arguments: dict[str, object] = {
         **secrets,
         "prepare_threshold": _OFTEN if options.prepare else None,
         "application_name": options.application_name,
@@ -210,7 +210,7 @@ def _close_cursors_quietly(engine: Engine) -> None:
     """Let a cursor on the server be closed where its connection broke: it went with it, and that is no error."""
     import psycopg
 
-    class Cursor(psycopg.ServerCursor[Any]):
+    class Cursor(psycopg.ServerCursor[object]):
         def close(self) -> None:
             try:
                 super().close()
@@ -219,12 +219,12 @@ def _close_cursors_quietly(engine: Engine) -> None:
                     raise
                 super().close()
 
-        def __del__(self, *given: Any) -> None:
+        def __del__(self, *given: object) -> None:
             if not self.connection.closed:
                 super().__del__(*given)
 
     @event.listens_for(engine, "connect")
-    def set_cursor_factory(driver: Any, _record: Any) -> None:
+    def set_cursor_factory(driver: Any, _record: object) -> None:
         driver.server_cursor_factory = Cursor
 
 
@@ -232,7 +232,7 @@ def _test_idle_connections(engine: Engine) -> None:
     """Like the pool's own ``pre_ping``, without its price where a connection was used just now."""
 
     @event.listens_for(engine, "checkin")
-    def used(_driver: Any, record: Any) -> None:
+    def used(_driver: object, record: Any) -> None:
         record.info["used"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")

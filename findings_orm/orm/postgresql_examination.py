@@ -55,7 +55,7 @@ def database_problems(connection: Connection, pool_limit: int | None) -> Iterato
     yield from _changed_collation(connection)
 
 
-def _select_rows(connection: Connection, sql: str, *parameters: Any) -> Sequence[Any]:
+def _select_rows(connection: Connection, sql: str, *parameters: object) -> Sequence[Any]:
     return connection.exec_driver_sql(sql, parameters).all()
 
 

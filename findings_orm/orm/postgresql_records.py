@@ -52,9 +52,9 @@ _UNBOUNDED = 2**62
 class _LateWriter(LibpqWriter):
     """Sends rows, and their end, as fast as the server takes them; waits for neither."""
 
-    def __init__(self, cursor: psycopg.Cursor[Any]) -> None:
+    def __init__(self, cursor: psycopg.Cursor[object]) -> None:
         super().__init__(cursor, flush_threshold=_UNBOUNDED)
-        self._end: Generator[Any, Any, Any] | None = None
+        self._end: Generator[Any, Any, object] | None = None
 
     def finish(self, exc: BaseException | None = None) -> None:
         """Send the end of the rows, or of the whole command if they could not be made."""
@@ -78,7 +78,7 @@ class _LateWriter(LibpqWriter):
             self.connection.wait(end)
 
 
-def copy_in_steps(driver: psycopg.Connection[Any], sql: str, rows: Iterable[Row]) -> Steps:
+def copy_in_steps(driver: psycopg.Connection[object], sql: str, rows: Iterable[Row]) -> Steps:
     """Send rows by ``COPY``, step by step.
 
     The connection can't be used until that has ended; closed before, it waits for the server too.
@@ -198,7 +198,7 @@ class PostgreSQLRecords(SqlRecords):
         if not self.connection.in_transaction():
             self.connection.begin()
 
-    def _run_sql(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+    def _run_sql(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         return super()._run_sql(_psycopg_sql(sql), parameters)
 
     def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
@@ -267,7 +267,7 @@ class PostgreSQLRecords(SqlRecords):
 
     def _advance_statement(
         self, project_id: str, at: str, first: int, step: int
-    ) -> tuple[str, tuple[Any, ...]]:
+    ) -> tuple[str, tuple[object, ...]]:
         """Writers of a project queue on an advisory lock until the transaction ends."""
         sql = (
             "INSERT INTO finding_projects (project_id, created_at, revision) "

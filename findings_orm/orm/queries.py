@@ -40,7 +40,7 @@ class Clause(NamedTuple):
     """A piece of driver SQL, and a value for each mark in it."""
 
     sql: str
-    values: tuple[Any, ...] = ()
+    values: tuple[object, ...] = ()
 
 
 class Select(NamedTuple):
@@ -98,7 +98,7 @@ class Dialect:
         """Return the mark of a value that is compared with a column."""
         return "?"
 
-    def is_any(self, name: str, column: str, values: tuple[Any, ...]) -> Clause:
+    def is_any(self, name: str, column: str, values: tuple[object, ...]) -> Clause:
         """Return whether a column, by its name and as it is written here, has one of the values; many go as one JSON list,
         as variables are limited."""
         if len(values) == 1:
@@ -133,7 +133,7 @@ class Dialect:
         return [()]
 
     def holds_any(
-        self, project_id: str, name: str, values: tuple[Any, ...], hidden: frozenset[str] = _NOTHING
+        self, project_id: str, name: str, values: tuple[object, ...], hidden: frozenset[str] = _NOTHING
     ) -> Clause:
         """Return whether a JSON list has one of the values.
 
@@ -149,7 +149,7 @@ class Dialect:
         )
         return Clause(sql, (*lists.values, *wanted.values))
 
-    def has_any(self, column: str, values: tuple[Any, ...]) -> Clause:
+    def has_any(self, column: str, values: tuple[object, ...]) -> Clause:
         """Return whether the JSON list in a column has one of the values."""
         found = self.is_any("", "member.value", values)
         sql = f"EXISTS (SELECT 1 FROM json_each({column}) AS member WHERE {found.sql})"  # noqa: S608  # constants
@@ -350,7 +350,7 @@ def conditions_by_column(
             yield "created_at", Clause(f"{column} {sign} {value_mark}", (time_key(time),))
 
 
-def wanted_members(query: FindingQuery, condition: str) -> tuple[Any, ...]:
+def wanted_members(query: FindingQuery, condition: str) -> tuple[object, ...]:
     """Return the values of which a list has to have one; a number that no column can hold is in none."""
     wanted = getattr(query, condition)
     return tuple(value for value in wanted if isinstance(value, str) or 0 < value <= MAX_NUMBER)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from findings_orm.clock import first_revision, now, revision_step
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError
-from findings_orm.finding import ACTIVE_STATUSES, FindingDocument
+from findings_orm.finding import ACTIVE_STATUSES, FindingDocument, StatusName
 from findings_orm.freetext import RELEVANCE, WHOLE, relevance
 from findings_orm.orm import mapping, queries, ranges, sqlite_plans
 from findings_orm.orm.mapping import (
@@ -185,7 +185,7 @@ class SqlReading(SqlStatements):
 
     def unseen(
         self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
-    ) -> Iterator[list[tuple[str, str, str, str | None]]]:
+    ) -> Iterator[list[tuple[str, StatusName, str, str | None]]]:
         """See `Records.unseen`."""
         if not detectors:
             return
@@ -242,7 +242,7 @@ class SqlReading(SqlStatements):
         columns = ", ".join((self._select_columns("findings", FINDING_COLUMNS, "f."), *more))
         return f"SELECT {columns} FROM findings f WHERE f.project_id = ? ORDER BY f.created_at, f.id"  # noqa: S608
 
-    def stream(self, project_id: str, *, as_json: bool = False) -> Generator[Any, None, None]:
+    def stream(self, project_id: str, *, as_json: bool = False) -> Generator[object, None, None]:
         """See `Records.stream`."""
         if not as_json:
             for rows in self._read_batches(Clause(self._select_all_documents(), (project_id,))):
@@ -483,7 +483,7 @@ class SqlRecords(SqlReading, Records):
 
     def _advance_statement(
         self, project_id: str, at: str, first: int, step: int
-    ) -> tuple[str, tuple[Any, ...]]:
+    ) -> tuple[str, tuple[object, ...]]:
         """Return the statement that makes a project, or its revision larger, and its parameters."""
         sql = (
             "INSERT INTO finding_projects (project_id, created_at, revision) VALUES (?, ?, ?) "

@@ -272,7 +272,7 @@ class SQLiteStorageAdapter(SqlStore):
             )
         return super()._open_connection(engine)
 
-    def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+    def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[object]:
         """See `Store._iterate_findings`.
 
         A database in memory has one connection, and inside `transaction()` the iterator would see what is written
@@ -297,7 +297,7 @@ class SQLiteStorageAdapter(SqlStore):
         database = pathlib.Path(str(self.engine.url.database))
         return sum(file.stat().st_size for file in sqlite_files(database)[:2] if file.exists())
 
-    def _database_figures(self, connection: Connection) -> dict[str, Any]:
+    def _database_figures(self, connection: Connection) -> dict[str, object]:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "page_count", "page_size", "freelist_count")
         driver: Any = connection.connection.driver_connection
         driver.execute("PRAGMA busy_timeout = 0")
@@ -308,7 +308,7 @@ class SQLiteStorageAdapter(SqlStore):
         version = connection.exec_driver_sql("SELECT sqlite_version()").scalar()
         return {"sqlite_version": version, **figures}
 
-    def _health_figures(self) -> dict[str, Any]:
+    def _health_figures(self) -> dict[str, object]:
         if not self._in_memory:
             return super()._health_figures()
         if not self._one_at_a_time.acquire(blocking=False):
@@ -349,7 +349,7 @@ def _url_of(given: str | pathlib.Path | URL) -> URL:
     return url
 
 
-def open_url(url: str, **options: Any) -> SQLiteStorageAdapter:
+def open_url(url: str, **options: object) -> SQLiteStorageAdapter:
     """Open ``sqlite:///PATH``; query parameters are options, e.g. ``?synchronous=NORMAL``."""
     parsed = _url_of(url)
     given: dict[str, Any] = dict(parsed.query)

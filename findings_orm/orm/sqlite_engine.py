@@ -32,13 +32,13 @@ def _hold_words(given: str) -> bool:
     return holds_all(_parse_words(words), folded_text(texts, document))
 
 
-def _word_answers() -> Generator[Any, str]:
+def _word_answers() -> Generator[object, str]:
     """Yield what `_hold_words` says of each text that is sent.
 
     SQLite drops what a function raises, also what a handler of signals raises as a Python function begins. A generator is
     resumed inside of its `try`: what comes is kept for `first_cause`, and the statement fails as its answer can't be stored.
     """
-    answer: Any = None
+    answer: object = None
     while True:
         try:
             while True:
@@ -73,7 +73,11 @@ def sqlite_engine(
     The driver's own transaction handling is off (``isolation_level=None``), so that a transaction begins where the
     store says so, and DDL is part of it. All connections that are open, or being opened, are in `opened`.
     """
-    arguments: dict[str, Any] = {"timeout": busy_timeout, "check_same_thread": False, "isolation_level": None}
+    arguments: dict[str, object] = {
+        "timeout": busy_timeout,
+        "check_same_thread": False,
+        "isolation_level": None,
+    }
     if in_memory(url):
         engine = create_engine(url, poolclass=StaticPool, connect_args={**arguments, "factory": Lasting})
     else:
@@ -122,7 +126,7 @@ class Lasting(sqlite3.Connection):
 
 def _count_connections(engine: Engine, opened: set[object]) -> None:
     @event.listens_for(engine, "do_connect")
-    def connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
+    def connect(dialect: Any, _record: object, arguments: Any, options: Any) -> object:
         for lasting in opened:
             if isinstance(lasting, Lasting):
                 lasting.rollback()
@@ -139,7 +143,7 @@ def _count_connections(engine: Engine, opened: set[object]) -> None:
             opened.discard(opening)
 
     @event.listens_for(engine, "close")
-    def close(driver: Any, _record: object) -> None:
+    def close(driver: object, _record: object) -> None:
         if not isinstance(driver, Lasting):
             opened.discard(driver)
 

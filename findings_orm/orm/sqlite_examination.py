@@ -44,7 +44,7 @@ def _select_value(connection: Connection, sql: str) -> Any:
     return connection.exec_driver_sql(sql).scalar()
 
 
-def _damaged_pages(rows: list[tuple[Any, ...]]) -> Iterator[Problem]:
+def _damaged_pages(rows: list[tuple[object, ...]]) -> Iterator[Problem]:
     for row in rows[:_SHOWN]:
         yield Problem(
             "error",

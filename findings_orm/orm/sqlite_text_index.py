@@ -23,7 +23,7 @@ from findings_orm.freetext import search_text
 from findings_orm.orm.mapping import Row
 from findings_orm.orm.queries import Clause
 
-Run = Callable[[str, Sequence[Any]], list[Row]]
+Run = Callable[[str, Sequence[object]], list[Row]]
 RunMany = Callable[[str, Sequence[Row]], None]
 
 BATCH = 1_000

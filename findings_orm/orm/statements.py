@@ -34,7 +34,7 @@ class SqlStatements:
         self.connection = connection
         self.watch = watch
 
-    def _run_sql(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+    def _run_sql(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement of driver SQL and return its rows, if it has any.
 
         Where an application listens to SQLAlchemy's events of statements, they go through SQLAlchemy. It describes
@@ -75,7 +75,7 @@ class SqlStatements:
         """Return a block for a statement that goes past SQLAlchemy; it is given what takes the number of rows."""
         return self.watch.block(sql) if self.watch else nullcontext(lambda _: None)
 
-    def _run_in(self, sql: str, column: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
+    def _run_in(self, sql: str, column: str, project_id: str, values: Collection[object]) -> Iterator[Row]:
         """Run a statement that ends in a condition on the project for the rows with any of the values, in batches."""
         for batch in batches(values, LOOKUP_BATCH):
             yield from self._run_sql(f"{sql} AND {column} IN ({value_marks(batch)})", (project_id, *batch))
@@ -115,6 +115,6 @@ class SqlStatements:
             raise
 
 
-def value_marks(values: Collection[Any]) -> str:
+def value_marks(values: Collection[object]) -> str:
     """Return a mark for each of some values."""
     return ", ".join("?" * len(values))

@@ -58,12 +58,12 @@ class SqlStore(Store):
         """Begin a transaction on a connection that is in none."""
         raise NotImplementedError
 
-    def _commit_transaction(self, records: SqlRecords, driver: Any) -> None:
+    def _commit_transaction(self, records: SqlRecords, driver: object) -> None:
         """Commit on the driver's connection and let the records know, whatever comes meanwhile."""
         raise NotImplementedError
 
     @staticmethod
-    def _end_unit(driver: Any, _record: object = None) -> None:
+    def _end_unit(driver: object, _record: object = None) -> None:
         """Give up the driver's locks, before its connection is closed; SQLAlchemy closes one that was interrupted."""
         raise NotImplementedError
 
@@ -156,11 +156,11 @@ class SqlStore(Store):
         if leaving or is_interruption(first):
             self._renew_pool()
 
-    def _is_usable(self, driver: Any) -> bool:
+    def _is_usable(self, driver: object) -> bool:
         """Return whether the driver's connection takes another statement, in a transaction or not."""
         return True
 
-    def _is_clean(self, driver: Any) -> bool:
+    def _is_clean(self, driver: object) -> bool:
         """Return whether the driver's connection waits for a statement, in no transaction."""
         raise NotImplementedError
 
@@ -232,7 +232,7 @@ class SqlStore(Store):
             raise StorageError("a session needs a unit of work: open one with transaction()")
         return Session(unit.connection, join_transaction_mode="create_savepoint")
 
-    def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
+    def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[object]:
         """See `Store._iterate_findings`."""
         found = super()._iterate_findings(project_id, as_json=as_json)
         with translate_driver_errors(self._where):
@@ -258,7 +258,7 @@ class SqlStore(Store):
 
     def pool(self) -> PoolFigures | None:
         """See `Observable.pool`."""
-        pool: Any = self.engine.pool
+        pool: object = self.engine.pool
         if not isinstance(pool, QueuePool):
             return None
         # A pool tells in public how many connections it has beyond its size, not how many it may have.
@@ -271,7 +271,7 @@ class SqlStore(Store):
 
         return migrations.status(connection_of(unit)).current
 
-    def ping(self) -> dict[str, Any]:
+    def ping(self) -> dict[str, object]:
         pool = self.engine.pool
         try:
             return (
@@ -284,19 +284,19 @@ class SqlStore(Store):
                 raise
             raise BusyError(f"all connections of {self._where} are in use") from error
 
-    def _health_figures(self) -> dict[str, Any]:
+    def _health_figures(self) -> dict[str, object]:
         with self._enter_unit() as unit:
             figures = self._database_figures(unit.connection) if isinstance(unit, SqlRecords) else {}
             return {"url": self._where, **figures, "pool": self._pool_figures()}
 
-    def _unasked_figures(self) -> dict[str, Any]:
+    def _unasked_figures(self) -> dict[str, object]:
         return {"url": self._where, "pool": self._pool_figures()}
 
-    def _pool_figures(self) -> dict[str, Any] | None:
+    def _pool_figures(self) -> dict[str, object] | None:
         pool = self.pool()
         return pool and pool._asdict()
 
-    def _database_figures(self, connection: Connection) -> dict[str, Any]:
+    def _database_figures(self, connection: Connection) -> dict[str, object]:
         return {}
 
     def release(self) -> None:

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from findings_orm.clock import first_revision, revision_step
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError, StorageValidationError
-from findings_orm.finding import ACTIVE_STATUSES, FindingDocument
+from findings_orm.finding import ACTIVE_STATUSES, FindingDocument, StatusName
 from findings_orm.port import Event, RejectedOriginal, Run
 from findings_orm.process import FORK_TIMEOUT, block, survives_fork
 from findings_orm.query import FindingQuery, Summary, latest_time, matches, time_key
@@ -265,7 +265,7 @@ class MemoryRecords(Records):
 
     def unseen(
         self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
-    ) -> Iterator[list[tuple[str, str, str, str | None]]]:
+    ) -> Iterator[list[tuple[str, StatusName, str, str | None]]]:
         """See `Records.unseen`."""
         found = [
             (

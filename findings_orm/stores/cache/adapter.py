@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem, sort_by_level
@@ -58,7 +58,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
     """
 
     @checked
-    def __init__(self, inner: FindingStore, redis_url: str, **options: Any) -> None:
+    def __init__(self, inner: FindingStore, redis_url: str, **options: object) -> None:
         super().__init__(inner)
         self.options = CacheOptions.of_mapping(options)
         self._url = redis_url
@@ -156,7 +156,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
         self,
         operation: str,
         project_id: str,
-        arguments: Callable[[], Any],
+        arguments: Callable[[], object],
         load: Callable[[], T],
         form: entries.Form[T],
     ) -> T:

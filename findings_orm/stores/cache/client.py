@@ -35,15 +35,15 @@ class _Socket:
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
 
-    def recv(self, *arguments: Any) -> bytes:
+    def recv(self, *arguments: object) -> bytes:
         _check_deadline()
         data: bytes = self._inner.recv(*arguments)
         return data
 
-    def recv_into(self, *arguments: Any) -> int:
+    def recv_into(self, *arguments: object) -> int:
         _check_deadline()
         count: int = self._inner.recv_into(*arguments)
         return count
@@ -56,12 +56,12 @@ def _check_deadline() -> None:
 
 
 class _Bounded:
-    def _connect(self) -> Any:
+    def _connect(self) -> object:
         return _Socket(super()._connect())  # type: ignore[misc]  # mixed into a connection
 
 
 @cache
-def bounded_class(connection: type[Any]) -> type[Any]:
+def bounded_class(connection: type[object]) -> type[object]:
     """Return a class of connections of redis-py with deadlines."""
     return type(f"Bounded{connection.__name__}", (_Bounded, connection), {})
 
@@ -93,7 +93,7 @@ _ENOUGH = 10_000
 _SHOW_WHAT_THEY_GOT = ("Port could not", "invalid literal")
 
 
-def client_maker(url: str, *, timeout: float, **settings: Any) -> Callable[[], Any]:
+def client_maker(url: str, *, timeout: float, **settings: object) -> Callable[[], Any]:
     """Return a function that makes a client. It does not connect yet (a Cluster's client does when it is made).
 
     ``redis://``, ``rediss://`` and ``unix://`` are redis-py's own; ``redis+cluster://host:port`` names any node of a Cluster,
@@ -127,7 +127,7 @@ def client_maker(url: str, *, timeout: float, **settings: Any) -> Callable[[], A
     if parsed is None:  # outside of the block: what the parsers raise may show parts of a password
         raise StorageValidationError(f"cache: {shown_url(url)}: {reason}", field="cache")
     if kind == "sentinel":
-        return cast(Callable[[], Any], parsed)
+        return cast(Callable[[], object], parsed)
     if kind == "cluster":
         return lambda: RedisCluster.from_url(plain, **options)
     connection = bounded_class(parsed.get("connection_class", redis.Connection))
@@ -142,7 +142,7 @@ def _refusal_reason(error: ValueError) -> str:
     return said
 
 
-def _sentinel_maker(url: str, options: dict[str, Any]) -> Callable[[], Any]:
+def _sentinel_maker(url: str, options: dict[str, object]) -> Callable[[], object]:
     parts = urlsplit(url)
     account, _, hosts = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
@@ -169,7 +169,7 @@ def _sentinel_maker(url: str, options: dict[str, Any]) -> Callable[[], Any]:
     managed = SentinelManagedSSLConnection if secure else SentinelManagedConnection
     merged = {**options, **parsed, "connection_class": bounded_class(managed), "decode_responses": False}
 
-    def make_client() -> Any:
+    def make_client() -> object:
         sentinel = Sentinel(pairs, sentinel_kwargs={**of_sentinels, **known})
         return sentinel.master_for(unquote(service), **merged)
 

@@ -50,11 +50,11 @@ class DamagedError(Exception):
 class Form(Generic[T]):
     """How results of one operation become JSON values and come back; `read` raises for another one's."""
 
-    write: Callable[[T], Any]
-    read: Callable[[Any], T]
+    write: Callable[[T], object]
+    read: Callable[[object], T]
 
 
-def encode(value: Any, limit: int) -> bytes:
+def encode(value: object, limit: int) -> bytes:
     """Return a JSON value as bytes.
 
     Raises:
@@ -83,7 +83,7 @@ def decode(data: bytes, form: Form[T]) -> T:
         raise DamagedError(str(error)) from error
 
 
-def _parse_json(data: bytes) -> Any:
+def _parse_json(data: bytes) -> object:
     if len(data) < _LARGE:
         return from_json(data, allow_inf_nan=False)
     with pause_garbage_collection():
@@ -148,20 +148,20 @@ class Codec:
 # -- the forms of the operations ----------------------------------------------------------------------------
 
 
-def _require_documents(value: Any) -> list[FindingDocument]:
+def _require_documents(value: object) -> list[FindingDocument]:
     if type(value) is not list or not all(type(one) is dict for one in value):
         raise ValueError("must be a list of objects")
     return value
 
 
-def _require_document(value: Any) -> FindingDocument:
-    document: FindingDocument = value
+def _require_document(value: object) -> FindingDocument:
     if type(value) is not dict:
         raise ValueError("must be an object")
+    document: FindingDocument = value  # type: ignore[assignment]  # a document of this release, which only its maker could seal
     return document
 
 
-def _require_count(value: Any) -> int:
+def _require_count(value: object) -> int:
     if type(value) is not int or value < 0:
         raise ValueError("must be a count")
     return value
@@ -174,7 +174,7 @@ def _read_page(value: Any) -> Page:
     return Page(_require_documents(items), cursor)
 
 
-def _write_summary(summary: Summary) -> Any:
+def _write_summary(summary: Summary) -> object:
     # As pairs: JSON turns the numbers that are keys into text.
     return {
         name: list(value.items()) if isinstance(value, dict) else value

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from typing import Any
 
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.query import FindingQuery
@@ -29,7 +28,7 @@ class Keys:
         self.namespace = namespace
         self._prefix = f"{namespace}:{FORMAT}:{SCHEMA_VERSION}"
 
-    def entry(self, operation: str, project_id: str, revision: int, arguments: Any = None) -> str:
+    def entry(self, operation: str, project_id: str, revision: int, arguments: object = None) -> str:
         """Return the key of the result of a read.
 
         Args:
@@ -63,7 +62,7 @@ def operation_of(key: str) -> str | None:
     return parts[1] if len(parts) == 4 and parts[1] in OPERATIONS else None
 
 
-def query_arguments(operation: str, query: FindingQuery) -> dict[str, Any]:
+def query_arguments(operation: str, query: FindingQuery) -> dict[str, object]:
     """Return what the result of `find` or `count` depends on; equal for queries that mean the same."""
     values = asdict(query)
     if operation == "count":

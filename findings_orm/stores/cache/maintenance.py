@@ -122,7 +122,7 @@ def remove_entries(
     return removed
 
 
-def _unlink_keys(client: Any, batch: list[Any]) -> int:
+def _unlink_keys(client: Any, batch: list[object]) -> int:
     # One by one: the keys of a batch lie on any nodes of a Cluster.
     with client.pipeline(transaction=False) as pipeline:
         for key in batch:

@@ -145,7 +145,7 @@ class Wanted(Generic[T]):
 
     operation: str
     project_id: str
-    arguments: Any
+    arguments: object
     load: Callable[[], T]
     form: Form[T]
 
@@ -234,7 +234,7 @@ class Reader:
         except TooLargeError:
             return _Outcome()
 
-    def _read_entry(self, wanted: Wanted[Any], key: str, revision: int) -> _Outcome | None:
+    def _read_entry(self, wanted: Wanted[object], key: str, revision: int) -> _Outcome | None:
         """Return what Redis has; an entry that can't be read is deleted. Raises TooLargeError."""
         entry = self._remote.get(wanted.operation, key)
         if entry is None:
@@ -249,7 +249,7 @@ class Reader:
         self._keep_near(wanted, key, revision, data)
         return _Outcome((value,), data)
 
-    def _load_alone(self, wanted: Wanted[Any], key: str, revision: int) -> _Outcome:
+    def _load_alone(self, wanted: Wanted[object], key: str, revision: int) -> _Outcome:
         """Load while no other process does; or take what another one loaded. Raises TooLargeError."""
         lock = self._keys.lock(key)
         deadline = time.monotonic() + self._options.wait_seconds
@@ -270,7 +270,7 @@ class Reader:
             found = self._read_entry(wanted, key, revision) if name else None
             return found or self._load_result(wanted, key, revision)
 
-    def _load_result(self, wanted: Wanted[Any], key: str, revision: int) -> _Outcome:
+    def _load_result(self, wanted: Wanted[object], key: str, revision: int) -> _Outcome:
         """Ask the store, and keep the answer if the project was not written to meanwhile."""
         self._statistics.add(wanted.operation, "loads")
         value = wanted.load()
@@ -279,7 +279,7 @@ class Reader:
             return _Outcome((value,), moved=True)
         return _Outcome((value,), self._keep(wanted, key, revision, value))
 
-    def _keep(self, wanted: Wanted[Any], key: str, revision: int, value: Any) -> bytes | None:
+    def _keep(self, wanted: Wanted[object], key: str, revision: int, value: object) -> bytes | None:
         """Keep a result near and in Redis; return it as JSON, None where it is too large or can't be JSON."""
         seconds = self._seconds(wanted)
         try:
@@ -293,9 +293,9 @@ class Reader:
         self._remote.put(wanted.operation, key, entry, seconds)
         return data
 
-    def _keep_near(self, wanted: Wanted[Any], key: str, revision: int, data: bytes) -> None:
+    def _keep_near(self, wanted: Wanted[object], key: str, revision: int, data: bytes) -> None:
         self._near.put(key, wanted.project_id, revision, data, self._options.seconds(wanted.operation))
 
-    def _seconds(self, wanted: Wanted[Any]) -> float:
+    def _seconds(self, wanted: Wanted[object]) -> float:
         chance = random.uniform(1 - _JITTER, 1)  # noqa: S311  # nosec B311  # spreads load, no secret
         return self._options.seconds(wanted.operation) * chance

@@ -95,7 +95,7 @@ class Remote:
     """
 
     def __init__(
-        self, make: Callable[[], Any], breaker: Breaker, timeout: float, statistics: Statistics
+        self, make: Callable[[], object], breaker: Breaker, timeout: float, statistics: Statistics
     ) -> None:
         self._make = make
         self._breaker = breaker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from findings_orm.arguments import checked
 from findings_orm.decorate import ForwardingStore
@@ -174,7 +174,7 @@ def _changed_project(project_id: object) -> Projects:
     return {project_id} if isinstance(project_id, str) else set()
 
 
-def _project_of(document: Any) -> str | None:
+def _project_of(document: object) -> str | None:
     """Return the project of a document that may be of any version, or broken; None where it does not say."""
     found = document.get("project_id") if isinstance(document, Mapping) else None
     return found if isinstance(found, str) else None
