@@ -223,6 +223,15 @@ def points(calls: int, seed: str, most: int = POINTS) -> Iterator[tuple[int, typ
 
 
 @pytest.fixture
+def without_collection() -> Iterator[None]:
+    """Keep Python from calling finalizers of what other tests left, where an exception would be lost."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
 def others() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(1) as pool:
         yield pool
@@ -434,6 +443,7 @@ def _downgrade_by_connection(url: str) -> None:
         migrations.downgrade(connection, "r0005")
 
 
+@pytest.mark.usefixtures("without_collection")
 @pytest.mark.parametrize("work", [_downgrade_by_url, _downgrade_by_engine, _downgrade_by_connection])
 def test_an_interrupted_migration_leaves_no_lock(
     empty_sqlite: Path, tmp_path: Path, work: Callable[[str], None]
@@ -446,19 +456,15 @@ def test_an_interrupted_migration_leaves_no_lock(
     path = new_file()
     calls = interrupt_at(0, lambda: work(f"sqlite:///{path}")).calls
     tried = 0
-    gc.disable()
-    try:
-        for call, error in points(calls, work.__name__, most=5 * POINTS):
-            path = new_file()
-            outcome = interrupt_at(call, functools.partial(work, f"sqlite:///{path}"), error)
-            assert outcome.raised in (None, outcome.injected), outcome.place
-            with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
-                other.execute("BEGIN IMMEDIATE")  # while the traceback is there
-                (revision,) = other.execute("SELECT version_num FROM findings_orm_version").fetchone()
-            assert revision == "r0005" or outcome.raised, outcome.place
-            tried += outcome.reached
-    finally:
-        gc.enable()
+    for call, error in points(calls, work.__name__, most=5 * POINTS):
+        path = new_file()
+        outcome = interrupt_at(call, functools.partial(work, f"sqlite:///{path}"), error)
+        assert outcome.raised in (None, outcome.injected), outcome.place
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # while the traceback is there
+            (revision,) = other.execute("SELECT version_num FROM findings_orm_version").fetchone()
+        assert revision == "r0005" or outcome.raised, outcome.place
+        tried += outcome.reached
     print(f"{work.__name__}: {tried} points of {calls * (len(ERRORS) if FULL else 1)}")
     assert tried >= POINTS - 1
 
@@ -657,6 +663,7 @@ class SoftTimeLimit(Exception):  # noqa: N818  # named as that of a task queue
     """A task takes too long."""
 
 
+@pytest.mark.usefixtures("without_collection")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SoftTimeLimit, MemoryError])
 def test_an_interruption_of_a_search_by_text_leaves_as_it_came(
     error: type[BaseException], tmp_path: Path
