@@ -76,11 +76,13 @@ def raise_failure(error: BaseException, where: str, outer: BaseException | None)
     """
     first = first_cause(error, outer)
     found = first if first is not error else _wrapped_in(error) or _package_error(error, where)
-    if found is error:
-        raise error
-    if isinstance(found, StorageError):
-        raise found from error
-    raise found
+    try:
+        if isinstance(found, StorageError) and found is not error:
+            raise found from error
+        raise found
+    finally:
+        # Else the error would keep itself, and all that the frames hold, until Python looks for cycles.
+        del error, first, found, outer
 
 
 def is_interruption(error: BaseException) -> bool:

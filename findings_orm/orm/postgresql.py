@@ -274,8 +274,12 @@ class PostgreSQLStorageAdapter(SqlStore):
     def _take_connection(self) -> Taken:
         """See `SqlStore._take_connection`: outside of any transaction statements commit themselves."""
         taken = self._take_from_engine(self._single)
-        if is_idle(taken.driver):
-            return taken
+        try:
+            if is_idle(taken.driver):
+                return taken
+        except BaseException:
+            taken.connection.close()
+            raise
         self._throw_away(taken)  # an interrupted application left it so
         return self._take_from_engine(self._single)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, ClassVar, NamedTuple, Self
@@ -179,7 +180,9 @@ class SqlStore(Store):
             return self._watch.connect(engine) if self._watch else engine.connect()
         except (SQLAlchemyError, StorageError):
             raise
-        except BaseException:
+        except BaseException as error:
+            # Nothing but the interrupted frames of SQLAlchemy holds what was on its way here; it is closed with the pool.
+            traceback.clear_frames(error.__traceback__)
             self._renew_pool()
             raise
 
