@@ -51,12 +51,16 @@ class ApplicationStore(FindingStore, Observable, Diagnosable, Protocol):
         happens on the connection of `bind`, and is committed or rolled back with the application's rows, when the application
         says so.
 
+        On SQLite other writers wait from here on, until the application commits or rolls back.
+
         Args:
             bind: a SQLAlchemy `Session` or `Connection` on the database that has the tables of this store.
 
         Raises:
-            StorageError: the store has no database, or the calling thread is inside `transaction()` already.
-            StorageUnavailableError: a write in the block was interrupted half-way; the application can only roll back.
+            StorageError: the store has no database, the calling thread is inside `transaction()` already, or the connection is
+                one to another kind of database or commits each statement by itself.
+            StorageUnavailableError: another writer of the SQLite database did not end in time (retryable), or a write here
+                was interrupted half-way: the application can only roll back.
         """
         raise _without_database(self)
 

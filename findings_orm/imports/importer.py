@@ -8,7 +8,7 @@ import json
 import tempfile
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from sys import maxsize
 from typing import IO, Any, TypeVar
@@ -19,7 +19,9 @@ from findings_orm.errors import (
     SchemaVersionError,
     StorageConflictError,
     StorageError,
+    StorageIntegrityError,
     StorageValidationError,
+    readable,
 )
 from findings_orm.finding import (
     ACTIVE_STATUSES,
@@ -53,7 +55,7 @@ from findings_orm.limits import DEFAULT, MB, Limits
 from findings_orm.port import GivenRun, IngestReport, OnInvalid, Rejected, RejectedOriginal, Run
 from findings_orm.process import pause_garbage_collection
 from findings_orm.query import latest_time
-from findings_orm.records import Identity, Receipt, Records, StatusChange, batches, no_steps
+from findings_orm.records import Identity, Receipt, Records, StatusChange, Stored, batches, no_steps
 
 # -- documents of an import that wait for the end of the report: a better partner may come later ----------
 
@@ -396,8 +398,14 @@ class Import:
             self.unit.put_rejected(self.project_id, self._originals)
             self._originals = []
 
-    def _load_stored(self, finding_ids: Any) -> Any:
-        return self.unit.stored(self.project_id, finding_ids)
+    def _load_stored(self, finding_ids: Collection[str]) -> dict[str, Stored]:
+        found = self.unit.stored(self.project_id, finding_ids)
+        for missing in set(finding_ids) - found.keys():
+            raise StorageIntegrityError(
+                f"project {readable(self.project_id)} has the identity of a finding that is not there, {missing}: somebody "
+                "removed it past the store. 'findings doctor' counts such rows"
+            )
+        return found
 
     def _refuse_taken_ids(self, changes: Changes, given: Mapping[str, Incoming]) -> None:
         """A new finding may bring its id, but not one that another finding of the project has."""

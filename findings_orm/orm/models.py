@@ -308,7 +308,10 @@ OPTIONAL_INDEXES = ("ix_findings_text", "ix_findings_text_other")
 
 Base.metadata.info["optional_indexes"] = OPTIONAL_INDEXES
 
-for _table in Base.metadata.tables.values():
+TABLES: tuple[Table, ...] = tuple(Base.metadata.sorted_tables)
+"""Our tables, each behind those that it refers to. What an application declares on `Base` later is its own."""
+
+for _table in TABLES:
     _table.info["policy"] = Access.__tablename__  # of row-level security on PostgreSQL
 
 

@@ -28,7 +28,7 @@ from findings_orm.orm.postgresql_types import (
     select_expressions,
 )
 from findings_orm.orm.queries import Clause, Select
-from findings_orm.orm.records import BESIDE_KEY, READ_BATCH, RESEEN, SqlRecords
+from findings_orm.orm.records import BESIDE_KEY, OF_FINDING, READ_BATCH, RESEEN, SqlRecords
 from findings_orm.orm.statements import LOOKUP_BATCH
 from findings_orm.port import Event
 from findings_orm.query import FindingQuery, time_key
@@ -357,11 +357,7 @@ class PostgreSQLRecords(SqlRecords):
         """See `Records.remove`."""
         if len(finding_ids) >= COPY_FROM:
             self._forget_plans()
-        for table, column in (
-            ("finding_sightings", "finding_id"),
-            ("finding_identities", "finding_id"),
-            ("findings", "id"),
-        ):
+        for table, column in OF_FINDING:
             sql = f"DELETE FROM {table} WHERE project_id = ? AND {column} = ANY(ARRAY(SELECT unnest(?::uuid[])))"  # noqa: S608
             self._run_sql(sql, (project_id, list(finding_ids)))
 
@@ -383,11 +379,10 @@ class PostgreSQLRecords(SqlRecords):
         self._copy_rows(_EVENTS, _EVENTS.encode(rows))
 
     def delete_project(self, project_id: str) -> None:
-        """See `Records.delete_project`. Table by table: a cascade would run one statement for each finding."""
+        """See `Records.delete_project`."""
         self._lock_project(project_id)
         self._forget_plans()
-        for table in _CHILDREN_FIRST:
-            self._run_sql(f"DELETE FROM {table} WHERE project_id = ?", (project_id,))  # noqa: S608  # constants
+        super().delete_project(project_id)
 
     # -- read -----------------------------------------------------------------------------------------------
 
@@ -489,12 +484,3 @@ NOTICED = 60.0
 _KEY = "findings_text_index"
 _IDLE = 0
 _NOT_ASCII = Clause(f"NOT {IS_ASCII}")
-_CHILDREN_FIRST = (
-    "finding_sightings",
-    "finding_identities",
-    "finding_events",
-    "finding_rejected",
-    "finding_runs",
-    "findings",
-    "finding_projects",
-)

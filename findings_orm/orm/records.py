@@ -28,6 +28,7 @@ from findings_orm.orm.mapping import (
     Row,
     names,
 )
+from findings_orm.orm.models import TABLES, Access
 from findings_orm.orm.observation import Watch
 from findings_orm.orm.queries import Clause, Select
 from findings_orm.orm.statements import LOOKUP_BATCH, SqlStatements, value_marks
@@ -461,6 +462,12 @@ BESIDE_KEY = tuple(name for name in FINDING_COLUMNS if name not in ("project_id"
 RESEEN = ("content", "reported", "line", "last_seen", "first_run", "last_run", "closed_as", "closed_at")
 """The columns of identities that an import may change."""
 
+OF_PROJECT = tuple(table.name for table in reversed(TABLES) if table.name != Access.__tablename__)
+"""The tables with rows of a project, each before those that it refers to. What is removed is removed from each: a connection
+of an application to SQLite may not cascade, and PostgreSQL would run a statement for each finding."""
+OF_FINDING = (("finding_sightings", "finding_id"), ("finding_identities", "finding_id"), ("findings", "id"))
+"""The tables with rows of a finding, and the column with its id. Its events stay."""
+
 
 class SqlRecords(SqlReading, Records):
     """The records inside one transaction. This is SQLite's way; what PostgreSQL does otherwise, it overrides."""
@@ -577,9 +584,10 @@ class SqlRecords(SqlReading, Records):
         self._run_many(sql, closings)
 
     def remove(self, project_id: str, finding_ids: Sequence[str]) -> None:
-        """See `Records.remove`; identities and streaks go with their finding."""
+        """See `Records.remove`."""
         rows = [(project_id, finding_id) for finding_id in finding_ids]
-        self._run_many("DELETE FROM findings WHERE project_id = ? AND id = ?", rows)
+        for table, column in OF_FINDING:
+            self._run_many(f"DELETE FROM {table} WHERE project_id = ? AND {column} = ?", rows)  # noqa: S608  # constants
 
     def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
         """See `Records.add_streaks`."""
@@ -633,5 +641,6 @@ class SqlRecords(SqlReading, Records):
         return len(found)
 
     def delete_project(self, project_id: str) -> None:
-        """See `Records.delete_project`; everything else goes with the project's row."""
-        self._run_sql("DELETE FROM finding_projects WHERE project_id = ?", (project_id,))
+        """See `Records.delete_project`."""
+        for table in OF_PROJECT:
+            self._run_sql(f"DELETE FROM {table} WHERE project_id = ?", (project_id,))  # noqa: S608  # constants

@@ -137,8 +137,20 @@ class SQLiteStorageAdapter(SqlStore):
     @block
     def _open_alone(self, opened: AbstractContextManager[Records]) -> Iterator[Records]:
         """Open a unit of work while no other is open: a database in memory has one connection."""
-        with self._one_at_a_time, opened as unit:
-            yield unit
+        with self._one_at_a_time:
+            for driver in self._opened:
+                if (
+                    isinstance(driver, Lasting)
+                    and driver.in_transaction
+                    and driver.total_changes > driver.changes_before
+                ):
+                    raise StorageUnavailableError(
+                        f"{self._where}: a session of the application has changes on the one connection of this database, "
+                        "which it has not committed: commit them first, or work in joined(session)",
+                        retryable=True,
+                    )
+            with opened as unit:
+                yield unit
 
     def open_unit(self, *, write: bool, single: bool = False) -> AbstractContextManager[Records]:
         unit = super().open_unit(write=write, single=single)

@@ -109,12 +109,20 @@ def sqlite_engine(
         driver: Any = connection.connection.driver_connection
         if not driver.in_transaction:
             driver.execute("BEGIN")
+            if isinstance(driver, Lasting):
+                driver.changes_before = driver.total_changes
 
     return engine
 
 
 class Lasting(sqlite3.Connection):
-    """A connection to a database in memory, which goes with it. SQLAlchemy closes one whose work was interrupted."""
+    """A connection to a database in memory, which goes with it. SQLAlchemy closes one whose work was interrupted.
+
+    Attributes:
+        changes_before: how many changes there were before the last transaction that an application began on it.
+    """
+
+    changes_before = 0
 
     def close(self) -> None:
         """Stay open; `end` closes it."""

@@ -24,6 +24,7 @@ from findings_orm.driver_errors import (
 from findings_orm.errors import StorageError, StorageUnavailableError
 from findings_orm.observe import Observer
 from findings_orm.observe import Pool as PoolFigures
+from findings_orm.orm.application import join_transaction
 from findings_orm.orm.observation import Watch
 from findings_orm.orm.pools import AskedPool
 from findings_orm.orm.records import SqlRecords
@@ -203,6 +204,7 @@ class SqlStore(Store):
     @block
     def joined(self, bind: Session | Connection) -> Iterator[Self]:
         """See `ApplicationStore.joined`."""
+        self._check_open()
         if self._current_unit is not None:
             raise StorageError("this thread is inside a transaction of the store; join before it begins")
         with translate_driver_errors(self._where):
@@ -211,8 +213,7 @@ class SqlStore(Store):
                 connection = bind.connection()
             else:
                 connection = bind
-            if not connection.in_transaction():
-                connection.begin()
+            join_transaction(connection, self.engine.dialect.name)
             self._end_unit_on_close(connection.engine)
             self._prepare_connection(connection)
             driver = connection.connection.driver_connection

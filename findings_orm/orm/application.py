@@ -1,0 +1,140 @@
+"""Engines that an application made: what the store needs of them, put right where that can be done, else refused."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import OperationalError
+
+from findings_orm.errors import StorageError, StorageValidationError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    AnyEngine = TypeVar("AnyEngine", Engine, AsyncEngine)
+
+BUSY_TIMEOUT = 60_000
+"""Milliseconds that a connection waits for another writer, where nobody chose that."""
+
+_USUAL_TIMEOUT = 5_000
+_KEY = "findings_settings"
+_DIALECTS = ("sqlite", "postgresql")
+
+
+# -- an engine, once ------------------------------------------------------------------------------------------------------
+
+
+def configure(engine: AnyEngine) -> AnyEngine:
+    """Give an application's own engine what findings in its database rely on, and return it.
+
+    On SQLite: foreign keys hold, readers don't wait for writers (WAL), a writer waits a minute for another one (unless the
+    application chose a timeout), and a transaction begins before a savepoint, so that a rollback undoes what came after it. The
+    rest is as SQLAlchemy has it. Connections that are open already have the settings from their next use on.
+
+    On PostgreSQL there is nothing to change. Call it once for an engine, before it is used; once more does no harm.
+
+    Args:
+        engine: an `Engine`, or an `AsyncEngine`.
+
+    Raises:
+        StorageValidationError: it is no engine, or one of neither SQLite nor PostgreSQL.
+    """
+    target: object = getattr(engine, "sync_engine", engine)
+    if not isinstance(target, Engine) or target.dialect.name not in _DIALECTS:
+        raise StorageValidationError.of_field(
+            "engine", "must be a SQLAlchemy engine of SQLite or PostgreSQL", engine
+        )
+    if target.dialect.name == "sqlite" and not event.contains(target, "savepoint", _begin_before_savepoint):
+        event.listen(target, "checkout", _apply_settings)
+        event.listen(target, "savepoint", _begin_before_savepoint)
+    return engine
+
+
+def _apply_settings(driver: Any, record: Any, _proxy: object) -> None:
+    """Give a connection of SQLite its settings as it is taken out of the pool, once: it may be older than `configure`."""
+    if _KEY in record.info:
+        return
+    always_begins = getattr(driver, "autocommit", None) is False
+    if always_begins:
+        driver.autocommit = True  # the settings have no effect inside a transaction
+    if not record.driver_connection.in_transaction:  # that of another thread, where all share one connection
+        cursor = driver.cursor()
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA busy_timeout")
+        if cursor.fetchone()[0] == _USUAL_TIMEOUT:
+            cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.close()
+        record.info[_KEY] = True
+    if always_begins:
+        driver.autocommit = False
+
+
+def _begin_before_savepoint(connection: Connection, _name: str) -> None:
+    """A savepoint outside of any transaction would be one, and its release a commit."""
+    if not _driver_of(connection).in_transaction:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+# -- a transaction, at each `joined` --------------------------------------------------------------------------------------
+
+
+def join_transaction(connection: Connection, dialect: str) -> None:
+    """Let a store work on an application's connection: the application's rollback has to undo what is done from here on.
+
+    Raises:
+        StorageError: the connection is one to another kind of database, or commits each statement by itself.
+    """
+    if connection.dialect.name != dialect:
+        raise StorageError(
+            f"this store is one in {dialect}: it can't work on a connection to {connection.dialect.name}"
+        )
+    if not connection.in_transaction():
+        connection.begin()
+    if dialect == "sqlite":
+        _join_on_sqlite(connection)
+    elif connection.dialect.detect_autocommit_setting(_adapted_driver_of(connection)):
+        raise _without_transactions()
+
+
+def _join_on_sqlite(connection: Connection) -> None:
+    driver = _driver_of(connection)
+    if getattr(driver, "autocommit", None) is True:  # its commit() and rollback() do nothing (Python 3.12)
+        raise _without_transactions()
+    if not driver.in_transaction:
+        if connection.dialect.detect_autocommit_setting(_adapted_driver_of(connection)):
+            raise _without_transactions()
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return
+    if connection.in_nested_transaction() and not event.contains(
+        connection, "release_savepoint", _keep_transaction
+    ):
+        event.listen(connection, "release_savepoint", _keep_transaction)
+    with suppress(OperationalError):  # what only reads does without; a write says then what is the matter
+        connection.exec_driver_sql(
+            "UPDATE finding_projects SET revision = revision WHERE false"
+        )  # locks out writers
+
+
+def _keep_transaction(connection: Connection, name: str, _context: object) -> None:
+    """Let the release of a savepoint not be a commit. It is one where nothing began a transaction before it, which SQLite does
+    not tell: so one of the same name is released, and that of the application stays until its transaction ends."""
+    connection.exec_driver_sql(f"SAVEPOINT {connection.dialect.identifier_preparer.quote(name)}")
+
+
+def _without_transactions() -> StorageError:
+    return StorageError(
+        "this connection commits each statement by itself (AUTOCOMMIT), so that a rollback of the application would undo "
+        "nothing: join one with transactions, of an engine like findings_orm.orm.configure(create_engine(url))"
+    )
+
+
+def _driver_of(connection: Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+def _adapted_driver_of(connection: Connection) -> Any:
+    """Return the driver's connection as the dialect takes it: one of an async driver behind SQLAlchemy's sync face."""
+    return connection.connection.dbapi_connection
