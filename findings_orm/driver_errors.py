@@ -46,7 +46,10 @@ _DROPPED = "user-defined function raised exception"
 """What SQLite says where a function of ours raised; it drops what that was."""
 _local = threading.local()
 
-_LIBRARIES = {"findings_orm", "sqlalchemy", "psycopg", "psycopg_binary", "contextlib"}
+_LIBRARIES = {
+    *("findings_orm", "sqlalchemy", "contextlib"),
+    *("psycopg", "psycopg_binary", "psycopg2", "asyncpg", "aiosqlite"),
+}
 _KNOWN = {*_LIBRARIES, *sys.stdlib_module_names}
 
 
@@ -183,7 +186,7 @@ def _package_error(error: BaseException, where: str) -> BaseException:
 
 def was_rolled_back(error: BaseException) -> bool:
     """Return whether the server rolled everything back for a concurrent transaction: trying again is safe."""
-    return _sqlstate_of(_driver_error_of(error)) in _UNDONE
+    return sqlstate_of(_driver_error_of(error)) in _UNDONE
 
 
 def is_connection_lost(error: BaseException) -> bool:
@@ -203,12 +206,13 @@ def _is_psycopg(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] == "psycopg"
 
 
-def _sqlstate_of(error: BaseException) -> str:
+def sqlstate_of(error: BaseException | None) -> str:
+    """Return the SQLSTATE of a driver's error; empty if it has none."""
     return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""  # psycopg2 has the second
 
 
 def _means_lost_connection(error: BaseException) -> bool:
-    state = _sqlstate_of(error)
+    state = sqlstate_of(error)
     return state.startswith(_LOST) or (not state and type(error).__name__ == "OperationalError")
 
 
@@ -220,7 +224,7 @@ def _translate_error(error: BaseException, where: str) -> StorageError:
 
 def _translate_postgresql(error: BaseException, where: str) -> StorageError:
     """Turn an error by its SQLSTATE (appendix A of PostgreSQL's manual)."""
-    state = _sqlstate_of(error)
+    state = sqlstate_of(error)
     text = f"{where}: {str(error).strip() or type(error).__name__}"
     if state in _ADVICE:
         return StorageUnavailableError(

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 from sessions import SessionStore
 from sqlalchemy import Connection, Engine, NullPool, StaticPool, create_engine, event, text
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from findings_orm import (
+    FindingQuery,
     FindingStore,
     SQLiteStorageAdapter,
     StorageError,
@@ -32,49 +39,326 @@ from findings_orm.orm.storage import SqlStore
 from findings_orm.testing.contract import FindingStoreContract
 from findings_orm.testing.contract.history import PurgeContract
 from findings_orm.testing.contract.transactions import LifeContract, ThreadContract, TransactionContract
-from findings_orm.testing.samples import PROJECT, finding, ids, scanned, uuid_of
+from findings_orm.testing.samples import PROJECT, finding, ids, run_id_of, scanned, uuid_of
 
 # -- the suite --------------------------------------------------------------------------------------------------------
 
 
-class Part(TransactionContract, ThreadContract, PurgeContract, LifeContract):
-    """The part that depends most on whose connection it is."""
+def left_out(*names: str) -> dict[str, None]:
+    """Return what keeps tests of a base class from being collected."""
+    return dict.fromkeys(names)
 
 
-Suite: Any = FindingStoreContract if os.environ.get("FINDINGS_TEST_SCALE") == "full" else Part
+THREADS = tuple(name for name in vars(ThreadContract) if name.startswith("test_"))
 
 
-class InSession(Suite):  # type: ignore[misc]  # one or the other
-    """The suite through sessions of an application's engine."""
+class Part(TransactionContract):
+    """What depends most on whose connection it is. The whole suite takes minutes: FINDINGS_TEST_SCALE=full."""
+
+    locals().update(
+        left_out(
+            "test_revision_never_comes_back",
+            "test_iterating_inside_shows_one_instant_too",
+            "test_store_works_after_many_transactions",
+        )
+    )
+
+
+class Half(TransactionContract, ThreadContract, PurgeContract, LifeContract):
+    """More of it, for SQLite, where it costs little."""
+
+
+WHOLE = os.environ.get("FINDINGS_TEST_SCALE") == "full"
+Suite: Any = FindingStoreContract if WHOLE else Part
+SQLiteSuite: Any = FindingStoreContract if WHOLE else Half
+DRIVERS = ("psycopg", "psycopg2", "async psycopg", "asyncpg")
+
+
+def with_driver(url: Any, driver: str) -> str:
+    return str(url).replace("postgresql:", f"postgresql+{driver.removeprefix('async ')}:")
+
+
+def sql_store(url: str) -> SqlStore:
+    store = open_storage(url)
+    assert isinstance(store, SqlStore)
+    return store
+
+
+def engine_with(driver: str, store: SqlStore) -> Engine:
+    """Return an engine of another driver on the database of a store; of one for asyncio the sync face."""
+    backend, name = store.engine.dialect.name, driver.removeprefix("async ")
+    url = store.engine.url.set(drivername=backend if name == "sqlite" else f"{backend}+{name}")
+    if driver in ("asyncpg", "aiosqlite") or driver.startswith("async "):
+        return create_async_engine(url, poolclass=NullPool).sync_engine
+    return create_engine(url)
+
+
+class Joined:
+    """A part of the suite, through sessions of an application's engine."""
 
     persistent = True
     shared_between_processes = True
-    nested = False
+    driver: ClassVar[str] = "sqlite"
+    nested: ClassVar[bool] = False
 
     @pytest.fixture
     def store(self, reopen: Callable[[], FindingStore]) -> Iterator[FindingStore]:
         with reopen() as store:
             yield store
 
+    def in_sessions(self, store: SqlStore) -> FindingStore:
+        return SessionStore(store, engine_with(self.driver, store), nested=self.nested)
 
-class InPlainSQLite(InSession):
+
+class InSQLite(Joined):
     @pytest.fixture
     def reopen(self, open_sqlite: Callable[[], SqlStore]) -> Callable[[], FindingStore]:
-        def reopen() -> FindingStore:
-            store = open_sqlite()
-            return SessionStore(store, create_engine(store.engine.url), nested=self.nested)
+        return lambda: self.in_sessions(open_sqlite())
 
-        return reopen
+
+class InPostgreSQL(Joined):
+    @pytest.fixture
+    def reopen(self, emptied_postgresql_url: str) -> Callable[[], FindingStore]:
+        return lambda: self.in_sessions(sql_store(emptied_postgresql_url))
+
+
+def run_in_greenlet(test: Callable[..., Any], **given: Any) -> Any:
+    """Run what `AsyncSession.run_sync` would: it may use SQLAlchemy's sync face of an async driver."""
+    return asyncio.run(greenlet_spawn(test, **given))
+
+
+class InGreenlet:
+    """Each test runs in a greenlet of an event loop; other threads have none."""
+
+    shared_between_processes = False
+    locals().update(left_out(*THREADS))
+
+    @pytest.fixture(autouse=True)
+    def in_greenlet(self, request: pytest.FixtureRequest) -> None:
+        test = request.node.obj
+        request.node.obj = lambda **given: run_in_greenlet(test, **given)
 
 
 @pytest.mark.no_cover
-class TestPlainSQLite(InPlainSQLite):
+class TestPlainSQLite(InSQLite, SQLiteSuite):  # type: ignore[misc]
     pass
 
 
 @pytest.mark.no_cover
-class TestPlainSQLiteInSavepoint(InPlainSQLite):
+class TestPlainSQLiteInSavepoint(InSQLite, Suite):  # type: ignore[misc]
     nested = True
+
+
+@pytest.mark.no_cover
+class TestAiosqlite(InGreenlet, InSQLite, Suite):  # type: ignore[misc]
+    driver = "aiosqlite"
+
+
+@pytest.mark.no_cover
+class TestPsycopg(InPostgreSQL, Suite):  # type: ignore[misc]
+    driver = "psycopg"
+    nested = True
+
+
+@pytest.mark.no_cover
+class TestPsycopg2(InPostgreSQL, Suite):  # type: ignore[misc]
+    driver = "psycopg2"
+
+
+@pytest.mark.no_cover
+class TestAsyncpg(InGreenlet, InPostgreSQL, Suite):  # type: ignore[misc]
+    driver = "asyncpg"
+
+
+if WHOLE:
+
+    class TestPsycopgCommits(TestPsycopg):
+        nested = False
+
+    class TestPsycopg2InSavepoint(TestPsycopg2):
+        nested = True
+
+    class TestAiosqliteInSavepoint(TestAiosqlite):
+        nested = True
+
+    class TestAsyncPsycopg(InGreenlet, InPostgreSQL, Suite):  # type: ignore[misc]
+        driver = "async psycopg"
+
+    class TestAsyncPsycopgInSavepoint(TestAsyncPsycopg):
+        nested = True
+
+    class TestAsyncpgInSavepoint(TestAsyncpg):
+        nested = True
+
+
+# -- every driver -----------------------------------------------------------------------------------------------------
+
+LATE = "9999-12-31T23:59:59.999999Z"
+
+
+def work_with(store: FindingStore) -> list[Any]:
+    """Write and ask in every way, with more rows than one statement takes, and return the answers that don't hold a time."""
+    documents = [
+        finding(
+            1,
+            created_at="0001-01-01T00:00:00.000001Z",
+            run_id=uuid_of(5),
+            evidence={"b": 1, "a": "\0", "%s": "?"},
+        ),
+        finding(
+            2, created_at=LATE, location={"path": "x", "snippet": "a % b"}, tags=["t"], cvss=7, confidence=50
+        ),
+        finding(
+            3,
+            cwe_ids=[79, 89],
+            cve_ids=["CVE-2024-1234"],
+            rule_id="R",
+            detector_id="scan.other",
+            title="Ä ? %s $1",
+        ),
+        *(
+            finding(n, resource=f"https://host/{n}", severity="high" if n % 2 else "low")
+            for n in range(10, 240)
+        ),
+    ]
+    store.save_findings(documents)
+    store.save_findings([one | {"title": f"{one['title']} again"} for one in documents])
+    report = [scanned(f"R{n}", n + 1) for n in range(300)]
+    answers: list[Any] = [
+        store.ingest(PROJECT, [*report, {}], run=run_id_of(1), on_invalid="quarantine", close_missing=True),
+        store.ingest(PROJECT, report[:120], run=run_id_of(2), close_missing=True),
+        store.ingest(
+            PROJECT, [scanned(f"R{n}", n + 1, severity="high") for n in range(300)], run=run_id_of(3)
+        ),
+        store.ingest(PROJECT, report[:5], run=run_id_of(4), dry_run=True),
+        store.ingest(PROJECT, report[:7], run=run_id_of(5), close_missing=True),
+    ]
+    store.set_status(PROJECT, uuid_of(1), "open", actor="ann", comment="a % ?")
+    for number, conditions in enumerate(QUERIES):
+        for sort in (SORTS[number % 5], SORTS[(number + 2) % 5]):
+            query = FindingQuery(project_id=PROJECT, limit=7, **{**conditions, "sort": sort})
+            page = store.find(query)
+            answers += [[one["title"] for one in page.items], store.count(query)]
+            if page.next_cursor:
+                answers.append(
+                    [one["title"] for one in store.find(replace(query, cursor=page.next_cursor)).items]
+                )
+    answers += [store.get_finding(PROJECT, uuid_of(n)) for n in (1, 2, 3)]
+    answers += [[(event.kind, event.changes, event.comment) for event in store.history(PROJECT, uuid_of(1))]]
+    answers += [[(run.number, run.counts) for run in store.runs(PROJECT)], store.summarize(PROJECT)]
+    difference = store.diff_runs(PROJECT, run_id_of(2), run_id_of(3))
+    answers += [len(difference.added), len(difference.removed), difference.common]
+    answers += [store.sighting(PROJECT, uuid_of(3)).last_run, len(store.rejected_originals(PROJECT))]
+    answers += [
+        store.discard_rejected(PROJECT, [one.rejected_id for one in store.rejected_originals(PROJECT)])
+    ]
+    answers += [len(list(store.iter_findings(PROJECT))), sum(map(len, store.iter_findings_json("nobody")))]
+    answers += [
+        store.purge(PROJECT, closed_before="9999-01-01T00:00:00Z").purged,
+        store.count(FindingQuery(project_id=PROJECT)),
+    ]
+    store.delete_project(PROJECT)
+    return [*answers, store.list_projects()]
+
+
+SORTS = ("created_at", "-severity", "title", "-detector_id", "-resource")
+QUERIES: list[dict[str, Any]] = [
+    {},
+    {"severity": ["high", "low"], "status": ["open"]},
+    {"min_severity": "medium", "detector_id": ["scan.*", "scan.other"]},
+    {"rule_id": ["R"], "cwe": [79], "cve_id": ["CVE-2024-1234"]},
+    {"cwe": list(range(1, 100))},
+    {"run_id": [uuid_of(5)]},
+    {"tag": ["t"], "created_from": "2000-01-01T00:00:00Z"},
+    {"created_before": "2000-01-01T00:00:00Z"},
+    {"resource_prefix": "https://host/1"},
+    {"text": "again"},
+    {"text": "ä %"},
+]
+
+
+@pytest.mark.parametrize("driver", ["sqlite", "aiosqlite", *DRIVERS])
+def test_answers_are_the_same_through_every_driver(driver: str, request: pytest.FixtureRequest) -> None:
+    if driver in DRIVERS:
+        store = sql_store(request.getfixturevalue("emptied_postgresql_url"))
+    else:
+        store = request.getfixturevalue("open_sqlite")()
+    with SessionStore(store, engine_with(driver, store)) as joined, open_storage("memory:") as memory:
+        run = run_in_greenlet if joined.engine.dialect.is_async else lambda work, **given: work(**given)
+
+        def work(store: FindingStore) -> list[Any]:
+            with store.transaction():
+                return work_with(store)
+
+        answers, expected = run(work, store=joined), work(memory)
+        for number, (one, other) in enumerate(zip(answers, expected, strict=True)):
+            assert one == other, number
+
+
+@pytest.mark.parametrize("driver", ["aiosqlite", "async psycopg", "asyncpg"])
+def test_an_application_of_asyncio_decides_about_everything_inside(
+    driver: str, request: pytest.FixtureRequest
+) -> None:
+    """Migrations too; a cancelled task leaves nothing, and a connection that works."""
+    if driver == "aiosqlite":
+        store = request.getfixturevalue("open_sqlite")()
+    else:
+        store = sql_store(request.getfixturevalue("postgresql_url"))
+
+    def work(session: Session, number: int) -> list[str]:
+        with store.joined(session):
+            store.save_finding(finding(number))
+            return ids(store.list_findings(PROJECT))
+
+    async def cancelled(session: AsyncSession) -> None:
+        def wait(session: Session) -> None:
+            with store.joined(session):
+                store.save_findings([finding(8)])
+                await_only(asyncio.sleep(60))
+
+        task = asyncio.create_task(session.run_sync(wait))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def main() -> None:
+        engine = AsyncEngine(engine_with(driver, store))
+        async with AsyncSession(engine) as session:
+            assert await session.run_sync(work, 1) == [uuid_of(1)]
+            await session.rollback()
+            await session.run_sync(work, 2)
+            await session.commit()
+        async with AsyncSession(engine) as session:
+            await cancelled(session)
+        async with AsyncSession(engine) as session:
+            assert await session.run_sync(work, 3) == [uuid_of(2), uuid_of(3)]
+            await session.commit()
+        async with engine.connect() as connection:
+            await connection.run_sync(migrations.downgrade, "r0003")
+            assert (await connection.run_sync(migrations.status)).current == "r0003"
+            await connection.run_sync(migrations.upgrade)
+            assert await connection.run_sync(migrations.check) == []
+
+    asyncio.run(main())
+    assert ids(store.list_findings(PROJECT)) == [uuid_of(2), uuid_of(3)]
+    store.close()
+
+
+class OwnDriver(SQLiteDialect_pysqlite):
+    driver = "own"
+    supports_statement_cache = True
+
+
+def test_an_unknown_driver_is_refused(store: SQLiteStorageAdapter) -> None:
+    registry.register("sqlite.own", __name__, "OwnDriver")
+    engine = create_engine(store.engine.url.set(drivername="sqlite+own"))
+    refused = pytest.raises(
+        StorageError, match="not stored by the driver own; use one of pysqlite, aiosqlite"
+    )
+    with engine.connect() as connection, refused, store.joined(connection):
+        pass
+    engine.dispose()
 
 
 # -- engines of SQLite, as applications make them ---------------------------------------------------------------------

@@ -16,6 +16,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from findings_orm.driver_errors import sqlstate_of
 from findings_orm.errors import SchemaVersionError
 from findings_orm.migrations.scripts import goal_of, large_indexes, new_config, revision_chain
 from findings_orm.migrations.transaction import migration_transaction
@@ -137,7 +138,7 @@ def _build_index(connection: Connection, schema: str, name: str, definition: str
                 )
             )
         except DBAPIError as error:
-            state = getattr(error.orig, "sqlstate", None)
+            state = sqlstate_of(error.orig)
             if state in _NOT_YET:
                 return
             if state not in _MET_ANOTHER or attempt == ATTEMPTS - 1:

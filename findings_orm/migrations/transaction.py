@@ -97,10 +97,11 @@ def _lock_database(connection: Connection, lock_timeout: str | None) -> None:
 
 def _run_on_sqlite(connection: Connection, tables: frozenset[str]) -> Iterator[None]:
     driver = _driver_of(connection)
+    state: Any = connection.connection.driver_connection  # the same, unless that is of asyncio
     if connection.in_transaction():
-        if not driver.in_transaction:  # the driver would begin one only before data are changed
+        if not state.in_transaction:  # the driver would begin one only before data are changed
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-        yield from _check_references(connection, driver, tables)
+        yield from _check_references(connection, state, tables)
         return
     isolation = driver.isolation_level
     # The driver would commit before DDL; and a pragma has no effect inside a transaction.
@@ -109,21 +110,21 @@ def _run_on_sqlite(connection: Connection, tables: frozenset[str]) -> Iterator[N
     driver.execute("PRAGMA foreign_keys = OFF")
     try:
         with connection.begin():
-            if driver.in_transaction:  # a listener of the application began one that does not lock
+            if state.in_transaction:  # a listener of the application began one that does not lock
                 driver.execute("ROLLBACK")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield from _check_references(connection, driver, tables)
+            yield from _check_references(connection, state, tables)
     finally:
-        if driver.in_transaction:  # a failed commit; to set the level would commit it after all
+        if state.in_transaction:  # a failed commit; to set the level would commit it after all
             driver.execute("ROLLBACK")
         driver.execute(f"PRAGMA foreign_keys = {enforced}")
         driver.isolation_level = isolation
 
 
-def _check_references(connection: Connection, driver: Any, tables: frozenset[str]) -> Iterator[None]:
-    before = driver.total_changes
+def _check_references(connection: Connection, state: Any, tables: frozenset[str]) -> Iterator[None]:
+    before = state.total_changes
     yield
-    if driver.total_changes == before:  # nothing to do, so nothing to read through
+    if state.total_changes == before:  # nothing to do, so nothing to read through
         return
     for table in sorted(name for name in tables if connection.dialect.has_table(connection, name)):
         broken = connection.exec_driver_sql(f'PRAGMA foreign_key_check("{table}")').fetchall()

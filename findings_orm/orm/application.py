@@ -20,7 +20,11 @@ BUSY_TIMEOUT = 60_000
 
 _USUAL_TIMEOUT = 5_000
 _KEY = "findings_settings"
-_DIALECTS = ("sqlite", "postgresql")
+_DRIVERS = {
+    "sqlite": ("pysqlite", "aiosqlite", "pysqlcipher"),
+    "postgresql": ("psycopg", "psycopg_async", "psycopg2", "asyncpg"),
+}
+"""The drivers of each kind of database whose statements `route` knows."""
 
 
 # -- an engine, once ------------------------------------------------------------------------------------------------------
@@ -42,7 +46,7 @@ def configure(engine: AnyEngine) -> AnyEngine:
         StorageValidationError: it is no engine, or one of neither SQLite nor PostgreSQL.
     """
     target: object = getattr(engine, "sync_engine", engine)
-    if not isinstance(target, Engine) or target.dialect.name not in _DIALECTS:
+    if not isinstance(target, Engine) or target.dialect.name not in _DRIVERS:
         raise StorageValidationError.of_field(
             "engine", "must be a SQLAlchemy engine of SQLite or PostgreSQL", engine
         )
@@ -85,11 +89,17 @@ def join_transaction(connection: Connection, dialect: str) -> None:
     """Let a store work on an application's connection: the application's rollback has to undo what is done from here on.
 
     Raises:
-        StorageError: the connection is one to another kind of database, or commits each statement by itself.
+        StorageError: the connection is one to another kind of database or of a driver that is not supported, or it commits each
+            statement by itself.
     """
     if connection.dialect.name != dialect:
         raise StorageError(
             f"this store is one in {dialect}: it can't work on a connection to {connection.dialect.name}"
+        )
+    if connection.dialect.driver not in _DRIVERS[dialect]:
+        known = ", ".join(_DRIVERS[dialect])
+        raise StorageError(
+            f"findings are not stored by the driver {connection.dialect.driver}; use one of {known}"
         )
     if not connection.in_transaction():
         connection.begin()

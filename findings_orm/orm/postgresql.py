@@ -16,7 +16,7 @@ import psycopg
 from psycopg import errors
 from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, text
 
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem
@@ -300,11 +300,11 @@ class PostgreSQLStorageAdapter(SqlStore):
         """Let an application's transaction find the tables too, and narrow it, until it ends."""
         if self.options.schema is not None:
             name = self.engine.dialect.identifier_preparer.quote_identifier(self.options.schema)
-            sql = "SELECT set_config('search_path', concat_ws(', ', %s::text, current_setting('search_path')), true)"
-            connection.exec_driver_sql(sql, (name.replace("%%", "%"),))
+            sql = "SELECT set_config('search_path', concat_ws(', ', CAST(:name AS text), current_setting('search_path')), true)"
+            connection.execute(text(sql), {"name": name.replace("%%", "%")})
         if self.options.project_id is not None:
-            sql = "SELECT set_config('findings.project_id', %s, true)"
-            connection.exec_driver_sql(sql, (self.options.project_id,))
+            sql = "SELECT set_config('findings.project_id', :project_id, true)"
+            connection.execute(text(sql), {"project_id": self.options.project_id})
 
     @block
     def _one_instant(self) -> Iterator[None]:
@@ -460,19 +460,17 @@ class PostgreSQLStorageAdapter(SqlStore):
         names = [table.name for table in tables if exists_on(table, "postgresql")]
         sql = (
             "SELECT sum(pg_total_relation_size(coalesce(part.relid, named.oid))) "
-            "FROM unnest(%s::text[]::regclass[]) AS named (oid) "
+            "FROM unnest(CAST(CAST(:names AS text[]) AS regclass[])) AS named (oid) "
             "LEFT JOIN LATERAL pg_partition_tree(named.oid) AS part ON true"
         )
-        return int(connection_of(unit).exec_driver_sql(sql, (names,)).scalar() or 0)
+        return int(connection_of(unit).execute(text(sql), {"names": names}).scalar() or 0)
 
     def _database_figures(self, connection: Connection) -> dict[str, object]:
-        info: Any = connection.connection.driver_connection.info  # type: ignore[union-attr]
-        return {
-            "server_version": info.parameter_status("server_version"),
-            "database": info.dbname,
-            "role": connection.exec_driver_sql("SELECT current_user::text").scalar(),
-            "schema": self.options.schema,
-        }
+        sql = "SELECT current_setting('server_version'), current_database()::text, current_user::text"
+        figures = zip(
+            ("server_version", "database", "role"), connection.exec_driver_sql(sql).one(), strict=True
+        )
+        return {**dict(figures), "schema": self.options.schema}
 
     def _pool_figures(self) -> dict[str, object]:
         pool: Any = self.engine.pool

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from findings_orm.diagnosis import Level, Problem
 from findings_orm.orm.examination import format_size, schema_problems, text_index_problems
 from findings_orm.orm.models import Base, exists_on
+from findings_orm.orm.route import Route
 
 MANY_ROWS = 10_000
 """From how many rows on a table is looked at for statistics, dead rows and unused indexes."""
@@ -56,11 +57,11 @@ def database_problems(connection: Connection, pool_limit: int | None) -> Iterato
 
 
 def _select_rows(connection: Connection, sql: str, *parameters: object) -> Sequence[Any]:
-    return connection.exec_driver_sql(sql, parameters).all()
+    return Route(connection).run(sql, parameters)
 
 
 _OURS = (
-    "WITH ours AS (SELECT coalesce(part.relid, named.oid) AS oid FROM unnest(%s::text[]) AS name, "
+    "WITH ours AS (SELECT coalesce(part.relid, named.oid) AS oid FROM unnest(?::text[]) AS name, "
     "LATERAL (SELECT to_regclass(name) AS oid) AS named LEFT JOIN LATERAL pg_partition_tree(named.oid) AS part ON true) "
 )
 
@@ -86,8 +87,8 @@ def _unused_indexes(connection: Connection) -> Iterator[Problem]:
         "FROM pg_index i JOIN ours ON ours.oid = i.indrelid JOIN pg_class t ON t.oid = i.indrelid "
         "JOIN pg_stat_all_indexes s ON s.indexrelid = i.indexrelid "
         "JOIN pg_stat_database d ON d.datname = current_database() "
-        "WHERE NOT i.indisunique AND s.idx_scan = 0 AND t.reltuples >= %s "
-        "AND now() - coalesce(d.stats_reset, pg_postmaster_start_time()) > make_interval(days => %s)"
+        "WHERE NOT i.indisunique AND s.idx_scan = 0 AND t.reltuples >= ? "
+        "AND now() - coalesce(d.stats_reset, pg_postmaster_start_time()) > make_interval(days => ?)"
     )
     for name, length, days in _select_rows(connection, sql, TABLES, MANY_ROWS, UNUSED_DAYS):
         yield Problem(
@@ -102,7 +103,7 @@ def _neglected_tables(connection: Connection) -> Iterator[Problem]:
     sql = (
         _OURS + "SELECT s.relid::regclass::text, s.n_live_tup, s.n_dead_tup, s.n_mod_since_analyze, "  # noqa: S608  # a constant
         "coalesce(s.last_analyze, s.last_autoanalyze) IS NOT NULL FROM pg_stat_all_tables s JOIN ours ON ours.oid = s.relid "
-        "WHERE s.n_live_tup + s.n_dead_tup >= %s ORDER BY 1"
+        "WHERE s.n_live_tup + s.n_dead_tup >= ? ORDER BY 1"
     )
     for name, live, dead, changed, analyzed in _select_rows(connection, sql, TABLES, MANY_ROWS):
         if dead > (live + dead) * DEAD_SHARE:
@@ -151,7 +152,7 @@ def _long_transactions(connection: Connection) -> Iterator[Problem]:
     sql = (
         "SELECT pid, coalesce(application_name, ''), state, extract(epoch FROM now() - xact_start)::integer "
         "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
-        "AND xact_start < now() - make_interval(secs => %s) ORDER BY xact_start"
+        "AND xact_start < now() - make_interval(secs => ?) ORDER BY xact_start"
     )
     for pid, application, state, seconds in _select_rows(connection, sql, LONG_SECONDS):
         yield Problem(

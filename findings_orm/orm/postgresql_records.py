@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any, ClassVar
 
 import psycopg
@@ -28,7 +29,8 @@ from findings_orm.orm.postgresql_types import (
     select_expressions,
 )
 from findings_orm.orm.queries import Clause, Select
-from findings_orm.orm.records import BESIDE_KEY, OF_FINDING, READ_BATCH, RESEEN, SqlRecords
+from findings_orm.orm.records import BESIDE_KEY, OF_FINDING, READ_BATCH, RESEEN, SqlRecords, insert_statement
+from findings_orm.orm.route import psycopg_sql
 from findings_orm.orm.statements import LOOKUP_BATCH
 from findings_orm.port import Event
 from findings_orm.query import FindingQuery, time_key
@@ -111,6 +113,8 @@ def copy_in_steps(driver: psycopg.Connection[object], sql: str, rows: Iterable[R
 COPY_FROM = 50
 """From how many new rows on ``COPY`` is faster than statements."""
 
+ROWS_AT_ONCE = 50
+
 LOCK_SEED = int.from_bytes(b"findings", "big")
 """Tells the advisory locks of projects from those of others; the migrations lock this number itself."""
 
@@ -120,12 +124,6 @@ _STREAKS = BinaryRows("finding_sightings", ("project_id", "finding_id", "first_r
 
 _SLICED = "SELECT substring(?b::bytea, 1 + 32 * n, 32) FROM generate_series(0, {}) n"
 """Fingerprints out of one parameter: an array of so many would take the client longer than the search."""
-
-
-@lru_cache(256)
-def _psycopg_sql(sql: str) -> str:
-    """Return driver SQL with the marks of psycopg."""
-    return sql.replace("?b", "%b").replace("?", "%s")
 
 
 @lru_cache(32)
@@ -138,11 +136,11 @@ def _update_statement(table: str, columns: tuple[str, ...], keys: tuple[str, ...
     types = TYPES[table]
     sets = ", ".join(f"{column} = new.{column}::{types[column]}" for column in columns)
     where = " AND ".join(f"old.{key} = new.{key}" for key in keys)
-    arrays = ", ".join(f"(SELECT %s::{_array_type(types[column])}[])" for column in (*keys, *columns))
+    arrays = ", ".join(f"(SELECT ?::{_array_type(types[column])}[])" for column in (*keys, *columns))
     names = ", ".join((*keys, *columns))
     return (
         f"UPDATE {table} old SET {sets} FROM unnest({arrays}) AS new ({names}) "  # noqa: S608  # constants
-        f"WHERE old.project_id = %s AND {where}"
+        f"WHERE old.project_id = ? AND {where}"
     )
 
 
@@ -199,10 +197,13 @@ class PostgreSQLRecords(SqlRecords):
             self.connection.begin()
 
     def _run_sql(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        return super()._run_sql(_psycopg_sql(sql), parameters)
+        return super()._run_sql(psycopg_sql(sql) if self.route is None else sql, parameters)
 
     def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
-        super()._run_many(_psycopg_sql(sql), rows)
+        if len(rows) == 1:
+            self._run_sql(sql, rows[0])
+        else:
+            super()._run_many(psycopg_sql(sql) if self.route is None else sql, rows)
 
     def _run_in(self, sql: str, column: str, project_id: str, values: Collection[Any]) -> Iterator[Row]:
         if column == "fingerprint":
@@ -281,9 +282,20 @@ class PostgreSQLRecords(SqlRecords):
     def _lock_project(self, project_id: str) -> None:
         self._run_sql("SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))", (project_id, LOCK_SEED))
 
+    def _insert_all(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """Add rows, many by one statement where the driver has no ``COPY``: psycopg2 would wait for an answer to each row."""
+        whole = 0 if self.route is None else len(rows) // ROWS_AT_ONCE * ROWS_AT_ONCE
+        for batch in batches(rows[:whole], ROWS_AT_ONCE):
+            self._run_sql(insert_statement(table, columns, ROWS_AT_ONCE), list(chain.from_iterable(batch)))
+        super()._insert_all(table, columns, rows[whole:])
+
+    def _can_copy(self, rows: Sequence[object]) -> bool:
+        """Return whether ``COPY`` is faster than statements, and the driver has it as this module needs it."""
+        return len(rows) >= COPY_FROM and self.route is None
+
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""
-        if len(rows) < COPY_FROM:
+        if not self._can_copy(rows):
             super().insert(project_id, rows)
             return
         self._forget_plans()
@@ -292,7 +304,7 @@ class PostgreSQLRecords(SqlRecords):
 
     def insert_in_steps(self, project_id: str, rows: Sequence[Stored]) -> Steps:
         """See `Records.insert_in_steps`."""
-        if len(rows) < COPY_FROM or self.watch or self._has_row_security:
+        if not self._can_copy(rows) or self.watch or self._has_row_security:
             self.insert(project_id, rows)
             return no_steps()
         self._forget_plans()
@@ -363,14 +375,14 @@ class PostgreSQLRecords(SqlRecords):
 
     def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
         """See `Records.add_streaks`."""
-        if len(streaks) < COPY_FROM:
+        if not self._can_copy(streaks):
             super().add_streaks(project_id, streaks)
         else:
             self._copy_rows(_STREAKS, _STREAKS.encode((project_id, *streak) for streak in streaks))
 
     def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
         """See `Records.add_events`."""
-        if len(events) < COPY_FROM:
+        if not self._can_copy(events):
             super().add_events(project_id, revision, events)
             return
         first = self._events[project_id, revision]
@@ -388,12 +400,15 @@ class PostgreSQLRecords(SqlRecords):
 
     def _read_batches(self, statement: Clause) -> Iterator[Sequence[Row]]:
         """Inside a transaction through a cursor on the server, else at once."""
+        if self.route is not None:
+            yield from super()._read_batches(statement)
+            return
         on_server = (
             not self._driver_connection.autocommit or self._driver_connection.info.transaction_status != _IDLE
         )
         options = {"stream_results": on_server, "max_row_buffer": READ_BATCH}
         result: Any = self.connection.exec_driver_sql(
-            _psycopg_sql(statement.sql), statement.values, execution_options=options
+            psycopg_sql(statement.sql), statement.values, execution_options=options
         )
         try:
             yield from result.partitions(READ_BATCH)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import DDL, Connection
 from sqlalchemy.exc import DBAPIError
 
+from findings_orm.driver_errors import sqlstate_of
 from findings_orm.errors import SchemaVersionError, StorageUnavailableError
 from findings_orm.orm.models import OPTIONAL_INDEXES
 from findings_orm.orm.queries import Clause, joined
+from findings_orm.orm.route import Route
 
 EXTENSIONS = ("pg_trgm", "btree_gin")
 TEXTS, OTHERS = OPTIONAL_INDEXES
@@ -93,9 +94,10 @@ def create(connection: Connection, where: str) -> None:
 def drop(connection: Connection) -> None:
     """Drop the indexes; the extensions stay, others may use them."""
     for name in (TEXTS, OTHERS):
-        found = connection.exec_driver_sql("SELECT to_regclass(%s)::text", (name,)).scalar()
-        if found is not None:
-            connection.exec_driver_sql(f"DROP INDEX {_escape_percent(found)}")
+        for (found,) in Route(connection).run(
+            "SELECT i::text FROM to_regclass(?) i WHERE i IS NOT NULL", (name,)
+        ):
+            _run_ddl(connection, f"DROP INDEX {found}")
 
 
 def index_figures(connection: Connection) -> tuple[int, bool, int, int]:
@@ -104,13 +106,13 @@ def index_figures(connection: Connection) -> tuple[int, bool, int, int]:
         "SELECT count(*), coalesce(bool_and(i.indisvalid), false), coalesce(max(t.reltuples), 0)::bigint, "
         "coalesce(sum(pg_relation_size(coalesce(part.relid, i.indexrelid))), 0)::bigint FROM pg_index i "
         "JOIN pg_class t ON t.oid = i.indrelid LEFT JOIN LATERAL pg_partition_tree(i.indexrelid) part ON part.isleaf "
-        "WHERE i.indexrelid IN (to_regclass(%s), to_regclass(%s))"
+        "WHERE i.indexrelid IN (to_regclass(?), to_regclass(?))"
     )
-    _, valid, findings, size = connection.exec_driver_sql(sql, (TEXTS, OTHERS)).one()
-    named = connection.exec_driver_sql(
-        "SELECT num_nonnulls(to_regclass(%s), to_regclass(%s))", (TEXTS, OTHERS)
-    ).scalar()
-    return int(named or 0), bool(valid), max(int(findings), 0), int(size)
+    ((_, valid, findings, size),) = Route(connection).run(sql, (TEXTS, OTHERS))
+    ((named,),) = Route(connection).run(
+        "SELECT num_nonnulls(to_regclass(?), to_regclass(?))", (TEXTS, OTHERS)
+    )
+    return int(named), bool(valid), max(int(findings), 0), int(size)
 
 
 def _locate_tables(connection: Connection, where: str) -> tuple[str, bool]:
@@ -121,34 +123,33 @@ def _locate_tables(connection: Connection, where: str) -> tuple[str, bool]:
     ).one_or_none()
     if found is None:
         raise SchemaVersionError(f"{where} has no tables of findings-orm yet: run 'findings db upgrade'")
-    return _escape_percent(found[0]), found[1]
+    return found[0], found[1]
 
 
 def _make_extensions(connection: Connection) -> str:
     """Make the extensions if they are not there; return the name of the operator class of trigrams."""
     for name in EXTENSIONS:
-        connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS {name}")
+        _run_ddl(connection, f"CREATE EXTENSION IF NOT EXISTS {name}")
     schema = connection.exec_driver_sql(
         "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
         "WHERE e.extname = 'pg_trgm'"
     ).scalar_one()
-    return f"{_escape_percent(schema)}.gin_trgm_ops"
+    return f"{schema}.gin_trgm_ops"
 
 
-def _escape_percent(name: str) -> str:
-    """Return a name for a statement of the driver."""
-    return name.replace("%", "%%")
+def _run_ddl(connection: Connection, sql: str) -> None:
+    """Run a statement that may have any character in a name."""
+    connection.execute(DDL(sql.replace("%", "%%")))  # type: ignore[no-untyped-call]  # SQLAlchemy does not say its type
 
 
 def _drop_invalid(connection: Connection) -> None:
     """Drop what an interrupted attempt left."""
-    rows: Any = connection.exec_driver_sql(
-        "SELECT indexrelid::regclass::text FROM pg_index WHERE indexrelid IN (to_regclass(%s), to_regclass(%s)) "
-        "AND NOT indisvalid",
-        (TEXTS, OTHERS),
+    sql = (
+        "SELECT indexrelid::regclass::text FROM pg_index WHERE indexrelid IN (to_regclass(?), to_regclass(?)) "
+        "AND NOT indisvalid"
     )
-    for (name,) in rows.all():
-        connection.exec_driver_sql(f"DROP INDEX {_escape_percent(name)}")
+    for (name,) in Route(connection).run(sql, (TEXTS, OTHERS)):
+        _run_ddl(connection, f"DROP INDEX {name}")
 
 
 def _make_indexes(connection: Connection, schema: str, classes: str, where: str, *, beside: str) -> None:
@@ -160,7 +161,7 @@ def _make_indexes(connection: Connection, schema: str, classes: str, where: str,
             f"CREATE INDEX {beside}IF NOT EXISTS {OTHERS} ON {table} (project_id, created_at, id) WHERE NOT {IS_ASCII}",
             f"ANALYZE {table}",
         ):
-            connection.exec_driver_sql(sql)
+            _run_ddl(connection, sql)
 
 
 @contextmanager
@@ -168,7 +169,7 @@ def _explain_errors(where: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None)
+        state = sqlstate_of(error.orig)
         if state not in ("42501", "0A000", "58P01"):
             raise
         raise StorageUnavailableError(

@@ -255,6 +255,9 @@ class SqlReading(SqlStatements):
 
     def _read_batches(self, statement: Clause) -> Iterator[Sequence[Row]]:
         """Run a statement and yield its rows in batches."""
+        if self.route is not None:
+            yield from self.route.read(*statement, READ_BATCH)
+            return
         result = self.connection.exec_driver_sql(*statement)
         cursor: Any = result.cursor
         try:
@@ -591,8 +594,8 @@ class SqlRecords(SqlReading, Records):
 
     def add_streaks(self, project_id: str, streaks: Sequence[Streak]) -> None:
         """See `Records.add_streaks`."""
-        sql = insert_statement("finding_sightings", ("project_id", "finding_id", "first_run", "last_run"))
-        self._run_many(sql, [(project_id, *streak) for streak in streaks])
+        columns = ("project_id", "finding_id", "first_run", "last_run")
+        self._insert_all("finding_sightings", columns, [(project_id, *streak) for streak in streaks])
 
     def add_events(self, project_id: str, revision: int, events: Sequence[Event]) -> None:
         """See `Records.add_events`."""
@@ -601,9 +604,7 @@ class SqlRecords(SqlReading, Records):
         rows = [
             (project_id, revision, first + n, *mapping.event_row(event)) for n, event in enumerate(events)
         ]
-        self._run_many(
-            insert_statement("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS)), rows
-        )
+        self._insert_all("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS), rows)
 
     def put_run(self, project_id: str, run: Run, receipt: Receipt | None = None) -> None:
         """See `Records.put_run`."""

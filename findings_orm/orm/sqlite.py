@@ -132,7 +132,7 @@ class SQLiteStorageAdapter(SqlStore):
         records.committed = True
 
     def _prepare_connection(self, connection: Connection) -> None:
-        prepare_driver(connection.connection.driver_connection)
+        prepare_driver(connection.connection.dbapi_connection)
 
     @block
     def _open_alone(self, opened: AbstractContextManager[Records]) -> Iterator[Records]:
@@ -159,7 +159,7 @@ class SQLiteStorageAdapter(SqlStore):
     @block
     def snapshot(self) -> Iterator[Records]:
         """See `Store.snapshot`. A database in memory has one connection, so it is copied."""
-        if not self._in_memory:
+        if not self._in_memory or self._current_unit is not None:
             with super().snapshot() as unit:
                 yield unit
             return
@@ -311,12 +311,14 @@ class SQLiteStorageAdapter(SqlStore):
 
     def _database_figures(self, connection: Connection) -> dict[str, object]:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "page_count", "page_size", "freelist_count")
-        driver: Any = connection.connection.driver_connection
-        driver.execute("PRAGMA busy_timeout = 0")
+        patience = connection.exec_driver_sql(
+            "PRAGMA busy_timeout"
+        ).scalar()  # that of an application, inside joined()
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
         try:
             figures = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas}
         finally:
-            driver.execute(f"PRAGMA busy_timeout = {self._milliseconds}")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience}")
         version = connection.exec_driver_sql("SELECT sqlite_version()").scalar()
         return {"sqlite_version": version, **figures}
 

@@ -49,7 +49,7 @@ class SQLiteRecords(SqlRecords):
 
     def _insert_all(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         """Add rows, hundreds by one statement: one statement a row takes half as long again."""
-        if len(rows) < ROWS_AT_ONCE or others_listen(self.connection, self.watch):
+        if len(rows) < ROWS_AT_ONCE or self.route is not None or others_listen(self.connection, self.watch):
             super()._insert_all(table, columns, rows)
             return
         driver: Any = self.connection.connection.driver_connection
@@ -108,6 +108,14 @@ class SQLiteRecords(SqlRecords):
         rows = self._run_sql(f"{found.sql} LIMIT {FEW_CANDIDATES + 1}", found.values)
         return None if len(rows) > FEW_CANDIDATES else tuple(row[0] for row in rows)
 
+    def _ask(self, sql: str, values: Sequence[object]) -> list[Row]:
+        """Return the rows of a statement of which no observer is told."""
+        if self.route is not None:
+            return self.route.run(sql, values)
+        driver: Any = self.connection.connection.driver_connection
+        rows: list[Row] = driver.execute(sql, values).fetchall()
+        return rows
+
     def _has_text_index(self, trusted: float) -> bool:
         """Return whether there is a text index that this process can use; that there is none is believed for some seconds."""
         if not index.is_supported():
@@ -115,8 +123,7 @@ class SQLiteRecords(SqlRecords):
         info, now = self.connection.info, time.monotonic()
         if now - info.get(_KEY, -NOTICED) < trusted:
             return False
-        driver: Any = self.connection.connection.driver_connection
-        there = index.has_index(lambda sql, values: driver.execute(sql, values).fetchall())
+        there = index.has_index(self._ask)
         if there:
             info.pop(_KEY, None)
         else:

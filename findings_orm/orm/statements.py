@@ -1,4 +1,4 @@
-"""Statements on one connection: to the driver directly, unless an application listens to SQLAlchemy's events."""
+"""Statements on one connection: to the driver directly, unless an application listens to SQLAlchemy's events or has another."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from findings_orm.orm.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, Row, aliased_columns
 from findings_orm.orm.observation import Watch, others_listen
+from findings_orm.orm.route import Route
 from findings_orm.process import block
 from findings_orm.records import (
     batches,
@@ -29,6 +30,8 @@ class SqlStatements:
     """A connection, and the ways to run driver SQL on it."""
 
     interrupted: bool = False
+    route: Route | None = None
+    """The way to the driver of an application's engine, where that is not the one of the store."""
 
     def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
         self.connection = connection
@@ -40,6 +43,8 @@ class SqlStatements:
         Where an application listens to SQLAlchemy's events of statements, they go through SQLAlchemy. It describes
         every column of every result anew, which takes longer than most of these statements.
         """
+        if self.route is not None:
+            return self._run_on_route(self.route, sql, parameters)
         connection = self.connection
         watch = self.watch
         if others_listen(connection, watch):
@@ -64,10 +69,20 @@ class SqlStatements:
         finally:
             cursor.close()
 
+    def _run_on_route(self, route: Route, sql: str, parameters: Sequence[object]) -> list[Row]:
+        with self._watch_statement(sql) as tell:
+            rows = route.run(sql, parameters)
+            tell(len(rows))
+        return rows
+
     def _run_many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run one statement of driver SQL for each row."""
         if len(rows) == 1:
             self._run_sql(sql, rows[0])
+        elif rows and self.route is not None:
+            with self._watch_statement(sql) as tell:
+                self.route.run_many(sql, rows)
+                tell(len(rows))
         elif rows:
             self.connection.exec_driver_sql(sql, list(rows))
 

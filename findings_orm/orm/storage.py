@@ -28,6 +28,7 @@ from findings_orm.orm.application import join_transaction
 from findings_orm.orm.observation import Watch
 from findings_orm.orm.pools import AskedPool
 from findings_orm.orm.records import SqlRecords
+from findings_orm.orm.route import Route
 from findings_orm.process import INHERITED, block, survives_fork
 from findings_orm.records import Records, refuse_interrupted
 from findings_orm.store import BusyError, Store
@@ -53,6 +54,7 @@ class SqlStore(Store):
         self._owned = owned
         self._watch = Watch(engine)
         self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
+        self._driver_class: type[object] = engine.dialect.loaded_dbapi.Connection
         self._end_unit_on_close(engine)
         survives_fork(self)
 
@@ -214,10 +216,13 @@ class SqlStore(Store):
             else:
                 connection = bind
             join_transaction(connection, self.engine.dialect.name)
-            self._end_unit_on_close(connection.engine)
-            self._prepare_connection(connection)
             driver = connection.connection.driver_connection
             records = self._make_records(connection)
+            if isinstance(driver, self._driver_class):
+                self._end_unit_on_close(connection.engine)
+            else:
+                records.route = Route(connection)
+            self._prepare_connection(connection)
             try:
                 with self._bind_unit(records):
                     yield self
