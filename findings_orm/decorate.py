@@ -54,7 +54,8 @@ class ApplicationStore(FindingStore, Observable, Diagnosable, Protocol):
         On SQLite other writers wait from here on, until the application commits or rolls back.
 
         Args:
-            bind: a SQLAlchemy `Session` or `Connection` on the database that has the tables of this store.
+            bind: a SQLAlchemy `Session` or `Connection` on the database that has the tables of this store; a session
+                that is bound to several is joined where it has `Finding`.
 
         Raises:
             StorageError: the store has no database, the calling thread is inside `transaction()` already, or the connection is

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from findings_orm import (
@@ -34,7 +34,7 @@ from findings_orm import (
     open_storage,
 )
 from findings_orm.orm import configure
-from findings_orm.orm.models import TABLES
+from findings_orm.orm.models import TABLES, Base, Finding
 from findings_orm.orm.storage import SqlStore
 from findings_orm.testing.contract import FindingStoreContract
 from findings_orm.testing.contract.history import PurgeContract
@@ -596,6 +596,51 @@ def test_a_connection_without_transactions_is_refused_with_the_way_out(store: SQ
     store.save_finding(finding(1))  # no lock is left
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_no_driver_of_postgresql_is_joined_without_transactions(driver: str, postgresql_url: str) -> None:
+    store = sql_store(postgresql_url)
+    engine = engine_with(driver, store)
+
+    def work() -> None:
+        with Session(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+            with pytest.raises(StorageError, match="commits each statement by itself"), store.joined(session):
+                store.save_finding(finding(1))
+            assert store.list_projects() == []
+
+    run_in_greenlet(work) if engine.dialect.is_async else work()
+    engine.dispose()
+    store.close()
+
+
+class Other(DeclarativeBase):
+    pass
+
+
+class Note(Other):
+    __tablename__ = "app_notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(Finding, Note), (Base, Other), (Base, None)], ids=str)
+def test_a_session_of_several_databases_is_joined_where_it_has_findings(
+    store: SQLiteStorageAdapter, engine: Engine, tmp_path: pathlib.Path, ours: type, theirs: type | None
+) -> None:
+    other = create_engine(f"sqlite:///{tmp_path / 'notes.db'}")
+    Other.metadata.create_all(other)
+    binds: Any = {ours: engine} | ({theirs: other} if theirs else {})
+    with Session(None if theirs else other, binds=binds) as session:
+        session.add(Note())
+        with store.joined(session):
+            store.save_finding(finding(1))
+        session.rollback()
+        assert store.list_projects() == []
+        with store.joined(session):
+            store.save_finding(finding(1))
+        session.commit()
+    assert store.list_projects() == [PROJECT]
+    other.dispose()
+
+
 def test_another_kind_of_database_is_refused(store: SQLiteStorageAdapter, postgresql_url: str) -> None:
     refused = pytest.raises(StorageError, match="one in postgresql: it can't work on a connection to sqlite")
     with (
@@ -694,6 +739,23 @@ def test_configure_makes_an_engine_right(tmp_path: pathlib.Path, options: dict[s
             session.rollback()
             assert session.scalar(text("SELECT count(*) FROM a")) == 0
     engine.dispose()
+
+
+def test_configure_makes_an_engine_of_asyncio_right(tmp_path: pathlib.Path) -> None:
+    engine = configure(create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'app.db'}"))
+
+    def work() -> None:
+        assert settings_of(engine.sync_engine) == RIGHT
+        with Session(engine.sync_engine) as session:
+            session.execute(text("CREATE TABLE a (id INTEGER PRIMARY KEY)"))
+            session.commit()
+            with session.begin_nested():
+                session.execute(text("INSERT INTO a VALUES (1)"))
+            session.rollback()
+            assert session.scalar(text("SELECT count(*) FROM a")) == 0
+        engine.sync_engine.dispose()
+
+    run_in_greenlet(work)
 
 
 def test_configure_keeps_what_the_application_chose(tmp_path: pathlib.Path) -> None:

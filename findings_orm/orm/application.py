@@ -21,7 +21,7 @@ BUSY_TIMEOUT = 60_000
 _USUAL_TIMEOUT = 5_000
 _KEY = "findings_settings"
 _DRIVERS = {
-    "sqlite": ("pysqlite", "aiosqlite", "pysqlcipher"),
+    "sqlite": ("pysqlite", "aiosqlite"),
     "postgresql": ("psycopg", "psycopg_async", "psycopg2", "asyncpg"),
 }
 """The drivers of each kind of database whose statements `route` knows."""

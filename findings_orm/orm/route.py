@@ -76,7 +76,8 @@ class Route:
 
         The server alone knows which parameters are times, and is asked once for each statement.
         """
-        if sql not in _TYPED:
+        numbered = _TYPED.get(sql)
+        if numbered is None:
             numbers = count(1)
             numbered = re.sub(r"\?b?", lambda _: f"${next(numbers)}", sql)
             if next(numbers) > 1:
@@ -94,4 +95,4 @@ class Route:
             if len(_TYPED) >= _MOST_TYPED:
                 _TYPED.clear()
             _TYPED[sql] = numbered
-        return _TYPED[sql]
+        return numbered

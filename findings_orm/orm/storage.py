@@ -25,6 +25,7 @@ from findings_orm.errors import StorageError, StorageUnavailableError
 from findings_orm.observe import Observer
 from findings_orm.observe import Pool as PoolFigures
 from findings_orm.orm.application import join_transaction
+from findings_orm.orm.models import Finding
 from findings_orm.orm.observation import Watch
 from findings_orm.orm.pools import AskedPool
 from findings_orm.orm.records import SqlRecords
@@ -212,7 +213,7 @@ class SqlStore(Store):
         with translate_driver_errors(self._where):
             if isinstance(bind, Session):
                 bind.flush()
-                connection = bind.connection()
+                connection = bind.connection(bind_arguments={"mapper": Finding.__mapper__})
             else:
                 connection = bind
             join_transaction(connection, self.engine.dialect.name)
