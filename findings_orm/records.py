@@ -132,7 +132,7 @@ class Records(Protocol):
 
     def advance(self, project_id: str, at: str) -> Advance:
         """Make the project if it is new, keep other writers of it out until the unit ends, and give it its next
-        revision (`ids.first_revision`, `ids.revision_step`). Called before any other write to the project."""
+        revision (`clock.first_revision`, `clock.revision_step`). Called before any other write to the project."""
 
     def put_project(self, project_id: str, state: ProjectState) -> None:
         """Make a project as it was elsewhere, and keep other writers of it out until the unit ends.

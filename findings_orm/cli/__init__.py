@@ -1,4 +1,4 @@
-"""The command line: `findings`.
+"""The command line, ``findings``.
 
 `main` is the console entry point. It needs the extra ``cli`` (typer, rich), which is loaded when a command runs and not
 before: importing this package costs nothing.

@@ -101,7 +101,7 @@ class Head:
 
 
 def _refuse_use(*_: object) -> NoReturn:
-    """What a format has in place of what it can't do; `known.find_format` keeps callers from here."""
+    """What a format has in place of what it can't do; `report.find_format` keeps callers from here."""
     raise StorageValidationError("the format can't do this", field="format")
 
 
@@ -113,7 +113,7 @@ class Format:
         name: what ``--format`` calls it.
         summary: what it is, in a few words.
         endings: the endings of file names, with their dot, by which an export chooses it.
-        recognize: tells by the first object of a text whether it is of this format.
+        recognize_report: tells by the first object of a text whether it is of this format.
         survey: reads a report once, up to its end, and says what is in it.
         read: reads it again and yields its documents.
         is_strict: a text holds documents, and what no document can hold is refused, not replaced.

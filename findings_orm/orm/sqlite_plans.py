@@ -45,7 +45,7 @@ class Way(NamedTuple):
 
     Attributes:
         size: an expression for what it takes; as soon as it is no less than `_LEAST`, about that.
-        whole: the statement that takes it to its end.
+        full_statement: the one that takes it to its end.
         part: the statement that takes it as far as the budget goes: a full page of it is the page.
     """
 

@@ -2,7 +2,7 @@
 
 From the outside in: `storage` is the adapter (threads, processes, units of work), `loading` and `folding` turn files
 into the working copy and back, `edits` takes over what people changed by hand, `journal` and `snapshot` are the two
-kinds of files, `records` is the working copy, `disk` is where every change of a file goes through.
+kinds of files, `working_copy` is what a unit of work reads and changes, `tree` is where every change of a file goes through.
 """
 
 from findings_orm.stores.files.damage import repair
