@@ -435,7 +435,8 @@ _plain_values = itemgetter(*(name for name in CONTENT_FIELDS if name not in _FRE
 _free_values = itemgetter(*_FREE)
 _validate = Finding.__pydantic_validator__.validate_python
 _validate_quickly = _QuickFinding.__pydantic_validator__.validate_python
-_LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
+# Tried where digits begin only: a text of many digits would be read again from each of them.
+_LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % (MAX_DIGITS + 1))
 TOO_LARGE = 10**MAX_DIGITS
 _NUMBERS = (int, float)
 _RECORDS_AT = tuple(
