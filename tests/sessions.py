@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any, Self
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, NullPool, create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
+from findings_orm import open_storage
 from findings_orm.decorate import ForwardingStore
 from findings_orm.orm.storage import SqlStore
 
@@ -75,3 +79,27 @@ for _name in (
     setattr(SessionStore, _name, _in_session(_name))
 for _name in ("iter_findings", "iter_findings_json"):
     setattr(SessionStore, _name, _in_session(_name, streams=True))
+
+
+def with_driver(url: Any, driver: str) -> str:
+    return str(url).replace("postgresql:", f"postgresql+{driver.removeprefix('async ')}:")
+
+
+def sql_store(url: str) -> SqlStore:
+    store = open_storage(url)
+    assert isinstance(store, SqlStore)
+    return store
+
+
+def engine_with(driver: str, store: SqlStore) -> Engine:
+    """Return an engine of another driver on the database of a store; of one for asyncio the sync face."""
+    backend, name = store.engine.dialect.name, driver.removeprefix("async ")
+    url = store.engine.url.set(drivername=backend if name == "sqlite" else f"{backend}+{name}")
+    if driver in ("asyncpg", "aiosqlite") or driver.startswith("async "):
+        return create_async_engine(url, poolclass=NullPool).sync_engine
+    return create_engine(url)
+
+
+def run_in_greenlet(test: Callable[..., Any], **given: Any) -> Any:
+    """Run what `AsyncSession.run_sync` would: it may use SQLAlchemy's sync face of an async driver."""
+    return asyncio.run(greenlet_spawn(test, **given))

@@ -13,14 +13,14 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
-from sessions import SessionStore
+from sessions import SessionStore, engine_with, run_in_greenlet, sql_store
 from sqlalchemy import Connection, Engine, NullPool, StaticPool, create_engine, event, text
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import await_only
 
 from findings_orm import (
     FindingQuery,
@@ -74,25 +74,6 @@ SQLiteSuite: Any = FindingStoreContract if WHOLE else Half
 DRIVERS = ("psycopg", "psycopg2", "async psycopg", "asyncpg")
 
 
-def with_driver(url: Any, driver: str) -> str:
-    return str(url).replace("postgresql:", f"postgresql+{driver.removeprefix('async ')}:")
-
-
-def sql_store(url: str) -> SqlStore:
-    store = open_storage(url)
-    assert isinstance(store, SqlStore)
-    return store
-
-
-def engine_with(driver: str, store: SqlStore) -> Engine:
-    """Return an engine of another driver on the database of a store; of one for asyncio the sync face."""
-    backend, name = store.engine.dialect.name, driver.removeprefix("async ")
-    url = store.engine.url.set(drivername=backend if name == "sqlite" else f"{backend}+{name}")
-    if driver in ("asyncpg", "aiosqlite") or driver.startswith("async "):
-        return create_async_engine(url, poolclass=NullPool).sync_engine
-    return create_engine(url)
-
-
 class Joined:
     """A part of the suite, through sessions of an application's engine."""
 
@@ -120,11 +101,6 @@ class InPostgreSQL(Joined):
     @pytest.fixture
     def reopen(self, emptied_postgresql_url: str) -> Callable[[], FindingStore]:
         return lambda: self.in_sessions(sql_store(emptied_postgresql_url))
-
-
-def run_in_greenlet(test: Callable[..., Any], **given: Any) -> Any:
-    """Run what `AsyncSession.run_sync` would: it may use SQLAlchemy's sync face of an async driver."""
-    return asyncio.run(greenlet_spawn(test, **given))
 
 
 class InGreenlet:
@@ -639,6 +615,23 @@ def test_a_session_of_several_databases_is_joined_where_it_has_findings(
         session.commit()
     assert store.list_projects() == [PROJECT]
     other.dispose()
+
+
+@pytest.mark.parametrize("make_engine", [plain, configured])
+def test_a_connection_that_only_reads_can_be_joined_to_read(
+    store: SQLiteStorageAdapter, make_engine: Callable[[Any], Engine]
+) -> None:
+    engine = make_engine(store.engine.url)
+    store.save_finding(finding(1))
+    with Session(engine) as session:
+        session.execute(text("PRAGMA query_only = ON"))
+        with store.joined(session):
+            assert ids(store.list_findings(PROJECT)) == [uuid_of(1)]
+        with pytest.raises(StorageUnavailableError, match="readonly"), store.joined(session):
+            store.save_finding(finding(2))
+        session.rollback()
+        session.execute(text("PRAGMA query_only = OFF"))
+    engine.dispose()
 
 
 def test_another_kind_of_database_is_refused(store: SQLiteStorageAdapter, postgresql_url: str) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 
 from findings_orm.driver_errors import translate_driver_errors
 from findings_orm.errors import StorageUnavailableError
-from findings_orm.migrations.transaction import make_schema
+from findings_orm.migrations.transaction import schema_of, work_in_schema
 from findings_orm.private import Access, make_file
 from findings_orm.process import block
 from findings_orm.secrecy import is_secret, shown_url
@@ -50,12 +50,16 @@ _DIALECTS = ("sqlite", "postgresql")
 
 
 @block
-def open_connection(target: Target, *, create: bool = False) -> Iterator[Connection]:
+def open_connection(
+    target: Target, *, create: bool = False, schema: str | None = None
+) -> Iterator[Connection]:
     """Yield a connection to `target`; one that was given is left as it was, in its transaction or outside of any.
 
     Args:
         target: a URL, an engine or a connection.
-        create: let a SQLite file that is not there be made.
+        create: let a SQLite file, or a schema, that is not there be made.
+        schema: the schema of PostgreSQL to work in; that of the URL, or of the ``schema_translate_map`` of an engine or a
+            connection, if None.
 
     Raises:
         StorageUnavailableError: the URL is malformed, the server can't be reached, the file does not exist.
@@ -64,15 +68,15 @@ def open_connection(target: Target, *, create: bool = False) -> Iterator[Connect
     where = describe_target(target)
     with translate_driver_errors(where):
         if isinstance(target, Connection):
-            yield from _lend_connection(target)
+            yield from _lend_connection(target, schema, create=create)
             return
         if isinstance(target, Engine):
-            yield from _connect_engine(target, where)
+            yield from _connect_engine(target, where, schema, create=create)
             return
         engine = engine_of(target, create=create)
         opened = _record_opened(engine)
         try:
-            yield from _connect_engine(engine, where)
+            yield from _connect_engine(engine, where, schema, create=create)
         finally:
             for driver in opened:  # SQLAlchemy may have been interrupted while it closed one
                 if engine.dialect.name == "sqlite":
@@ -104,23 +108,24 @@ def _end_transactions_on_close(engine: Engine) -> None:
         event.listen(engine, "close", _end_transaction)
 
 
-def _connect_engine(engine: Engine, where: str) -> Iterator[Connection]:
+def _connect_engine(engine: Engine, where: str, schema: str | None, *, create: bool) -> Iterator[Connection]:
     _check_dialect(engine.dialect.name, where)
     _end_transactions_on_close(engine)
     try:
         connection = engine.connect()
     except TypeError as error:
         raise StorageUnavailableError(f"{where}: the URL has an option that is unknown: {error}") from error
-    with connection:
+    with connection, work_in_schema(connection, schema_of(connection, schema), create=create):
         yield connection
 
 
-def _lend_connection(connection: Connection) -> Iterator[Connection]:
+def _lend_connection(connection: Connection, schema: str | None, *, create: bool) -> Iterator[Connection]:
     _check_dialect(connection.dialect.name, describe_target(connection))
     _end_transactions_on_close(connection.engine)
     joined = connection.in_transaction()
     try:
-        yield connection
+        with work_in_schema(connection, schema_of(connection, schema), create=create):
+            yield connection
     finally:
         if not joined and connection.in_transaction():
             connection.rollback()
@@ -148,26 +153,15 @@ def engine_of(url: str, *, create: bool = False) -> Engine:
             arguments["timeout"] = BUSY_TIMEOUT
     try:
         engine = create_engine(parsed, poolclass=NullPool, connect_args=arguments)
-        return engine if schema is None else _work_in_schema(engine, str(schema), create=create)
+        return (
+            engine if schema is None else engine.execution_options(schema_translate_map={None: str(schema)})
+        )
     except ImportError as error:
         raise StorageUnavailableError(
             f"{where}: the driver is not installed ({error}); pip install 'findings-orm[postgresql]'"
         ) from error
     except (exc.ArgumentError, TypeError, ValueError) as error:
         raise StorageUnavailableError(f"{where}: the URL is not understood: {error}") from error
-
-
-def _work_in_schema(engine: Engine, schema: str, *, create: bool) -> Engine:
-    """Let every transaction of an engine on PostgreSQL work in a schema."""
-    name = engine.dialect.identifier_preparer.quote_identifier(schema)
-
-    @event.listens_for(engine, "begin")
-    def enter_schema(connection: Connection) -> None:
-        if create:
-            make_schema(connection, schema)
-        connection.exec_driver_sql(f"SET LOCAL search_path = {name}")
-
-    return engine
 
 
 def parse_url(url: str) -> URL:

@@ -42,13 +42,13 @@ class DatabaseStatus:
 
 
 @checked
-def status(target: Target) -> DatabaseStatus:
-    """Say where a database stands. Nothing is changed or created.
+def status(target: Target, *, schema: str | None = None) -> DatabaseStatus:
+    """Say where a database stands. Nothing is changed or created. For the arguments see `upgrade`.
 
     Raises:
         StorageUnavailableError: the database can't be reached, or the SQLite file does not exist.
     """
-    with open_connection(target) as connection:
+    with open_connection(target, schema=schema) as connection:
         current = current_revision(connection)
     ids = [revision.id for revision in revision_chain()]
     position = -1 if current is None else ids.index(current) if current in ids else len(ids)
@@ -102,6 +102,7 @@ def upgrade(
     target: Target,
     revision: str = "head",
     *,
+    schema: str | None = None,
     lock_timeout: str | None = None,
     progress: Callable[[str], None] = _log.info,
 ) -> None:
@@ -116,6 +117,8 @@ def upgrade(
     Args:
         target: a URL, an `Engine`, or a `Connection` (which may be inside a transaction).
         revision: a revision, ``head``, or relative as ``+1``. One that the database has passed is left alone.
+        schema: the schema of PostgreSQL with the tables, made if it is not there. None: that of the ``schema_translate_map`` of
+            an engine or a connection, else the first one of the ``search_path``.
         lock_timeout: how long to wait for a lock on a table on PostgreSQL, as ``5s``.
         progress: is told, in words, what is done now that may take long.
 
@@ -125,12 +128,14 @@ def upgrade(
         StorageIntegrityError: what is stored is damaged.
     """
     _check_revision(revision)
-    with open_connection(target, create=True) as connection:
+    with open_connection(target, create=True, schema=schema) as connection:
         _migrate_connection(connection, describe_target(target), "upgrade", revision, lock_timeout, progress)
 
 
 @checked
-def downgrade(target: Target, revision: str, *, lock_timeout: str | None = None) -> None:
+def downgrade(
+    target: Target, revision: str, *, schema: str | None = None, lock_timeout: str | None = None
+) -> None:
     """Bring a database down to a revision, with the findings in it, in one transaction.
 
     What the older schema has no room for is kept in `provenance` and comes back with the next upgrade. ``base``
@@ -143,7 +148,7 @@ def downgrade(target: Target, revision: str, *, lock_timeout: str | None = None)
         StorageIntegrityError: what is stored is damaged.
     """
     _check_revision(revision)
-    with open_connection(target) as connection:
+    with open_connection(target, schema=schema) as connection:
         _migrate_connection(connection, describe_target(target), "downgrade", revision, lock_timeout)
 
 

@@ -83,7 +83,7 @@ _CAST = re.compile(r"::(?:double precision|timestamp with time zone|character va
 
 
 @checked
-def check(target: Target) -> list[str]:
+def check(target: Target, *, schema: str | None = None) -> list[str]:
     """Return in words where a database differs from the models of this release; ``[]`` where it does not.
 
     Tables of others are not looked at. Nothing is changed.
@@ -91,7 +91,7 @@ def check(target: Target) -> list[str]:
     Raises:
         StorageUnavailableError: the database can't be reached, or the SQLite file does not exist.
     """
-    with open_connection(target) as connection:
+    with open_connection(target, schema=schema) as connection:
         found = status(connection)
         metadata = _metadata_of_models()
         drift = [] if found.current == found.head else [_describe_lag(found.current, found.head)]

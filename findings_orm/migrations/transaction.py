@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from findings_orm.arguments import checked
-from findings_orm.errors import StorageError, StorageIntegrityError
+from findings_orm.errors import StorageError, StorageIntegrityError, readable
 from findings_orm.finding import check_plain_text
 from findings_orm.process import block
 
@@ -34,6 +36,87 @@ def make_schema(connection: Connection, name: str) -> None:
         connection.exec_driver_sql(
             f"CREATE SCHEMA {connection.dialect.identifier_preparer.quote_identifier(name)}"
         )
+
+
+def schema_of(connection: Connection, given: str | None = None) -> str | None:
+    """Return the schema that the tables are in: the one that is given, or that of the ``schema_translate_map`` by which an
+    application's ORM finds them on this connection. None leaves that to the ``search_path``.
+
+    Raises:
+        StorageError: they differ, or the database is SQLite, which has no schemas.
+    """
+    translated = (connection.get_execution_options().get("schema_translate_map") or {}).get(None)
+    if given is not None and translated not in (None, given):
+        raise StorageError(
+            f"the schema is to be {readable(given)}, but the schema_translate_map of this connection (or its URL) says "
+            f"{readable(translated)}"
+        )
+    schema = translated if given is None else given
+    if connection.dialect.name == "sqlite" and schema not in (None, "main"):
+        raise StorageError(
+            f"a SQLite database has no schema, so that the tables can't be in {readable(schema)}: "
+            "leave out the schema, or the schema_translate_map"
+        )
+    return schema
+
+
+@block
+def work_in_schema(connection: Connection, schema: str | None, *, create: bool = False) -> Iterator[None]:
+    """Let names of tables mean those in a schema of PostgreSQL, in the transaction that has begun or in all that begin in the
+    block. After it they mean what they meant before.
+
+    Args:
+        connection: a connection to PostgreSQL, unless `schema` is None.
+        schema: the schema; None changes nothing.
+        create: make the schema if it is not there.
+    """
+    if schema is None or connection.dialect.name != "postgresql":
+        yield
+        return
+    path = {"search_path": quoted_name(schema)}
+
+    def enter(connection: Connection) -> None:
+        if create:
+            make_schema(connection, schema)
+        _set(connection, path)
+
+    if connection.in_transaction():
+        with set_locally(connection, path):
+            enter(connection)
+            yield
+        return
+    event.listen(connection, "begin", enter)
+    try:
+        yield
+    finally:
+        event.remove(connection, "begin", enter)
+
+
+@block
+def set_locally(connection: Connection, settings: Mapping[str, str]) -> Iterator[None]:
+    """Give settings of PostgreSQL other values in the transaction that has begun, and at the end of the block those that they
+    had."""
+    before = {name: connection.execute(_ASK, {"name": name}).scalar_one() for name in settings}
+    _set(connection, settings)
+    try:
+        yield
+    finally:
+        with suppress(SQLAlchemyError):  # the transaction failed, and its rollback does that
+            _set(connection, before)
+
+
+def _set(connection: Connection, settings: Mapping[str, str]) -> None:
+    for name, value in settings.items():
+        connection.execute(_SET, {"name": name, "value": value})
+
+
+_ASK = text("SELECT coalesce(current_setting(:name, true), '')")
+_SET = text("SELECT set_config(:name, :value, true)")
+
+
+def quoted_name(name: str) -> str:
+    """Return an identifier of PostgreSQL in quotation marks."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 @block

@@ -116,7 +116,12 @@ def _join_on_sqlite(connection: Connection) -> None:
     if not driver.in_transaction:
         if connection.dialect.detect_autocommit_setting(_adapted_driver_of(connection)):
             raise _without_transactions()
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except OperationalError as error:
+            if not getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_READONLY"):
+                raise
+            connection.exec_driver_sql("BEGIN")  # to read
         return
     if connection.in_nested_transaction() and not event.contains(
         connection, "release_savepoint", _keep_transaction

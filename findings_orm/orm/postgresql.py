@@ -26,8 +26,10 @@ from findings_orm.errors import (
     StorageError,
     StorageUnavailableError,
     StorageValidationError,
+    readable,
 )
 from findings_orm.finding import GivenFinding, check_project_id
+from findings_orm.migrations.transaction import quoted_name, schema_of, set_locally
 from findings_orm.observe import Figures
 from findings_orm.orm.models import Base, exists_on
 from findings_orm.orm.postgresql_engine import Options, parsed_url, postgresql_engine
@@ -212,7 +214,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         read, write = (self.options.local_settings(write=write) for write in (False, True))
         self._read_settings = read
         self._begin_read = _driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", *read)
-        self._begin_write = _driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", *write)
+        self._begin_write = _driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED", *write)
         self._consistent = threading.local()
         try:
             self._check_schema(migrate=migrate)
@@ -296,15 +298,25 @@ class PostgreSQLStorageAdapter(SqlStore):
     def _end_unit(driver: object, _record: object = None) -> None:
         cancel_statement(driver)
 
-    def _prepare_connection(self, connection: Connection) -> None:
-        """Let an application's transaction find the tables too, and narrow it, until it ends."""
-        if self.options.schema is not None:
-            name = self.engine.dialect.identifier_preparer.quote_identifier(self.options.schema)
-            sql = "SELECT set_config('search_path', concat_ws(', ', CAST(:name AS text), current_setting('search_path')), true)"
-            connection.execute(text(sql), {"name": name.replace("%%", "%")})
+    @block
+    def _settle(self, connection: Connection) -> Iterator[None]:
+        """Let an application's transaction find the tables too, and narrow it, as long as it is joined."""
+        settings = {}
+        schema = schema_of(connection, self.options.schema)
+        if schema is not None:
+            name = quoted_name(schema)
+            there = text("SELECT to_regclass(:table) IS NOT NULL, current_setting('search_path')")
+            has_tables, path = connection.execute(there, {"table": f"{name}.findings"}).one()
+            if not has_tables:
+                raise SchemaVersionError(
+                    f"the schema {readable(schema)} has no tables of findings-orm: "
+                    f"migrations.upgrade(connection, schema={schema!r}) makes them"
+                )
+            settings["search_path"] = f"{name}, {path}" if path else name
         if self.options.project_id is not None:
-            sql = "SELECT set_config('findings.project_id', :project_id, true)"
-            connection.execute(text(sql), {"project_id": self.options.project_id})
+            settings["findings.project_id"] = self.options.project_id
+        with set_locally(connection, settings):
+            yield
 
     @block
     def _one_instant(self) -> Iterator[None]:

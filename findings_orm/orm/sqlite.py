@@ -18,6 +18,7 @@ from findings_orm.diagnosis import Problem
 from findings_orm.driver_errors import translate_driver_errors
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.migrations.connecting import make_database, split_url
+from findings_orm.migrations.transaction import schema_of
 from findings_orm.observe import Pool as PoolFigures
 from findings_orm.orm.records import SqlRecords
 from findings_orm.orm.sqlite_engine import (
@@ -131,8 +132,11 @@ class SQLiteStorageAdapter(SqlStore):
             raise
         records.committed = True
 
-    def _prepare_connection(self, connection: Connection) -> None:
+    @block
+    def _settle(self, connection: Connection) -> Iterator[None]:
+        schema_of(connection)  # refused
         prepare_driver(connection.connection.dbapi_connection)
+        yield
 
     @block
     def _open_alone(self, opened: AbstractContextManager[Records]) -> Iterator[Records]:

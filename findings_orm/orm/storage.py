@@ -76,8 +76,9 @@ class SqlStore(Store):
         if not event.contains(engine, "close", self._end_unit):
             event.listen(engine, "close", self._end_unit)
 
-    def _prepare_connection(self, connection: Connection) -> None:
-        """Give an application's own connection what the records need."""
+    def _settle(self, connection: Connection) -> AbstractContextManager[None]:
+        """Return a block in which an application's own connection has what the records need, and is as it was afterwards."""
+        raise NotImplementedError
 
     @block
     def open_unit(self, *, write: bool, single: bool = False) -> Iterator[Records]:
@@ -223,17 +224,17 @@ class SqlStore(Store):
                 self._end_unit_on_close(connection.engine)
             else:
                 records.route = Route(connection)
-            self._prepare_connection(connection)
-            try:
-                with self._bind_unit(records):
-                    yield self
-                refuse_interrupted(records)
-                records.finish_writes()
-            except BaseException:
-                if records.interrupted or not self._is_usable(driver):
-                    with suppress(SQLAlchemyError):
-                        connection.invalidate()  # the application can only roll back
-                raise
+            with self._settle(connection):
+                try:
+                    with self._bind_unit(records):
+                        yield self
+                    refuse_interrupted(records)
+                    records.finish_writes()
+                except BaseException:
+                    if records.interrupted or not self._is_usable(driver):
+                        with suppress(SQLAlchemyError):
+                            connection.invalidate()  # the application can only roll back
+                    raise
 
     def session(self) -> Session:
         """See `ApplicationStore.session`."""
