@@ -33,8 +33,8 @@ down_revision = "${down_revision}"
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
 
-# This is a whole revision for new fields that may be missing. Change the versions and `NEW_FIELDS`. For another change write the
-# functions anew, keeping what they promise. A revision that changes tables only has none of this.
+# This is a whole revision for new fields that may be missing. Change the versions and `NEW_FIELDS`. For another change write
+# the functions anew, keeping what they promise. A revision that changes tables only has none of this: see r0006.
 finding_schema_version = "X.Y.Z"
 BEFORE = "X.Y.Z"
 VERSION = "finding_schema_version"

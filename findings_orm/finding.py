@@ -106,7 +106,8 @@ def _dotted_path(document: Mapping[str, object], loc: tuple[int | str, ...]) -> 
 # stores and returns.
 
 
-SCHEMA_VERSION: Literal["2.0.0"] = "2.0.0"
+SchemaVersion = Literal["2.0.0"]
+SCHEMA_VERSION: SchemaVersion = "2.0.0"
 """The schema version of `Finding` and of everything that the adapters of this release store."""
 
 KNOWN_VERSIONS: tuple[str, ...] = ("0.3.0", "1.0.0", "1.1.0", "2.0.0")
@@ -270,7 +271,7 @@ class Finding(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    finding_schema_version: Literal["2.0.0"] = SCHEMA_VERSION
+    finding_schema_version: SchemaVersion = SCHEMA_VERSION
     id: _Uuid
     project_id: Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=NO_CONTROL)]
     detector_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -306,7 +307,7 @@ class Finding(BaseModel):
 class FindingDocument(TypedDict):
     """A finding as stores return it, for type checkers: every field of `Finding` is there."""
 
-    finding_schema_version: Literal["2.0.0"]
+    finding_schema_version: SchemaVersion
     id: str
     project_id: str
     detector_id: str
@@ -335,7 +336,7 @@ class FindingInput(TypedDict, total=False):
     """A finding as `ingest` takes it, for type checkers: what may be left out is filled in. `save_finding` needs `id`,
     `project_id` and `created_at` too."""
 
-    finding_schema_version: Literal["2.0.0"]
+    finding_schema_version: SchemaVersion
     id: str
     project_id: str
     detector_id: Required[str]

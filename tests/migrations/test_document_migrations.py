@@ -371,16 +371,16 @@ def test_what_1_0_0_has_no_room_for_is_carried_through_it(
     least = {"pid": "a", "ts": "2023-01-05T10:00:00Z", "detector_id": "d", "title": "t", "severity": "low"}
     flat = {**least, **changes}
     expected = validate_finding(
-        {"id": uuid_of(1), **migrate("0.3.0", "2.0.0", least), **placed, "evidence": left}
+        {"id": uuid_of(1), **migrate("0.3.0", SCHEMA_VERSION, least), **placed, "evidence": left}
     )
-    there = migrate("0.3.0", "2.0.0", flat)
+    there = migrate("0.3.0", SCHEMA_VERSION, flat)
     found = validate_finding({"id": uuid_of(1), **there})
     found["provenance"].pop(CORNER, None)
     expected["provenance"].pop(CORNER, None)
     assert_same(found, expected)
     step = migrate("0.3.0", "1.0.0", flat)
-    assert_equal(migrate("1.1.0", "2.0.0", migrate("1.0.0", "1.1.0", step)), there)
-    for version in ("1.0.0", "1.1.0", "2.0.0"):
+    assert_equal(migrate("1.1.0", SCHEMA_VERSION, migrate("1.0.0", "1.1.0", step)), there)
+    for version in KNOWN_VERSIONS[1:]:
         assert_equal(migrate(version, "0.3.0", migrate("0.3.0", version, flat)), flat)
 
 
@@ -401,7 +401,7 @@ def test_a_flat_document_of_an_early_release_comes_up_again() -> None:
 
 def test_evidence_named_as_a_field_leaves_room_for_a_corner() -> None:
     document = validate_finding(finding(evidence={"provenance": "x"}, fingerprint="f"))
-    assert_same(migrate("0.3.0", "2.0.0", migrate("2.0.0", "0.3.0", document)), document)
+    assert_same(migrate("0.3.0", SCHEMA_VERSION, migrate(SCHEMA_VERSION, "0.3.0", document)), document)
 
 
 def test_an_old_reader_sees_status_and_tags() -> None:
@@ -462,7 +462,7 @@ def test_lists_that_1_1_0_has_no_room_for() -> None:
     corner = {"version": "2.0.0", "fields": {"cwe_ids": [79, 89], "owasp": ["A03:2021", "A01"]}}
     assert downgraded["provenance"] == {"tool": "x", CORNER: corner}
     downgraded["cwe"] = 5
-    upgraded = migrate(NEW, "2.0.0", downgraded)
+    upgraded = migrate(NEW, SCHEMA_VERSION, downgraded)
     assert_same(upgraded, {**now, "cwe_ids": [5]})
 
 

@@ -256,15 +256,25 @@ def stored_documents(count: int) -> list[Document]:
     ]
 
 
+def in_form_of(version: str, fields: Document) -> Document:
+    """Return fields of 1.0.0 as a later version has them."""
+    if "cwe" in FIELDS_OF[version]:
+        return fields
+    return {
+        NEWER.get(name, name): [value] if name in ("cwe", "owasp") else value
+        for name, value in fields.items()
+    }
+
+
 def edits_of(document: Document, chosen: random.Random, version: str) -> Document:
     """Return changes of an older document, as its columns have them: any number, also none."""
     changes: Document = {name: PLAIN[name] for name in chosen.sample(sorted(PLAIN), chosen.randint(0, 3))}
     changes |= {name: chosen.choice(values) for name, values in LISTS.items() if chosen.random() < 0.3}
     if chosen.random() < 0.3:
         changes["provenance"] = {"first": 1, **document["provenance"], "last": 2}
-    if version == "1.1.0" and chosen.random() < 0.5:
+    if version != "1.0.0" and chosen.random() < 0.5:
         changes |= {"status": "triaged", "tags": []}
-    return changes
+    return in_form_of(version, changes)
 
 
 @pytest.mark.parametrize("version", OLDER)
@@ -342,7 +352,7 @@ def imported(url: str, version: str) -> Document:
     new = {
         **documents_in(url, version)[0],
         "id": uuid_of(99),
-        "cwe": 20,
+        **in_form_of(version, {"cwe": 20}),
         "provenance": {},
         **({"status": "open", "location": {"path": "n"}} if version != "1.0.0" else {}),
     }

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from findings_orm.migrations.scripts import revision_chain
+
 pytestmark = [pytest.mark.no_cover, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / "docs" / "migrations.md").read_text(encoding="utf-8").partition("## Adding a field")[2]
+PAGE = (ROOT / "docs" / "migrations.md").read_text(encoding="utf-8")
+GUIDE = PAGE.partition("## Adding a field")[2]
 
 PROOF = """
 import json, sys
@@ -116,7 +119,9 @@ def apply(root: Path, file: str, pairs: list[tuple[str, str]]) -> None:
     path = root / file
     text = path.read_text(encoding="utf-8")
     for old, new in pairs:
-        assert text.count(old) == 1, f"{file} has this {text.count(old)} times: {old}"
+        assert text.count(old) == 1, (
+            f"docs/migrations.md changes what is {text.count(old)} times in {file}: {old}"
+        )
         text = text.replace(old, new)
     path.write_text(text, encoding="utf-8")
 
@@ -146,4 +151,11 @@ def test_the_guide_leads_to_a_new_field(copy: Path, sqlite: str, postgresql: str
         if not (copy / file).exists():
             run(copy, "-m", "alembic", *shlex.split(command[1]))
         apply(copy, file, pairs)
+    run(copy, "-m", "ruff", "check", "--quiet", "--fix", "alembic")
+    run(copy, "-m", "ruff", "format", "--quiet", "alembic")
     assert run(copy, "-c", PROOF, sqlite, postgresql) == "proven\n"
+
+
+def test_the_page_has_a_line_for_each_revision() -> None:
+    listed = re.findall(r"^\| `(r\d+)` \| ([\d.]+) \|", PAGE, flags=re.MULTILINE)
+    assert listed == [(revision.id, revision.schema_version) for revision in revision_chain()]

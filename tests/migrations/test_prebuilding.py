@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import psycopg
 import pytest
-from rows import canonical_documents, documents_in, fill
+from rows import canonical_documents, documents_in, downgraded, fill
 from test_alembic_command import alembic
 
 from findings_orm import StorageError, StorageUnavailableError, migrations
@@ -18,7 +19,7 @@ from findings_orm.migrations.scripts import large_indexes, revision_chain
 
 HEAD = revision_chain()[-1].id
 OF = next(revision.id for revision in revision_chain() if large_indexes(revision.id))
-BEFORE = revision_chain()[[revision.id for revision in revision_chain()].index(OF) - 1].id
+BEFORE = next(before for before, after in pairwise(revision_chain()) if after.id == OF)
 NAMES = [*large_indexes(OF)]
 INSERT = "INSERT INTO finding_projects (project_id, created_at, revision) VALUES (%s, now(), 1)"
 COPY = (
@@ -30,8 +31,8 @@ COPY = (
 @pytest.fixture
 def older(postgresql: str) -> str:
     """A database of the revision before the indexes, with findings."""
-    migrations.upgrade(postgresql, BEFORE)
-    fill(postgresql, canonical_documents())
+    migrations.upgrade(postgresql, BEFORE.id)
+    fill(postgresql, downgraded(canonical_documents(), BEFORE.schema_version), BEFORE.schema_version)
     return postgresql
 
 
@@ -98,7 +99,7 @@ def test_writers_go_on_during_the_build(older: str) -> None:
         with psycopg.connect(older, options="-clock_timeout=2s") as other:
             other.execute(INSERT, ("second",))
             other.execute(COPY, ("second",))
-        assert migrations.status(older).current == BEFORE
+        assert migrations.status(older).current == BEFORE.id
     said = upgrade.result()
     assert [name for name in NAMES if any(name in line for line in said)] == NAMES
     assert migrations.check(older) == []
@@ -114,7 +115,7 @@ def test_what_an_interrupted_build_left_is_built_again(older: str) -> None:
         with pytest.raises(StorageError, match="cancel"):
             upgrade.result()
     assert False in valid(older).values()
-    assert migrations.status(older).current == BEFORE
+    assert migrations.status(older).current == BEFORE.id
     migrations.upgrade(older)
     assert set(valid(older).values()) == {True}
     assert migrations.check(older) == []
@@ -145,10 +146,11 @@ def test_the_command_of_alembic_builds_before(older: str) -> None:
     said = alembic("-x", f"url={older}", "upgrade", "head")
     assert all(name in said for name in NAMES)
     assert migrations.check(older) == []
-    migrations.downgrade(older, BEFORE)
+    migrations.downgrade(older, BEFORE.id)
     assert valid(older) == {}
     alembic("-x", f"url={older}", "upgrade", "+1")
-    assert migrations.check(older) == []
+    assert valid(older) == dict.fromkeys(NAMES, True)
+    assert migrations.status(older).current == OF
 
 
 def test_inside_a_transaction_the_revision_makes_them_itself(older: str) -> None:
@@ -168,7 +170,7 @@ def test_inside_a_transaction_the_revision_makes_them_itself(older: str) -> None
 def test_the_indexes_are_made_in_the_schema_of_the_tables(postgresql: str) -> None:
     url = f"{postgresql}?schema=My%20findings"
     migrations.upgrade(postgresql)
-    migrations.upgrade(url, BEFORE)
+    migrations.upgrade(url, BEFORE.id)
     said: list[str] = []
     migrations.upgrade(url, progress=said.append)
     assert len(said) == len(NAMES)
