@@ -28,6 +28,7 @@ from findings_orm.limits import DEFAULT, Limits, memory_size, walk_json
 _CHUNK = 1 << 18
 _PARTIAL = 20
 _SPACE = " \t\n\r"
+_END_AFTER_COMMA = re.compile(r",?[ \t\n\r]*([\]}])")
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
@@ -171,9 +172,16 @@ class JsonReader:
         partial = error.pos >= len(self._text) - _PARTIAL or error.msg.startswith("Unterminated string")
         if partial and not self._ended:
             return
+        self._check_comma(error.pos)
         cut = error.pos >= len(self._text.rstrip(_SPACE)) or error.msg.startswith("Unterminated string")
         fault = error.msg.removesuffix(" at").removesuffix(" starting")
         self._raise_fault(f"{fault}; the text ends inside a value (cut off?)" if cut else fault, error.pos)
+
+    def _check_comma(self, at: int) -> None:
+        """Refuse a comma after the last item of an array or object. Python 3.13 names its place, older ones that of the end."""
+        end = _END_AFTER_COMMA.match(self._text, at)
+        if end and self._text[: end.start(1)].rstrip(_SPACE).endswith(","):
+            self._raise_fault(f"there is a comma too many before this {end[1]}", end.start(1))
 
     def _take_decoded(self, value: object, end: int) -> object:
         text, start = self._text, self._at
@@ -256,6 +264,7 @@ class JsonReader:
             self._path.pop()
             if self._take_separator("}"):
                 return
+            self._refuse_end_after_comma("}")
 
     def elements(self) -> Iterator[int]:
         """Take an array: yield each index, with the cursor on its value, which the caller must take."""
@@ -270,6 +279,7 @@ class JsonReader:
             self._path.pop()
             if self._take_separator("]"):
                 return
+            self._refuse_end_after_comma("]")
             index += 1
 
     def objects(self) -> Iterator[dict[str, object]]:
@@ -325,6 +335,10 @@ class JsonReader:
         self._at += 1
         return char == bracket
 
+    def _refuse_end_after_comma(self, bracket: str) -> None:
+        if self.peek() == bracket:
+            self._raise_fault(f"there is a comma too many before this {bracket}")
+
     def _cut_off_hint(self) -> str:
         return "" if self.peek() else ", but the text ends here (cut off?)"
 
@@ -340,7 +354,11 @@ class JsonReader:
             self._text += self._bytes.decode(data, self._ended)
         except UnicodeDecodeError as error:
             self._text += error.object[: error.start].decode()
-            self._raise_fault("the text is not UTF-8", len(self._text))
+            byte = error.object[error.start]
+            self._raise_fault(
+                f"the text is not UTF-8, its byte here is 0x{byte:02x}: convert it, as in iconv -f latin1 -t UTF-8",
+                len(self._text),
+            )
 
     def _line_and_column(self, at: int) -> tuple[int, int]:
         lines = self._text.count("\n", 0, at)

@@ -694,6 +694,15 @@ def test_export_takes_its_format_from_the_name(full: Findings, name: str) -> Non
     assert "Straße" in content
 
 
+def test_a_table_for_excel_begins_with_the_mark(full: Findings) -> None:
+    full("export", "--output", "out.csv", "--bom")
+    full("export", "--output", "plain.csv")
+    assert (full.folder / "out.csv").read_bytes() == b"\xef\xbb\xbf" + (
+        full.folder / "plain.csv"
+    ).read_bytes()
+    assert "--bom: readers of sarif" in full("export", "--output", "out.sarif", "--bom", code=2).stderr
+
+
 def test_export_and_import_again_is_the_same(full: Findings) -> None:
     full("export", "--output", "all.jsonl")
     with full.store() as store:

@@ -174,7 +174,7 @@ def test_no_findings_are_a_header() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", '=HYPERLINK("x")']
+    "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t", "\r1", "\n1", "\uff1d1", '=HYPERLINK("x")', " =1", '"=1"']
 )
 def test_a_formula_is_text(text: str) -> None:
     (row,) = rows(
@@ -184,7 +184,20 @@ def test_a_formula_is_text(text: str) -> None:
         assert row[name] == f"'{text}"
 
 
-@pytest.mark.parametrize("text", ["a=1", "'=1", "1-1", " x", "http://a/?b=c"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "text",
+    ["a;=1", "a\t=1", "a\n=1", "a\r\n+1", 'a;"=1"', "a; -1", ";;=1;=2", "\t=1", "\n=1", 'x";=1', "a\n\t@x"],
+)
+def test_no_cell_is_a_formula_whatever_the_separator_is(text: str, separator: str) -> None:
+    stream = io.BytesIO()
+    write_csv([{**DOCUMENT, "title": text, "resource": text, "evidence": {"message": text}}], stream)
+    for row in csv.reader(io.StringIO(stream.getvalue().decode(), newline=""), delimiter=separator):
+        for cell in row:
+            assert not cell.strip(' "').startswith(("=", "+", "-", "@")), row
+
+
+@pytest.mark.parametrize("text", ["a=1", "'=1", "1-1", " x", "http://a/?b=c", "a; b", "a - b", "a\nb"])
 def test_other_text_stays(text: str) -> None:
     (row,) = rows({**DOCUMENT, "title": text})
     assert row["title"] == text

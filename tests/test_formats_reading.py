@@ -101,8 +101,22 @@ def test_a_fault_is_refused_with_its_place(text: str, place: str, words: str) ->
 
 @pytest.mark.usefixtures("window")
 def test_a_fault_in_the_encoding_has_its_place() -> None:
-    with pytest.raises(StorageValidationError, match=r"line 2, column 3.* not UTF-8"):
-        reader(b'[\n "\xff"]').value()
+    with pytest.raises(
+        StorageValidationError, match=r"line 2, column 3.* not UTF-8, .* 0xe9: convert it, .*iconv"
+    ):
+        reader(b'[\n "\xe9"]').value()
+
+
+@pytest.mark.usefixtures("window")
+@pytest.mark.parametrize(
+    "text", ["[1,\n]", "[1 ,\n ]", '{"a": 1,\n}', '[{"a": [1,\n]}]', '{"a": {"b": 1,\n} }']
+)
+def test_a_comma_too_many_is_named(text: str) -> None:
+    for take in (lambda: reader(text).value(), lambda: reader(text).skip(1), lambda: reader(text).skip(9)):
+        with pytest.raises(
+            StorageValidationError, match=r"line 2, column \d.*: there is a comma too many before this [\]}]"
+        ):
+            take()
 
 
 def test_lenient_reading_keeps_what_a_document_cannot_hold_as_text() -> None:
@@ -221,6 +235,13 @@ def test_what_is_no_report_is_refused(stream: Any) -> None:
         (b"\xff\xfea", "UTF-16"),
         (b"", "it is empty, which is none of the known formats: sarif, nuclei, jsonl"),
         (b"  \n", "it is empty"),
+        (b"", "of a tool that found nothing, name the format (--format, format=)"),
+        (b'{"SchemaVersion": 2, "ArtifactName": "a"}', "; trivy writes SARIF with --format sarif"),
+        (b'{"matches": [], "descriptor": {}}', "; grype writes SARIF with -o sarif"),
+        (
+            b'[{"Match": "x", "RuleID": "a", "Fingerprint": "b"}]',
+            "; gitleaks writes SARIF with --report-format sarif",
+        ),
         (b"<?xml version='1.0'?>", "it starts with"),
         (b"PK\x03\x04", "it starts with"),
         (b"7", "it starts with '7'"),

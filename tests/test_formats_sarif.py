@@ -203,9 +203,11 @@ def test_a_level_is_a_severity(level: str, severity: str) -> None:
     [
         ({}, "medium"),
         ({"kind": "fail"}, "medium"),
-        ({"kind": "pass"}, "info"),
+        ({"kind": "informational"}, "info"),
         ({"kind": "open"}, "info"),
-        ({"kind": "review", "level": "error"}, "high"),
+        ({"kind": "review", "level": "error"}, "info"),
+        ({"kind": "review", "properties": {"security-severity": "9.8"}}, "info"),
+        ({"kind": "fail", "properties": {"security-severity": "9.8"}}, "critical"),
         ({"level": "fatal"}, "medium"),
         ({"level": ["error"]}, "medium"),
         ({"kind": {}}, "info"),
@@ -255,7 +257,12 @@ def test_the_invocation_overrides_the_level_of_the_rule(
         ("0.1", "low"),
         ("0.0", "info"),
         ("-1", "info"),
-        ("high", "info"),
+        ("high", "high"),
+        (" CRITICAL ", "critical"),
+        ("Moderate", "medium"),
+        ("low", "low"),
+        ("none", "info"),
+        ("grave", "info"),
         ("nan", "info"),
         ("1_0", "info"),
         (None, "info"),
@@ -269,6 +276,65 @@ def test_a_score_outranks_the_level(score: Any, severity: str) -> None:
     assert one(result(level="none", properties=bag))["severity"] == severity
     rules = [{**RULE, "properties": bag}]
     assert one(result(level="none"), rules=rules)["severity"] == severity
+
+
+@pytest.mark.parametrize("kind", ["pass", "notApplicable"])
+def test_a_check_that_found_nothing_is_no_finding(kind: str) -> None:
+    content = log(result(kind=kind), result(kind="fail"), result(kind=kind, ruleId="R2"))
+    assert [document["rule_id"] for document in read(content)] == ["R1"]
+    with open_report(io.BytesIO(json.dumps(content).encode())) as report:
+        assert report.notes == ["Demo: 2 results say that a check passed or does not apply: no findings"]
+        assert (report.total, report.detectors) == (1, ["demo"])
+
+
+@pytest.mark.parametrize(
+    ("tag", "category"),
+    [
+        ("OWASP-A03:2021 - Injection", "A03:2021"),
+        ("OWASP-A03:2021", "A03:2021"),
+        ("owasp-a3", "A03"),
+        ("external/owasp/owasp-a10", "A10"),
+        ("OWASP A1: 2017", "A01:2017"),
+        ("owasp-a0", None),
+        ("owasp-a11", None),
+        ("owasp-api1:2019", None),
+        ("owasp", None),
+        ("my-owasp-a3", None),
+    ],
+)
+def test_a_tag_of_owasp(tag: str, category: str | None) -> None:
+    expected = ([category], []) if category else ([], [tag])
+    document = one(result(properties={"tags": [tag]}))
+    assert (document["owasp"], document["tags"]) == expected
+    document = one(result(), rules=[{**RULE, "properties": {"tags": [tag]}}])
+    assert (document["owasp"], document["tags"]) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["CWE-79,CWE-80", "CWE-79; CWE-80", "cwe-79 | external/cwe/cwe-080", "CWE-79: XSS, CWE-80: too"]
+)
+def test_several_cwes_in_one_text(text: str) -> None:
+    for properties in ({"tags": [text]}, {"cwe": text}, {"cwe": [text]}):
+        assert one(result(properties=properties))["cwe_ids"] == [79, 80]
+    assert one(result(properties={"tags": ["CWE-79: see 80, not CWE 81"]}))["cwe_ids"] == [79]
+
+
+def test_where_a_result_without_a_file_is() -> None:
+    request = {"target": "https://shop.example/login"}
+    assert one(result(webRequest=request))["resource"] == "https://shop.example/login"
+    assert (
+        one(result(webRequest={"index": 1}), webRequests=[{}, request])["resource"]
+        == "https://shop.example/login"
+    )
+    address = {"fullyQualifiedName": "app.exe!parse+16", "name": "parse"}
+    in_binary = [{"physicalLocation": {"address": address}}]
+    assert one(result(locations=in_binary, webRequest=request))["resource"] == "app.exe!parse+16"
+    cached = [{"physicalLocation": {"address": {"index": 0}}}]
+    assert one(result(locations=cached), addresses=[{"name": "parse"}])["resource"] == "parse"
+    assert one(result(locations=at("a.c"), webRequest=request))["resource"] == "a.c"
+    nothing: Any
+    for nothing in ({}, {"target": 7}, {"index": 9}, [], None):
+        assert one(result(webRequest=nothing))["resource"] == ""
 
 
 def test_the_score_of_the_result_outranks_that_of_the_rule() -> None:

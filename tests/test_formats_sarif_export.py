@@ -299,7 +299,7 @@ def changed(result: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], dict
     [
         {},
         {"level": "error"},
-        {"kind": "pass", "level": "none"},
+        {"kind": "informational", "level": "none"},
         {"properties": {"security-severity": "7.5"}},
         {"level": "note", "kind": "fail"},
     ],
@@ -339,6 +339,26 @@ def test_a_changed_status_is_exported(status: str, suppressions: list[str]) -> N
         assert ("findings_orm" in result.get("properties", {})) == (
             status in ("in_progress", "false_positive", "archived")
         )
+
+
+@pytest.mark.parametrize(
+    ("states", "status", "exported"),
+    [
+        (["accepted", "rejected"], "open", ["rejected"]),
+        (["accepted", "underReview"], "triaged", ["underReview"]),
+        (["rejected", "underReview", "rejected"], "triaged", ["underReview"]),
+        (["accepted", "accepted"], "risk_accepted", ["accepted", "accepted"]),
+        (["rejected"], "open", ["rejected"]),
+    ],
+)
+def test_an_export_says_one_thing_where_suppressions_disagree(
+    states: list[str], status: str, exported: list[str]
+) -> None:
+    given = [{"kind": "external", "status": state, "justification": state} for state in states]
+    result, again = changed({"ruleId": "R1", "message": {"text": "m"}, "suppressions": given})
+    assert [one["status"] for one in result["suppressions"]] == exported
+    assert all(one["justification"] == one["status"] for one in result["suppressions"])
+    assert again["status"] == status
 
 
 def test_other_changes_are_exported_as_properties() -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     "export",
     "findings export --project acme-api --output acme.sarif",
     "findings export --project acme-api --format csv > acme.csv",
+    "findings export --project acme-api --output for-excel.csv --bom",
     "findings export --project acme-api --schema-version 1.0.0 --output old.json",
 )
 def export(
@@ -50,6 +51,12 @@ def export(
             help="The version of the finding schema, for old readers of jsonl and json; else the newest.",
         ),
     ] = None,
+    bom: Annotated[
+        bool,
+        typer.Option(
+            "--bom", help="Begin a table with the byte order mark, which Excel needs to read UTF-8."
+        ),
+    ] = False,
     group: Group = None,
     project: Project = None,
 ) -> None:
@@ -63,6 +70,8 @@ def export(
 
     chosen = one_of("--format", form, EXPORT_FORMATS) if form is not None else export_format_of(output)
     schema_version = _checked_version(version, chosen)
+    if bom and chosen != "csv":
+        raise UsageError(f"--bom: readers of {chosen} stumble over the mark", hint="Use --format csv.")
     if output is not None:
         _check_target(output)
     access = access_of(group)
@@ -78,6 +87,8 @@ def export(
             Tracker(session.out, f"export {project_id}") as tracker,
             open_replacement(output, access) if output is not None else session.out.file() as stream,
         ):
+            if bom:
+                stream.write("\ufeff")
             written = write_report(
                 tracker.track_items(documents, total), stream, chosen, schema_version=schema_version
             )

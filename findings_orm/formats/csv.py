@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -37,7 +38,8 @@ COLUMNS = (
 )
 """The columns, always these and in this order."""
 
-_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_FORMULA = re.compile(r"""\A(?=[\t\r\n])|(?:\A|(?<=[;\t\r\n]))(?=[" ]*[=+\-@\uff1d\uff0b\uff0d\uff20])""")
+"""Where a cell begins, in whatever of the usual separators a spreadsheet sees, that it may take for a formula."""
 
 
 @checked
@@ -46,7 +48,8 @@ def write_csv(documents: Iterable[Mapping[str, object]], stream: Stream) -> int:
 
     Lists are joined by ``; ``; what is absent is an empty cell; `message` is the text under that name in the
     evidence. Text that a spreadsheet may take for a formula (it starts with one of ``= + - @``, their full-width
-    forms, a tab or a line break) gets an apostrophe before it (OWASP, CSV Injection).
+    forms, a tab or a line break) gets an apostrophe before it (OWASP, CSV Injection); so does such text after a semicolon, a
+    tab or a line break inside of a cell, as a spreadsheet begins a cell there where these are its separators.
 
     Args:
         documents: consumed one by one, each written before the next is taken.
@@ -88,8 +91,8 @@ def _row_of(document: Mapping[str, Any]) -> list[object]:
 def _cell_value(value: object) -> object:
     if isinstance(value, list):
         value = "; ".join(str(item) for item in value)
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
+    if isinstance(value, str):
+        return _FORMULA.sub("'", value)
     return "" if value is None else value
 
 

@@ -317,12 +317,31 @@ def open_report(
         raise
 
 
+_OWN_FORMS = {
+    ("SchemaVersion", "ArtifactName"): "trivy writes SARIF with --format sarif",
+    ("matches", "descriptor"): "grype writes SARIF with -o sarif",
+    ("results", "errors", "generated_at", "metrics"): "bandit writes SARIF with -f sarif",
+    ("results", "errors", "paths", "version"): "semgrep writes SARIF with --sarif",
+    ("check_type", "results", "summary"): "checkov writes SARIF with -o sarif",
+    ("Golang errors", "Issues"): "gosec writes SARIF with -fmt sarif",
+    ("scan_info", "warnings"): "brakeman writes SARIF with -f sarif",
+    ("reportSchema", "scanInfo", "dependencies"): "dependency-check writes SARIF with --format SARIF",
+    ("vulnerabilities", "dependencyCount"): "snyk writes SARIF with --sarif",
+    ("RuleID", "Fingerprint", "Match"): "gitleaks writes SARIF with --report-format sarif",
+    ("filePath", "messages", "errorCount"): "eslint writes SARIF with -f @microsoft/eslint-formatter-sarif",
+    ("cell", "code", "filename", "noqa_row"): "ruff writes SARIF with --output-format sarif",
+    ("code", "column", "file", "level"): "hadolint writes SARIF with -f sarif",
+}
+"""Properties that give away a tool's own form of report, and what writes one that can be read here."""
+
+
 class _Seen(NamedTuple):
     """What the start of a text looks like.
 
     Attributes:
         format: the format, if it is a known one.
         what: what else it is, in words.
+        way_out: how to get a report that can be read, where that is known.
         head: its first object, as far as it was read.
         is_empty: it is an empty array, which may be any format that has arrays.
     """
@@ -331,6 +350,7 @@ class _Seen(NamedTuple):
     what: str
     head: Head
     is_empty: bool = False
+    way_out: str = ""
 
 
 def _choose_format(name: str, asked: Format | None, seen: _Seen) -> Format:
@@ -343,7 +363,8 @@ def _choose_format(name: str, asked: Format | None, seen: _Seen) -> Format:
     chosen = asked or seen.format or (JSONL if seen.is_empty else None)
     if chosen is None:
         raise StorageValidationError(
-            f"{name}: {seen.what}, which is none of the known formats: {', '.join(FORMATS)}", rule=rule
+            f"{name}: {seen.what}, which is none of the known formats: {', '.join(FORMATS)}{seen.way_out}",
+            rule=rule,
         )
     return chosen
 
@@ -367,8 +388,15 @@ def _look_at_start(reader: JsonReader) -> _Seen:
     if start == "{":
         return _look_at_object(reader, Head(is_top=True))
     head = Head(is_top=False)
+    if not start:
+        return _Seen(
+            None,
+            "it is empty",
+            head,
+            way_out="; of a tool that found nothing, name the format (--format, format=)",
+        )
     if start != "[":
-        return _Seen(None, f"it starts with {readable(reader.peek_text())}" if start else "it is empty", head)
+        return _Seen(None, f"it starts with {readable(reader.peek_text())}", head)
     for _ in reader.elements():
         if reader.peek() == "{":
             return _look_at_object(reader, head)
@@ -388,7 +416,9 @@ def _look_at_object(reader: JsonReader, head: Head) -> _Seen:
     head.is_complete = True
     names = ", ".join(islice(head.values, 10))[:200] or "no properties"
     kind = "an object" if head.is_top else "an array of objects"
-    return _Seen(_recognize_format(head), f"it is {kind} with {names}", head)
+    tool = next((tool for given, tool in _OWN_FORMS.items() if head.values.keys() >= set(given)), None)
+    way_out = f"; {tool}" if tool else ""
+    return _Seen(_recognize_format(head), f"it is {kind} with {names}", head, way_out=way_out)
 
 
 def _recognize_format(head: Head) -> Format | None:

@@ -13,7 +13,7 @@ from findings_orm.errors import LimitExceededError
 from findings_orm.formats.base import Format, Head, Survey
 from findings_orm.formats.sarif_export import write_sarif
 from findings_orm.formats.sarif_references import shorten_artifact
-from findings_orm.formats.sarif_result import document
+from findings_orm.formats.sarif_result import document, says_failure
 from findings_orm.formats.sarif_run import RUN_PROPERTIES, TABLES, Run
 from findings_orm.formats.sarif_values import as_object, items
 from findings_orm.jsonstream import JsonReader
@@ -88,7 +88,10 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:
                     reader.skip(_KEPT.get(key, 0))  # by parts, as `survey` took it: whole it may be too large
                     continue
                 for _ in reader.elements():
-                    yield _read_result(reader, runs[number])
+                    result = reader.object()
+                    if not says_failure(result):
+                        continue
+                    yield _make_document(reader, runs[number], result)
                     made += reader.taken + runs[number].added
                     if made > most:
                         reader.check(
@@ -98,9 +101,9 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:
                         )
 
 
-def _read_result(reader: JsonReader, run: Run) -> dict[str, object]:
+def _make_document(reader: JsonReader, run: Run, result: dict[str, object]) -> dict[str, object]:
     try:
-        return document(run, reader.object())
+        return document(run, result)
     except RecursionError:
         reader.refuse("objects and lists nest too deep")
     except LimitExceededError as error:
@@ -109,7 +112,11 @@ def _read_result(reader: JsonReader, run: Run) -> dict[str, object]:
 
 def _check_version(reader: JsonReader, version: object) -> None:
     if version != VERSION:
-        reader.refuse(f"this is no SARIF of version {VERSION}, its version is", version or "missing")
+        reader.refuse(
+            f"this is no SARIF of version {VERSION}: let the tool write that, or convert the file (the SDK for SARIF has "
+            "a command for it, transform); its version is",
+            version or "missing",
+        )
 
 
 def _read_runs(reader: JsonReader, found: Survey) -> None:
@@ -122,10 +129,10 @@ def _read_runs(reader: JsonReader, found: Survey) -> None:
 
 def _read_run(reader: JsonReader, found: Survey) -> None:
     properties: dict[str, object] = {}
-    count: int | None = None
+    counts: tuple[int, int] | None = None
     for name in reader.members():
         if name == "results":
-            count = _count_results(reader)
+            counts = _count_results(reader)
         elif name == "artifacts" and reader.peek() == "[":
             properties[name] = [reader.keep(shorten_artifact(reader.value())) for _ in reader.elements()]
         elif name == "externalPropertyFileReferences":
@@ -143,10 +150,14 @@ def _read_run(reader: JsonReader, found: Survey) -> None:
     found.named += json_size(run.tool_info, reader.limits.max_document_bytes)
     reader.check("max_names", len(found.tool), "the number of runs")
     reader.check("max_document_bytes", found.named, "the size of the names of tools, in bytes")
-    if count is None:
-        found.notes.append(f"{run.name[:100] or 'a run'}: there are no results, the scan did not take place")
+    name = run.name[:100] or "a run"
+    if counts is None:
+        found.notes.append(f"{name}: there are no results, the scan did not take place")
         return
-    found.total += count
+    failures, others = counts
+    if others:
+        found.notes.append(f"{name}: {others} results say that a check passed or does not apply: no findings")
+    found.total += failures
     found.detectors.append(run.detector_id)
 
 
@@ -176,15 +187,15 @@ def _make_run(reader: JsonReader, properties: dict[str, object]) -> Run:
         reader.refuse("objects and lists nest too deep")
 
 
-def _count_results(reader: JsonReader) -> int | None:
+def _count_results(reader: JsonReader) -> tuple[int, int] | None:
+    """Return how many results are of a problem, and how many are of none; None for results that there are not."""
     if reader.peek() == "n":
         reader.value()
         return None
-    count = 0
+    counts = [0, 0]
     for _ in reader.elements():
-        reader.object()
-        count += 1
-    return count
+        counts[not says_failure(reader.object())] += 1
+    return counts[0], counts[1]
 
 
 def _check_inline(reader: JsonReader, value: object) -> None:

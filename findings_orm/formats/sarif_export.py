@@ -27,7 +27,13 @@ from findings_orm.errors import LimitExceededError, StorageUnavailableError, Sto
 from findings_orm.finding import Severity
 from findings_orm.formats.base import Stream, TextSink
 from findings_orm.formats.sarif_references import inline_references
-from findings_orm.formats.sarif_result import FINGERPRINT, OWN_FIELDS, OWN_PROPERTY, fields
+from findings_orm.formats.sarif_result import (
+    FINGERPRINT,
+    OWN_FIELDS,
+    OWN_PROPERTY,
+    fields,
+    suppression_state,
+)
 from findings_orm.formats.sarif_run import RUN_PROPERTIES, TABLES, Rule, Run
 from findings_orm.formats.sarif_values import (
     DETECTOR_PROPERTY,
@@ -127,7 +133,8 @@ def _reflect_document(found: Exported, document: Mapping[str, object]) -> None:
     again = fields(run, found.result, rule)
     if again["severity"] != document["severity"]:
         _set_severity(found.result, document)
-    if again["status"] != _field_value(document, "status"):
+    states = {suppression_state(one) for one in items(found.result.get("suppressions"))}
+    if again["status"] != _field_value(document, "status") or len(states) > 1:  # readers differ over several
         _set_status(found.result, document)
     again = fields(run, found.result, rule)
     own = {
@@ -307,7 +314,8 @@ def _set_status(result: dict[str, object], document: Mapping[str, object]) -> No
     if suppressed:
         result["suppressions"] = [{"kind": "external", "status": suppressed, **_justification(document)}]
     elif result.get("suppressions"):
-        result["suppressions"] = []
+        refused = [one for one in items(result["suppressions"]) if suppression_state(one) == "rejected"]
+        result["suppressions"] = refused
 
 
 def _justification(document: Mapping[str, object]) -> dict[str, str]:

@@ -57,10 +57,26 @@ OWN_FIELDS = tuple(
 )
 """The fields that may stand under `OWN_PROPERTY`."""
 
+_NO_FAILURES = ("pass", "notApplicable")
+_BY_WORD = {
+    "critical": "critical",
+    "high": "high",
+    "medium": "medium",
+    "moderate": "medium",
+    "low": "low",
+    "info": "info",
+    "informational": "info",
+    "none": "info",
+}
 _BY_LEVEL = {"error": "high", "warning": "medium", "note": "low", "none": "info"}
 _BY_SCORE = ((9.0, "critical"), (7.0, "high"), (4.0, "medium"))
 _LONGEST_FINGERPRINT = 255
 _PLACEHOLDER_FINGERPRINTS = frozenset({"requires login"})  # what semgrep writes for users without an account
+
+
+def says_failure(result: Mapping[str, object]) -> bool:
+    """Return whether a result is one of a problem: not of a check that passed or does not apply (`kind`, §3.27.9)."""
+    return result.get("kind") not in _NO_FAILURES
 
 
 def document(run: Run, result: dict[str, object]) -> dict[str, object]:
@@ -84,7 +100,7 @@ def fields(run: Run, result: Mapping[str, object], rule: Rule | None) -> dict[st
         "finding_schema_version": SCHEMA_VERSION,
         "detector_id": run.detector_id,
         "title": _title_of_result(run, result, rule) or name or f"{run.name or 'SARIF'} result",
-        "severity": severity_of(run.level(result, rule), _security_severity(properties, rule)),
+        "severity": _severity_of_result(run, result, rule),
         "resource": where.resource,
         "status": status_of(result)[0],
         "rule_id": name or None,
@@ -92,6 +108,7 @@ def fields(run: Run, result: Mapping[str, object], rule: Rule | None) -> dict[st
         "location": where.location,
         "cwe_ids": _cwe_numbers(run, result, rule),
         "cve_ids": texts.unique_items([*texts.cve_ids([name]), *(cve for one in tags for cve in one.cves)]),
+        "owasp": texts.unique_items(category for one in tags for category in one.owasp),
         "tags": texts.unique_items(tag for one in tags for tag in one.others),
     }
     created = _detection_time(run, result)
@@ -112,7 +129,8 @@ class _Where:
 
 
 def _first_location(run: Run, result: Mapping[str, object]) -> _Where:
-    """Return the place of the first location that has an artifact, else of the first with a logical name.
+    """Return the place of the first location that has an artifact, else of the first with a logical name, else the name of
+    an address (§3.32), else the target of the web request (§3.46.6).
 
     The URI stays as it is, relative to its `uriBaseId` (§3.4.4: so that it means the same on every machine;
     what the base was on the machine of the scan is in the evidence). The region gives lines and snippet.
@@ -130,6 +148,16 @@ def _first_location(run: Run, result: Mapping[str, object]) -> _Where:
                 text = logical.get(key) or cached.get(key)
                 if isinstance(text, str) and text:
                     return _Where(replace_nul(text))
+    addresses = [as_object(as_object(one.get("physicalLocation")).get("address")) for one in locations]
+    for table, keys, given in (
+        *(("addresses", ("fullyQualifiedName", "name"), address) for address in addresses),
+        ("webRequests", ("target",), as_object(result.get("webRequest"))),
+    ):
+        cached = element_at(run.tables.get(table), given.get("index"))
+        for key in keys:
+            text = given.get(key) or cached.get(key)
+            if isinstance(text, str) and text:
+                return _Where(replace_nul(text))
     return _Where()
 
 
@@ -177,11 +205,35 @@ def _security_severity(properties: Mapping[str, object], rule: Rule | None) -> f
     return None
 
 
+def _severity_of_result(run: Run, result: Mapping[str, object], rule: Rule | None) -> str:
+    """Return the severity by `security-severity`, a number or a word, the result's before the rule's; else by the level.
+
+    The rule's is about failures: a result of another kind (informational, open, review) is `info`, as its level is (§3.27.10).
+    """
+    level = run.level(result, rule)
+    if result.get("kind", "fail") not in ("fail", None):
+        return _BY_LEVEL[level]
+    for bag in (as_object(result.get("properties")), rule.properties if rule else {}):
+        value = bag.get("security-severity")
+        score = texts.number(value)
+        if score is not None:
+            return severity_of(level, score)
+        word = _BY_WORD.get(value.strip().lower()) if isinstance(value, str) else None
+        if word:
+            return word
+    return _BY_LEVEL[level]
+
+
 def severity_of(level: str, score: float | None) -> str:
     """Return the severity for a `security-severity` score, else (none, zero, negative) for a level."""
     if score is None or score <= 0:
         return _BY_LEVEL[level]
     return next((name for least, name in _BY_SCORE if score >= least), "low")
+
+
+def suppression_state(suppression: Mapping[str, object]) -> str:
+    """Return the status of a suppression, ``accepted`` where there is none (§3.35.3); `state` is its name in drafts."""
+    return str(suppression.get("status", suppression.get("state")) or "accepted")
 
 
 def status_of(result: Mapping[str, object]) -> tuple[str, str]:
@@ -197,7 +249,7 @@ def status_of(result: Mapping[str, object]) -> tuple[str, str]:
         The status, and the justifications of the suppressions that decided, a line each.
     """
     suppressions = items(result.get("suppressions"))
-    states = [one.get("status", one.get("state")) or "accepted" for one in suppressions]
+    states = [suppression_state(one) for one in suppressions]
     if "underReview" in states:
         status, deciding = "triaged", "underReview"
     elif states and all(state == "accepted" for state in states):

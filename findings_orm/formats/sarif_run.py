@@ -275,10 +275,10 @@ class Run:
 
         A run with one invocation needs no `invocationIndex` to say which one it was.
         """
-        if result.get("level") in LEVELS:
-            return str(result["level"])
         if result.get("kind", "fail") not in ("fail", None):
             return "none"
+        if result.get("level") in LEVELS:
+            return str(result["level"])
         return self._overriding_level(result, rule) or (rule.level if rule else None) or "warning"
 
     def _overriding_level(self, result: Mapping[str, object], rule: Rule | None) -> str | None:

@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from findings_orm.finding import MAX_NUMBER
-from findings_orm.formats.texts import canonical_json, cve_ids, cwe_number, strings_in, valid_tags
+from findings_orm.formats.texts import (
+    canonical_json,
+    cve_ids,
+    cwe_numbers,
+    owasp_category,
+    strings_in,
+    valid_tags,
+)
 from findings_orm.limits import Limits
 
 LEVELS = ("none", "note", "warning", "error")
@@ -116,20 +123,23 @@ def detector_id(driver: Mapping[str, object]) -> str:
 
 
 class Tags:
-    """The tags of a property bag (§3.8.2): those that name a CWE or CVE are that, the others tags.
+    """The tags of a property bag (§3.8.2): those that name a CWE, a CVE or a category of OWASP are that, the others tags.
 
     Attributes:
-        cwes, cves: the numbers of CWEs and the ids of CVEs.
+        cwes, cves, owasp: the numbers of CWEs, the ids of CVEs, and the categories.
         others: the other tags that a document takes.
     """
 
-    __slots__ = ("cves", "cwes", "others")
+    __slots__ = ("cves", "cwes", "others", "owasp")
 
     def __init__(self, properties: Mapping[str, object]) -> None:
         names = strings_in(properties.get("tags"))
-        self.cwes = [number for name in names if (number := cwe_number(name))]
+        self.cwes = [number for name in names for number in cwe_numbers(name)]
         self.cves = cve_ids(names)
-        self.others = valid_tags(name for name in names if not cwe_number(name) and not cve_ids([name]))
+        self.owasp = [category for name in names if (category := owasp_category(name))]
+        self.others = valid_tags(
+            name for name in names if not (cwe_numbers(name) or cve_ids([name]) or owasp_category(name))
+        )
 
 
 def property_cwes(properties: Mapping[str, object]) -> list[int]:
@@ -137,9 +147,11 @@ def property_cwes(properties: Mapping[str, object]) -> list[int]:
     value = properties.get("cwe")
     found = []
     for item in value if isinstance(value, list) else [value]:
-        number = cwe_number(item) if isinstance(item, str) else index_in(item)
+        number = index_in(item)
         if number and number <= MAX_NUMBER:
             found.append(number)
+        elif isinstance(item, str):
+            found += cwe_numbers(item)
     return found
 
 

@@ -14,6 +14,11 @@ from findings_orm.finding import MAX_DEPTH, MAX_NUMBER, format_time
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _CWE = re.compile(r"(?:external/cwe/)?cwe[-_: ]*0*(\d{1,10})(?!\d).*", re.ASCII | re.IGNORECASE | re.DOTALL)
+_OWASP = re.compile(
+    r"(?:external/owasp/)?owasp[-_: ]*a0?(\d{1,2})(?!\d)(?:[-_: ]*(20\d\d)(?!\d))?.*",
+    re.ASCII | re.IGNORECASE | re.DOTALL,
+)
+_BETWEEN = re.compile(r"[,;|]")
 _CVE = re.compile(r"(?<![A-Za-z0-9-])CVE-\d{4}-\d{4,}(?![A-Za-z0-9-])", re.ASCII | re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?", re.ASCII)
 _MAX_TAG = 64
@@ -73,6 +78,20 @@ def cwe_number(text: str) -> int | None:
     found = _CWE.fullmatch(text)
     value = int(found[1]) if found else 0
     return value if 1 <= value <= MAX_NUMBER else None
+
+
+def cwe_numbers(text: str) -> list[int]:
+    """Return the numbers in a text that may name several, as in ``CWE-79,CWE-80``."""
+    return [number for part in _BETWEEN.split(text) if (number := cwe_number(part.strip()))]
+
+
+def owasp_category(text: str) -> str | None:
+    """Return the category of the OWASP Top 10 in ``OWASP-A03:2021 - Injection`` or ``owasp-a3``, as a document has it: the year
+    where the text says it. None for anything else."""
+    found = _OWASP.fullmatch(text)
+    if not found or not 1 <= int(found[1]) <= 10:
+        return None
+    return f"A{int(found[1]):02}" + (f":{found[2]}" if found[2] else "")
 
 
 def cve_ids(texts: Iterable[str]) -> list[str]:

@@ -30,7 +30,9 @@ MAX_REPR = 10_000
 """How many characters of a `repr` are kept."""
 
 _MAX_BITS = 2_126
-_LONG_NUMBER = re.compile(r"(?<![0-9])[0-9]{641}")  # the shortest limit that sys.set_int_max_str_digits takes is 640
+_LONG_NUMBER = re.compile(
+    r"(?<![0-9])[0-9]{641}"
+)  # the shortest limit that sys.set_int_max_str_digits takes is 640
 _BETWEEN_HALVES = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
 
 
