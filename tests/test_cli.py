@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from findings_orm import SCHEMA_VERSION, FindingStore, open_storage
 from findings_orm.cli.app import app
 from findings_orm.cli.failures import ExitCode
+from findings_orm.formats import EXPORT_FORMATS, FORMATS
 from findings_orm.testing.samples import assert_equal_values, finding, run_id_of, scanned
 
 P = "acme-api"
@@ -127,11 +128,19 @@ def test_every_format_is_told_by_its_content(findings: Findings) -> None:
     assert found == {"demo", "scan.nuclei", "scan.demo"}
 
 
+def test_a_list_has_every_format_of_an_export(findings: Findings) -> None:
+    findings.imported(scanned("R1"))
+    for name in EXPORT_FORMATS:
+        assert "R1" in findings("list", "--format", name).stdout
+    refused = findings("list", "--format", "nuclei", code=2).stderr
+    assert f"--format: must be one of table, {', '.join(EXPORT_FORMATS)} (got 'nuclei')" in refused
+
+
 def test_a_wrong_format_is_refused(findings: Findings) -> None:
     (findings.folder / "a").write_text(sarif(result("R1")))
     assert "nuclei" in findings("import", "a", "-p", P, "--format", "nuclei", code=1).stderr
     refused = findings("import", "a", "-p", P, "--format", "xml", code=2).stderr
-    assert "--format: must be one of sarif, nuclei, jsonl (got 'xml')" in refused
+    assert f"--format: must be one of {', '.join(FORMATS)} (got 'xml')" in refused
 
 
 def test_standard_input_is_a_report(findings: Findings) -> None:

@@ -250,7 +250,7 @@ def test_a_copied_folder_is_taken_in(edited: Path, tmp_path_factory: pytest.Temp
         assert len(store.list_findings(P)) == 3
         store.save_finding(finding(5))
     assert not (other / "brought" / "findings.json").exists()
-    assert (other / "brought" / "findings.json.orig-2.0.0").read_bytes() == edited.read_bytes()
+    assert (other / "brought" / f"findings.json.orig-{SCHEMA_VERSION}").read_bytes() == edited.read_bytes()
     with FileStorageAdapter(other) as store:
         assert len(store.list_findings(P)) == 4
 

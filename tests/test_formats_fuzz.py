@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from findings_orm.errors import StorageError
 from findings_orm.finding import validate_finding
-from findings_orm.formats import open_report, write_report
+from findings_orm.formats import EXPORT_FORMATS, FORMATS, open_report, write_report
 
 SAMPLES = pathlib.Path(__file__).parent / "samples"
 FILLED_IN = {
@@ -132,6 +132,10 @@ ODD: list[Any] = [
 ]  # fmt: skip
 
 
+def test_every_format_is_read() -> None:
+    assert {name for name, _ in REPORTS} == set(FORMATS)
+
+
 def consume(data: bytes, format: str | None) -> None:
     try:
         with open_report(io.BytesIO(data), format) as report:
@@ -145,7 +149,7 @@ def consume(data: bytes, format: str | None) -> None:
     if kind == "jsonl":
         return  # passed on as they are, for the store to judge
     canonical = [validate_finding({**FILLED_IN, **document}) for document in documents]
-    for name in ("sarif", "jsonl", "csv"):
+    for name in EXPORT_FORMATS:
         stream = io.BytesIO()
         assert write_report(canonical, stream, name) == len(documents)
     stream = io.BytesIO()
@@ -233,6 +237,6 @@ def test_a_report_that_is_cut_off_is_refused(original: bytes, share: float) -> N
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.binary(max_size=60), st.sampled_from([None, "sarif", "nuclei", "jsonl"]))
+@given(st.binary(max_size=60), st.sampled_from([None, *FORMATS]))
 def test_noise(data: bytes, format: str | None) -> None:
     consume(data, format)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from findings_orm.errors import StorageValidationError
-from findings_orm.finding import validate_finding
+from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.formats import nuclei, open_report
 
 FILLED_IN = {
@@ -83,7 +83,7 @@ def test_a_result_of_version_3() -> None:
     document = one()
     assert document.pop("fingerprint").startswith("nuclei/v1:")
     assert document == {
-        "finding_schema_version": "2.0.0",
+        "finding_schema_version": SCHEMA_VERSION,
         "detector_id": "scan.nuclei",
         "title": "Apache Log4j2 - Remote Code Injection",
         "severity": "critical",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from findings_orm import jsonstream
 from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
-from findings_orm.formats import open_report
+from findings_orm.formats import FORMATS, open_report
 from findings_orm.formats.report import Source
 from findings_orm.jsonstream import JsonReader
 
@@ -233,7 +233,7 @@ def test_what_is_no_report_is_refused(stream: Any) -> None:
         (b"\x1f\x8b", "gzip"),
         (b"\xff\xfe\x00\xd8", "UTF-16"),
         (b"\xff\xfea", "UTF-16"),
-        (b"", "it is empty, which is none of the known formats: sarif, nuclei, jsonl"),
+        (b"", f"it is empty, which is none of the known formats: {', '.join(FORMATS)}"),
         (b"  \n", "it is empty"),
         (b"", "of a tool that found nothing, name the format (--format, format=)"),
         (b'{"SchemaVersion": 2, "ArtifactName": "a"}', "; trivy writes SARIF with --format sarif"),

@@ -566,7 +566,7 @@ def test_text_streams_and_formats() -> None:
     assert write_report([own(title="é")], stream, "sarif") == 1
     assert results(json.loads(stream.getvalue()))[0]["message"]["text"] == "é"
     with pytest.raises(
-        StorageValidationError, match="'nuclei' is no format that can be written; known are sarif, jsonl"
+        StorageValidationError, match="'nuclei' is no format that can be written; known are sarif, "
     ):
         write_report([], stream, "nuclei")
 

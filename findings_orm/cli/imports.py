@@ -74,7 +74,7 @@ def import_(
     limit: Limit = None,
     report: ReportForm = "text",
 ) -> None:
-    """Import reports: SARIF 2.1.0, nuclei, JSON Lines.
+    """Import reports: SARIF 2.1.0, nuclei, JSON Lines and what else 'findings formats' lists.
 
     Each file is one import in one transaction: it is imported whole or not at all. Importing a report again
     changes nothing. Where one of several files is refused, the others are imported all the same, and the exit

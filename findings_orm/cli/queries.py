@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from findings_orm.port import FindingStore
     from findings_orm.query import FindingQuery, Page
 
-FORMATS = ("table", "json", "jsonl", "sarif", "csv")
 DEFAULT_LIMIT = 50
 _ALL_PAGE = 1_000
 
@@ -110,7 +109,10 @@ def list_(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All findings instead of one page.")] = False,
     form: Annotated[
-        str, typer.Option("--format", "-f", metavar="FORMAT", help="table, json, jsonl, sarif or csv.")
+        str,
+        typer.Option(
+            "--format", "-f", metavar="FORMAT", help="table, or one that 'findings formats' exports."
+        ),
     ] = "table",
 ) -> None:
     """List findings that match all the filters.
@@ -120,7 +122,10 @@ def list_(
     """
     from findings_orm.query import FindingQuery
 
-    one_of("--format", form, FORMATS)
+    if form not in ("table", "json"):
+        from findings_orm.formats import EXPORT_FORMATS
+
+        one_of("--format", form, ("table", *EXPORT_FORMATS))
     if everything and limit is not None:
         raise UsageError("--all and --limit exclude each other")
     times = {

@@ -54,8 +54,8 @@ def write_report(
     Args:
         documents: of the current schema version; consumed one by one.
         stream: of bytes (gets UTF-8) or of text.
-        format: ``jsonl`` (a document a line), ``json`` (a store layout), ``sarif`` or ``csv``.
-        schema_version: the version to write the findings in, for ``jsonl`` and ``json``: old readers know no newer one.
+        format: its name; ``json`` is a store layout, ``jsonl`` a document a line.
+        schema_version: the version to write the findings in, for `VERSIONED_FORMATS`: old readers know no newer one.
 
     Raises:
         StorageValidationError: the format is not known or has no schema version, or a document can't be written in it.
