@@ -32,6 +32,7 @@ from findings_orm.port import (
 )
 from findings_orm.process import COMMITTED, block
 from findings_orm.query import FindingQuery, Page, Summary
+from findings_orm.units import find_frame
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -47,9 +48,9 @@ class ApplicationStore(FindingStore, Observable, Diagnosable, Protocol):
     examined."""
 
     def joined(self, bind: SqlTransaction) -> AbstractContextManager[Self]:
-        """Open a block that works inside an application's own transaction: what the calling thread does with this store there
-        happens on the connection of `bind`, and is committed or rolled back with the application's rows, when the application
-        says so.
+        """Open a block that works inside an application's own transaction: what is done there with this store, and with the
+        unit of work that it gives (see `transaction`), happens on the connection of `bind`, and is committed or rolled back
+        with the application's rows, when the application says so.
 
         On SQLite other writers wait from here on, until the application commits or rolls back.
 
@@ -58,7 +59,7 @@ class ApplicationStore(FindingStore, Observable, Diagnosable, Protocol):
                 that is bound to several is joined where it has `Finding`.
 
         Raises:
-            StorageError: the store has no database, the calling thread is inside `transaction()` already, or the connection is
+            StorageError: the store has no database, the call is inside of `transaction()` already, or the connection is
                 one to another kind of database or commits each statement by itself.
             StorageUnavailableError: another writer of the SQLite database did not end in time (retryable), or a write here
                 was interrupted half-way: the application can only roll back.
@@ -66,11 +67,11 @@ class ApplicationStore(FindingStore, Observable, Diagnosable, Protocol):
         raise _without_database(self)
 
     def session(self) -> Session:
-        """Return an ORM session inside the unit of work of the calling thread, for the models in
+        """Return an ORM session inside the unit of work that the call belongs to, for the models in
         `findings_orm.orm.models` or the application's own; it commits when `transaction()` does.
 
         Raises:
-            StorageError: the store has no database, or the calling thread is not inside `transaction()`.
+            StorageError: the store has no database, or the call is not inside of `transaction()`.
         """
         raise _without_database(self)
 
@@ -84,15 +85,51 @@ def _without_database(store: FindingStore) -> StorageError:
 class ForwardingStore(ApplicationStore):
     """A `FindingStore` that hands every call on to `inner`, as it is.
 
-    What `inner` has beside the port (``engine``, ``session()``, ...) can be reached through it too.
+    A unit of work of it is a second object over the same attributes, of which `inner` is the unit of the store inside. What
+    `inner` has beside the port (``engine``, ``session()``, ...) can be reached through it too.
 
     Attributes:
         inner: the store that does the work. It belongs to this one: closing this one closes it.
     """
 
+    __slots__ = ("_unit",)
+
     @checked
     def __init__(self, inner: FindingStore) -> None:
+        self._unit: tuple[FindingStore, Any] | None = None
+        self._scope = object()
         self.inner = inner
+
+    @property
+    def inner(self) -> FindingStore:
+        """The store that does the work; of a unit of work, the unit of that."""
+        if self._unit is not None:
+            return self._unit[0]
+        inner: FindingStore = self.__dict__["inner"]
+        return inner
+
+    @inner.setter
+    def inner(self, inner: FindingStore) -> None:
+        self.__dict__["inner"] = inner
+
+    def _view_of(self, inner: FindingStore, value: object = None) -> Self:
+        """Return the unit of work that this store's is.
+
+        Args:
+            inner: the unit of work of the store inside.
+            value: what a decorator keeps for it.
+        """
+        view = object.__new__(type(self))
+        view.__dict__ = self.__dict__
+        view._unit = (inner, value)
+        return view
+
+    def _unit_value(self) -> Any:
+        """Return what is kept (`_view_of`, `bound`) for the unit of work that a call made here belongs to, or None."""
+        if self._unit is not None:
+            return self._unit[1]
+        frame = find_frame(self._scope)
+        return frame and frame.value
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "inner":
@@ -105,7 +142,7 @@ class ForwardingStore(ApplicationStore):
         return inner.innermost() if isinstance(inner, ForwardingStore) else inner
 
     def _commits_at_once(self) -> bool:
-        """Return whether what the calling thread writes here is committed at once, in no unit of work that is open."""
+        """Return whether what is written here is committed at once, in no unit of work that is open."""
         return not getattr(self.inner, "in_transaction", False)
 
     def _note_late_exception(self, error: BaseException, *, commits: bool) -> None:
@@ -230,13 +267,13 @@ class ForwardingStore(ApplicationStore):
 
     @block
     def transaction(self) -> Iterator[Self]:
-        with self.inner.transaction():
-            yield self
+        with self.inner.transaction() as inner:
+            yield self._view_of(inner)
 
     @block
     def joined(self, bind: SqlTransaction) -> Iterator[Self]:
-        with self._inner_method("joined")(bind):
-            yield self
+        with self._inner_method("joined")(bind) as inner:
+            yield self._view_of(inner)
 
     def session(self) -> Session:
         session: Session = self._inner_method("session")()

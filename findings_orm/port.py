@@ -407,8 +407,17 @@ class FindingStore(StoragePort, Protocol):
         """
 
     def transaction(self) -> AbstractContextManager[Self]:
-        """Open a unit of work: what the calling thread does with this store inside the block commits together
-        when the block ends well, and is rolled back when it raises. A block inside a block is a savepoint."""
+        """Open a unit of work, and return it as an object with all methods of this store: what is done with it commits
+        together when the block ends well, and is rolled back when the block raises. A block inside a block is a savepoint.
+
+        Any thread or task may use the object, one call at a time (others wait), and leave the block. Calls on the store itself
+        join the unit of the block around them by a context variable, so in the tasks and threads that are started inside with a
+        copy of the context too; everybody else works outside of it. It begins with the first call in it.
+
+        Raises:
+            StorageError: by the calls: the block has ended, for the object and for tasks and threads that were started inside.
+            StorageUnavailableError: by calls outside: they could only wait for a unit of another task of their own thread.
+        """
 
     def health(self) -> Health:
         """Return whether the store works; never raises for a store that does not, and never waits for other threads."""

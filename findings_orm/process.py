@@ -97,6 +97,45 @@ def block(function: Callable[P, Iterator[T]]) -> Callable[P, AbstractContextMana
     return make_block
 
 
+class _LockedBlock(_Block):
+    """A block that is entered and left under a lock."""
+
+    lock: AbstractContextManager[object]
+
+    def __enter__(self) -> object:
+        with self.lock:
+            return super().__enter__()
+
+
+def _leave_locked(
+    lock: AbstractContextManager[object],
+    generator_of: Callable[[], Generator[object, None, None] | None],
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> bool:
+    with lock:
+        return _leave_block(generator_of, kind, error, trace)
+
+
+def locked(
+    made: AbstractContextManager[T], lock: AbstractContextManager[object]
+) -> AbstractContextManager[T]:
+    """Return a block that is entered and left under a lock, which is free in between; `made` is not to be used any more."""
+    if not isinstance(made, _Block):
+        made = _as_block(made)
+    generator: Any = made.generator  # type: ignore[attr-defined]  # a block has one
+    found: Any = _LockedBlock(_leave_locked, lock, weakref.ref(generator))
+    found.generator, found.lock = generator, lock
+    return found  # type: ignore[no-any-return]  # C code makes it a context manager
+
+
+@block
+def _as_block(made: AbstractContextManager[T]) -> Iterator[T]:
+    with made as value:
+        yield value
+
+
 # -- python's search for reference cycles, kept off work that makes none ----------------------------------
 
 

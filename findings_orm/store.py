@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pathlib
 import stat
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
+from itertools import islice
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 from weakref import finalize
 
 from findings_orm import layout
@@ -66,9 +66,11 @@ from findings_orm.private import Access, give_access, open_to_everybody
 from findings_orm.process import COMMITTED, Forking, block, when_dropped
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records, RecordStore, StatusChange, Stored, batches, refuse_interrupted
+from findings_orm.units import Unit, bound, find_frame, held_up_error
 
 SAVE_BATCH = 1_000
 PURGE_BATCH = 1_000
+STREAM_BATCH = 500
 
 
 class BusyError(StorageUnavailableError):
@@ -76,7 +78,12 @@ class BusyError(StorageUnavailableError):
 
 
 class Store(Forking, RecordStore, ApplicationStore):
-    """A `FindingStore` over records. Base of the adapters of this package; the port says what its methods mean."""
+    """A `FindingStore` over records. Base of the adapters of this package; the port says what its methods mean.
+
+    A unit of work is a second object over the same attributes, which works on the unit's records.
+    """
+
+    __slots__ = ("_unit",)
 
     adapter: ClassVar[str]
     """The name of the kind of store, as in `Health`."""
@@ -84,14 +91,21 @@ class Store(Forking, RecordStore, ApplicationStore):
     limits: Limits = DEFAULT
     """How large a document may be, whatever way it comes in (`open_storage(url, limits=...)`)."""
 
+    _keeps_out: Literal["all", "writers", "none"] = "all"
+    """Who has to wait while a unit of work is open, as far as the store can tell before it asks: "none" where it depends."""
+
     def __init__(self) -> None:
-        self._local = threading.local()
+        self._unit: Unit[Records] | None = None
+        self._units: set[Unit[Records]] = set()
+        self._scope = object()
         self._closed = False
         self._finalizer: finalize[..., object] | None = None
 
     def after_fork(self) -> None:
         """See `Forking.after_fork`: units of work are the parent's."""
-        self._local = threading.local()
+        for unit in self._units:
+            unit.ended = True
+        self._units = set()
 
     # -- what an adapter provides, and only the store itself calls (docs/adapters.md) -------------------------
 
@@ -122,38 +136,79 @@ class Store(Forking, RecordStore, ApplicationStore):
     # -- units of work --------------------------------------------------------------------------------------
 
     @property
-    def _current_unit(self) -> Records | None:
-        return getattr(self._local, "unit", None)
+    def _current_unit(self) -> Unit[Records] | None:
+        """The unit of work that a call made here belongs to.
+
+        Raises:
+            StorageError: see `Frame.counts_for`; or another task is in a block inside of the unit, which may undo it.
+        """
+        if self._unit is not None:
+            return self._unit
+        frame = find_frame(self._scope)
+        if frame is None:
+            return None
+        unit: Unit[Records] = frame.value
+        if frame.level != unit.level:
+            raise StorageError(
+                "another task is in a transaction() inside of this unit of work, which would undo this call too if it raises; "
+                "wait for its end, or call the object that the outer transaction() gave"
+            )
+        return unit
 
     @property
     def in_transaction(self) -> bool:
-        """Whether what the calling thread does here belongs to a unit of work that has not ended: inside of `transaction()`,
-        or in the iterable that an import reads from."""
+        """Whether a call made here belongs to a unit of work that has not ended: inside of `transaction()`, or in the iterable
+        that an import reads from."""
         return self._current_unit is not None
 
     def refuse_unit(self) -> None:
-        """Let the unit of work of the calling thread refuse to commit, as after a write that was interrupted half-way."""
-        if self._current_unit is not None:
-            self._current_unit.interrupted = True
+        """Let the unit of work that a call made here belongs to refuse to commit, as after a write that was interrupted
+        half-way."""
+        unit = self._current_unit
+        if unit is not None and unit.records is not None:
+            unit.records.interrupted = True
 
     def _check_open(self) -> None:
         if self._closed:
             raise StorageUnavailableError(f"this {self.adapter} store is closed; open it again")
 
+    def _view_of(self, unit: Unit[Records]) -> Self:
+        """Return the object that a unit of work is: this store, but every call is one in the unit."""
+        view = object.__new__(type(self))
+        view.__dict__ = self.__dict__
+        view._unit = unit
+        return view
+
+    def _refuse_own_wait(self, *, write: bool) -> None:
+        """Refuse what would have to wait for a unit of work that can't end before the calling thread returns.
+
+        Raises:
+            StorageUnavailableError: there is one.
+        """
+        if self._keeps_out == "all" or (write and self._keeps_out == "writers"):
+            for unit in self._units.copy():
+                if unit.is_held_up_here():
+                    raise held_up_error(f"this {self.adapter} store")
+
     @block
     def _enter_unit(self, *, write: bool = False, single: bool = False) -> Iterator[Records]:
-        """Join the calling thread's unit of work, or open one for this call, or for one (`single`) read of it."""
+        """Join the unit of work that the call belongs to, or open one for this call, or for one (`single`) read of it."""
         self._check_open()
         current = self._current_unit
         if current is not None:
+            records = None
             try:
-                yield current
+                with current.call(write=write) as records:
+                    yield records
             except StorageError:
                 raise
             except BaseException:
-                current.interrupted = current.interrupted or write
+                if records is not None:
+                    records.interrupted = records.interrupted or write
                 raise
             return
+        if self._units:
+            self._refuse_own_wait(write=write)
         unit = None
         try:
             with self.open_reading() if single else self.open_unit(write=write) as unit:
@@ -165,13 +220,19 @@ class Store(Forking, RecordStore, ApplicationStore):
             raise
 
     @block
-    def _bind_unit(self, unit: Records) -> Iterator[Records]:
-        """Make `unit` the calling thread's current one."""
-        self._local.unit = unit
+    def _bind_unit(self, records: Records, *, call: bool = False) -> Iterator[Self]:
+        """Make a unit of work of records that are at work: of the application's transaction, or of one call (`call`)."""
+        unit = Unit(self._units)
+        unit.records = records
+        if not call:
+            self._units.add(unit)  # it keeps others out from the beginning
         try:
-            yield unit
+            with bound(self._scope, unit, call=call, alone=call):
+                yield self._view_of(unit)
         finally:
-            self._local.unit = None
+            with unit.lock:
+                unit.end()
+                self._units.discard(unit)
 
     @block
     def _atomic_unit(self) -> Iterator[Records]:
@@ -179,11 +240,22 @@ class Store(Forking, RecordStore, ApplicationStore):
         current = self._current_unit
         if current is not None:
             self._check_open()
-            with current.savepoint():  # on its own, so that nothing comes after it
-                yield current
+            records, undone = None, True
+            try:
+                with current.call(write=True) as records:
+                    with records.savepoint(), self._bind_call(current):
+                        yield records
+                    undone = False
+            except BaseException:
+                if records is not None:
+                    records.interrupted = records.interrupted or not undone
+                raise
             return
-        with self._enter_unit(write=True) as unit, self._bind_unit(unit):
-            yield unit
+        with self._enter_unit(write=True) as records, self._bind_unit(records, call=True):
+            yield records
+
+    def _bind_call(self, unit: Unit[Records]) -> AbstractContextManager[Unit[Records]]:
+        return bound(self._scope, unit, level=unit.level, call=True)
 
     def writing(self) -> AbstractContextManager[Records]:
         return self._atomic_unit()
@@ -195,12 +267,42 @@ class Store(Forking, RecordStore, ApplicationStore):
 
     @block
     def transaction(self) -> Iterator[Self]:
-        if self._current_unit is not None:
-            with self._current_unit.savepoint():
-                yield self
+        self._check_open()
+        current = self._current_unit
+        if current is not None:
+            with current.nest(), bound(self._scope, current, level=current.level):
+                yield self._view_of(current)
             return
-        with self._enter_unit(write=True) as unit, self._bind_unit(unit):
-            yield self
+        unit = Unit(self._units, self._open_transaction_unit)
+        try:
+            try:
+                with bound(self._scope, unit):
+                    yield self._view_of(unit)
+                with unit.lock:
+                    unit.end()
+                    if unit.opened is not None and unit.records is not None:
+                        unit.refuse_mixed()
+                        refuse_interrupted(unit.records)
+                        unit.opened.__exit__(None, None, None)
+            except BaseException as error:
+                with unit.lock:
+                    unit.ended = True
+                    if unit.opened is not None:
+                        unit.opened.__exit__(type(error), error, error.__traceback__)
+                raise
+            finally:
+                unit.opened = None  # if nothing else could: dropped, it is rolled back
+                self._units.discard(unit)
+        except BaseException as error:
+            if unit.records is not None and unit.records.committed:
+                error.add_note(COMMITTED)
+            raise
+
+    def _open_transaction_unit(self) -> AbstractContextManager[Records]:
+        self._check_open()
+        if self._units:
+            self._refuse_own_wait(write=True)
+        return self.open_unit(write=True)
 
     # -- the port -------------------------------------------------------------------------------------------
 
@@ -265,9 +367,25 @@ class Store(Forking, RecordStore, ApplicationStore):
         return self._iterate_findings(_lookup_key(project_id), as_json=True)
 
     def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
-        """Yield all findings of one instant, as documents or as JSON."""
-        with self._enter_unit() as unit, closing(unit.stream(project_id, as_json=as_json)) as found:
-            yield from found
+        """Yield all findings of one instant, as documents or as JSON. Inside of a unit of work others may call between two
+        batches, from any thread."""
+        current = self._current_unit
+        if current is None:
+            with self._enter_unit() as records, closing(records.stream(project_id, as_json=as_json)) as found:
+                yield from found
+            return
+        with current.call() as records:
+            found = records.stream(project_id, as_json=as_json)
+        try:
+            while True:
+                with current.call():
+                    batch = list(islice(found, STREAM_BATCH))
+                yield from batch
+                if len(batch) < STREAM_BATCH:
+                    return
+        finally:
+            with current.lock:
+                found.close()
 
     @checked
     def find(self, query: FindingQuery) -> Page:
@@ -523,6 +641,8 @@ class Store(Forking, RecordStore, ApplicationStore):
             return Health(False, self.adapter, "", self._unasked_figures(), str(error))
 
     def close(self) -> None:
+        if self._unit is not None:
+            raise StorageError("a unit of work ends with its block; close the store itself")
         if not self._closed:
             self._closed = True
             self._detach_finalizer()

@@ -22,6 +22,7 @@ from findings_orm.observe import Ended, Figures, Observer, Statement
 from findings_orm.port import FindingStore, Health, IngestReport
 from findings_orm.process import block
 from findings_orm.secrecy import hide_secrets
+from findings_orm.units import bound
 
 Sample = tuple[str, tuple[str, ...], float]
 
@@ -87,32 +88,29 @@ class MetricsAdapter(ObservedStore):
         outcome = "unavailable" if unwell else outcome_of(error)
         self._operations(operation.name, outcome)(operation.seconds)
         if isinstance(result, IngestReport) and not (result.dry_run or result.repeated):
-            self._count_imported(result.counts())
+            self._count_imported(result.counts(), self._unit_value())
 
     @block
     def transaction(self) -> Iterator[Self]:
         """See `FindingStore.transaction`. Imports count when it commits."""
-        before = getattr(self._local, "imports", None)
+        outer: list[Mapping[str, int]] | None = self._unit_value()
         imports: list[Mapping[str, int]] = []
         commits = self._commits_at_once()
         ended = False
         try:
-            self._local.imports = imports
-            try:
-                with super().transaction():
-                    yield self
-                ended = True
-            finally:
-                self._local.imports = before
+            with super().transaction() as view, bound(self._scope, imports):
+                yield self._view_of(view.inner, imports)
+            ended = True
             for counts in imports:
-                self._count_imported(counts)
+                self._count_imported(counts, outer)
         except BaseException as error:
             if ended:
                 self._note_late_exception(error, commits=commits)
             raise
 
-    def _count_imported(self, counts: Mapping[str, int]) -> None:
-        pending = getattr(self._local, "imports", None)
+    def _count_imported(
+        self, counts: Mapping[str, int], pending: list[Mapping[str, int]] | None = None
+    ) -> None:
         if pending is not None:
             pending.append(counts)
             return

@@ -66,6 +66,15 @@ class Operation:
     def __exit__(self, *_: object) -> None:
         self.seconds += perf_counter() - self._since
 
+    @block
+    def around(self) -> Iterator[None]:
+        """Keep the time of a block of the application, which may be left in another thread than entered."""
+        since = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += perf_counter() - since
+
     def end(self, result: object, error: BaseException | None) -> None:
         """Take notice that the operation ended, with a result or an error. Comes once."""
 
@@ -116,10 +125,6 @@ class ObservedStore(ForwardingStore):
         """Return what watches one call."""
         raise NotImplementedError
 
-    @property
-    def _in_transaction(self) -> bool:
-        return bool(getattr(self._local, "depth", 0))
-
     def iter_findings(self, project_id: str) -> Iterator[FindingDocument]:
         """See `FindingStore.iter_findings`."""
         return self._watch_iterator("iter_findings", lambda: self.inner.iter_findings(project_id))
@@ -157,19 +162,15 @@ class ObservedStore(ForwardingStore):
         operation = self._begin_operation("transaction")
         commits = self._commits_at_once()
         ended = False
-        depth = getattr(self._local, "depth", 0)
         try:
-            self._local.depth = depth + 1
             try:
-                with operation:
-                    with super().transaction():
-                        yield self
+                with operation.around():
+                    with super().transaction() as view:
+                        yield view
                     ended = True
             except BaseException as error:
-                self._local.depth = depth
                 operation.end(None, error)
                 raise
-            self._local.depth = depth
             operation.end(None, None)
         except BaseException as error:
             if ended:
@@ -178,6 +179,9 @@ class ObservedStore(ForwardingStore):
 
     def close(self) -> None:
         """See `FindingStore.close`."""
+        if self._unit is not None:
+            super().close()  # which refuses it
+            return
         stop, self._stop = self._stop, None
         if stop is not None:
             stop()

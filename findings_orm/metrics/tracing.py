@@ -7,17 +7,21 @@ an error: statements have marks in place of values, and errors are named by thei
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextvars import ContextVar
 from typing import Any
 
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 
 from findings_orm.arguments import checked
 from findings_orm.metrics.observed import ObservedStore, Operation, outcome_of
 from findings_orm.observe import Ended, Observer, Statement
 from findings_orm.port import FindingStore, IngestReport, PurgeReport
+from findings_orm.process import block
 
+_PLACE: ContextVar[None] = ContextVar("findings_orm.tracing")
+"""Tells whether a block is left in the context in which it was entered."""
 _SYSTEMS = {"postgresql": "postgresql", "sqlite": "sqlite"}
 
 
@@ -68,6 +72,23 @@ class _Span(Operation):
     def __exit__(self, *_: object) -> None:
         self._current.__exit__(None, None, None)
         super().__exit__()
+
+    @block
+    def around(self) -> Iterator[None]:
+        """See `Operation.around`; the span is the current one in the context in which the block is entered."""
+        token, place = None, _PLACE.set(None)
+        try:
+            token = context.attach(trace.set_span_in_context(self._span))
+            with super().around():
+                yield
+        finally:
+            try:
+                _PLACE.reset(place)
+            except ValueError:
+                pass  # the block is left in another context, where the span never was the current one
+            else:
+                if token is not None:
+                    context.detach(token)
 
     def end(self, result: object, error: BaseException | None) -> None:
         if error is not None:

@@ -41,6 +41,7 @@ from findings_orm.process import block
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records
 from findings_orm.secrecy import shown_url
+from findings_orm.units import held_up_error
 
 # -- the end of a transaction on PostgreSQL, whatever comes while the server is asked for it --------------
 
@@ -193,6 +194,7 @@ class PostgreSQLStorageAdapter(SqlStore):
 
     adapter: ClassVar[str] = "postgresql"
     records: ClassVar[type[PostgreSQLRecords]] = PostgreSQLRecords
+    _keeps_out = "none"  # projects don't meet: see `_refuse_own_queue`
 
     @checked
     def __init__(self, url: str | URL, *, migrate: bool = False, **options: object) -> None:
@@ -260,7 +262,9 @@ class PostgreSQLStorageAdapter(SqlStore):
 
     def _open_transaction(self, *, write: bool) -> Taken:
         """See `SqlStore._open_transaction`: where a transaction is needed; on a new connection if the first is broken."""
-        if not (write or getattr(self._consistent, "wanted", False) or self._read_settings):
+        consistent = getattr(self._consistent, "wanted", False)
+        self._consistent.wanted = False  # for this unit only: what holds it may be left in another thread
+        if not (write or consistent or self._read_settings):
             return self._take_connection()
         try:
             return super()._open_transaction(write=write)
@@ -318,15 +322,29 @@ class PostgreSQLStorageAdapter(SqlStore):
         with set_locally(connection, settings):
             yield
 
+    def _make_records(self, connection: Connection) -> SqlRecords:
+        records = PostgreSQLRecords(connection, self._watch)
+        records.before_queue = self._refuse_own_queue
+        return records
+
+    def _refuse_own_queue(self, records: PostgreSQLRecords, project_id: str) -> None:
+        """Refuse to queue for a project behind a unit of work that can't end before the calling thread returns."""
+        for unit in self._units.copy() if self._units else ():
+            other = unit.records
+            queued = (
+                isinstance(other, PostgreSQLRecords) and other is not records and project_id in other.queued
+            )
+            if queued and unit.is_held_up_here():
+                raise held_up_error(f"project {project_id!r}")
+
     @block
     def _one_instant(self) -> Iterator[None]:
         """Let the unit that the calling thread opens inside the block see one instant in all its statements."""
-        before = getattr(self._consistent, "wanted", False)
         self._consistent.wanted = True
         try:
             yield
         finally:
-            self._consistent.wanted = before
+            self._consistent.wanted = False
 
     def _retry_work(self, work: Callable[[], _T], *, read: bool) -> _T:
         """Do the work of one unit, and again where that is safe."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -36,6 +36,7 @@ from findings_orm.port import Event
 from findings_orm.query import FindingQuery, time_key
 from findings_orm.records import (
     Identity,
+    ProjectState,
     StatusChange,
     Steps,
     Stored,
@@ -176,6 +177,8 @@ class PostgreSQLRecords(SqlRecords):
 
     def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
         self._under_way = no_steps()
+        self.queued: set[str] = set()
+        self.before_queue: Callable[[PostgreSQLRecords, str], None] | None = None
         super().__init__(connection, watch)
 
     @property
@@ -270,6 +273,7 @@ class PostgreSQLRecords(SqlRecords):
         self, project_id: str, at: str, first: int, step: int
     ) -> tuple[str, tuple[object, ...]]:
         """Writers of a project queue on an advisory lock until the transaction ends."""
+        self._note_queue(project_id)
         sql = (
             "INSERT INTO finding_projects (project_id, created_at, revision) "
             "SELECT ?::text, ?::timestamptz, ?::bigint "
@@ -279,7 +283,19 @@ class PostgreSQLRecords(SqlRecords):
         )
         return sql, (project_id, at, first, project_id, LOCK_SEED, step)
 
+    def put_project(self, project_id: str, state: ProjectState) -> None:
+        """See `Records.put_project`."""
+        self._note_queue(project_id)
+        super().put_project(project_id, state)
+
+    def _note_queue(self, project_id: str) -> None:
+        """Ask whether to queue for a project, and keep its name."""
+        if self.before_queue is not None:
+            self.before_queue(self, project_id)
+        self.queued.add(project_id)
+
     def _lock_project(self, project_id: str) -> None:
+        self._note_queue(project_id)
         self._run_sql("SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))", (project_id, LOCK_SEED))
 
     def _insert_all(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 import sqlite3
-import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, suppress
@@ -37,9 +36,13 @@ from findings_orm.process import FORK_TIMEOUT, INHERITED, block
 from findings_orm.records import Records
 from findings_orm.secrecy import shown_url
 from findings_orm.store import BusyError
+from findings_orm.units import Turn
 
 _UNSAFE: set[str] = set()
 """Files that a parent of this process had open when it forked."""
+
+_FORK = object()
+"""Has the turn of a database in memory while the process forks."""
 
 
 class SQLiteStorageAdapter(SqlStore):
@@ -88,7 +91,8 @@ class SQLiteStorageAdapter(SqlStore):
         )
         self._in_memory = in_memory(target)
         self._milliseconds = int(busy_timeout * 1000)
-        self._one_at_a_time = threading.RLock()
+        self._turn = Turn("this database in memory", busy_timeout)
+        self._keeps_out = "all" if self._in_memory else "writers"
         self._at_rest = True
         self._idle: deque[Taken] = deque()
         self._most_idle = pool_size
@@ -141,7 +145,7 @@ class SQLiteStorageAdapter(SqlStore):
     @block
     def _open_alone(self, opened: AbstractContextManager[Records]) -> Iterator[Records]:
         """Open a unit of work while no other is open: a database in memory has one connection."""
-        with self._one_at_a_time:
+        with self._turn.hold():
             for driver in self._opened:
                 if (
                     isinstance(driver, Lasting)
@@ -245,7 +249,7 @@ class SQLiteStorageAdapter(SqlStore):
         (https://www.sqlite.org/howtocorrupt.html, section 2.6). So there must be none.
         """
         if self._in_memory:
-            self._at_rest = self._one_at_a_time.acquire(timeout=FORK_TIMEOUT)
+            self._at_rest = self.in_transaction or self._turn.take(_FORK, FORK_TIMEOUT)
             return
         self._former.append(self.engine.pool)
         self.engine.dispose(close=False)
@@ -261,14 +265,13 @@ class SQLiteStorageAdapter(SqlStore):
 
     def after_fork_in_parent(self) -> None:
         """See `Forking.after_fork_in_parent`."""
-        if self._in_memory and self._at_rest:
-            self._one_at_a_time.release()
+        self._turn.give_back(_FORK)
 
     def _leave_connections(self) -> None:
         """See `SqlStore._leave_connections`. A database in memory is a copy, as the thread that forked sees it."""
         if self._in_memory:
             self._closed = self._closed or not self._at_rest
-            self._one_at_a_time = threading.RLock()
+            self._turn = Turn("this database in memory", self._milliseconds / 1000)
             if self._at_rest:
                 for driver in self._opened:
                     cast(sqlite3.Connection, driver).commit()
@@ -329,14 +332,9 @@ class SQLiteStorageAdapter(SqlStore):
     def _health_figures(self) -> dict[str, object]:
         if not self._in_memory:
             return super()._health_figures()
-        if not self._one_at_a_time.acquire(blocking=False):
-            raise BusyError(
-                "a unit of work of another thread has the one connection of this database in memory"
-            )
-        try:
-            return super()._health_figures()
-        finally:
-            self._one_at_a_time.release()
+        if self._turn.is_taken and not self.in_transaction:
+            raise BusyError("a unit of work has the one connection of this database in memory")
+        return super()._health_figures()
 
 
 def _close_idle(idle: deque[Taken]) -> None:

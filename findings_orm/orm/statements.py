@@ -122,7 +122,7 @@ class SqlStatements:
         except BaseException:
             undone = False
             try:
-                if nested is not None:
+                if nested is not None and (leaving or self.connection.get_nested_transaction() is nested):
                     nested.rollback()
                     undone = not leaving
             finally:

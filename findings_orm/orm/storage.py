@@ -210,7 +210,7 @@ class SqlStore(Store):
         """See `ApplicationStore.joined`."""
         self._check_open()
         if self._current_unit is not None:
-            raise StorageError("this thread is inside a transaction of the store; join before it begins")
+            raise StorageError("this call is inside a transaction of the store; join before it begins")
         with translate_driver_errors(self._where):
             if isinstance(bind, Session):
                 bind.flush()
@@ -226,8 +226,8 @@ class SqlStore(Store):
                 records.route = Route(connection)
             with self._settle(connection):
                 try:
-                    with self._bind_unit(records):
-                        yield self
+                    with self._bind_unit(records) as unit:
+                        yield unit
                     refuse_interrupted(records)
                     records.finish_writes()
                 except BaseException:
@@ -238,10 +238,10 @@ class SqlStore(Store):
 
     def session(self) -> Session:
         """See `ApplicationStore.session`."""
-        unit = self._current_unit
-        if not isinstance(unit, SqlRecords):
+        if not self.in_transaction:
             raise StorageError("a session needs a unit of work: open one with transaction()")
-        return Session(unit.connection, join_transaction_mode="create_savepoint")
+        with self._enter_unit(write=True) as unit:
+            return Session(connection_of(unit), join_transaction_mode="create_savepoint")
 
     def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[object]:
         """See `Store._iterate_findings`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -42,6 +41,7 @@ from findings_orm.records import (
 )
 from findings_orm.store import BusyError
 from findings_orm.stores.memory import MemoryRecords, MemoryStore, Project
+from findings_orm.units import Turn
 
 RESERVED = "findings-orm.lifted"
 """Project ids that begin with this hold what the six methods have no place for; no project may be called so."""
@@ -103,18 +103,18 @@ class LiftedStore(MemoryStore):
         self.lifted = adapter
         self._documents = _Documents(adapter)
         self._between_processes = nullcontext() if lock is None else lock
-        self._lock = threading.RLock()
+        self._turn = Turn("this lifted store")
         self._documents.check_version()
         survives_fork(self)
 
     def after_fork(self) -> None:
         """See `Forking.after_fork`."""
         super().after_fork()
-        self._lock = threading.RLock()
+        self._turn = Turn("this lifted store")
 
     @block
     def open_unit(self, *, write: bool) -> Iterator[Records]:
-        with self._lock, self._between_processes:
+        with self._turn.hold(), self._between_processes:
             self._documents.recover()
             unit = MemoryRecords(_State(self._documents))
             yield unit
@@ -129,13 +129,10 @@ class LiftedStore(MemoryStore):
 
     def ping(self) -> dict[str, Any]:
         self._documents.check_version()
-        if not self._lock.acquire(blocking=False):
-            raise BusyError("a unit of work of another thread has this store")
-        try:
-            with self._enter_unit() as unit:
-                return {**self._unasked_figures(), "projects": len(unit.projects())}
-        finally:
-            self._lock.release()
+        if self._turn.is_taken and not self.in_transaction:
+            raise BusyError("a unit of work has this store")
+        with self._enter_unit() as unit:
+            return {**self._unasked_figures(), "projects": len(unit.projects())}
 
     def _unasked_figures(self) -> dict[str, Any]:
         return {"adapter": type(self.lifted).__name__}

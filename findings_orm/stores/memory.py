@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, MutableMapping, Sequence
 from copy import copy
@@ -16,7 +15,7 @@ from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError, StorageValidationError
 from findings_orm.finding import ACTIVE_STATUSES, FindingDocument, StatusName
 from findings_orm.port import Event, RejectedOriginal, Run
-from findings_orm.process import FORK_TIMEOUT, block, survives_fork
+from findings_orm.process import block, survives_fork
 from findings_orm.query import FindingQuery, Summary, latest_time, matches, time_key
 from findings_orm.records import (
     Advance,
@@ -32,6 +31,7 @@ from findings_orm.records import (
 )
 from findings_orm.secrecy import shown_url
 from findings_orm.store import Store
+from findings_orm.units import Turn
 
 _BATCH = 1_000
 
@@ -73,7 +73,7 @@ State = MutableMapping[str, Project]
 
 
 class MemoryRecords(Records):
-    """`Records` over dictionaries. The lock that guards them is the store's."""
+    """`Records` over dictionaries. Whose turn it is to change them, the store decides."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -455,64 +455,52 @@ class MemoryStore(Store):
     """A store whose units of work are `MemoryRecords`, so that a long reading needs them for a moment only."""
 
     def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[Any]:
-        """See `Store._iterate_findings`; the lock is held only while the order is made."""
+        """See `Store._iterate_findings`; the unit is held only while the order is made."""
         with self._enter_unit() as unit:
             return unit.stream(project_id, as_json=as_json)
 
     @block
     def snapshot(self) -> Iterator[Records]:
-        """See `Store.snapshot`; the lock is held only while the dictionaries are copied."""
+        """See `Store.snapshot`; the unit is held only while the dictionaries are copied."""
         with self._enter_unit() as unit:
             frozen = cast(MemoryRecords, unit).frozen()
         yield frozen
 
 
 class InMemoryStorageAdapter(MemoryStore):
-    """A `FindingStore` in memory, gone with the process. Safe for many threads: one works at a time."""
+    """A `FindingStore` in memory, gone with the process. Safe for many threads: one writes at a time, readers don't wait: they
+    see what was committed last, which later writes copy before they change it."""
 
     adapter: ClassVar[str] = "memory"
+    _keeps_out = "writers"
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.RLock()
+        self._turn = Turn("this store in memory")
         self._state: State = {}
-        self._at_rest = True
         survives_fork(self)
 
-    def before_fork(self) -> None:
-        """See `Forking.before_fork`: a copy is whole while nobody else works."""
-        self._at_rest = self._lock.acquire(timeout=FORK_TIMEOUT)
-
-    def after_fork_in_parent(self) -> None:
-        """See `Forking.after_fork_in_parent`."""
-        if self._at_rest:
-            self._lock.release()
-
     def after_fork(self) -> None:
-        """See `Forking.after_fork`: the child goes on with a copy."""
+        """See `Forking.after_fork`: the child goes on with a copy of what is committed, which is never changed in place."""
         super().after_fork()
-        self._closed = self._closed or not self._at_rest
-        self._lock = threading.RLock()
+        self._turn = Turn("this store in memory")
 
     @block
     def open_unit(self, *, write: bool) -> Iterator[Records]:
-        with self._lock:
+        if not write:
+            yield MemoryRecords(self._state)
+            return
+        with self._turn.hold():
             unit = MemoryRecords(self._state)
-            if not write:
-                yield unit
-                return
             with unit.savepoint():
                 yield unit
             self._state, unit.committed = unit.state, True
 
     def ping(self) -> dict[str, Any]:
-        return {
-            "projects": len(self._state)
-        }  # without the lock: what is committed is in its place by one assignment
+        return {"projects": len(self._state)}
 
     def release(self) -> None:
-        with self._lock:
-            self._state = {}
+        self._state = {}
 
 
 def open_url(url: str) -> InMemoryStorageAdapter:

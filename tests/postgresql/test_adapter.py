@@ -294,7 +294,8 @@ def test_health_of_an_exhausted_pool_waits_for_nobody(postgresql_url: str) -> No
         assert health.details["pool"] == {"size": 1, "max_overflow": 0, "in_use": 1, "idle": 0}
         assert "all connections of postgresql+psycopg://" in health.details["busy"]
         assert "busy" not in store.health().details
-        with store.transaction():
+        with store.transaction() as unit:
+            unit.list_projects()  # it begins with the first call
             waiting = other.submit(store.list_projects)
             with pytest.raises(TimeoutError):
                 waiting.result(0.2)  # everybody else goes on waiting
@@ -379,7 +380,7 @@ def test_long_statement_is_ended(postgresql_url: str) -> None:
     with PostgreSQLStorageAdapter(postgresql_url, statement_timeout=0.2) as store:
         with pytest.raises(StorageUnavailableError, match="statement_timeout"), store.transaction():
             store.save_finding(finding(1))
-            store._current_unit._run_sql("SELECT pg_sleep(5)")  # type: ignore[union-attr]
+            store._current_unit.records._run_sql("SELECT pg_sleep(5)")  # type: ignore[union-attr]
         assert store.list_projects() == []
 
 

@@ -81,7 +81,6 @@ class RedisCacheAdapter(Forking, NotifyingStore):
     def _make_process_state(self) -> None:
         """Make all that a forked process can't share with its parent."""
         age = 0.0 if self.options.strict else self.options.max_staleness
-        self._begin_units()
         self._tokens = Tokens(self.inner.revision, age)
         self._project_lists: Remembered[list[str]] = Remembered(age)
         self._near = NearCache(self.options.near_bytes, self.options.near_seconds)
@@ -168,7 +167,7 @@ class RedisCacheAdapter(Forking, NotifyingStore):
 
     def _bypasses_cache(self, operation: str) -> bool:
         """Whether a read must see what only the store knows: the caller's own uncommitted writes, or that it is closed."""
-        inside = self._open_changes() is not None or getattr(self.inner, "in_transaction", False)
+        inside = self._unit_value() is not None or getattr(self.inner, "in_transaction", False)
         return inside or self._closed or not self.options.seconds(operation)
 
     # -- after a write ----------------------------------------------------------------------------------------
@@ -239,6 +238,9 @@ class RedisCacheAdapter(Forking, NotifyingStore):
 
     def close(self) -> None:
         """Close the store and all connections to Redis."""
+        if self._unit is not None:
+            super().close()  # which refuses it
+            return
         self._closed = True
         self._finalizer.detach()
         self._listener.close()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from findings_orm.arguments import checked
 from findings_orm.decorate import ForwardingStore
 from findings_orm.finding import FindingDocument, GivenFinding, Status, StatusName
-from findings_orm.port import FindingStore, GivenRun, IngestReport, OnInvalid, PurgeReport
+from findings_orm.port import GivenRun, IngestReport, OnInvalid, PurgeReport
 from findings_orm.process import block
+from findings_orm.units import bound
 
 T = TypeVar("T")
 
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
 class NotifyingStore(ForwardingStore):
     """A store that says what was written to: after the commit of the outermost unit of work, and nothing of what was rolled
     back. A subclass provides `_announce_changes` and `_forget_project`."""
-
-    def __init__(self, inner: FindingStore) -> None:
-        super().__init__(inner)
-        self._begin_units()
-
-    def _begin_units(self) -> None:
-        """Forget all units of work, in a forked process too."""
-        self._local = threading.local()
 
     def _announce_changes(self, changed: Projects) -> None:
         """Take notice of projects that a committed unit wrote to."""
@@ -114,9 +106,9 @@ class NotifyingStore(ForwardingStore):
         commits = self._commits_at_once()
         ended = False
         try:
-            with self._notify_after(set()):
-                with super().transaction():
-                    yield self
+            with self._notify_after(set(), call=False) as changed:
+                with self.inner.transaction() as inner:
+                    yield self._view_of(inner, changed)
                 ended = True
         except BaseException as error:
             if ended:
@@ -127,12 +119,8 @@ class NotifyingStore(ForwardingStore):
     def joined(self, bind: SqlTransaction) -> Iterator[Self]:
         """See `ForwardingStore.joined`. Other instances in bounded mode hear of the writes when the block ends, which may be
         before the application commits: until `max_staleness` later they may read what was before."""
-        with self._notify_after(set()), super().joined(bind):
-            yield self
-
-    def _open_changes(self) -> list[Projects] | None:
-        """Return what the units of work of the calling thread wrote to, outermost first; None outside of any."""
-        return getattr(self._local, "changes", None)
+        with self._notify_after(set(), call=False) as changed, self._inner_method("joined")(bind) as inner:
+            yield self._view_of(inner, changed)
 
     def _write_and_notify(self, changed: Projects, write: Callable[[], T]) -> T:
         """Let the store inside write to projects, and take notice of what interrupts anything after that."""
@@ -149,21 +137,23 @@ class NotifyingStore(ForwardingStore):
         return result
 
     @block
-    def _notify_after(self, changed: Projects) -> Iterator[None]:
-        """Let a write happen, then make it known: once the outermost unit is committed, not at all if it is rolled back."""
-        units = self._open_changes()
-        self._local.changes = [*(units or ()), changed]
+    def _notify_after(self, changed: Projects, *, call: bool = True) -> Iterator[Projects]:
+        """Let a write happen, then make it known: once the outermost unit is committed, not at all if it is rolled back.
+
+        Args:
+            changed: what is written to.
+            call: it is one call, and no block of the application.
+        """
+        outer: Projects | None = self._unit_value()
         try:
-            yield
+            with bound(self._scope, changed, call=call, alone=True):
+                yield changed
         except BaseException:
             # Part of it may have been committed all the same (a purge in batches, an answer that was lost).
             for project_id in changed:
                 self._forget_project(project_id)
             raise
-        finally:
-            self._local.changes = units
-        if units:
-            outer = units[-1]
+        if outer is not None:
             outer |= changed  # no call, so that nothing comes between the write and its return
         elif changed:
             self._announce_changes(changed)

@@ -26,6 +26,7 @@ from findings_orm.stores.files.lock import POLL, StoreLock, busy_error
 from findings_orm.stores.files.tree import Disk, translate_os_errors
 from findings_orm.stores.files.working_copy import FileRecords, Operation
 from findings_orm.stores.memory import MemoryRecords, MemoryStore
+from findings_orm.units import Turn
 
 _log = logging.getLogger(__name__)
 _TURN = 0.1
@@ -125,7 +126,7 @@ class FileStorageAdapter(MemoryStore):
         self._inside: set[_Ticket] = set()
         self._turn_ends = 0.0
         self._gate = threading.Lock()
-        self._lock = threading.RLock()
+        self._turn = Turn(str(self.path), self._lock_timeout)
         self._flushing = threading.Lock()
         self._group = _Group()
         self._queued = threading.Lock()
@@ -137,7 +138,7 @@ class FileStorageAdapter(MemoryStore):
 
     def after_fork(self) -> None:
         """See `Forking.after_fork`: threads, their units of work and the lock on the store are the parent's."""
-        at_rest = not self._inside and self._lock.acquire(blocking=False)
+        at_rest = not self._inside and self._turn.take(self)
         super().after_fork()
         INHERITED.append(self._process)
         self._make_process_state()
@@ -154,7 +155,7 @@ class FileStorageAdapter(MemoryStore):
     @block
     def open_unit(self, *, write: bool) -> Iterator[Records]:
         if not write:
-            with self._lock:
+            with self._turn.hold():
                 self._drop_unfinished()
                 self._refresh_copy()
                 yield MemoryRecords(self._copy.state)
@@ -164,7 +165,7 @@ class FileStorageAdapter(MemoryStore):
         ticket, unit = _Ticket(), None
         try:
             self._enter_store(ticket)
-            with self._lock:
+            with self._turn.hold():
                 self._drop_unfinished()
                 failures = self._failures
                 self._refresh_copy(writing=True)
@@ -224,7 +225,7 @@ class FileStorageAdapter(MemoryStore):
             if self._inside or not self._process.held:
                 return
             try:
-                with self._lock, self._flushing:
+                with self._turn.hold(), self._flushing:
                     with suppress(StorageUnavailableError):  # said already
                         self._take_back_write()
                     if self._up_to_date and self._has_outgrown():
@@ -234,14 +235,14 @@ class FileStorageAdapter(MemoryStore):
                 self._process.release()
 
     def _drop_unfinished(self) -> None:
-        """Go back to what is on disk if a unit of work was neither rolled back nor queued. Needs `_lock`."""
+        """Go back to what is on disk if a unit of work was neither rolled back nor queued. Needs `_turn`."""
         if self._open is not None:
             with self._flushing:
                 self._fail_group(self._group, None)
             self._open = None
 
     def _refresh_copy(self, *, writing: bool = False) -> None:
-        """Bring the working copy up to date. Needs `_lock`; for writing also the lock of the store."""
+        """Bring the working copy up to date. Needs `_turn`; for writing also the lock of the store."""
         if self._up_to_date:
             return
         with translate_os_errors(self.path):
@@ -277,7 +278,7 @@ class FileStorageAdapter(MemoryStore):
     # -- commit --------------------------------------------------------------------------------------------
 
     def _queue_transaction(self, ticket: _Ticket, unit: FileRecords, failures: int) -> None:
-        """Queue a transaction for the journal. Needs `_lock`, so that the queue has the order of the changes."""
+        """Queue a transaction for the journal. Needs `_turn`, so that the queue has the order of the changes."""
         operations = _encode_operations(unit.operations)
         self._copy.dirty.update(operation[1] for operation in unit.operations)
         with self._queued:
@@ -408,8 +409,7 @@ class FileStorageAdapter(MemoryStore):
                 self._fold_all()
         except StorageError as error:
             _log.warning("%s: the journal is left as it is: %s", self.path, error)
-        with self._lock:
-            self._copy = loading.Copy(self._copy.manifest)
+        self._copy = loading.Copy(self._copy.manifest)
 
     def _fold_all(self) -> None:
         with self.open_unit(write=True):
@@ -451,9 +451,10 @@ class FileStorageAdapter(MemoryStore):
         return size
 
     def ping(self) -> dict[str, Any]:
-        if not self._lock.acquire(blocking=False):
-            raise BusyError(f"a unit of work of another thread has {self.path}")
+        ticket = object()
         try:
+            if not self._turn.take(ticket):
+                raise BusyError(f"a unit of work has {self.path}")
             self._refresh_copy()
             copy = self._copy
             position = copy.position
@@ -467,7 +468,7 @@ class FileStorageAdapter(MemoryStore):
                 "edited": list(copy.edited),
             }
         finally:
-            self._lock.release()
+            self._turn.give_back(ticket)
 
     def _unasked_figures(self) -> dict[str, Any]:
         return {"path": str(self.path)}

@@ -37,6 +37,7 @@ from findings_orm.testing.contract.port import BasicContract, PortContract
 from findings_orm.testing.contract.queries import QueryContract
 from findings_orm.testing.contract.runs import QuarantineContract, RunContract
 from findings_orm.testing.contract.transactions import LifeContract, ThreadContract, TransactionContract
+from findings_orm.testing.contract.units import TaskContract, UnitContract
 
 __all__ = ["FindingStoreContract", "PortContract"]
 
@@ -55,6 +56,8 @@ class FindingStoreContract(
     PurgeContract,
     TransactionContract,
     ThreadContract,
+    UnitContract,
+    TaskContract,
     LifeContract,
     ArgumentContract,
 ):
