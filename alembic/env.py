@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from logging.config import fileConfig
 from typing import Any
 
@@ -15,11 +15,13 @@ from sqlalchemy import Connection
 from findings_orm.errors import StorageError
 from findings_orm.migrations.connecting import open_connection, parse_url
 from findings_orm.migrations.database import current_revision
+from findings_orm.migrations.dependents import keep_dependents
 from findings_orm.migrations.running import prebuild_indexes
 from findings_orm.migrations.scripts import VERSION_TABLE
 from findings_orm.migrations.transaction import LOCK, migration_transaction
 from findings_orm.orm import text_index
 from findings_orm.orm.models import OPTIONAL_INDEXES, Base, exists_on
+from findings_orm.orm.sqlite_text_index import TRIGGERS
 
 URL_VARIABLE = "FINDINGS_DATABASE_URL"
 WRITING = ("upgrade", "downgrade", "stamp")
@@ -74,6 +76,16 @@ def read_only() -> bool:
     return bool(command) and command not in WRITING
 
 
+def moves() -> bool:
+    """Tell whether the command, for which all is configured, leads the database elsewhere."""
+    database = context.get_context()
+    goal = database.opts.get("destination_rev")
+    return (
+        goal is not None
+        and (context.get_head_revision() if goal == "head" else goal) != database.get_current_revision()
+    )
+
+
 def run_online(connection: Connection) -> None:
     """Run the command on a connection: a change in one transaction, and alone."""
     if read_only():
@@ -88,7 +100,10 @@ def run_online(connection: Connection) -> None:
         prebuild_indexes(connection, current, line.revision, lock_timeout, config.print_stdout)
     with migration_transaction(connection, tables, lock_timeout=lock_timeout):
         context.configure(connection=connection, **OPTIONS)
-        with text_index.keep_text_index(connection):
+        with ExitStack() as kept:
+            if moves():
+                kept.enter_context(keep_dependents(connection, TRIGGERS))
+                kept.enter_context(text_index.keep_text_index(connection))
             context.run_migrations()
 
 

@@ -98,6 +98,20 @@ def has_index(run: Run) -> bool:
     return count_parts(run) == len(TABLES) + len(TRIGGERS)
 
 
+def stop_watching_columns(run: Run) -> None:
+    """Drop the trigger that names columns of findings: SQLite drops none of those."""
+    run(f"DROP TRIGGER IF EXISTS {_BY_COLUMNS}", ())
+
+
+def watch_columns(run: Run) -> bool:
+    """Make that trigger again; return whether the index is whole then."""
+    run(f"CREATE TRIGGER {_BY_COLUMNS} {TRIGGERS[_BY_COLUMNS]}", ())
+    return has_index(run)
+
+
+_BY_COLUMNS = "finding_text_changed"
+
+
 def make_index(run: Run) -> None:
     """Make the empty index, and give all findings their numbers."""
     for sql in TABLES.values():

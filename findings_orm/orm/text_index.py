@@ -107,15 +107,19 @@ def keep_text_index(connection: Connection) -> Iterator[None]:
         yield
         return
     run = _run_on(connection)
-    wanted = sqlite_text_index.count_parts(run) > 0
+    wanted, whole = sqlite_text_index.count_parts(run) > 0, sqlite_text_index.has_index(run)
+    if wanted:
+        sqlite_text_index.stop_watching_columns(run)
     yield
-    if not wanted or sqlite_text_index.has_index(run):
+    if not wanted:
         return
     if not inspect(connection).has_table("findings"):
         sqlite_text_index.drop_index(run)
     elif {"rule_id", "location"} <= {
         column["name"] for column in inspect(connection).get_columns("findings")
     }:
+        if whole and sqlite_text_index.watch_columns(run):
+            return
         sqlite_text_index.drop_index(run)
         sqlite_text_index.make_index(run)
         for project_id in sqlite_text_index.waiting(run):
