@@ -6,14 +6,19 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import wraps
+from typing import Literal, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, column, select, table
+from sqlalchemy.engine.mock import MockConnection
 
 from findings_orm.arguments import checked
-from findings_orm.errors import SchemaVersionError, StorageIntegrityError, readable
+from findings_orm.errors import SchemaVersionError, StorageError, StorageIntegrityError, readable
 from findings_orm.migrations.connecting import Target, describe_target, open_connection
 from findings_orm.migrations.scripts import VERSION_TABLE, position_of, revision_chain
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +102,23 @@ def require_current(connection: Connection, *, migrate: bool = False) -> bool:
     )
 
 
+def _on_database(function: Callable[P, T]) -> Callable[P, T]:
+    """Say why there is nothing to migrate where a revision of an application is written as SQL."""
+
+    @wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> T:
+        target = args[0] if args else options.get("target")
+        if isinstance(target, MockConnection):
+            raise StorageError(
+                "Alembic has no database where it writes SQL (--sql), so nothing tells what findings need: run this revision on "
+                "the database, or have migrations.script(url, revision) write their part"
+            )
+        return function(*args, **options)
+
+    return call
+
+
+@_on_database
 @checked
 def upgrade(
     target: Target,
@@ -132,6 +154,7 @@ def upgrade(
         _migrate_connection(connection, describe_target(target), "upgrade", revision, lock_timeout, progress)
 
 
+@_on_database
 @checked
 def downgrade(
     target: Target, revision: str, *, schema: str | None = None, lock_timeout: str | None = None

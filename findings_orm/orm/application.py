@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,6 +10,9 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 from findings_orm.errors import StorageError, StorageValidationError
+from findings_orm.migrations.scripts import VERSION_TABLE
+from findings_orm.orm.models import TABLES
+from findings_orm.orm.sqlite_text_index import TABLES as TEXT_TABLES
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -80,6 +84,37 @@ def _begin_before_savepoint(connection: Connection, _name: str) -> None:
     """A savepoint outside of any transaction would be one, and its release a commit."""
     if not _driver_of(connection).in_transaction:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+# -- an application's own Alembic chain -----------------------------------------------------------------------------------
+
+_OURS = frozenset(
+    {
+        *(table.name for table in TABLES),
+        *(VERSION_TABLE, "finding_kept"),  # the second is there between a downgrade and the next upgrade
+        *TEXT_TABLES,
+        *(
+            f"finding_text_{part}" for part in ("config", "content", "data", "docsize", "idx")
+        ),  # FTS5 makes these
+    }
+)
+
+
+def include_name(name: str | None, type_: str, _parents: Mapping[str, str | None]) -> bool:
+    """Leave the tables of findings to their own migrations: give it to ``context.configure`` in an application's ``env.py``,
+    together with `include_object`, so that ``alembic revision --autogenerate`` drops, changes and makes none of them.
+
+    Args:
+        name: the name of what was found in the database.
+        type_: what that is.
+        _parents: the names of what it belongs to.
+    """
+    return type_ != "table" or name not in _OURS
+
+
+def include_object(_found: object, name: str | None, type_: str, _reflected: bool, _compared: object) -> bool:
+    """See `include_name`; this one is asked about the tables of the application's metadata, which may have ours among them."""
+    return type_ != "table" or name not in _OURS
 
 
 # -- a transaction, at each `joined` --------------------------------------------------------------------------------------

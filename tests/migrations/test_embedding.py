@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import alembic
 import pytest
 from alembic import command
 from alembic.config import Config
 from rows import connection_to, tables_in
 from sqlalchemy import text
 
-from findings_orm import migrations
+from findings_orm import StorageError, migrations
 from findings_orm.migrations.connecting import engine_of
 from findings_orm.migrations.scripts import new_config, revision_chain
+from findings_orm.orm import text_index
 
 HEAD = revision_chain()[-1].id
 ENV = """
@@ -114,3 +119,117 @@ def test_the_logging_of_the_application_is_left_alone(url: str, caplog: pytest.L
     with caplog.at_level("INFO"):
         mine.info("still there")
     assert "still there" in caplog.text
+
+
+# -- an application's own env.py, with tables that refer to findings --------------------------------------------------
+
+HOST_ENV = """
+from alembic import context
+from sqlalchemy import ForeignKeyConstraint, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from findings_orm.orm import include_name, include_object
+from findings_orm.orm.models import Base as Findings, Finding
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Account(Base):
+    __tablename__ = "accounts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50), index=True)
+
+
+class Note(Base):
+    __tablename__ = "notes"
+    __table_args__ = (ForeignKeyConstraint(["project_id", "finding_id"], [Finding.project_id, Finding.id]),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(Finding.__table__.c.project_id.type)
+    finding_id: Mapped[str] = mapped_column(Finding.__table__.c.id.type)
+
+
+given = context.config.attributes
+options = dict(
+    target_metadata=[Base.metadata, Findings.metadata] if given["both"] else Base.metadata,
+    include_name=include_name,
+    include_object=include_object,
+    compare_type=True,
+    compare_server_default=True,
+)
+if context.is_offline_mode():
+    context.configure(dialect_name="sqlite", **options)
+    context.run_migrations()
+else:
+    context.configure(connection=given["connection"], **options)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+
+
+class Host:
+    """A project with an Alembic chain of its own, whose revisions are generated from its models."""
+
+    def __init__(self, folder: Path, url: str, *, both: bool) -> None:
+        (folder / "versions").mkdir(parents=True)
+        (folder / "env.py").write_text(HOST_ENV)
+        template = Path(alembic.__file__).parent / "templates" / "generic" / "script.py.mako"
+        (folder / "script.py.mako").write_text(template.read_text())
+        self.config = Config(stdout=io.StringIO())
+        self.config.set_main_option("script_location", str(folder))
+        self.config.set_main_option("path_separator", "os")
+        self.config.attributes["both"] = both
+        self.url = url
+
+    def run(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        with engine_of(self.url, create=True).begin() as connection:
+            self.config.attributes["connection"] = connection
+            return function(self.config, *args, **options)
+
+    def generate(self, name: str) -> str:
+        """Generate a revision, and return what it does to go up."""
+        made = self.run(command.revision, name, autogenerate=True)
+        text = Path(made.path).read_text()
+        return text[text.index("def upgrade") : text.index("def downgrade")]
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["own_metadata", "ours_as_well"])
+def test_autogenerate_of_a_host_leaves_findings_alone(url: str, tmp_path: Path, both: bool) -> None:
+    host = Host(tmp_path / "host", url, both=both)
+    migrations.upgrade(url)
+    first = host.generate("first")
+    assert sorted(re.findall(r"op\.(\w+)\(", first)) == ["create_index", "create_table", "create_table", "f"]
+    assert "create_table('notes'" in first
+    host.run(command.upgrade, "head")
+    host.run(command.check)
+    ids = [revision.id for revision in revision_chain()]
+    for moves, each in ((migrations.downgrade, reversed(ids[:-1])), (migrations.upgrade, ids[1:])):
+        for revision in each:
+            moves(url, revision)
+            host.run(command.check)
+    if url.startswith("sqlite"):
+        text_index.create(url)
+    host.run(command.check)
+    second = host.generate("second")
+    assert "op." not in second
+    host.run(command.upgrade, "head")
+    assert migrations.check(url) == []
+
+
+def test_a_host_without_findings_is_offered_none(url: str, tmp_path: Path) -> None:
+    migrations.upgrade(url)
+    migrations.downgrade(url, "base")
+    host = Host(tmp_path / "host", url, both=True)
+    assert set(re.findall(r"create_table\('(\w+)'", host.generate("first"))) == {"accounts", "notes"}
+
+
+def test_sql_of_a_host_says_why_findings_are_not_in_it(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", f"sqlite:///{tmp_path / 'db'}", both=False)
+    (tmp_path / "host" / "versions" / "app1.py").write_text(
+        REVISION.format(before='migrations.upgrade(op.get_bind(), "r0006")')
+    )
+    with pytest.raises(StorageError, match=r"writes SQL \(--sql\), .*: run this revision on the database"):
+        command.upgrade(host.config, "head", sql=True)
+    host.run(command.upgrade, "head")
+    assert migrations.status(host.url).current == "r0006"
