@@ -110,8 +110,8 @@ def _on_database(function: Callable[P, T]) -> Callable[P, T]:
         target = args[0] if args else options.get("target")
         if isinstance(target, MockConnection):
             raise StorageError(
-                "Alembic has no database where it writes SQL (--sql), so nothing tells what findings need: run this revision on "
-                "the database, or have migrations.script(url, revision) write their part"
+                "Alembic has no database where it writes SQL (--sql), so nothing tells what findings need: run this revision "
+                "on the database, or have migrations.script(url, revision) write their part"
             )
         return function(*args, **options)
 
