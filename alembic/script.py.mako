@@ -61,12 +61,12 @@ NEW_FIELDS = {
 
 def upgrade_document(document: Document) -> Document:
     """Return a document of the version before as one of this; what was put aside on the way down comes back."""
-    return CORNER.opened(document)
+    return CORNER.open(document)
 
 
 def downgrade_document(document: Document) -> Document:
     """Return a document in the version before; what that has no room for is put aside in `provenance`."""
-    return CORNER.closed(document)
+    return CORNER.close(document)
 
 
 def _default_of(name: str) -> Any:

@@ -355,7 +355,7 @@ MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 """What a decoder raises when the JSON has not the shape that it was written in."""
 
 
-def put_identity(identity: Identity) -> dict[str, Any]:
+def encode_identity(identity: Identity) -> dict[str, Any]:
     """Return an identity as JSON."""
     row = dict(zip(Identity._fields, identity, strict=True))
     row["fingerprint"] = identity.fingerprint.hex()
@@ -363,8 +363,8 @@ def put_identity(identity: Identity) -> dict[str, Any]:
     return row
 
 
-def get_identity(row: Mapping[str, Any]) -> Identity:
-    """Return what `put_identity` was given."""
+def decode_identity(row: Mapping[str, Any]) -> Identity:
+    """Return what `encode_identity` was given."""
     return Identity(
         **{
             **{name: row[name] for name in Identity._fields},
@@ -374,30 +374,30 @@ def get_identity(row: Mapping[str, Any]) -> Identity:
     )
 
 
-def put_event(event: Event) -> dict[str, object]:
+def encode_event(event: Event) -> dict[str, object]:
     """Return an event as JSON."""
     return {name: getattr(event, name) for name in _EVENT}
 
 
-def get_event(row: Mapping[str, Any]) -> Event:
-    """Return what `put_event` was given."""
+def decode_event(row: Mapping[str, Any]) -> Event:
+    """Return what `encode_event` was given."""
     return Event(**{name: row[name] for name in _EVENT})
 
 
-def put_run(run: Run) -> dict[str, object]:
+def encode_run(run: Run) -> dict[str, object]:
     """Return a run as JSON."""
     refused = [{name: getattr(one, name) for name in _REFUSAL} for one in run.rejected]
     return {**{name: getattr(run, name) for name in _RUN}, "rejected": refused}
 
 
-def get_run(row: Mapping[str, Any]) -> Run:
-    """Return what `put_run` was given."""
+def decode_run(row: Mapping[str, Any]) -> Run:
+    """Return what `encode_run` was given."""
     refused = tuple(Rejected(**{name: one[name] for name in _REFUSAL}) for one in row["rejected"])
     given = {name: row[name] for name in _RUN}
     return Run(**{**given, "detectors": tuple(row["detectors"])}, rejected=refused)
 
 
-def put_original(original: RejectedOriginal) -> dict[str, object]:
+def encode_original(original: RejectedOriginal) -> dict[str, object]:
     """Return a refused original as JSON; what only Python's JSON has (NaN, infinities) as a text."""
     row = {name: getattr(original, name) for name in _ORIGINAL}
     text = json.dumps(original.original)
@@ -412,8 +412,8 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def get_original(row: Mapping[str, Any]) -> RejectedOriginal:
-    """Return what `put_original` was given."""
+def decode_original(row: Mapping[str, Any]) -> RejectedOriginal:
+    """Return what `encode_original` was given."""
     given = {name: row[name] for name in _ORIGINAL}
     if row.get("as_text"):
         given["original"] = json.loads(given["original"])

@@ -306,6 +306,6 @@ def test_nesting_that_python_cannot_follow_is_refused(monkeypatch: pytest.Monkey
     def too_deep(*_given: Any) -> None:
         raise RecursionError
 
-    monkeypatch.setattr(nuclei, "document", too_deep)
+    monkeypatch.setattr(nuclei, "document_of_result", too_deep)
     with pytest.raises(StorageValidationError, match="nest too deep"):
         read(NEW)

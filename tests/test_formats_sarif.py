@@ -830,7 +830,7 @@ def test_fields_that_an_export_wrote_are_taken_if_they_are_valid() -> None:
     assert one(result(properties={"findings_orm": ["title"]}))["title"] == "A rule"
 
 
-@pytest.mark.parametrize("name", ["document", "Run"])
+@pytest.mark.parametrize("name", ["document_of_result", "Run"])
 def test_nesting_that_python_cannot_follow_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def too_deep(*_given: Any) -> None:
         raise RecursionError

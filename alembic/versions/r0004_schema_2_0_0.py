@@ -40,12 +40,12 @@ Document = dict[str, Any]
 
 def upgrade_document(document: Document) -> Document:
     """Return a document of 1.1.0 as one of 2.0.0; what was put aside on the way down comes back."""
-    return CORNER.opened(document)
+    return CORNER.open(document)
 
 
 def downgrade_document(document: Document) -> Document:
     """Return a document of 2.0.0 as one of 1.1.0; what that has no room for is put aside in `provenance`."""
-    return CORNER.closed(document)
+    return CORNER.close(document)
 
 
 def _widen_document(document: Document) -> Document:

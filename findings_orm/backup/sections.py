@@ -20,14 +20,14 @@ from findings_orm.records import (
     Stored,
     Streak,
     batches,
-    get_event,
-    get_identity,
-    get_original,
-    get_run,
-    put_event,
-    put_identity,
-    put_original,
-    put_run,
+    decode_event,
+    decode_identity,
+    decode_original,
+    decode_run,
+    encode_event,
+    encode_identity,
+    encode_original,
+    encode_run,
 )
 
 RECORD = {"runs": "run", "findings": "finding", "events": "event", "rejected": "rejected"}
@@ -90,19 +90,19 @@ class Encoder:
         if self._section == "events":
             return [self._event_line(event) for event in values]
         if self._section == "runs":
-            return [((run.number,), pack_record({"run": put_run(run)})) for run in values]
-        return [((one.rejected_id,), pack_ascii({"rejected": put_original(one)})) for one in values]
+            return [((run.number,), pack_record({"run": encode_run(run)})) for run in values]
+        return [((one.rejected_id,), pack_ascii({"rejected": encode_original(one)})) for one in values]
 
     def _event_line(self, event: Event) -> tuple[RecordKey, bytes]:
         self._number = self._number + 1 if event.finding_id == self._finding_id else 0
         self._finding_id = event.finding_id
-        record = {"event": put_event(event), "n": self._number}
+        record = {"event": encode_event(event), "n": self._number}
         return (event.finding_id, self._number), pack_record(record)
 
 
 def finding_line(row: Kept) -> bytes:
     """Return the line of a finding."""
-    record: Record = {"finding": row.document, "identity": put_identity(row.identity)}
+    record: Record = {"finding": row.document, "identity": encode_identity(row.identity)}
     if row.streaks:
         record["streaks"] = [streak[1:] for streak in row.streaks]
     return pack_record(record)
@@ -162,15 +162,15 @@ class Decoder(NamedTuple):
         if section == "findings":
             return self.finding(record)
         if section == "events":
-            return get_event(record["event"])
-        return get_run(record["run"]) if section == "runs" else get_original(record["rejected"])
+            return decode_event(record["event"])
+        return decode_run(record["run"]) if section == "runs" else decode_original(record["rejected"])
 
     def finding(self, record: Record) -> Kept:
         """Return a finding in the current version."""
         document = record["finding"]
         if self.version != SCHEMA_VERSION:
             document = validate_finding(current_document(document))
-        identity = get_identity(record["identity"])
+        identity = decode_identity(record["identity"])
         streaks = tuple(Streak(identity.finding_id, *pair) for pair in record.get("streaks", ()))
         return Kept(document, identity, streaks)
 

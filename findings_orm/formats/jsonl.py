@@ -34,7 +34,7 @@ def recognize_report(head: Head) -> bool:
     return head.last_name == "detector_id" or is_layout or keys >= _LEGACY_KEYS
 
 
-def survey(reader: JsonReader, head: Head) -> Survey:
+def survey_report(reader: JsonReader, head: Head) -> Survey:
     """Read documents up to the end; they speak for the detectors that they name.
 
     Args:
@@ -48,7 +48,7 @@ def survey(reader: JsonReader, head: Head) -> Survey:
     named: dict[tuple[str, Any], None] = {}
     found = Survey()
     size = 0
-    for document in _read_documents(reader, beside, head.is_layout):
+    for document in _walk_documents(reader, beside, head.is_layout):
         found.total += 1
         found.legacy = found.legacy or looks_legacy(document)
         detector = document.get("detector_id")
@@ -71,14 +71,14 @@ def _detectors_of_today(named: Iterable[tuple[str, str]], version: object) -> li
     return [name for name in dict.fromkeys(names) if _DETECTOR.fullmatch(name)]
 
 
-def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:
+def read_documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:
     """Yield each document as it is, of whatever schema version.
 
     Those of a store layout that name no version of their own get the layout's. Those of 0.3.0, which had none, are
     known by their `pid`.
     """
     context: _Context = found.context
-    for document in _read_documents(reader, {}, context.is_layout):
+    for document in _walk_documents(reader, {}, context.is_layout):
         version = context.version or version_of(document)
         if version is not None:
             document.setdefault("finding_schema_version", version)
@@ -151,7 +151,7 @@ def _json_lines(documents: Iterable[Mapping[str, object] | bytes]) -> Iterator[s
         yield line
 
 
-def _read_documents(
+def _walk_documents(
     reader: JsonReader, layout: dict[str, object], is_layout: bool
 ) -> Iterator[dict[str, object]]:
     """Yield the documents; what a store layout has beside them goes to `layout`."""
@@ -174,8 +174,8 @@ JSONL = Format(
     summary="findings of this package, a line each, nothing lost; reads a JSON array and a store layout too",
     endings=(".jsonl", ".ndjson"),
     recognize_report=recognize_report,
-    survey=survey,
-    read=documents,
+    survey=survey_report,
+    read=read_documents,
     is_strict=True,
     write=lambda documents, stream, _: write_jsonl(documents, stream),
     has_versions=True,

@@ -74,7 +74,7 @@ class _Placer:
         self._migrator = SchemaMigrator()
         self.ids: set[str] = set()
 
-    def document(self, row: Document, *, names_project: bool) -> Document:
+    def document_of_row(self, row: Document, *, names_project: bool) -> Document:
         """Return the document for a row, or the row itself, to be refused, where it breaks a rule."""
         self.notes, self.unplaced = {}, []
         if row.get("finding_schema_version", LEGACY_VERSION) != LEGACY_VERSION:
@@ -505,7 +505,7 @@ class _Rows(Iterable[Document]):
                     self.task.count_kept_memory([self.count, index])
                     follows = True
                 self.count += 1
-                document = self.placer.document(row, names_project=said)
+                document = self.placer.document_of_row(row, names_project=said)
                 self.task.note(file.name, index, self.placer)
                 self.task.progress(1)
                 self.have_comments = self.have_comments or "triage" in row

@@ -36,7 +36,7 @@ def recognize_report(head: Head) -> bool:
     )
 
 
-def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `Format` calls it
+def survey_report(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `Format` calls it
     """Read a report up to its end; it speaks for `DETECTOR` even where it is empty.
 
     Raises:
@@ -51,17 +51,17 @@ def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `For
     return found
 
 
-def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:  # noqa: ARG001  # as `Format` calls it
+def read_documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:  # noqa: ARG001  # as `Format` calls it
     """Yield a document for each result."""
     for result in reader.objects():
         try:
-            made = document(result)
+            made = document_of_result(result)
         except RecursionError:
             reader.refuse("objects and lists nest too deep")
         yield made
 
 
-def document(result: dict[str, object]) -> dict[str, object]:
+def document_of_result(result: dict[str, object]) -> dict[str, object]:
     """Return the document for a result: a plain dict of the current schema, without id, project and run.
 
     A result whose `matcher-status` is false (``-matcher-status`` reports these) says that a template did *not*
@@ -170,6 +170,6 @@ NUCLEI = Format(
     name="nuclei",
     summary="nuclei, JSON Lines (-jsonl) and JSON (-json-export) of its versions 2 and 3",
     recognize_report=recognize_report,
-    survey=survey,
-    read=documents,
+    survey=survey_report,
+    read=read_documents,
 )

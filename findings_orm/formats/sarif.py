@@ -13,7 +13,7 @@ from findings_orm.errors import LimitExceededError
 from findings_orm.formats.base import Format, Head, Survey
 from findings_orm.formats.sarif_export import write_sarif
 from findings_orm.formats.sarif_references import shorten_artifact
-from findings_orm.formats.sarif_result import document, says_failure
+from findings_orm.formats.sarif_result import document_of_result, says_failure
 from findings_orm.formats.sarif_run import RUN_PROPERTIES, TABLES, Run
 from findings_orm.formats.sarif_values import as_object, items
 from findings_orm.jsonstream import JsonReader
@@ -41,7 +41,7 @@ def recognize_report(head: Head) -> bool:
     return head.is_top and (head.last_name in _OWN_KEYS or "sarif" in schema.lower())
 
 
-def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `Format` calls it
+def survey_report(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `Format` calls it
     """Read a SARIF log up to its end.
 
     A run without an array of results is one whose scan did not take place (§3.14.23): it speaks for no
@@ -73,8 +73,8 @@ def survey(reader: JsonReader, head: Head) -> Survey:  # noqa: ARG001  # as `For
     return found
 
 
-def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:
-    """Yield a document for each result, from a log that `survey` has read."""
+def read_documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:
+    """Yield a document for each result, from a log that `survey_report` has read."""
     runs: list[Run] = found.context
     most = max(FREE_BYTES, reader.limits.max_expansion_ratio * found.size)
     made = 0
@@ -85,7 +85,9 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:
         for number in reader.elements():
             for key in reader.members():
                 if key != "results" or reader.peek() != "[":
-                    reader.skip(_KEPT.get(key, 0))  # by parts, as `survey` took it: whole it may be too large
+                    reader.skip(
+                        _KEPT.get(key, 0)
+                    )  # by parts, as `survey_report` took it: whole it may be too large
                     continue
                 for _ in reader.elements():
                     result = reader.object()
@@ -103,7 +105,7 @@ def documents(reader: JsonReader, found: Survey) -> Iterator[dict[str, object]]:
 
 def _make_document(reader: JsonReader, run: Run, result: dict[str, object]) -> dict[str, object]:
     try:
-        return document(run, result)
+        return document_of_result(run, result)
     except RecursionError:
         reader.refuse("objects and lists nest too deep")
     except LimitExceededError as error:
@@ -219,7 +221,7 @@ SARIF = Format(
     summary=f"SARIF {VERSION}, as most static analysers write it",
     endings=(".sarif",),
     recognize_report=recognize_report,
-    survey=survey,
-    read=documents,
+    survey=survey_report,
+    read=read_documents,
     write=lambda documents, stream, _: write_sarif(documents, stream),
 )

@@ -79,7 +79,7 @@ def says_failure(result: Mapping[str, object]) -> bool:
     return result.get("kind") not in _NO_FAILURES
 
 
-def document(run: Run, result: dict[str, object]) -> dict[str, object]:
+def document_of_result(run: Run, result: dict[str, object]) -> dict[str, object]:
     """Return the document for a result: a plain dict of the current schema, without id, project and run.
 
     Args:

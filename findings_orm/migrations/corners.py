@@ -78,7 +78,7 @@ class Corner:
     is_valid: Callable[[Document], bool] | None = None
     innermost: bool = False
 
-    def opened(self, document: Document) -> Document:
+    def open(self, document: Document) -> Document:
         """Return a document of the other version as one of `version`, with what a corner of ours has kept."""
         found = self.take_up_corner(document)
         return self.home(document) if found is None else found
@@ -92,9 +92,7 @@ class Corner:
         read = self._read_corner(document)
         return None if read is None else self._open_corner(read)
 
-    def closed(
-        self, document: Document, changed: Document | None = None, *, ordered: bool = True
-    ) -> Document:
+    def close(self, document: Document, changed: Document | None = None, *, ordered: bool = True) -> Document:
         """Return a document of `version` as one of the other version, with a corner where one is needed.
 
         Args:
@@ -231,13 +229,13 @@ def exchange_corners(document: Document, there: Corner, here: Corner) -> Documen
     the other: what `there` left is taken up, and what `here` has to leave is put aside."""
     read = there._read_corner(document)
     if read is None:
-        return here.closed(document, there.home(document))
+        return here.close(document, there.home(document))
     plain, opened = read.document, there._open_corner(read)
     if not plain[PROVENANCE] and PROVENANCE not in here.home(opened):  # it was there for the corner only
         plain = _with_member(plain, PROVENANCE, {})
     # What an edit adds stands last. That is no order to keep in a document that is of the other version by origin.
     ordered = bool(here._lost_members(plain, opened, ordered=False))
-    return here.closed(plain, opened, ordered=ordered)
+    return here.close(plain, opened, ordered=ordered)
 
 
 def _chain_of_corners(value: object) -> list[Document]:

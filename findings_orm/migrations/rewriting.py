@@ -106,7 +106,7 @@ class Rows:
             changes, kept = [], []
             for row in rows:
                 document = {name: self._read_value(name, row[name]) for name in read}
-                closed = self.corner.closed({VERSION: self.corner.version, **document}, ordered=False)
+                closed = self.corner.close({VERSION: self.corner.version, **document}, ordered=False)
                 closed = {PROVENANCE: {}, **closed}
                 if not all(is_same_json(closed[name], document[name]) for name in write if name != VERSION):
                     changes.append(self._change_of_row(row, closed, write))

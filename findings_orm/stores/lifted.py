@@ -30,14 +30,14 @@ from findings_orm.records import (
     Records,
     Stored,
     Streak,
-    get_event,
-    get_identity,
-    get_original,
-    get_run,
-    put_event,
-    put_identity,
-    put_original,
-    put_run,
+    decode_event,
+    decode_identity,
+    decode_original,
+    decode_run,
+    encode_event,
+    encode_identity,
+    encode_original,
+    encode_run,
 )
 from findings_orm.store import BusyError
 from findings_orm.stores.memory import MemoryRecords, MemoryStore, Project
@@ -320,10 +320,10 @@ class _Loaded:
         for finding_id, document in list(self.findings.items()):
             digest, status, identity, *_ = values.get(f"finding {finding_id}", (None, None, None))
             if identity is not None and digest == _document_digest(document):
-                known.append(Stored(document, get_identity(identity)))
+                known.append(Stored(document, decode_identity(identity)))
             else:
                 found = self.findings[finding_id] = validate_finding(current_document(document))
-                old = Stored({**found, "status": status}, get_identity(identity)) if identity else None
+                old = Stored({**found, "status": status}, decode_identity(identity)) if identity else None
                 changed.append((found, old))
         MemoryRecords({project_id: project}).insert(project_id, known)
         for key, value in values.items():
@@ -333,11 +333,11 @@ class _Loaded:
                 if streaks:
                     project.streaks[name] = tuple(Streak(name, *streak) for streak in streaks)
                 if events:
-                    project.events[name] = tuple(map(get_event, events))
+                    project.events[name] = tuple(map(decode_event, events))
             elif kind == "run":
-                project.runs[name] = get_run(value)
+                project.runs[name] = decode_run(value)
             elif kind == "rejected":
-                project.rejected[name] = get_original(value)
+                project.rejected[name] = decode_original(value)
         self.parts = note_parts(project)
         return changed
 
@@ -413,18 +413,18 @@ def _is_same_part(part: _Part, old: _Part | None) -> bool:
 def _encode_part(key: str, part: _Part) -> Any:
     if key.startswith("run "):
         run: Run = part[0]
-        return put_run(run)
+        return encode_run(run)
     if key.startswith("rejected "):
         original: RejectedOriginal = part[0]
-        return put_original(original)
+        return encode_original(original)
     document, identity, streaks, events = part
     told: list[Event] = list(events)
     return [
         _document_digest(document) if document else None,
         document["status"] if document else None,
-        put_identity(identity) if identity else None,
+        encode_identity(identity) if identity else None,
         [list(streak[1:]) for streak in streaks],
-        [put_event(event) for event in told],
+        [encode_event(event) for event in told],
     ]
 
 

@@ -15,14 +15,14 @@ from findings_orm.records import (
     StatusChange,
     Stored,
     Streak,
-    get_event,
-    get_identity,
-    get_original,
-    get_run,
-    put_event,
-    put_identity,
-    put_original,
-    put_run,
+    decode_event,
+    decode_identity,
+    decode_original,
+    decode_run,
+    encode_event,
+    encode_identity,
+    encode_original,
+    encode_run,
 )
 
 _DEFAULTS: dict[str, Any] = {
@@ -63,43 +63,43 @@ def document_digest(document: FindingDocument) -> str:
 
 
 def _put_stored(row: Stored) -> list[Any]:
-    return [slim_document(row.document), put_identity(row.identity)]
+    return [slim_document(row.document), encode_identity(row.identity)]
 
 
 def _get_stored(version: str) -> Callable[[Any], Stored]:
-    return lambda row: Stored(full_document(row[0], version), get_identity(row[1]))
+    return lambda row: Stored(full_document(row[0], version), decode_identity(row[1]))
 
 
 _Coder = Callable[[Any], Any]
 _ROWS: dict[str, tuple[_Coder, _Coder | None]] = {
     "insert": (_put_stored, None),
     "replace": (_put_stored, None),
-    "reidentify": (put_identity, get_identity),
+    "reidentify": (encode_identity, decode_identity),
     "change_status": (list, lambda row: StatusChange(*row)),
     "add_streaks": (list, lambda row: Streak(*row)),
-    "add_events": (put_event, get_event),
-    "put_rejected": (put_original, get_original),
+    "add_events": (encode_event, decode_event),
+    "put_rejected": (encode_original, decode_original),
 }
 _PLAIN = {"advance", "put_project", "seen", "remove", "remove_rejected", "delete_project"}
 
 
-def put_operation(operation: tuple[Any, ...]) -> list[Any]:
+def encode_operation(operation: tuple[Any, ...]) -> list[Any]:
     """Return a call of a writing method of `Records`, as (name, project, argument, ...), as JSON."""
     name, project_id, *arguments = operation
     if name in _ROWS:
         put = _ROWS[name][0]
         return [name, project_id, [put(row) for row in arguments[0]]]
-    return [name, project_id, *(map(put_run, arguments) if name == "put_run" else arguments)]
+    return [name, project_id, *(map(encode_run, arguments) if name == "put_run" else arguments)]
 
 
-def get_operation(row: list[Any], version: str) -> tuple[Any, ...]:
-    """Return what `put_operation` was given; documents of an older `version` become current ones."""
+def decode_operation(row: list[Any], version: str) -> tuple[Any, ...]:
+    """Return what `encode_operation` was given; documents of an older `version` become current ones."""
     name, project_id, *arguments = row
     if name in _ROWS:
         get = _ROWS[name][1] or _get_stored(version)
         return (name, project_id, [get(one) for one in arguments[0]])
     if name == "put_run":
-        return (name, project_id, get_run(arguments[0]))
+        return (name, project_id, decode_run(arguments[0]))
     if name not in _PLAIN:
         raise StorageIntegrityError(f"has an unknown operation {name!r}")
     return (name, project_id, *arguments)

@@ -54,7 +54,7 @@ def _check_own_file(path: Path) -> list[str] | None:
         return None
     try:
         if path.name == tree.JOURNAL and data.startswith(b'{"sum":'):
-            return list(_journal(path, data))
+            return list(_check_journal(path, data))
         if path.name in tree.COMPANIONS and data.startswith(b'{"sum":'):
             snapshot.read_lines(path, data, snapshot.READERS[path.name])
             return []
@@ -92,12 +92,12 @@ def _check_folder(root: Path) -> Iterator[str]:
         yield f"{path}: is missing"
     else:
         unfinished = _read_generation(path, data) == manifest.generation - 1
-        yield from _journal(path, data)
+        yield from _check_journal(path, data)
     if unfinished:
         yield f"{root}: generation {manifest.generation} was cut short; the next write completes it"
         return
     for name, entry in manifest.projects.items():
-        yield from _project(root / name, entry)
+        yield from _check_project(root / name, entry)
 
 
 def _read_generation(path: Path, data: bytes) -> int | None:
@@ -107,7 +107,7 @@ def _read_generation(path: Path, data: bytes) -> int | None:
         return None
 
 
-def _journal(path: Path, data: bytes) -> Iterator[str]:
+def _check_journal(path: Path, data: bytes) -> Iterator[str]:
     try:
         position = journal.read_header(path, data)
         for after, _ in journal.read_records(path, data[position.end :], position):
@@ -122,7 +122,7 @@ def _journal(path: Path, data: bytes) -> Iterator[str]:
         )
 
 
-def _project(folder: Path, entry: Entry) -> Iterator[str]:
+def _check_project(folder: Path, entry: Entry) -> Iterator[str]:
     for name, checksum in entry.files.items():
         path = folder / name
         data = read(path)
@@ -185,8 +185,8 @@ class _Repair:
         aside = self._copy_aside()
         copy = Copy(self._read_manifest(), core=stat_core(self.root))
         for name, entry in copy.manifest.projects.items():
-            self._project(copy, name, entry)
-        self._journal(copy)
+            self._restore_project(copy, name, entry)
+        self._redo_journal(copy)
         self.generation = max(self.generation, copy.manifest.generation)
         copy.manifest = Manifest(self.generation + 1, "", copy.manifest.projects)
         copy.dirty.update(copy.state)
@@ -237,7 +237,7 @@ class _Repair:
 
     # -- projects ------------------------------------------------------------------------------------------
 
-    def _project(self, copy: Copy, folder_name: str, entry: Entry) -> None:
+    def _restore_project(self, copy: Copy, folder_name: str, entry: Entry) -> None:
         folder = self.root / folder_name
         companions = {}
         for name in tree.COMPANIONS:
@@ -301,7 +301,7 @@ class _Repair:
 
     # -- journal -------------------------------------------------------------------------------------------
 
-    def _journal(self, copy: Copy) -> None:
+    def _redo_journal(self, copy: Copy) -> None:
         """Do again every record that is whole, as far as it fits."""
         path = self.root / tree.JOURNAL
         data = read(path) or b""
@@ -328,7 +328,7 @@ class _Repair:
     def _redo_record(self, copy: Copy, path: Path, number: int, record: dict[str, Any], version: str) -> None:
         for row in record["operations"]:
             try:
-                operation = codec.get_operation(row, version)
+                operation = codec.decode_operation(row, version)
                 redo_operations(copy.state, fit_operation(copy.state, operation))
             except (*records.MALFORMED, StorageError) as error:
                 self.said.append(f"{path}, line {number}: {row[0]} does not fit: {error!r}")

@@ -290,7 +290,7 @@ class _Loader:
 def decode_operations(path: Path, after: Position, rows: list[Any]) -> list[tuple[Any, ...]]:
     """Return the operations of a record."""
     try:
-        return [codec.get_operation(row, after.version) for row in rows]
+        return [codec.decode_operation(row, after.version) for row in rows]
     except (*records.MALFORMED, StorageError) as error:
         raise damage_error(path, after.lines, f"has another shape: {error!r}") from error
 

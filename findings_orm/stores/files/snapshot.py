@@ -128,12 +128,12 @@ def render(project_id: str, project: Project) -> dict[str, bytes]:
         tree.FINDINGS: render_findings(project_id, (row.document for row in project.findings.values())),
         tree.IDENTITIES: _pack_lines(_identity_rows(project)),
         tree.EVENTS: _pack_lines(
-            records.put_event(event) for _, events in sorted(project.events.items()) for event in events
+            records.encode_event(event) for _, events in sorted(project.events.items()) for event in events
         ),
         tree.RUNS: _pack_lines(
-            records.put_run(run) for run in sorted(project.runs.values(), key=lambda run: run.number)
+            records.encode_run(run) for run in sorted(project.runs.values(), key=lambda run: run.number)
         ),
-        tree.REJECTED: _pack_lines(records.put_original(one) for _, one in sorted(project.rejected.items())),
+        tree.REJECTED: _pack_lines(records.encode_original(one) for _, one in sorted(project.rejected.items())),
     }
     return {name: content for name, content in files.items() if content}
 
@@ -141,7 +141,7 @@ def render(project_id: str, project: Project) -> dict[str, bytes]:
 def _identity_rows(project: Project) -> Iterable[dict[str, Any]]:
     for finding_id, (document, identity, *_) in sorted(project.findings.items()):
         yield {
-            **records.put_identity(identity),
+            **records.encode_identity(identity),
             "status": document["status"],
             "document": codec.document_digest(document),
             "streaks": [streak[1:] for streak in project.streaks.get(finding_id, ())],
@@ -164,17 +164,17 @@ class Known(NamedTuple):
     streaks: tuple[Streak, ...]
 
 
-def _get_known(row: dict[str, Any]) -> Known:
-    identity = records.get_identity(row)
+def _decode_known(row: dict[str, Any]) -> Known:
+    identity = records.decode_identity(row)
     streaks = tuple(Streak(identity.finding_id, first, last) for first, last in row["streaks"])
     return Known(identity, row["status"], row["document"], streaks)
 
 
 READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    tree.IDENTITIES: _get_known,
-    tree.EVENTS: records.get_event,
-    tree.RUNS: records.get_run,
-    tree.REJECTED: records.get_original,
+    tree.IDENTITIES: _decode_known,
+    tree.EVENTS: records.decode_event,
+    tree.RUNS: records.decode_run,
+    tree.REJECTED: records.decode_original,
 }
 
 

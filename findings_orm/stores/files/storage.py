@@ -476,7 +476,7 @@ class FileStorageAdapter(MemoryStore):
 
 def _encode_operations(operations: list[Operation]) -> bytes:
     try:
-        return journal.to_json([codec.put_operation(operation) for operation in operations])
+        return journal.to_json([codec.encode_operation(operation) for operation in operations])
     except (ValueError, TypeError, RecursionError) as error:
         raise StorageValidationError(f"JSON can't hold the data: {error}") from error
 
