@@ -893,6 +893,7 @@ def test_the_documentation_names_all_commands_options_and_codes(findings: Findin
         assert f"| {int(code)} |" in docs
     typed = [" ".join(["findings", *name]) for name in COMMANDS if name != DEFAULT]
     assert not [name for name in typed if name not in docs]
+    assert not [name for name in {*FORMATS, *EXPORT_FORMATS} if name not in docs.lower()]
     listed = findings("list", "--help").stdout
     for word in listed.split():
         if word.startswith("--"):
