@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -73,11 +74,19 @@ def _apply_settings(driver: Any, record: Any, _proxy: object) -> None:
         cursor.execute("PRAGMA busy_timeout")
         if cursor.fetchone()[0] == _USUAL_TIMEOUT:
             cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not _means_read_only(error):
+                raise
         cursor.close()
         record.info[_KEY] = True
     if always_begins:
         driver.autocommit = False
+
+
+def _means_read_only(error: object) -> bool:
+    return str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY")
 
 
 def _begin_before_savepoint(connection: Connection, _name: str) -> None:
@@ -154,7 +163,7 @@ def _join_on_sqlite(connection: Connection) -> None:
         try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         except OperationalError as error:
-            if not getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_READONLY"):
+            if not _means_read_only(error.orig):
                 raise
             connection.exec_driver_sql("BEGIN")  # to read
         return

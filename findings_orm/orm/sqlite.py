@@ -15,16 +15,21 @@ from sqlalchemy import URL, Connection, Engine, Pool, StaticPool, create_engine
 from findings_orm.arguments import checked
 from findings_orm.diagnosis import Problem
 from findings_orm.driver_errors import translate_driver_errors
-from findings_orm.errors import StorageUnavailableError, StorageValidationError
+from findings_orm.errors import SchemaVersionError, StorageUnavailableError, StorageValidationError
 from findings_orm.migrations.connecting import make_database, split_url
 from findings_orm.migrations.transaction import schema_of
 from findings_orm.observe import Pool as PoolFigures
 from findings_orm.orm.records import SqlRecords
 from findings_orm.orm.sqlite_engine import (
+    READING,
     Lasting,
     Synchronous,
+    check_reading,
+    file_of,
     in_memory,
     prepare_driver,
+    reading_url,
+    reads_only,
     share_files,
     sqlite_engine,
     sqlite_files,
@@ -81,6 +86,9 @@ class SQLiteStorageAdapter(SqlStore):
         group: str | None = None,
     ) -> None:
         target = _url_of(url)
+        self._reads_only = reads_only(target)
+        if self._reads_only or str(target.database).startswith("file:"):
+            check_reading(target)
         self._opened: set[object] = set()
         engine = sqlite_engine(
             target,
@@ -97,7 +105,7 @@ class SQLiteStorageAdapter(SqlStore):
         self._idle: deque[Taken] = deque()
         self._most_idle = pool_size
         self._former: list[Pool] = []
-        self._file = "" if self._in_memory else os.path.realpath(str(target.database))
+        self._file = "" if self._in_memory else file_of(target)
         super().__init__(engine, target.render_as_string(), owned=True)
         try:
             self._check_schema(target, migrate=migrate, access=Access.of_group(group))
@@ -116,12 +124,26 @@ class SQLiteStorageAdapter(SqlStore):
         make_database(url, self._where, create=True, access=access)
         if access.group is not None and self._file:
             share_files(self._file, access)
-        with translate_driver_errors(self._where), self._open_connection(self.engine) as connection:
-            current = migrations.require_current(connection, migrate=migrate)
+        try:
+            with translate_driver_errors(self._where), self._open_connection(self.engine) as connection:
+                current = migrations.require_current(connection, migrate=migrate)
+        except StorageUnavailableError as error:
+            if not os.path.isfile(self._file) or _can_write(self._file, os.path.dirname(self._file)):
+                raise
+            raise StorageUnavailableError(
+                f"{error}. The file, or its folder, can't be written: open it for reading by {reading_url(self._file)}, with "
+                "&immutable=1 too where nobody writes it meanwhile, as on read-only media"
+            ) from error
         if not current:
+            if self._reads_only:
+                raise SchemaVersionError(
+                    f"{self._where} has not the tables of this release, and is opened for reading only: upgrade {self._file}"
+                )
             migrations.upgrade(self.engine)
 
     def _begin_transaction(self, taken: Taken, *, write: bool) -> None:
+        if write and self._reads_only:
+            raise StorageUnavailableError(f"{self._where} is opened for reading only")
         with self._watch_statement("BEGIN"):
             taken.driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             taken.connection.begin()
@@ -354,6 +376,11 @@ def _close_all(engine: Engine, idle: deque[Taken], former: list[Pool], opened: s
             driver.end()
 
 
+def _can_write(*paths: str) -> bool:
+    effective = os.access in os.supports_effective_ids
+    return all(os.access(path, os.W_OK, effective_ids=effective) for path in paths)
+
+
 def _url_of(given: str | pathlib.Path | URL) -> URL:
     if isinstance(given, os.PathLike) or (
         isinstance(given, str) and not given.startswith("sqlite:") and "://" not in given
@@ -369,6 +396,7 @@ def open_url(url: str, **options: object) -> SQLiteStorageAdapter:
     """Open ``sqlite:///PATH``; query parameters are options, e.g. ``?synchronous=NORMAL``."""
     parsed = _url_of(url)
     given: dict[str, Any] = dict(parsed.query)
+    reading = {name: given.pop(name) for name in READING if name in given}
     for name, kind in (("busy_timeout", float), ("pool_size", int)):
         if name in given:
             try:
@@ -382,4 +410,4 @@ def open_url(url: str, **options: object) -> SQLiteStorageAdapter:
         raise StorageValidationError.of_field(
             "url", "knows the options busy_timeout, group, pool_size, synchronous", unknown[0]
         )
-    return SQLiteStorageAdapter(parsed.set(query={}), **{**given, **options})
+    return SQLiteStorageAdapter(parsed.set(query=reading), **{**given, **options})

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import sqlite3
 from collections.abc import Generator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Literal
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic_core import from_json
 from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event
 
 from findings_orm.driver_errors import keep_dropped
-from findings_orm.errors import StorageUnavailableError
+from findings_orm.errors import StorageUnavailableError, StorageValidationError
 from findings_orm.freetext import folded_text, holds_all
 from findings_orm.orm.pools import AskedPool
 from findings_orm.private import Access, give_access
@@ -90,13 +93,14 @@ def sqlite_engine(
     @event.listens_for(engine, "connect")
     def apply_settings(driver: Any, _record: object) -> None:
         try:
-            driver.execute("PRAGMA journal_mode = WAL")
+            if not reads_only(url):
+                driver.execute("PRAGMA journal_mode = WAL")
             driver.execute(f"PRAGMA synchronous = {synchronous}")
             driver.execute("PRAGMA foreign_keys = ON")
             driver.execute("PRAGMA trusted_schema = OFF")
             driver.execute("PRAGMA cache_size = -16000")
             prepare_driver(driver)
-            if not in_memory(url):
+            if not in_memory(url) and not reads_only(url):
                 share_files(str(url.database))
         except BaseException:  # SQLAlchemy would leave it open
             opened.discard(driver)
@@ -180,3 +184,52 @@ def sqlite_files(database: str | pathlib.Path) -> list[pathlib.Path]:
 def in_memory(url: URL) -> bool:
     """Return whether a URL is that of a private database in memory."""
     return url.database in (None, "", ":memory:")
+
+
+READING = {"uri": ("true",), "mode": ("ro",), "immutable": ("1",)}
+"""What the query of a URL ``sqlite:///file:PATH`` may say: nothing but that the file is opened for reading."""
+
+
+def reads_only(url: URL) -> bool:
+    """Return whether a URL opens a file for reading only."""
+    return not READING.keys().isdisjoint(url.query)
+
+
+def check_reading(url: URL) -> None:
+    """Refuse a URL of SQLite's own form that does anything but open a file for reading, and what that would read wrong.
+
+    Raises:
+        StorageValidationError: it does.
+        StorageUnavailableError: with ``immutable=1`` SQLite reads no journal, and one that is there has changes.
+    """
+    query = {name: value for name, value in url.query.items() if name in READING}
+    is_reading = query.get("uri") == "true" and len(query) > 1
+    if not is_reading or any(value not in READING[name] for name, value in query.items()):
+        rule = "is sqlite:///PATH, or to read only sqlite:///file:PATH?mode=ro&uri=true, with &immutable=1 on read-only media"
+        raise StorageValidationError.of_field("url", rule, str(url))
+    if "immutable" in query:
+        main = file_of(url)
+        for journal in sqlite_files(main)[1::2]:
+            if _has_content(journal):
+                raise StorageUnavailableError(
+                    f"{url}: {journal} has changes, which nobody reads with immutable=1: copy {main} and that file to a "
+                    "place that can be written, and open the copy"
+                )
+
+
+def _has_content(file: pathlib.Path) -> bool:
+    with suppress(OSError):  # SQLite says then what is the matter
+        return file.stat().st_size > 0
+    return False
+
+
+def file_of(url: URL) -> str:
+    """Return the real path of the file of a URL."""
+    name = str(url.database)
+    return os.path.realpath(unquote(urlsplit(name).path) if name.startswith("file:") else name)
+
+
+def reading_url(file: str) -> str:
+    """Return the URL that opens a file for reading. SQLAlchemy takes escapes out of it, and SQLite those that are left."""
+    escaped = re.sub("[%?#]", lambda mark: quote(mark[0]), file)
+    return f"sqlite:///file:{quote(escaped)}?mode=ro&uri=true"
