@@ -133,7 +133,9 @@ def render(project_id: str, project: Project) -> dict[str, bytes]:
         tree.RUNS: _pack_lines(
             records.encode_run(run) for run in sorted(project.runs.values(), key=lambda run: run.number)
         ),
-        tree.REJECTED: _pack_lines(records.encode_original(one) for _, one in sorted(project.rejected.items())),
+        tree.REJECTED: _pack_lines(
+            records.encode_original(one) for _, one in sorted(project.rejected.items())
+        ),
     }
     return {name: content for name, content in files.items() if content}
 
