@@ -110,6 +110,9 @@ def wrong_names() -> Iterator[str]:
                     name, names_in(path) | classes
                 ):
                     yield f"{path.relative_to(ROOT)}: {name}"
+            for name in re.findall(r"(?<!`)`(?:self\.)?(_\w+)(?:\(\))?`(?!`)", text):
+                if name not in all_names():
+                    yield f"{path.relative_to(ROOT)}: {name}"
 
 
 def test_docstrings_name_what_is_there() -> None:
