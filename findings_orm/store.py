@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from itertools import islice
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 from weakref import finalize
 
 from findings_orm import layout
@@ -66,7 +66,7 @@ from findings_orm.private import Access, give_access, open_to_everybody
 from findings_orm.process import COMMITTED, Forking, block, when_dropped
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records, RecordStore, StatusChange, Stored, batches, refuse_interrupted
-from findings_orm.units import Unit, bound, find_frame, held_up_error
+from findings_orm.units import Unit, bound, find_frame
 
 SAVE_BATCH = 1_000
 PURGE_BATCH = 1_000
@@ -91,9 +91,6 @@ class Store(Forking, RecordStore, ApplicationStore):
     limits: Limits = DEFAULT
     """How large a document may be, whatever way it comes in (`open_storage(url, limits=...)`)."""
 
-    _keeps_out: Literal["all", "writers", "none"] = "all"
-    """Who has to wait while a unit of work is open, as far as the store can tell before it asks: "none" where it depends."""
-
     def __init__(self) -> None:
         self._unit: Unit[Records] | None = None
         self._units: set[Unit[Records]] = set()
@@ -105,7 +102,7 @@ class Store(Forking, RecordStore, ApplicationStore):
         """See `Forking.after_fork`: units of work are the parent's."""
         for unit in self._units:
             unit.ended = True
-        self._units = set()
+        self._units.clear()
 
     # -- what an adapter provides, and only the store itself calls (docs/adapters.md) -------------------------
 
@@ -179,17 +176,6 @@ class Store(Forking, RecordStore, ApplicationStore):
         view._unit = unit
         return view
 
-    def _refuse_own_wait(self, *, write: bool) -> None:
-        """Refuse what would have to wait for a unit of work that can't end before the calling thread returns.
-
-        Raises:
-            StorageUnavailableError: there is one.
-        """
-        if self._keeps_out == "all" or (write and self._keeps_out == "writers"):
-            for unit in self._units.copy():
-                if unit.is_held_up_here():
-                    raise held_up_error(f"this {self.adapter} store")
-
     @block
     def _enter_unit(self, *, write: bool = False, single: bool = False) -> Iterator[Records]:
         """Join the unit of work that the call belongs to, or open one for this call, or for one (`single`) read of it."""
@@ -207,8 +193,6 @@ class Store(Forking, RecordStore, ApplicationStore):
                     records.interrupted = records.interrupted or write
                 raise
             return
-        if self._units:
-            self._refuse_own_wait(write=write)
         unit = None
         try:
             with self.open_reading() if single else self.open_unit(write=write) as unit:
@@ -300,8 +284,6 @@ class Store(Forking, RecordStore, ApplicationStore):
 
     def _open_transaction_unit(self) -> AbstractContextManager[Records]:
         self._check_open()
-        if self._units:
-            self._refuse_own_wait(write=True)
         return self.open_unit(write=True)
 
     # -- the port -------------------------------------------------------------------------------------------

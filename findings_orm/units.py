@@ -21,6 +21,12 @@ from weakref import ref
 from findings_orm.errors import StorageError, StorageUnavailableError
 from findings_orm.process import block, locked
 
+LOOK_AGAIN = 0.05
+"""Seconds after which somebody who waits looks again whether that may end."""
+
+MOST_WAITING = 4
+"""How many threads may wait for units of work that need a thread to go on: the smallest pool that asyncio makes has five."""
+
 TURN_SECONDS = 60.0
 """How long a unit of work waits for the one before it, where no option of the store says otherwise."""
 
@@ -296,15 +302,24 @@ class Unit(Generic[R]):
             raise
         self._units.add(self)
 
+    def is_suspended(self) -> bool:
+        """Return whether no thread runs its block: that waits for an event loop or a pool of threads to go on with it."""
+        return not self.ended and not _is_in_stack(self._frame, sys._current_frames().get(self._thread))
+
     def is_held_up_here(self) -> bool:
-        """Return whether it can't go on before the caller returns: it is a task's of the loop that the caller runs in, another
-        greenlet's of its thread, or that of a block around the call, which is made in another context."""
-        if self._thread == threading.get_ident() and _is_running(self._frame):
+        """Return whether it can't go on before the caller returns: it is that of a block around the call, which is made in
+        another context; another greenlet's of the thread; or one that waits for the event loop in which the call is made."""
+        if self.ended:  # it is being committed
+            return False
+        caller, loop = current_caller(), running_loop()
+        if self._thread == caller.thread and _is_in_stack(self._frame, sys._getframe()):
             return True
-        loop = running_loop()
-        if loop is not None and loop is self._loop:
-            return True
-        last, caller = self._last, current_caller()
+        if loop is not None:
+            if self._loop is not None:
+                return self._loop is loop
+            # In a thread the block goes on by itself, or was entered by what a loop calls and waits for that to call again.
+            return self.is_suspended()
+        last = self._last
         return (
             last is not None
             and last.thread == caller.thread
@@ -324,21 +339,59 @@ def _entering_frame() -> FrameType | None:
 _ENTERING = {"__init__", "__enter__", "transaction", "_bind_unit", "_atomic_unit", "joined"}
 
 
-def _is_running(wanted: FrameType | None) -> bool:
-    """Return whether a frame is one of those that led here."""
-    frame: FrameType | None = sys._getframe(1)
+def _is_in_stack(wanted: FrameType | None, frame: FrameType | None) -> bool:
+    """Return whether a frame is one of those that led to another one."""
     while frame is not None and frame is not wanted:
         frame = frame.f_back
     return frame is not None
 
 
-def held_up_error(what: str) -> StorageUnavailableError:
-    """Return the error for a call that could only wait for its own thread."""
-    return StorageUnavailableError(
-        f"{what} is kept by a unit of work of another task of this thread, which can't end while this call waits: use the "
-        "object that transaction() gave, make the call in a thread (asyncio.to_thread), or try again later",
-        retryable=True,
-    )
+class Queue:
+    """The threads that wait for units of work of a store which are suspended. If all of a pool did, none would go on.
+
+    Args:
+        what: what they wait for, for messages.
+        units: the units of work that are open.
+    """
+
+    def __init__(self, what: str, units: set[Unit[Any]]) -> None:
+        self._what = what
+        self._units = units
+        self._waiting: set[object] = set()
+
+    def join(self, keeps: Callable[[Unit[Any]], bool] = lambda _: True) -> object:
+        """Queue for the units of work, and return a ticket for `leave`; None where they go on by themselves.
+
+        Args:
+            keeps: whether a unit keeps what is wanted.
+
+        Raises:
+            StorageUnavailableError: one can't go on before the caller returns, or too many wait already.
+        """
+        ticket: object = None
+        for unit in filter(keeps, self._units.copy()):
+            if unit.is_held_up_here():
+                raise StorageUnavailableError(
+                    f"{self._what} is kept by a unit of work of another task of this thread, which can't end while this "
+                    "call waits: use the object that transaction() gave, make the call in a thread (asyncio.to_thread), "
+                    "or try again later",
+                    retryable=True,
+                )
+            if ticket is None and unit.is_suspended():
+                ticket = object()
+        if ticket is not None:
+            if len(self._waiting) >= MOST_WAITING:
+                raise StorageUnavailableError(
+                    f"{self._what} is kept by a unit of work that may need a thread to go on, and {MOST_WAITING} wait for it "
+                    "already; try again later",
+                    retryable=True,
+                )
+            self._waiting.add(ticket)
+        return ticket
+
+    def leave(self, ticket: object) -> None:
+        """Wait no longer. May be done again."""
+        self._waiting.discard(ticket)
 
 
 # -- turns --------------------------------------------------------------------------------------------------
@@ -349,10 +402,12 @@ class Turn:
 
     Args:
         what: what it keeps, for messages.
+        units: the units of work of the store that are open (`Store._units`): see `Queue`.
         seconds: how long is waited for it.
     """
 
-    def __init__(self, what: str, seconds: float = TURN_SECONDS) -> None:
+    def __init__(self, what: str, units: set[Unit[Any]], seconds: float = TURN_SECONDS) -> None:
+        self.queue = Queue(what, units)
         self._what = what
         self._seconds = seconds
         self._mutex = threading.Lock()
@@ -388,25 +443,36 @@ class Turn:
                     self._changed.notify()
 
     def take(self, ticket: object, seconds: float = 0.0) -> bool:
-        """Take the turn for a ticket, and return whether it was had in time."""
+        """Take the turn for a ticket, and return whether it was had in time.
+
+        Raises:
+            StorageUnavailableError: see `Queue.join`.
+        """
         with self._mutex:
             if self._holder is None:
                 self._holder = ticket
                 return True
-            if not seconds:
-                return False
-            end = time.monotonic() + seconds
-            self._waiting += 1
-            try:
-                while self._holder is not None:
-                    left = end - time.monotonic()
-                    if left <= 0:
-                        return False
-                    self._changed.wait(min(left, 1.0))
-                self._holder = ticket
-                return True
-            finally:
-                self._waiting -= 1
+        if not seconds:
+            return False
+        end = time.monotonic() + seconds
+        place = None
+        try:
+            while True:
+                place = place or self.queue.join()
+                with self._mutex:
+                    self._waiting += 1
+                    try:
+                        if self._holder is not None:
+                            self._changed.wait(LOOK_AGAIN)
+                        if self._holder is None:
+                            self._holder = ticket
+                            return True
+                    finally:
+                        self._waiting -= 1
+                if time.monotonic() > end:
+                    return False
+        finally:
+            self.queue.leave(place)
 
     def give_back(self, ticket: object) -> None:
         """Give the turn of a ticket back, if it has it."""

@@ -41,7 +41,7 @@ from findings_orm.process import block
 from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.records import Records
 from findings_orm.secrecy import shown_url
-from findings_orm.units import held_up_error
+from findings_orm.units import Queue, Unit
 
 # -- the end of a transaction on PostgreSQL, whatever comes while the server is asked for it --------------
 
@@ -194,7 +194,6 @@ class PostgreSQLStorageAdapter(SqlStore):
 
     adapter: ClassVar[str] = "postgresql"
     records: ClassVar[type[PostgreSQLRecords]] = PostgreSQLRecords
-    _keeps_out = "none"  # projects don't meet: see `_refuse_own_queue`
 
     @checked
     def __init__(self, url: str | URL, *, migrate: bool = False, **options: object) -> None:
@@ -218,6 +217,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         self._begin_read = _driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", *read)
         self._begin_write = _driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED", *write)
         self._consistent = threading.local()
+        self._queue = Queue(f"a project of {where}", self._units)
         try:
             self._check_schema(migrate=migrate)
         except BaseException:
@@ -324,18 +324,19 @@ class PostgreSQLStorageAdapter(SqlStore):
 
     def _make_records(self, connection: Connection) -> SqlRecords:
         records = PostgreSQLRecords(connection, self._watch)
-        records.before_queue = self._refuse_own_queue
+        records.queue = self._queue_for_project
         return records
 
-    def _refuse_own_queue(self, records: PostgreSQLRecords, project_id: str) -> None:
-        """Refuse to queue for a project behind a unit of work that can't end before the calling thread returns."""
-        for unit in self._units.copy() if self._units else ():
-            other = unit.records
-            queued = (
-                isinstance(other, PostgreSQLRecords) and other is not records and project_id in other.queued
-            )
-            if queued and unit.is_held_up_here():
-                raise held_up_error(f"project {project_id!r}")
+    @block
+    def _queue_for_project(self, records: PostgreSQLRecords, project_id: str) -> Iterator[None]:
+        """See `Queue.join`: for the units of work that have written to a project."""
+        queue, ticket = self._queue, None
+        try:
+            if self._units:
+                ticket = queue.join(lambda unit: _keeps(unit, records, project_id))
+            yield
+        finally:
+            queue.leave(ticket)
 
     @block
     def _one_instant(self) -> Iterator[None]:
@@ -510,6 +511,12 @@ class PostgreSQLStorageAdapter(SqlStore):
             "in_use": pool.checkedout(),
             "idle": pool.checkedin(),
         }
+
+
+def _keeps(unit: Unit[Records], records: Records, project_id: str) -> bool:
+    """Return whether a unit of work keeps a project that others are to write to."""
+    other = unit.records
+    return isinstance(other, PostgreSQLRecords) and other is not records and project_id in other.queued
 
 
 def _driver_sql(*statements: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any, ClassVar
@@ -35,6 +35,7 @@ from findings_orm.orm.statements import LOOKUP_BATCH
 from findings_orm.port import Event
 from findings_orm.query import FindingQuery, time_key
 from findings_orm.records import (
+    Advance,
     Identity,
     ProjectState,
     StatusChange,
@@ -178,7 +179,7 @@ class PostgreSQLRecords(SqlRecords):
     def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
         self._under_way = no_steps()
         self.queued: set[str] = set()
-        self.before_queue: Callable[[PostgreSQLRecords, str], None] | None = None
+        self.queue: Callable[[PostgreSQLRecords, str], AbstractContextManager[None]] | None = None
         super().__init__(connection, watch)
 
     @property
@@ -273,7 +274,6 @@ class PostgreSQLRecords(SqlRecords):
         self, project_id: str, at: str, first: int, step: int
     ) -> tuple[str, tuple[object, ...]]:
         """Writers of a project queue on an advisory lock until the transaction ends."""
-        self._note_queue(project_id)
         sql = (
             "INSERT INTO finding_projects (project_id, created_at, revision) "
             "SELECT ?::text, ?::timestamptz, ?::bigint "
@@ -283,20 +283,26 @@ class PostgreSQLRecords(SqlRecords):
         )
         return sql, (project_id, at, first, project_id, LOCK_SEED, step)
 
+    def advance(self, project_id: str, at: str) -> Advance:
+        """See `Records.advance`."""
+        with self._queue_for(project_id):
+            return super().advance(project_id, at)
+
     def put_project(self, project_id: str, state: ProjectState) -> None:
         """See `Records.put_project`."""
-        self._note_queue(project_id)
-        super().put_project(project_id, state)
+        with self._queue_for(project_id):
+            super().put_project(project_id, state)
 
-    def _note_queue(self, project_id: str) -> None:
-        """Ask whether to queue for a project, and keep its name."""
-        if self.before_queue is not None:
-            self.before_queue(self, project_id)
+    def _queue_for(self, project_id: str) -> AbstractContextManager[None]:
+        """Return a block in which to wait for a project. Its name is kept first, so that one of two looks sees the other."""
         self.queued.add(project_id)
+        return nullcontext() if self.queue is None else self.queue(self, project_id)
 
     def _lock_project(self, project_id: str) -> None:
-        self._note_queue(project_id)
-        self._run_sql("SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))", (project_id, LOCK_SEED))
+        with self._queue_for(project_id):
+            self._run_sql(
+                "SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))", (project_id, LOCK_SEED)
+            )
 
     def _insert_all(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         """Add rows, many by one statement where the driver has no ``COPY``: psycopg2 would wait for an answer to each row."""

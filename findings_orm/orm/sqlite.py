@@ -99,14 +99,14 @@ class SQLiteStorageAdapter(SqlStore):
         )
         self._in_memory = in_memory(target)
         self._milliseconds = int(busy_timeout * 1000)
-        self._turn = Turn("this database in memory", busy_timeout)
-        self._keeps_out = "all" if self._in_memory else "writers"
+        self._busy_timeout = busy_timeout
         self._at_rest = True
         self._idle: deque[Taken] = deque()
         self._most_idle = pool_size
         self._former: list[Pool] = []
         self._file = "" if self._in_memory else file_of(target)
         super().__init__(engine, target.render_as_string(), owned=True)
+        self._turn = Turn(self._where, self._units, busy_timeout)
         try:
             self._check_schema(target, migrate=migrate, access=Access.of_group(group))
         except BaseException:
@@ -144,6 +144,8 @@ class SQLiteStorageAdapter(SqlStore):
     def _begin_transaction(self, taken: Taken, *, write: bool) -> None:
         if write and self._reads_only:
             raise StorageUnavailableError(f"{self._where} is opened for reading only")
+        if write and self._units:  # in an application's transaction, which has no turn
+            self._turn.queue.leave(self._turn.queue.join(lambda unit: unit.opened is None))
         with self._watch_statement("BEGIN"):
             taken.driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             taken.connection.begin()
@@ -184,7 +186,15 @@ class SQLiteStorageAdapter(SqlStore):
 
     def open_unit(self, *, write: bool, single: bool = False) -> AbstractContextManager[Records]:
         unit = super().open_unit(write=write, single=single)
-        return self._open_alone(unit) if self._in_memory else unit
+        if self._in_memory:
+            return self._open_alone(unit)
+        return self._open_in_turn(unit) if write else unit
+
+    @block
+    def _open_in_turn(self, opened: AbstractContextManager[Records]) -> Iterator[Records]:
+        """Open a unit of work that writes while no other of this store does: SQLite would wait without a look at who waits."""
+        with self._turn.hold(), opened as unit:
+            yield unit
 
     @block
     def snapshot(self) -> Iterator[Records]:
@@ -271,6 +281,7 @@ class SQLiteStorageAdapter(SqlStore):
         (https://www.sqlite.org/howtocorrupt.html, section 2.6). So there must be none.
         """
         if self._in_memory:
+            self._at_rest = False
             self._at_rest = self.in_transaction or self._turn.take(_FORK, FORK_TIMEOUT)
             return
         self._former.append(self.engine.pool)
@@ -291,9 +302,9 @@ class SQLiteStorageAdapter(SqlStore):
 
     def _leave_connections(self) -> None:
         """See `SqlStore._leave_connections`. A database in memory is a copy, as the thread that forked sees it."""
+        self._turn = Turn(self._where, self._units, self._busy_timeout)
         if self._in_memory:
             self._closed = self._closed or not self._at_rest
-            self._turn = Turn("this database in memory", self._milliseconds / 1000)
             if self._at_rest:
                 for driver in self._opened:
                     cast(sqlite3.Connection, driver).commit()

@@ -103,14 +103,14 @@ class LiftedStore(MemoryStore):
         self.lifted = adapter
         self._documents = _Documents(adapter)
         self._between_processes = nullcontext() if lock is None else lock
-        self._turn = Turn("this lifted store")
+        self._turn = Turn("this lifted store", self._units)
         self._documents.check_version()
         survives_fork(self)
 
     def after_fork(self) -> None:
         """See `Forking.after_fork`."""
         super().after_fork()
-        self._turn = Turn("this lifted store")
+        self._turn = Turn("this lifted store", self._units)
 
     @block
     def open_unit(self, *, write: bool) -> Iterator[Records]:

@@ -472,18 +472,17 @@ class InMemoryStorageAdapter(MemoryStore):
     see what was committed last, which later writes copy before they change it."""
 
     adapter: ClassVar[str] = "memory"
-    _keeps_out = "writers"
 
     def __init__(self) -> None:
         super().__init__()
-        self._turn = Turn("this store in memory")
+        self._turn = Turn("this store in memory", self._units)
         self._state: State = {}
         survives_fork(self)
 
     def after_fork(self) -> None:
         """See `Forking.after_fork`: the child goes on with a copy of what is committed, which is never changed in place."""
         super().after_fork()
-        self._turn = Turn("this store in memory")
+        self._turn = Turn("this store in memory", self._units)
 
     @block
     def open_unit(self, *, write: bool) -> Iterator[Records]:

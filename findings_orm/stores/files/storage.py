@@ -126,7 +126,7 @@ class FileStorageAdapter(MemoryStore):
         self._inside: set[_Ticket] = set()
         self._turn_ends = 0.0
         self._gate = threading.Lock()
-        self._turn = Turn(str(self.path), self._lock_timeout)
+        self._turn = Turn(str(self.path), self._units, self._lock_timeout)
         self._flushing = threading.Lock()
         self._group = _Group()
         self._queued = threading.Lock()
@@ -195,20 +195,24 @@ class FileStorageAdapter(MemoryStore):
 
     def _enter_store(self, ticket: _Ticket) -> None:
         """Take the lock of the store, or join the threads of this process that have it."""
-        deadline = None
-        while True:
-            with self._gate:
-                if self._inside:
-                    taken, deadline = time.monotonic() <= self._turn_ends, None
-                else:
-                    taken = self._take_lock()
-                    deadline = deadline or time.monotonic() + self._lock_timeout
-                if taken:
-                    self._inside.add(ticket)
-                    return
-                if deadline is not None and time.monotonic() > deadline:
-                    raise busy_error(self.path, self._lock_timeout)
-            time.sleep(POLL)
+        deadline = place = None
+        try:
+            while True:
+                with self._gate:
+                    if self._inside:
+                        taken, deadline = time.monotonic() <= self._turn_ends, None
+                    else:
+                        taken = self._take_lock()
+                        deadline = deadline or time.monotonic() + self._lock_timeout
+                    if taken:
+                        self._inside.add(ticket)
+                        return
+                    if deadline is not None and time.monotonic() > deadline:
+                        raise busy_error(self.path, self._lock_timeout)
+                place = place or self._turn.queue.join()
+                time.sleep(POLL)
+        finally:
+            self._turn.queue.leave(place)
 
     def _take_lock(self) -> bool:
         with translate_os_errors(self.path):
