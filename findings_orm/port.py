@@ -347,15 +347,21 @@ class FindingStore(StoragePort, Protocol):
             project_id: the project; documents that name another one are refused.
             documents: any iterable; consumed once, in batches.
             run: the run, by id or whole. A run that was imported before has no further effect: its report is
-                returned again, `repeated`. None makes a new run.
-            close_missing: findings of the run's detectors that are active and not in it become `resolved`.
+                returned again, `repeated`. None makes a new run. What it leaves out of detectors, time and tool, `documents`
+                say if they have a `run`, as `findings_orm.formats.Report` does.
+            close_missing: findings of the run's detectors that are active and not in it become `resolved`. What was refused
+                counts as seen; where a refused document does not say which finding it is, none of its detector becomes
+                `resolved`, and where it names no detector, none at all.
             dry_run: return the report that the import would give, and write nothing.
             on_invalid: ``"raise"`` refuses the whole import at the first broken document; ``"quarantine"``
                 imports the others and keeps the broken ones (`rejected_originals`).
 
         Raises:
             StorageValidationError, SchemaVersionError: a document breaks a rule (``on_invalid="raise"``).
-            StorageConflictError: a given id is that of another finding of the project.
+            StorageValidationError: `close_missing` of a run that says that it failed (`successful` of a tool is False),
+                or of an empty report that names no detector.
+            StorageConflictError: a given id is that of another finding of the project; or `close_missing` of a scan that is
+                older (`started_at`) than an imported one of the same detector.
         """
 
     def rejected_originals(self, project_id: str) -> list[RejectedOriginal]:

@@ -456,6 +456,7 @@ class Store(Forking, RecordStore, ApplicationStore):
             dry_run=dry_run,
             on_invalid=on_invalid,
             limits=self.limits,
+            documents=documents,
         )
         try:
             with self._atomic_unit() as unit:

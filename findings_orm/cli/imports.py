@@ -7,7 +7,7 @@ import shlex
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -249,34 +249,25 @@ class _Import:
     def _ingest_report(
         self, store: FindingStore, report: Report, run_id: str, tracker: Tracker
     ) -> IngestReport:
-        from findings_orm.port import Run
-
         if self.close_missing:
             self._refuse_closing(report)
         return store.ingest(
             self.project,
             tracker.track_items(report, report.total),
-            run=Run(id=run_id, detectors=tuple(report.detectors), tool=_tools_as_one(report.tool)),
+            run=replace(report.run, id=run_id),
             close_missing=self.close_missing,
             dry_run=self.dry_run,
             on_invalid="quarantine" if self.quarantine else "raise",
         )
 
     def _refuse_closing(self, report: Report) -> None:
-        """Refuse ``--close-missing`` where it would close what was found: after a scan that failed, and for a second
-        report of one detector, to which the findings of the first are missing."""
+        """Refuse ``--close-missing`` for a second report of one detector, to which the findings of the first are missing."""
         for detector in report.detectors:
             if detector in self._reported_by:
                 raise StorageValidationError(
                     f"it reports for {detector}, as {self._reported_by[detector]} does; with --close-missing it would "
                     "resolve what that file just reported"
                 )
-        failed = [str(tool.get("name")) for tool in report.tool if tool.get("successful") is False]
-        if failed:
-            raise StorageValidationError(
-                f"{failed[0]} says that its run failed; with --close-missing the import would resolve what it did "
-                "not reach"
-            )
 
     def _explain_refusal(self, error: StorageError, file: str, name: str) -> CommandError:
         failure = explain_error(error)
@@ -330,10 +321,3 @@ def _was_recorded(store: FindingStore, project_id: str, run_id: str) -> bool:
         return any(run.id == run_id for run in store.runs(project_id))
     except StorageError:
         return False
-
-
-def _tools_as_one(tools: list[dict[str, object]]) -> Mapping[str, object]:
-    """Return what a report says of its tools as one object."""
-    if len(tools) == 1:
-        return tools[0]
-    return {"tools": tools} if tools else {}

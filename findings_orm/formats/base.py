@@ -23,6 +23,7 @@ class Survey:
         detectors: the detector_ids that it speaks for.
         named: how many bytes the names of tools have.
         tool: for each run of a tool its name, version and the like, as JSON.
+        started_at: when the first of these runs began (RFC 3339, UTC), where the report says that.
         notes: what was left out or can't be told, for people.
         legacy: it has documents that look like those of schema 0.3.0.
         context: what the second reading needs to know, per format.
@@ -33,6 +34,7 @@ class Survey:
     named: int = 0
     detectors: list[str] = field(default_factory=list)
     tool: list[dict[str, object]] = field(default_factory=list)
+    started_at: str = ""
     notes: list[str] = field(default_factory=list)
     legacy: bool = False
     context: Any = None

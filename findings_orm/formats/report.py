@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import PurePath
@@ -23,6 +23,7 @@ from findings_orm.formats.base import MAX_HEAD_TEXT, Format, Head, Survey
 from findings_orm.formats.jsonl import JSONL
 from findings_orm.jsonstream import JsonReader
 from findings_orm.limits import DEFAULT, FREE_BYTES, Limits
+from findings_orm.port import Run
 
 # -- where the bytes of a report come from: a path, standard input or a stream, made seekable -------------
 # Reports are read twice (once to check and survey, once for the findings), so what can't be rewound is copied to
@@ -244,6 +245,7 @@ class Report:
         detectors: the detector_ids that the report speaks for, even with no results.
         tool: a JSON object for each run of a tool: `name`, `detector_id`, `version`, for SARIF also
             `information_uri` and `successful` (whether the tool says that it ran without failure).
+        run: detectors, tools and time of the scan, as `ingest` takes them from here where its argument does not say them.
         total: how many documents it has.
         notes: what was not read or can't be told from the report, for people.
         legacy: it has documents that look like those of schema 0.3.0, which `import_legacy` reads.
@@ -259,6 +261,9 @@ class Report:
         self.format = format.name
         self.detectors = survey.detectors
         self.tool = survey.tool
+        self.run = Run(
+            detectors=tuple(survey.detectors), started_at=survey.started_at, tool=_tools_as_one(survey.tool)
+        )
         self.total = survey.total
         self.notes = survey.notes
         self.legacy = survey.legacy
@@ -287,6 +292,13 @@ class Report:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _tools_as_one(tools: list[dict[str, object]]) -> Mapping[str, object]:
+    """Return what a report says of its tools as one object."""
+    if len(tools) == 1:
+        return tools[0]
+    return {"tools": tools} if tools else {}
 
 
 @checked

@@ -149,6 +149,7 @@ def _read_run(reader: JsonReader, found: Survey) -> None:
     run = _make_run(reader, properties)
     found.context.append(run)
     found.tool.append(run.tool_info)
+    found.started_at = min(filter(None, (found.started_at, run.started_at)), default="")
     found.named += json_size(run.tool_info, reader.limits.max_document_bytes)
     reader.check("max_names", len(found.tool), "the number of runs")
     reader.check("max_document_bytes", found.named, "the size of the names of tools, in bytes")

@@ -26,7 +26,14 @@ from findings_orm.formats.sarif_values import (
     rule_id,
     text_of,
 )
-from findings_orm.formats.texts import canonical_json, clone_json, limit_depth, replace_nul, unique_items
+from findings_orm.formats.texts import (
+    canonical_json,
+    clone_json,
+    limit_depth,
+    replace_nul,
+    unique_items,
+    utc_time,
+)
 from findings_orm.limits import DEFAULT, Limits, json_size
 
 TABLES = (
@@ -154,10 +161,13 @@ class Run:
     def tool_info(self) -> dict[str, object]:
         """The tool, as JSON: name, detector_id, version, information_uri, and whether the run succeeded.
 
-        `successful` is False where an invocation says that it was not (§3.20.14), None where none says
-        anything.
+        `successful` is False where an invocation says that it was not (§3.20.14), or tells of an error while it ran (§3.20.21);
+        None where none says anything.
         """
-        said = [one.get("executionSuccessful") for one in items(self.invocations)]
+        invocations = items(self.invocations)
+        said = [one.get("executionSuccessful") for one in invocations]
+        told = [note for one in invocations for note in items(one.get("toolExecutionNotifications"))]
+        said += [False for note in told if note.get("level") == "error"]
         version = self.driver.get("semanticVersion") or self.driver.get("version")
         uri = self.driver.get("informationUri")
         return {
@@ -167,6 +177,16 @@ class Run:
             "information_uri": replace_nul(uri) if isinstance(uri, str) else None,
             "successful": False if False in said else True if True in said else None,
         }
+
+    @property
+    def started_at(self) -> str:
+        """When the scan began (§3.20.7), else when it ended; ``""`` where the report does not say."""
+        invocations = items(self.invocations)
+        for name in ("startTimeUtc", "endTimeUtc"):
+            times = [time for one in invocations if (time := utc_time(one.get(name)))]
+            if times:
+                return min(times)
+        return ""
 
     def size_of_element(self, table: str, index: int, entry: Mapping[str, object]) -> int:
         """Return the size of an element of a table."""

@@ -35,7 +35,7 @@ from findings_orm.finding import (
 )
 from findings_orm.fingerprint import VERSION, content_digest, fingerprint, former_digest
 from findings_orm.imports.encoding import Encoder, Oversized
-from findings_orm.imports.intake import as_run, current_document
+from findings_orm.imports.intake import as_run, current_document, failed_tools
 from findings_orm.imports.matching import (
     ACTOR,
     NO_ID,
@@ -54,7 +54,7 @@ from findings_orm.imports.saving import check_size, renew_fingerprints
 from findings_orm.limits import DEFAULT, MB, Limits
 from findings_orm.port import GivenRun, IngestReport, OnInvalid, Rejected, RejectedOriginal, Run
 from findings_orm.process import pause_garbage_collection
-from findings_orm.query import latest_time
+from findings_orm.query import latest_time, time_key
 from findings_orm.records import Identity, Receipt, Records, StatusChange, Stored, batches, no_steps
 
 # -- documents of an import that wait for the end of the report: a better partner may come later ----------
@@ -136,11 +136,14 @@ class Import:
         dry_run: bool = False,
         on_invalid: OnInvalid = "raise",
         limits: Limits = DEFAULT,
+        documents: object = None,
     ) -> None:
+        """Make an import. `documents` may say of what run they are (`as_run`)."""
         check_project_id(project_id)
         self.project_id = project_id
         self.at = now()
-        self.run = as_run(run, self.at, limits)
+        self.run = as_run(run, self.at, limits, documents)
+        self._is_report = hasattr(documents, "run")
         self.close_missing = close_missing
         self.limits = limits
         self.quarantine = on_invalid == "quarantine"
@@ -157,6 +160,8 @@ class Import:
         self._changes = Changes()
         self._planned: set[bytes] = set()
         self._under_way = no_steps()
+        self._refused: set[bytes] = set()
+        self._refused_without_identity: set[str | None] = set()
         self._originals: list[RejectedOriginal] = []
         self._copies: Counter[bytes] = Counter()
 
@@ -171,6 +176,8 @@ class Import:
     def _import_documents(self, unit: Records, documents: Iterable[Mapping[str, object]]) -> IngestReport:
         if repeated := self._earlier_report(unit.runs(self.project_id)):
             return repeated
+        if self.close_missing:
+            self._refuse_failed_scan()
         self.advance = unit.advance(self.project_id, self.at)
         runs = unit.runs(self.project_id)
         if repeated := self._earlier_report(runs):  # it was imported while this one waited for the project
@@ -184,6 +191,7 @@ class Import:
         with closing(Recognition(runs, receipts, self.advance.before)) as recognition:
             self._read_report(documents, recognition)
             if self.close_missing:
+                self._refuse_older_scan(runs)
                 self._close_missing()
             self._record_run(recognition.digests)
         return self.report
@@ -249,6 +257,7 @@ class Import:
                 incoming.append(self._validate_probe(probe, given))
             except (StorageValidationError, SchemaVersionError) as error:
                 self._refuse_document(probe.position, given, error)
+                self._note_refused(probe, given)
         self.detectors |= changes.detectors
         if strange := {one.fingerprint for one in incoming} - fingerprints:
             self._renew_older_findings(one.document for one in incoming if one.fingerprint in strange)
@@ -357,6 +366,14 @@ class Import:
             RejectedOriginal(rejected_id, self.run.id, index, self.at, field, reason, original)
         )
 
+    def _note_refused(self, probe: Probe, given: object) -> None:
+        """Keep what a refused document was about: the report has it still."""
+        if probe.fingerprint:
+            self._refused.add(probe.fingerprint)
+            return
+        detector = given.get("detector_id") if isinstance(given, Mapping) else None
+        self._refused_without_identity.add(detector if isinstance(detector, str) else None)
+
     def _size_to_keep(self, form: str, original: object) -> int:
         """Return the size of an original as JSON; `form` is that in ASCII.
 
@@ -452,10 +469,41 @@ class Import:
         self.report.unchanged += changes.unchanged
         self.report.reopened += changes.reopened
 
+    def _refuse_failed_scan(self) -> None:
+        for name in failed_tools(self.run.tool):
+            raise StorageValidationError(
+                f"{name} says that its run failed: with close_missing the import would resolve what it did not reach",
+                field="close_missing",
+            )
+
+    def _refuse_older_scan(self, runs: list[Run]) -> None:
+        if self.run.started_at == self.at:
+            return  # nobody said when it was; a clock may go back
+        for earlier in runs:
+            same = self.detectors.intersection(earlier.detectors)
+            if same and time_key(earlier.started_at) > time_key(self.run.started_at):
+                raise StorageConflictError(
+                    f"the scan of {self.run.started_at} comes late: run {earlier.id} of {earlier.started_at}, of "
+                    f"{readable(min(same))} too, is imported already; with close_missing it would resolve what that one found"
+                )
+
     def _close_missing(self) -> None:
-        missing = self.unit.unseen(self.project_id, self.detectors, self.context.number, ACTIVE_STATUSES)
+        """Resolve what the report no longer has. What it has and was refused counts as seen; where such a document does not say
+        which finding it is, nothing of its detector is resolved."""
+        if None in self._refused_without_identity:
+            return
+        if self._is_report and not self.detectors:
+            raise StorageValidationError(
+                "the report has no findings and does not say of which detector: name it in run (detectors=[...]), or the "
+                "format of the report (--format, format=), so that it is known what close_missing resolves",
+                field="close_missing",
+            )
+        detectors = {one for one in self.detectors if one not in self._refused_without_identity}
+        refused = {one.finding_id for one in self.unit.identities(self.project_id, self._refused)}
+        missing = self.unit.unseen(self.project_id, detectors, self.context.number, ACTIVE_STATUSES)
         resolved: StatusName = "resolved"
-        for batch in missing:
+        for found in missing:
+            batch = [row for row in found if row[0] not in refused] if refused else found
             changes = [
                 StatusChange(finding_id, resolved, resolved, latest_time(self.at, *times))
                 for finding_id, _, *times in batch

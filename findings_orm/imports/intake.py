@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from findings_orm.clock import uuid7
@@ -32,8 +33,9 @@ def current_document(document: Mapping[str, object]) -> Mapping[str, object]:
     return migrated
 
 
-def as_run(run: GivenRun, at: str, limits: Limits = DEFAULT) -> Run:
-    """Return the argument of `ingest` as a checked `Run` with id and time.
+def as_run(run: GivenRun, at: str, limits: Limits = DEFAULT, documents: object = None) -> Run:
+    """Return the argument of `ingest` as a checked `Run` with id and time; `documents` may have a `run`, as a report has, that
+    says what is left out.
 
     Raises:
         LimitExceededError: what it says of tools is larger than a document may be.
@@ -50,6 +52,14 @@ def as_run(run: GivenRun, at: str, limits: Limits = DEFAULT) -> Run:
         run = Run(**members)
     elif not isinstance(run, Run):
         run = Run(id="" if run is None else run)
+    said = getattr(documents, "run", None)
+    if isinstance(said, Run):
+        run = replace(
+            run,
+            detectors=run.detectors or said.detectors,
+            started_at=run.started_at or said.started_at,
+            tool=run.tool or said.tool,
+        )
     if not isinstance(run.tool, Mapping):
         raise StorageValidationError.of_field("run.tool", "must be a JSON object", run.tool)
     if isinstance(run.detectors, (str, bytes, Mapping)) or not isinstance(run.detectors, Collection):
@@ -74,6 +84,14 @@ def as_run(run: GivenRun, at: str, limits: Limits = DEFAULT) -> Run:
         field = member.get(error.field or "", error.field)
         raise StorageValidationError.of_field(f"run.{field}", error.rule or "", error.value) from error
     return Run(checked["id"], tuple(run.detectors), checked["created_at"], checked["evidence"])
+
+
+def failed_tools(tool: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of the tools of a run that say that they failed (`successful` is False)."""
+    several = tool.get("tools")
+    for one in several if isinstance(several, list) else [tool]:
+        if isinstance(one, Mapping) and one.get("successful") is False:
+            yield str(one.get("name") or "the scanner")
 
 
 def _given_or_new(value: object, make: Callable[[], str]) -> object:

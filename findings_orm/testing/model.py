@@ -221,7 +221,8 @@ class CheckedStore:
         assert not done.repeated
         assert told is None or told.counts() == done.counts(), "the dry run told otherwise"
         assert [refused.index for refused in done.rejected] == list(range(bad))
-        self._check_import(project_id, report, done, {"scan.one"} if not report else set(), close_missing)
+        closes = close_missing and not bad  # what was refused does not say which finding it is
+        self._check_import(project_id, report, done, {"scan.one"} if not report else set(), closes)
         self.project(project_id).rejected += broken
 
     def ingest_again(self, project_id: str, position: int, close_missing: bool, rehearse: bool) -> None:

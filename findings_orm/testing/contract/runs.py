@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from findings_orm.errors import StorageError, StorageValidationError
+from findings_orm.errors import StorageConflictError, StorageError, StorageValidationError
 from findings_orm.finding import Status
 from findings_orm.imports.originals import LostValue
 from findings_orm.port import FindingStore, Run
@@ -52,6 +52,13 @@ KEPT_WHOLE: list[Any] = [
     {**scanned(), "evidence": {"n": float("nan"), "m": float("-inf")}},
     "text", "", None, 5, 1.5, True, [], [1, {"a": 2}],
 ]  # fmt: skip
+
+
+def statuses_by_rule(store: FindingStore) -> dict[str, str]:
+    """Return the status of each rule's finding."""
+    return {one["rule_id"] or "": one["status"] for one in store.list_findings(PROJECT)}
+
+
 BAD_RUNS: list[Any] = [
     "x",
     {"id": "x"},
@@ -211,6 +218,92 @@ class RunContract(Capabilities):
             close_missing=True, on_invalid="quarantine",
         )  # fmt: skip
         assert (report.resolved, list_statuses(store)) == (0, ["open", "open"])
+
+    def test_what_was_refused_counts_as_seen(self, store: FindingStore) -> None:
+        report = [scanned("R1"), scanned("R2"), scanned("R3", detector_id="other")]
+        store.ingest(PROJECT, report)
+        again = [{**report[0], "severity": "grave"}]  # names its finding still
+        done = store.ingest(
+            PROJECT, again, close_missing=True, run=Run(detectors=["scan.demo"]), on_invalid="quarantine"
+        )
+        assert (done.resolved, len(done.rejected)) == (1, 1)
+        assert statuses_by_rule(store) == {"R1": "open", "R2": "resolved", "R3": "open"}
+
+    @pytest.mark.parametrize(
+        ("refused", "closed"),
+        [
+            ({"detector_id": "scan.demo", "rule_id": 7}, ["R3"]),
+            ({"rule_id": "R1"}, []),
+            ("text", []),
+            (None, []),
+        ],
+    )
+    def test_what_was_refused_and_names_no_finding_keeps_its_detector_open(
+        self, store: FindingStore, refused: Any, closed: list[str]
+    ) -> None:
+        store.ingest(PROJECT, [scanned("R1"), scanned("R2"), scanned("R3", detector_id="other")])
+        run = Run(detectors=["scan.demo", "other"])
+        done = store.ingest(
+            PROJECT, [scanned("R1"), refused], close_missing=True, run=run, on_invalid="quarantine"
+        )
+        assert (done.resolved, done.unchanged) == (len(closed), 1)
+        assert [rule for rule, status in statuses_by_rule(store).items() if status == "resolved"] == closed
+
+    @pytest.mark.parametrize(
+        "tool", [{"successful": False}, {"tools": [{"successful": True}, {"name": "x", "successful": False}]}]
+    )
+    def test_scan_that_failed_closes_nothing(self, store: FindingStore, tool: dict[str, Any]) -> None:
+        store.ingest(PROJECT, [scanned("R1"), scanned("R2")])
+        before = project_contents(store)
+        with pytest.raises(StorageValidationError, match="says that its run failed"):
+            store.ingest(PROJECT, [scanned("R1")], run=Run(tool=tool), close_missing=True)
+        assert project_contents(store) == before
+        assert_counts(store.ingest(PROJECT, [scanned("R1")], run=Run(tool=tool)), unchanged=1)
+
+    def test_scan_that_comes_late_closes_nothing(self, store: FindingStore) -> None:
+        first, second = (Run(started_at=f"2031-06-0{day}T01:00:00Z") for day in (1, 2))
+        store.ingest(PROJECT, [scanned("R1"), scanned("R2")], run=second)
+        before = project_contents(store)
+        with pytest.raises(
+            StorageConflictError, match=r"2031-06-01T01:00:00Z comes late: run .* of 2031-06-02T01:00:00Z"
+        ):
+            store.ingest(PROJECT, [scanned("R1")], run=first, close_missing=True)
+        assert project_contents(store) == before
+        assert_counts(store.ingest(PROJECT, [scanned("R1")], run=first), unchanged=1)
+        other = [scanned("R1", detector_id="other")]
+        assert_counts(store.ingest(PROJECT, other, run=first, close_missing=True), created=1)
+        assert_counts(
+            store.ingest(PROJECT, [scanned("R1")], run=second, close_missing=True), unchanged=1, resolved=1
+        )
+
+    def test_report_says_what_the_argument_does_not(self, store: FindingStore) -> None:
+        class Report(list[Document]):
+            run = Run(detectors=["scan.demo"], started_at="2031-06-01T01:00:00Z", tool={"name": "Demo"})
+
+        store.ingest(PROJECT, [scanned("R1")])
+        assert_counts(store.ingest(PROJECT, Report(), close_missing=True), resolved=1)
+        store.ingest(
+            PROJECT, Report(), run=Run(run_id_of(5), detectors=["mine"], started_at="2031-07-01T01:00:00Z")
+        )
+        one, other = store.runs(PROJECT)[1:]
+        assert (one.detectors, one.started_at, one.tool) == (
+            ("scan.demo",),
+            "2031-06-01T01:00:00Z",
+            {"name": "Demo"},
+        )
+        assert (other.id, other.detectors, other.started_at, other.tool) == (
+            run_id_of(5), ("mine",), "2031-07-01T01:00:00Z", {"name": "Demo"},
+        )  # fmt: skip
+
+    def test_report_that_names_no_detector_closes_nothing_silently(self, store: FindingStore) -> None:
+        class Report(list[Document]):
+            run = Run()
+
+        store.ingest(PROJECT, [scanned("R1")])
+        with pytest.raises(StorageValidationError, match=r"name it in run .*--format"):
+            store.ingest(PROJECT, Report(), close_missing=True)
+        assert_counts(store.ingest(PROJECT, Report()))
+        assert list_statuses(store) == ["open"]
 
     def test_resolved_and_seen_again_is_reopened_with_an_event(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [finding(1), finding(2)])
