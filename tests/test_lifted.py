@@ -116,7 +116,9 @@ class TestLiftedJsonFolder(FindingStoreContract if FULL else LiftedContract):  #
     @pytest.fixture
     def reopen(self, tmp_path: pathlib.Path) -> Callable[[], FindingStore]:
         lock = tmp_path / "findings.lock"
-        return lambda: lift(json_folder(tmp_path / "findings"), lock=filelock.FileLock(lock))
+        return lambda: lift(
+            json_folder(tmp_path / "findings"), lock=filelock.FileLock(lock, thread_local=False)
+        )
 
     @pytest.fixture
     def store(self, reopen: Callable[[], FindingStore]) -> Iterator[FindingStore]:
@@ -360,3 +362,9 @@ def test_a_project_that_the_adapter_itself_deleted_is_gone() -> None:
         assert list(unit.projects()) == [OTHER]
     assert (store.list_projects(), store.diagnose()) == ([OTHER], [])  # type: ignore[attr-defined]
     assert store.figures().findings  # type: ignore[attr-defined]
+
+
+def test_lock_of_one_thread_is_refused(tmp_path: pathlib.Path) -> None:
+    """A unit of work may be left in another thread, which could not give it back."""
+    with pytest.raises(StorageValidationError, match="thread_local=False"):
+        lift(json_folder(tmp_path / "findings"), lock=filelock.FileLock(tmp_path / "lock"))

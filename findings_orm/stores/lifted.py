@@ -78,14 +78,20 @@ def lift(adapter: StoragePort, *, lock: AbstractContextManager[Any] | None = Non
 
     Args:
         adapter: the adapter; closing the store closes it, if it can be closed.
-        lock: held during each call, to keep other processes out: a ``filelock.FileLock``, for one. It has to be reusable.
+        lock: held during each call and unit of work, to keep other processes out: for one,
+            ``filelock.FileLock(path, thread_local=False)``. It has to be reusable, and any thread may give it back.
 
     Raises:
-        StorageValidationError: `adapter` lacks one of the six methods.
+        StorageValidationError: `adapter` lacks one of the six methods, or only the thread that took `lock` can give it back.
         SchemaVersionError: it holds findings of another schema version than this package.
     """
     if isinstance(adapter, FindingStore):
         return adapter
+    of_a_thread = getattr(lock, "is_thread_local", None)  # filelock's
+    if callable(of_a_thread) and of_a_thread():
+        raise StorageValidationError.of_field(
+            "lock", "must be one that any thread may give back, as FileLock(path, thread_local=False)", lock
+        )
     return LiftedStore(adapter, lock)
 
 
