@@ -275,7 +275,8 @@ def test_the_pool_is_watched(postgresql_url: str, registry: CollectorRegistry) -
     with MetricsAdapter(inner, registry=registry) as store:
         store.ingest("p", report(2))
         assert value(registry, "findings_orm_pool_limit_connections") == 2
-        with store.transaction(), store.engine.connect():
+        with store.transaction() as unit, store.engine.connect():
+            unit.list_projects()  # a unit takes its connection at its first call
             assert value(registry, "findings_orm_pool_connections", state="in_use") == 2
             failed: list[StorageError] = []
 
@@ -304,7 +305,8 @@ def test_a_scrape_does_not_wait_for_an_exhausted_pool(
     with ThreadPoolExecutor(1) as other, MetricsAdapter(inner, registry=registry, figures_every=0) as store:
         store.ingest("p", report(2))
         assert value(registry, "findings_orm_projects") == 1
-        with store.transaction():
+        with store.transaction() as unit:
+            unit.list_projects()  # a unit takes its connection at its first call
             in_use = other.submit(value, registry, "findings_orm_pool_connections", state="in_use")
             assert in_use.result(60) == 1
             assert other.submit(value, registry, "findings_orm_up").result(60) == 1

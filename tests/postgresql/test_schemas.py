@@ -179,6 +179,7 @@ def test_a_store_with_a_schema_and_a_project_leaves_no_setting_behind(driver: st
 def test_migrations_go_where_the_orm_looks(inside: bool, said: str, postgresql_url: str) -> None:
     engine = create_engine(with_driver(postgresql_url, "psycopg"), poolclass=NullPool)
     named: dict[str, Any] = {"schema": TENANT} if said == "named" else {}
+    role = f"reader_{engine.url.database}_{inside}".lower()  # a server's roles are those of all its databases
     with engine.connect() as connection:
         if said == "translated":
             connection = of_tenant(connection)  # noqa: PLW2901
@@ -200,8 +201,8 @@ def test_migrations_go_where_the_orm_looks(inside: bool, said: str, postgresql_u
         if said == "translated":
             text_index.create(connection)
             assert text_index.status(connection).state == "ready"
-            connection.execute(text("CREATE ROLE reader"))
-            assert access.grant_access(connection, "reader", PROJECT)
+            connection.execute(text(f"CREATE ROLE {role}"))
+            assert access.grant_access(connection, role, PROJECT)
             connection.commit()
         migrations.downgrade(connection, "base", **named)
         connection.commit()
@@ -212,7 +213,7 @@ def test_migrations_go_where_the_orm_looks(inside: bool, said: str, postgresql_u
         )
         assert [tuple(row) for row in found] == [(TENANT, 1), ("public", 9)], "the others are left alone"
         if said == "translated":
-            connection.execute(text("DROP OWNED BY reader; DROP ROLE reader"))
+            connection.execute(text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
         connection.commit()
 
 
