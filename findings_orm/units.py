@@ -24,6 +24,9 @@ from findings_orm.process import block, locked
 LOOK_AGAIN = 0.05
 """Seconds after which somebody who waits looks again whether that may end."""
 
+PATIENCE = 0.005
+"""Seconds after which somebody who waits for a turn is the next one: as long as Python lets a thread run on."""
+
 MOST_WAITING = 4
 """How many threads may wait for units of work that need a thread to go on: the smallest pool that asyncio makes has five."""
 
@@ -400,6 +403,9 @@ class Queue:
 class Turn:
     """A lock that any thread may give back, that is waited for so long only, and that an exception at any call leaves right.
 
+    Who comes as it is free has it, which is quick. Who has waited for `PATIENCE` is the next one: a thread that takes it again
+    and again would else keep others waiting for ever.
+
     Args:
         what: what it keeps, for messages.
         units: the units of work of the store that are open (`Store._units`): see `Queue`.
@@ -413,6 +419,7 @@ class Turn:
         self._mutex = threading.Lock()
         self._changed = threading.Condition(self._mutex)
         self._holder: object = None
+        self._next: object = None
         self._waiting = 0
 
     @property
@@ -440,7 +447,7 @@ class Turn:
                 if self._holder is ticket:
                     self._holder = None
                 if self._waiting:
-                    self._changed.notify()
+                    self._changed.notify_all()
 
     def take(self, ticket: object, seconds: float = 0.0) -> bool:
         """Take the turn for a ticket, and return whether it was had in time.
@@ -449,12 +456,13 @@ class Turn:
             StorageUnavailableError: see `Queue.join`.
         """
         with self._mutex:
-            if self._holder is None:
+            if self._is_free_for(ticket):
                 self._holder = ticket
                 return True
         if not seconds:
             return False
-        end = time.monotonic() + seconds
+        begun = time.monotonic()
+        end, overdue = begun + seconds, begun + PATIENCE
         place = None
         try:
             while True:
@@ -462,21 +470,30 @@ class Turn:
                 with self._mutex:
                     self._waiting += 1
                     try:
-                        if self._holder is not None:
+                        if not self._is_free_for(ticket):
                             self._changed.wait(LOOK_AGAIN)
-                        if self._holder is None:
+                        if self._is_free_for(ticket):
                             self._holder = ticket
                             return True
+                        if self._next is None and time.monotonic() > overdue:
+                            self._next = ticket
                     finally:
                         self._waiting -= 1
                 if time.monotonic() > end:
                     return False
         finally:
             self.queue.leave(place)
+            with self._mutex:
+                if self._next is ticket:
+                    self._next = None
+                    self._changed.notify_all()
+
+    def _is_free_for(self, ticket: object) -> bool:
+        return self._holder is None and (self._next is None or self._next is ticket)
 
     def give_back(self, ticket: object) -> None:
         """Give the turn of a ticket back, if it has it."""
         with self._mutex:
             if self._holder is ticket:
                 self._holder = None
-                self._changed.notify()
+                self._changed.notify_all()

@@ -9,7 +9,9 @@ import time
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import greenlet  # type: ignore[import-untyped]  # it has no types
@@ -27,6 +29,7 @@ from findings_orm import (
     open_storage,
 )
 from findings_orm.testing.samples import PROJECT, finding, ids, uuid_of
+from findings_orm.units import Turn
 
 pytestmark = pytest.mark.no_cover
 
@@ -262,3 +265,23 @@ def test_unit_of_a_thread_is_waited_for_on_an_event_loop(open_sqlite: Callable[[
     with open_sqlite() as store:
         asyncio.run(main(store))
         assert len(store.list_findings(PROJECT)) == 2
+
+
+def test_turn_is_had_though_others_take_it_again_and_again(tmp_path: Path) -> None:
+    turn, ended = Turn("it", set(), seconds=5), threading.Event()
+
+    def take_it_again() -> None:
+        while not ended.is_set():
+            with suppress(StorageUnavailableError), turn.hold():
+                for _ in range(50):
+                    tmp_path.stat()  # lets other threads run, always while it has the turn
+
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            pool.submit(take_it_again)
+        try:
+            for _ in range(20):
+                with turn.hold():
+                    pass
+        finally:
+            ended.set()
