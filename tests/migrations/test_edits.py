@@ -230,6 +230,34 @@ def test_a_legacy_document_is_edited_at_a_later_version() -> None:
         )
 
 
+@pytest.mark.parametrize("version", ["1.0.0", "1.1.0", "2.0.0"])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"cvss": 5},
+        {"created_at": "2024-01-01T00:00:00.500Z"},
+        {"id": "ABCDEF00-0000-4000-8000-000000000001"},
+        {"cve_ids": ["CVE-2021-44228", "CVE-2021-44228"]},
+    ],
+    ids=str,
+)
+def test_an_edit_may_be_written_otherwise_than_a_migration_writes_it(
+    version: str, edit: dict[str, Any]
+) -> None:
+    legacy = {
+        "pid": "p",
+        "detector_id": "scan:x",
+        "title": "t",
+        "severity": "High",
+        "cwe": "CWE-079",
+        "mitre_attack": [],
+    }
+    older = migrate(version, "0.3.0", {**migrate("0.3.0", version, legacy), **edit})
+    assert_same({name: older.get(name) for name in legacy}, legacy)
+    back = migrate("0.3.0", version, older)
+    assert_same({name: back[name] for name in edit}, edit)
+
+
 # -- databases --------------------------------------------------------------------------------------------------------
 
 OLDER = [version for version in FIELDS_OF if version != SCHEMA_VERSION]
