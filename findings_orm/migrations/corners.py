@@ -116,6 +116,21 @@ class Corner:
         put = _nest_corners(around, _nest_corners([corner], inside))
         return {**changed, PROVENANCE: {**provenance, KEY: put}}
 
+    def _comes_back(self, document: Document, changed: Document) -> bool:
+        """Tell whether all fields of a document come back from one of the other version that it is closed into."""
+        found = {PROVENANCE: {}, **self.open(self.close(document, changed))}
+        return _fields_agree(found, {PROVENANCE: {}, **document}, {**found, **document})
+
+    def _fit_document(self, document: Document, changed: Document) -> Document:
+        """Return a document of the other version that a document comes back from, with as many fields as `changed` has them as
+        can be. A corner can't be read where the fields that it speaks of are not shown as `away` shows them."""
+        fitted = self.away(document)
+        for name in [name for name in changed if name in fitted]:
+            tried = {**fitted, name: changed[name]}
+            if self._comes_back(document, tried):
+                fitted = tried
+        return {name: fitted[name] for name in {**changed, **fitted} if name in fitted}
+
     def _read_corner(self, document: Document) -> _Read | None:
         provenance = document.get(PROVENANCE)
         chain = _chain_of_corners(provenance.get(KEY)) if isinstance(provenance, dict) else []
@@ -159,7 +174,7 @@ class Corner:
 
         if is_written(read.kept, read.seen):
             return True
-        # An edit may have left a value in another form than `away` writes it, a cvss of 5 for 5.0: then it is asked of that form.
+        # An edit may have left a value in another form than `away` writes it, a cvss of 5 for 5.0: then that form is asked.
         kept = _with_members(self.home({PROVENANCE: {}, **self.away(read.home)}), fields, absent)
         return is_written(kept, self.away(kept))
 
@@ -243,6 +258,8 @@ def exchange_corners(document: Document, there: Corner, here: Corner) -> Documen
         plain = _with_member(plain, PROVENANCE, {})
     # What an edit adds stands last. That is no order to keep in a document that is of the other version by origin.
     ordered = bool(here._lost_members(plain, opened, ordered=False))
+    if not here._comes_back(plain, opened):
+        opened = here._fit_document(plain, opened)
     return here.close(plain, opened, ordered=ordered)
 
 
