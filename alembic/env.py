@@ -20,14 +20,14 @@ from findings_orm.migrations.running import prebuild_indexes
 from findings_orm.migrations.scripts import VERSION_TABLE
 from findings_orm.migrations.transaction import LOCK, migration_transaction
 from findings_orm.orm import text_index
-from findings_orm.orm.models import OPTIONAL_INDEXES, Base, exists_on
+from findings_orm.orm.models import OPTIONAL_INDEXES, TABLES, Base, exists_on
 from findings_orm.orm.sqlite_text_index import TRIGGERS
 
 URL_VARIABLE = "FINDINGS_DATABASE_URL"
 WRITING = ("upgrade", "downgrade", "stamp")
 
 config = context.config
-tables = frozenset(Base.metadata.tables)
+tables = frozenset(table.name for table in TABLES)
 
 
 def is_ours(name: str | None, kind: str, _: Any) -> bool:
@@ -36,8 +36,11 @@ def is_ours(name: str | None, kind: str, _: Any) -> bool:
 
 
 def is_here(found: Any, name: str | None, kind: str, *_: Any) -> bool:
-    """Leave out what databases of this dialect don't have, and the indexes that only operators make."""
+    """Leave out what databases of this dialect don't have, the indexes that only operators make, and tables that an application
+    declares on our base."""
     if kind == "index" and name in OPTIONAL_INDEXES:
+        return False
+    if not is_ours(name, kind, None):
         return False
     return kind not in ("table", "index") or exists_on(found, context.get_context().dialect.name)
 

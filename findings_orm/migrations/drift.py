@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +15,6 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Inspector,
-    MetaData,
     Table,
     UniqueConstraint,
     inspect,
@@ -38,7 +37,7 @@ _FOUND = text(
 )
 
 
-def declared_security(metadata: MetaData, dialect: str) -> Facts:
+def declared_security(tables: Sequence[Table], dialect: str) -> Facts:
     """Return what the models say: tables name their policy in ``info``."""
     if dialect != "postgresql":
         return {}
@@ -46,16 +45,15 @@ def declared_security(metadata: MetaData, dialect: str) -> Facts:
         (table.name, KIND, table.info["policy"]): _security_facts(
             enabled=True, permissive=True, everybody=True
         )
-        for table in metadata.tables.values()
-        if "policy" in table.info
+        for table in tables
     }
 
 
-def found_security(metadata: MetaData, connection: Connection) -> Facts:
+def found_security(names: list[str], connection: Connection) -> Facts:
     """Return what the database has."""
     if connection.dialect.name != "postgresql":
         return {}
-    rows = connection.execute(_FOUND, {"names": list(metadata.tables)})
+    rows = connection.execute(_FOUND, {"names": names})
     return {
         (name, KIND, policy or "(no policy)"): _security_facts(
             enabled=enabled and not forced, permissive=bool(permissive), everybody=bool(everybody)
@@ -93,18 +91,20 @@ def check(target: Target, *, schema: str | None = None) -> list[str]:
     """
     with open_connection(target, schema=schema) as connection:
         found = status(connection)
-        metadata = _metadata_of_models()
+        tables, optional = _models()
+        names = [table.name for table in tables]
         drift = [] if found.current == found.head else [_describe_lag(found.current, found.head)]
-        expected = _declared_facts(metadata, connection.dialect)
-        expected |= declared_security(metadata, connection.dialect.name)
-        reflected = _found_facts(metadata, connection) | found_security(metadata, connection)
+        expected = _declared_facts(tables, connection.dialect)
+        expected |= declared_security(tables, connection.dialect.name)
+        reflected = _found_facts(names, optional, connection) | found_security(names, connection)
         return drift + list(_describe_differences(expected, reflected))
 
 
-def _metadata_of_models() -> MetaData:
-    """Return what the models declare. They are loaded by name, as kinds of stores are, for they lie above the migrations."""
-    metadata: MetaData = import_module("findings_orm.orm.models").Base.metadata
-    return metadata
+def _models() -> tuple[Sequence[Table], Sequence[str]]:
+    """Return our tables as the models declare them, and the names of indexes that only operators make. They are loaded
+    by name, as kinds of stores are, for they lie above the migrations."""
+    models = import_module("findings_orm.orm.models")
+    return models.TABLES, models.OPTIONAL_INDEXES
 
 
 def _describe_lag(current: str | None, head: str) -> str:
@@ -132,9 +132,9 @@ def _describe_differences(expected: Facts, found: Facts) -> Iterator[str]:
 # -- what the models declare ------------------------------------------------------------------------------------------
 
 
-def _declared_facts(metadata: MetaData, dialect: Dialect) -> Facts:
+def _declared_facts(tables: Sequence[Table], dialect: Dialect) -> Facts:
     facts: Facts = {}
-    for table in metadata.tables.values():
+    for table in tables:
         if table.info.get("dialect", dialect.name) != dialect.name:
             continue
         facts[table.name, "table", ""] = {}
@@ -202,9 +202,9 @@ def _declared_index(index: Index, dialect: Dialect) -> dict[str, str]:
 # -- what the database has --------------------------------------------------------------------------------------------
 
 
-def _found_facts(metadata: MetaData, connection: Connection) -> Facts:
+def _found_facts(names: list[str], optional: Sequence[str], connection: Connection) -> Facts:
     inspector = inspect(connection)
-    names = [name for name in metadata.tables if inspector.has_table(name)]
+    names = [name for name in names if inspector.has_table(name)]
     facts: Facts = {(name, "table", ""): {} for name in names}
     for (_, table), columns in inspector.get_multi_columns(filter_names=names).items():
         for column in columns:
@@ -217,8 +217,7 @@ def _found_facts(metadata: MetaData, connection: Connection) -> Facts:
         facts[table, kind, str(name)] = attributes
     for (_, table), indexes in inspector.get_multi_indexes(filter_names=names).items():
         for index in indexes:
-            optional = index["name"] in metadata.info.get("optional_indexes", ())
-            if not (optional or index.get("duplicates_constraint")):
+            if not (index["name"] in optional or index.get("duplicates_constraint")):
                 facts[table, "index", str(index["name"])] = _found_index(index, connection.dialect.name)
     return facts
 

@@ -16,11 +16,11 @@ from findings_orm.finding import check_project_id
 from findings_orm.migrations import Target, require_current
 from findings_orm.migrations.connecting import describe_target, open_connection
 from findings_orm.migrations.scripts import VERSION_TABLE
-from findings_orm.orm.models import Access, Base
+from findings_orm.orm.models import TABLES, Access
 from findings_orm.process import block
 
 _GRANTS = Access.__tablename__
-_OF_PROJECTS = sorted(name for name in Base.metadata.tables if name != _GRANTS)
+_OF_PROJECTS = sorted(table.name for table in TABLES if table.name != _GRANTS)
 
 
 class Grant(NamedTuple):

@@ -10,7 +10,7 @@ from sqlalchemy.schema import CreateIndex
 
 from findings_orm.diagnosis import Problem
 from findings_orm.orm import text_index
-from findings_orm.orm.models import Base
+from findings_orm.orm.models import TABLES
 
 MANY_WAITING = 10_000
 """From how many findings on that are not indexed, or no longer there, the text index should be looked after."""
@@ -75,7 +75,7 @@ def text_index_problems(connection: Connection) -> Iterator[Problem]:
 
 
 def _declared_index(name: str) -> Index | None:
-    indexes = (index for table in Base.metadata.tables.values() for index in table.indexes)
+    indexes = (index for table in TABLES for index in table.indexes)
     return next((index for index in indexes if index.name == name), None)
 
 

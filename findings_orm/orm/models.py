@@ -306,8 +306,6 @@ class Access(Base):
 OPTIONAL_INDEXES = ("ix_findings_text", "ix_findings_text_other")
 """What `text_index` makes on PostgreSQL when an operator wants it: neither missing nor unknown in any schema."""
 
-Base.metadata.info["optional_indexes"] = OPTIONAL_INDEXES
-
 TABLES: tuple[Table, ...] = tuple(Base.metadata.sorted_tables)
 """Our tables, each behind those that it refers to. What an application declares on `Base` later is its own."""
 

@@ -31,7 +31,7 @@ from findings_orm.errors import (
 from findings_orm.finding import GivenFinding, check_project_id
 from findings_orm.migrations.transaction import quoted_name, schema_of, set_locally
 from findings_orm.observe import Figures
-from findings_orm.orm.models import Base, exists_on
+from findings_orm.orm.models import TABLES
 from findings_orm.orm.postgresql_engine import Options, parsed_url, postgresql_engine
 from findings_orm.orm.postgresql_records import PostgreSQLRecords
 from findings_orm.orm.records import SqlRecords
@@ -487,8 +487,7 @@ class PostgreSQLStorageAdapter(SqlStore):
         return database_problems(connection_of(unit), pool.limit if pool else None)
 
     def _size_on_disk(self, unit: Records) -> int:
-        tables = Base.metadata.tables.values()
-        names = [table.name for table in tables if exists_on(table, "postgresql")]
+        names = [table.name for table in TABLES]
         sql = (
             "SELECT sum(pg_total_relation_size(coalesce(part.relid, named.oid))) "
             "FROM unnest(CAST(CAST(:names AS text[]) AS regclass[])) AS named (oid) "

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from findings_orm.diagnosis import Level, Problem
 from findings_orm.orm.examination import format_size, schema_problems, text_index_problems
-from findings_orm.orm.models import Base, exists_on
+from findings_orm.orm.models import TABLES
 from findings_orm.orm.route import Route
 
 MANY_ROWS = 10_000
@@ -20,7 +20,7 @@ UNUSED_DAYS = 7
 LONG_SECONDS = 3_600
 OLD_TRANSACTIONS = 1_000_000_000
 
-TABLES = [table.name for table in Base.metadata.tables.values() if exists_on(table, "postgresql")]
+NAMES = [table.name for table in TABLES]
 
 
 class Wanted(NamedTuple):
@@ -71,7 +71,7 @@ def _invalid_indexes(connection: Connection) -> Iterator[Problem]:
         _OURS + "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN ours ON ours.oid = i.indrelid "  # noqa: S608  # a constant
         "WHERE NOT i.indisvalid"
     )
-    for (name,) in _select_rows(connection, sql, TABLES):
+    for (name,) in _select_rows(connection, sql, NAMES):
         yield Problem(
             "warning",
             "index-invalid",
@@ -90,7 +90,7 @@ def _unused_indexes(connection: Connection) -> Iterator[Problem]:
         "WHERE NOT i.indisunique AND s.idx_scan = 0 AND t.reltuples >= ? "
         "AND now() - coalesce(d.stats_reset, pg_postmaster_start_time()) > make_interval(days => ?)"
     )
-    for name, length, days in _select_rows(connection, sql, TABLES, MANY_ROWS, UNUSED_DAYS):
+    for name, length, days in _select_rows(connection, sql, NAMES, MANY_ROWS, UNUSED_DAYS):
         yield Problem(
             "note",
             "index-unused",
@@ -105,7 +105,7 @@ def _neglected_tables(connection: Connection) -> Iterator[Problem]:
         "coalesce(s.last_analyze, s.last_autoanalyze) IS NOT NULL FROM pg_stat_all_tables s JOIN ours ON ours.oid = s.relid "
         "WHERE s.n_live_tup + s.n_dead_tup >= ? ORDER BY 1"
     )
-    for name, live, dead, changed, analyzed in _select_rows(connection, sql, TABLES, MANY_ROWS):
+    for name, live, dead, changed, analyzed in _select_rows(connection, sql, NAMES, MANY_ROWS):
         if dead > (live + dead) * DEAD_SHARE:
             yield Problem(
                 "warning",

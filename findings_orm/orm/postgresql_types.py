@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql
 from findings_orm.fields import Kind
 from findings_orm.finding import FIELD_KINDS, FindingDocument, Objects
 from findings_orm.orm.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, LISTS_AT, OBJECTS_AT, Row
-from findings_orm.orm.models import Base
+from findings_orm.orm.models import TABLES
 
 Encoder = Callable[[Any], Any]
 
@@ -31,7 +31,7 @@ TYPES: dict[str, dict[str, str]] = {
     table.name: {
         column.name: column.type.compile(_DIALECT).removesuffix(' COLLATE "C"') for column in table.columns
     }
-    for table in Base.metadata.tables.values()
+    for table in TABLES
 }
 """Table and column to type."""
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from findings_orm.diagnosis import Problem
 from findings_orm.orm.examination import format_size, schema_problems, text_index_problems
+from findings_orm.orm.models import TABLES
 
 MANY_ROWS = 10_000
 """From how many findings on the statistics of the planner matter."""
@@ -19,6 +20,7 @@ FREE_BYTES = 16 * 2**20
 WAL_BYTES = 256 * 2**20
 SHORTEST_WAIT = 1_000
 _SHOWN = 5
+_OURS = frozenset(table.name for table in TABLES)
 
 
 def database_problems(connection: Connection, file: pathlib.Path | None) -> Iterator[Problem]:
@@ -58,7 +60,8 @@ def _damaged_pages(rows: list[tuple[object, ...]]) -> Iterator[Problem]:
 def _broken_references(connection: Connection) -> Iterator[Problem]:
     broken: dict[tuple[str, str], int] = {}
     for table, _rowid, parent, _key in _select_rows(connection, "PRAGMA foreign_key_check"):
-        broken[table, parent] = broken.get((table, parent), 0) + 1
+        if table in _OURS:
+            broken[table, parent] = broken.get((table, parent), 0) + 1
     for (table, parent), count in broken.items():
         yield Problem(
             "error",
