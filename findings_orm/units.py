@@ -7,6 +7,7 @@ event loop runs many tasks in one, and a web framework enters, uses and leaves a
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -307,7 +308,7 @@ class Unit(Generic[R]):
 
     def is_suspended(self) -> bool:
         """Return whether no thread runs its block: that waits for an event loop or a pool of threads to go on with it."""
-        return not self.ended and not _is_in_stack(self._frame, sys._current_frames().get(self._thread))
+        return not self.ended and not _is_in_stack(self._frame, _find_running_frame(self._thread))
 
     def is_held_up_here(self) -> bool:
         """Return whether it can't go on before the caller returns: it is that of a block around the call, which is made in
@@ -340,6 +341,27 @@ def _entering_frame() -> FrameType | None:
 
 
 _ENTERING = {"__init__", "__enter__", "transaction", "_bind_unit", "_atomic_unit", "joined"}
+
+
+_PAUSING = threading.Lock()
+
+
+def _find_running_frame(thread: int) -> FrameType | None:
+    """Return the innermost frame of a thread that runs.
+
+    `sys._current_frames` of Python 3.11 makes the frames under a lock of the interpreter. Garbage that is collected meanwhile
+    may let another thread run, and that stops for ever if it starts a thread: https://github.com/python/cpython/issues/106883
+    """
+    if sys.version_info >= (3, 12):
+        return sys._current_frames().get(thread)
+    with _PAUSING:
+        collects = gc.isenabled()
+        try:
+            gc.disable()
+            return sys._current_frames().get(thread)
+        finally:
+            if collects:
+                gc.enable()
 
 
 def _is_in_stack(wanted: FrameType | None, frame: FrameType | None) -> bool:

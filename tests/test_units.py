@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -209,6 +211,46 @@ def test_greenlet_does_not_call_into_a_call_of_another(store: FindingStore) -> N
         importing.switch()
         unit.save_finding(finding(1))
     assert len(store.list_findings(PROJECT)) == 2
+
+
+# -- garbage --------------------------------------------------------------------------------------------------
+
+COLLECTING = """
+import contextlib, gc, sys, threading, time
+from findings_orm import open_storage
+from findings_orm.testing.samples import finding
+
+store = open_storage("memory:")
+sys.setswitchinterval(1e-6)
+gc.callbacks.append(lambda phase, info: time.sleep(0.0001))  # what a finalizer may do: let another thread run
+held = store.transaction()
+held.__enter__().save_finding(finding(1))
+gc.set_threshold(1)
+
+def wait():
+    with contextlib.suppress(Exception):
+        store.save_finding(finding(2))
+
+waiting = [threading.Thread(target=wait) for _ in range(4)]
+for thread in waiting:
+    thread.start()
+for _ in range(500):
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+held.__exit__(None, None, None)
+for thread in waiting:
+    thread.join()
+print(gc.isenabled())
+"""
+
+
+@pytest.mark.slow
+def test_garbage_is_collected_beside_who_waits_for_a_unit() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", COLLECTING], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout == "True\n"
 
 
 # -- what a context keeps -------------------------------------------------------------------------------------
