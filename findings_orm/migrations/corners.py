@@ -180,7 +180,7 @@ class Corner:
 
     def _is_order(self, order: list[str], fields: Document, absent: list[str]) -> bool:
         """Tell whether a document of `version` may have had just these names, beside those that it did not have."""
-        always = self.home({})
+        always = {"severity", *self.home({})}  # no version has documents without a severity
         return {*fields, *always} <= {*order, *absent} and {*order}.isdisjoint(absent)
 
     def _may_have_values(self, fields: Document, home: Document) -> bool:

@@ -164,6 +164,18 @@ def test_there_and_back_between_any_two_versions(one: str, other: str, data: st.
     assert_equal(migrate(other, one, there), document)
 
 
+@pytest.mark.parametrize("order", [[], ["id", "tags"]], ids=str)
+@pairs
+def test_an_order_of_no_document_is_the_users(one: str, other: str, order: list[str]) -> None:
+    for version in VERSIONS:
+        corner = {"version": version, "fields": {}, "order": order}
+        document = labelled({**finding(), "provenance": {CORNER: corner}}, one)
+        if one == "0.3.0":
+            document = {**LEAST, "provenance": {CORNER: corner}}
+        there = migrate(one, other, document)
+        assert_same(migrate(other, one, there), document)
+
+
 @pairs
 @given(data=st.data())
 def test_the_path_does_not_matter(one: str, other: str, data: st.DataObject) -> None:
