@@ -7,7 +7,6 @@ event loop runs many tasks in one, and a web framework enters, uses and leaves a
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
@@ -20,7 +19,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from weakref import ref
 
 from findings_orm.errors import StorageError, StorageUnavailableError
-from findings_orm.process import block, locked
+from findings_orm.process import block, locked, pause_garbage_collection
 
 LOOK_AGAIN = 0.05
 """Seconds after which somebody who waits looks again whether that may end."""
@@ -354,14 +353,8 @@ def _find_running_frame(thread: int) -> FrameType | None:
     """
     if sys.version_info >= (3, 12):
         return sys._current_frames().get(thread)
-    with _PAUSING:
-        collects = gc.isenabled()
-        try:
-            gc.disable()
-            return sys._current_frames().get(thread)
-        finally:
-            if collects:
-                gc.enable()
+    with _PAUSING, pause_garbage_collection():
+        return sys._current_frames().get(thread)
 
 
 def _is_in_stack(wanted: FrameType | None, frame: FrameType | None) -> bool:
