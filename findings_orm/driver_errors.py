@@ -36,6 +36,15 @@ _ADVICE = {
     _NO_PERMISSION: "this database role may not do that; an administrator has to grant it the project "
     "('findings access grant')",
 }
+_OTHER_STATEMENTS = ("26000", "42P05")
+"""A prepared statement that is missing, or taken."""
+_PROTOCOL_BROKEN, _STATEMENT = "08P01", "prepared statement"
+"""What a server says of one that takes other parameters, in English."""
+_UNPREPARED = {
+    "psycopg": 'create_engine(url, connect_args={"prepare_threshold": None}), a store without prepare',
+    "asyncpg": 'create_async_engine(url, connect_args={"statement_cache_size": 0, "prepared_statement_cache_size": 0, '
+    '"prepared_statement_name_func": lambda: ""})',
+}
 _OTHER_SCHEMA = ("42P01", "42703", "3F000", "42P07", "42701", "42710")
 """A name that is missing, or taken."""
 _OTHER_SQLITE_SCHEMA = ("no such table", "no such column", "already exists")
@@ -232,6 +241,13 @@ def _translate_postgresql(error: BaseException, where: str) -> StorageError:
         )
     if state in _UNDONE:
         return StorageConflictError(f"{where}: a concurrent change won: {error}")
+    if state in _OTHER_STATEMENTS or (state == _PROTOCOL_BROKEN and _STATEMENT in text):
+        way = _UNPREPARED["psycopg" if _is_psycopg(error) else "asyncpg"]
+        return StorageUnavailableError(
+            f"{text}; a pooler in transaction mode (PgBouncer) gives each transaction another connection to the server, "
+            f"which has not its prepared statements: do without them ({way}), or let the pooler follow them "
+            "(PgBouncer 1.21 or later with max_prepared_statements)"
+        )
     if _means_lost_connection(error):
         return StorageUnavailableError(text, retryable=not any(word in text for word in _REFUSED))
     if state.startswith("23"):

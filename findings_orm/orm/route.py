@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import Connection
 
@@ -81,11 +82,12 @@ class Route:
             numbers = count(1)
             numbered = re.sub(r"\?b?", lambda _: f"${next(numbers)}", sql)
             if next(numbers) > 1:
-                self._connection.exec_driver_sql(f"PREPARE findings_types AS {numbered}")
+                name = f"findings_{uuid4().hex}"  # one that an interruption leaves there is in nobody's way
+                self._connection.exec_driver_sql(f"PREPARE {name} AS {numbered}")
                 types = self._connection.exec_driver_sql(
-                    "SELECT parameter_types::text[] FROM pg_prepared_statements WHERE name = 'findings_types'"
+                    "SELECT parameter_types::text[] FROM pg_prepared_statements WHERE name = $1", (name,)
                 ).scalar_one()
-                self._connection.exec_driver_sql("DEALLOCATE findings_types")
+                self._connection.exec_driver_sql(f"DEALLOCATE {name}")
                 casts = {
                     f"${n}": f"${n}::text{kind[len(_TIMES[0]) :]}::{kind}"
                     for n, kind in enumerate(types, 1)

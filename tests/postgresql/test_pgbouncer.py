@@ -11,10 +11,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
 from servers import TEMPLATE, PostgresServer
+from sessions import sql_store
+from sqlalchemy import Engine
+from test_prepared_statements import ASYNCPG, EAGER, PSYCOPG, refuse, run_with_engine, write_and_read
 
 from findings_orm import FindingStore, open_storage
 from findings_orm.testing.contract import FindingStoreContract
@@ -100,4 +104,45 @@ if PGBOUNCER:
             store.save_finding({"id": "0" * 8 + "-0000-4000-8000-" + "0" * 12, "project_id": "p", "detector_id": "d",
                                 "title": "t", "severity": "low", "created_at": "2024-05-01T00:00:00Z"})  # fmt: skip
             assert len(store.list_findings("p")) == 1
+        postgresql_18.drop_database(name)
+
+    UNPREPARED = {"connect_args": {"prepare_threshold": None}}
+    UNNAMED = {
+        "connect_args": {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: "",
+        }
+    }
+
+    @pytest.mark.parametrize(
+        ("driver", "options", "refusal"),
+        [
+            ("psycopg", EAGER, PSYCOPG),
+            ("psycopg", UNPREPARED, None),
+            ("async psycopg", EAGER, PSYCOPG),
+            ("async psycopg", UNPREPARED, None),
+            ("asyncpg", {}, ASYNCPG),
+            ("asyncpg", UNNAMED, None),
+        ],
+    )
+    def test_an_engine_of_an_application_needs_the_setting(
+        pooler: int, postgresql_18: PostgresServer, driver: str, options: dict[str, Any], refusal: str | None
+    ) -> None:
+        name = postgresql_18.create_database(TEMPLATE)
+        url = f"postgresql://postgres@127.0.0.1:{pooler}/{name}"
+
+        def work(engine: Engine) -> None:
+            with engine.connect() as one, engine.connect() as other:
+                write_and_read(store, one)
+                one.commit()
+                other.exec_driver_sql("SELECT 1")  # keeps the server's connection that the other one had
+                if refusal is not None:
+                    refuse(refusal, lambda: write_and_read(store, one), "exist")
+                    return
+                write_and_read(store, one)
+                one.commit()
+
+        with sql_store(url) as store:
+            run_with_engine(url, driver, options, work)
         postgresql_18.drop_database(name)
