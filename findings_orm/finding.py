@@ -133,7 +133,10 @@ StatusName = Literal[
 
 
 class Severity(StrEnum):
-    """How bad a finding is, from `info` to `critical`; `rank` orders them."""
+    """How bad a finding is, from `info` to `critical`: ordered by `rank`, beside names of severities too.
+
+    Comparing with any other text raises ValueError.
+    """
 
     INFO = "info"
     LOW = "low"
@@ -145,6 +148,18 @@ class Severity(StrEnum):
     def rank(self) -> int:
         """0 for `info` up to 4 for `critical`."""
         return _SEVERITY_RANK[self]
+
+    def __lt__(self, other: str) -> bool:
+        return self.rank < Severity(other).rank
+
+    def __le__(self, other: str) -> bool:
+        return self.rank <= Severity(other).rank
+
+    def __gt__(self, other: str) -> bool:
+        return self.rank > Severity(other).rank
+
+    def __ge__(self, other: str) -> bool:
+        return self.rank >= Severity(other).rank
 
     @classmethod
     def at_least(cls, lowest: str) -> tuple[Severity, ...]:

@@ -199,7 +199,7 @@ class FindingQuery:
         meaning = (
             self.project_id,
             self.sort,
-            sorted(set(self.severities)),
+            sorted({str(severity) for severity in self.severities}),
             *sets,
             self.resource_prefix,
             *(time and time_key(time) for time in times),

@@ -1,5 +1,56 @@
-"""Findings in SQL databases, over SQLAlchemy, and what an application with an engine of its own calls."""
+"""Findings in SQL databases, over SQLAlchemy: what an application with an engine, a session and models of its own calls.
 
-from findings_orm.orm.application import configure, include_name, include_object
+>>> from findings_orm.orm import Finding, Severity
+>>> from sqlalchemy import select
+>>> worst = select(Finding).where(Finding.project_id == "acme-api", Finding.severity >= Severity.HIGH)
+"""
 
-__all__ = ["configure", "include_name", "include_object"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from findings_orm.finding import Severity, Status
+
+if TYPE_CHECKING:
+    from findings_orm.orm.application import configure, include_name, include_object, render_item
+    from findings_orm.orm.models import (
+        Base,
+        Event,
+        Finding,
+        Identity,
+        Project,
+        Rejected,
+        Run,
+        Sighting,
+        metadata,
+    )
+
+_APPLICATION = ("configure", "include_name", "include_object", "render_item")
+
+
+def __getattr__(name: str) -> Any:
+    """Load the models, and SQLAlchemy with them, on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "application" if name in _APPLICATION else "models"
+    return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+__all__ = [
+    "Base",
+    "Event",
+    "Finding",
+    "Identity",
+    "Project",
+    "Rejected",
+    "Run",
+    "Severity",
+    "Sighting",
+    "Status",
+    "configure",
+    "include_name",
+    "include_object",
+    "metadata",
+    "render_item",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
@@ -14,6 +14,7 @@ from findings_orm.errors import StorageError, StorageValidationError
 from findings_orm.migrations.scripts import VERSION_TABLE
 from findings_orm.orm.models import TABLES
 from findings_orm.orm.sqlite_text_index import TABLES as TEXT_TABLES
+from findings_orm.orm.types import ByDialect
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -124,6 +125,12 @@ def include_name(name: str | None, type_: str, _parents: Mapping[str, str | None
 def include_object(_found: object, name: str | None, type_: str, _reflected: bool, _compared: object) -> bool:
     """See `include_name`; this one is asked about the tables of the application's metadata, which may have ours among them."""
     return type_ != "table" or name not in _OURS
+
+
+def render_item(kind: str, item: object, _context: object) -> str | Literal[False]:
+    """Write columns that have types of our models into generated revisions with plain types of SQLAlchemy: give it to
+    ``context.configure``, too, where a table of the application has such columns."""
+    return item.rendered if kind == "type" and isinstance(item, ByDialect) else False
 
 
 # -- a transaction, at each `joined` --------------------------------------------------------------------------------------

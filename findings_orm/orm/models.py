@@ -1,5 +1,7 @@
 """The tables, declared once. `Finding` mirrors the fields of the document; what the store itself knows is beside it.
 
+Applications have these classes from `findings_orm.orm`.
+
 Every primary key, unique constraint and foreign key of what belongs to a project starts with `project_id`: the rows
 of one project lie together, and the tables can be distributed by it. The revisions below ``alembic/`` make these
 tables; a test compares the two.
@@ -7,11 +9,15 @@ tables; a test compares the two.
 
 from __future__ import annotations
 
-from typing import Any
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, cast
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     Double,
     ForeignKeyConstraint,
     Index,
@@ -19,16 +25,34 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     SmallInteger,
-    String,
     Table,
     Text,
+    event,
     text,
 )
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from findings_orm.fields import Kind
-from findings_orm.finding import FIELD_KINDS
-from findings_orm.orm.types import Json, JsonList, SortedText, Timestamp, Uuid
+from findings_orm.finding import FIELD_KINDS, FindingDocument, Severity, Status, format_time
+from findings_orm.orm.attributes import (
+    MappedList,
+    MappedObject,
+    MappedSeverity,
+    MappedStatus,
+    typed_column,
+)
+from findings_orm.orm.frozen import freeze_json, thaw_json
+from findings_orm.orm.types import (
+    Json,
+    JsonList,
+    RankedWord,
+    SortedText,
+    Timestamp,
+    Uuid,
+    Word,
+    severity_rank,
+)
 
 NAMING = {
     "pk": "pk_%(table_name)s",
@@ -43,6 +67,9 @@ class Base(DeclarativeBase):
     """Base of the models; its metadata has the naming convention."""
 
     metadata = MetaData(naming_convention=NAMING)
+
+
+metadata = Base.metadata
 
 
 def _project_reference() -> ForeignKeyConstraint:
@@ -62,7 +89,7 @@ class Project(Base):
     __table_args__ = (CheckConstraint("length(project_id) BETWEEN 1 AND 255", name="project_id"),)
 
     project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
-    created_at: Mapped[str] = mapped_column(Timestamp)
+    created_at: Mapped[datetime] = mapped_column(Timestamp)
     revision: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -121,7 +148,11 @@ _INDEXES = (
 
 
 class Finding(Base):
-    """A finding: the fields of the document (`findings_orm.Finding`) and nothing else."""
+    """A finding: the fields of the document (`findings_orm.Finding`) and nothing else.
+
+    `severity` is compared by rank, `Finding.severity >= "high"`; to sort by it, sort by `severity_rank`: a database orders its
+    text. Lists have ``has(value)`` and ``has_any(values)``. What is JSON can't be changed in place.
+    """
 
     __tablename__ = "findings"
     __table_args__ = (
@@ -140,33 +171,68 @@ class Finding(Base):
     )
 
     project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
-    id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
     finding_schema_version: Mapped[str] = mapped_column(Text)
     detector_id: Mapped[str] = mapped_column(SortedText)
     title: Mapped[str] = mapped_column(SortedText)
-    severity: Mapped[str] = mapped_column(SortedText)
+    severity: MappedSeverity = typed_column(RankedWord)
     resource: Mapped[str] = mapped_column(SortedText)
-    created_at: Mapped[str] = mapped_column(Timestamp)
-    run_id: Mapped[str | None] = mapped_column(Uuid)
-    cwe_ids: Mapped[list[int]] = mapped_column(JsonList)
-    owasp: Mapped[list[str]] = mapped_column(JsonList)
-    cve_ids: Mapped[list[str]] = mapped_column(JsonList)
+    created_at: Mapped[datetime] = mapped_column(Timestamp)
+    run_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    cwe_ids: MappedList[int] = typed_column(JsonList)
+    owasp: MappedList[str] = typed_column(JsonList)
+    cve_ids: MappedList[str] = typed_column(JsonList)
     cvss: Mapped[float | None] = mapped_column(Double)
-    mitre_attack: Mapped[list[str]] = mapped_column(JsonList)
-    poc_links: Mapped[list[str]] = mapped_column(JsonList)
-    evidence: Mapped[dict[str, Any]] = mapped_column(Json)
-    provenance: Mapped[dict[str, Any]] = mapped_column(Json)
-    status: Mapped[str] = mapped_column(SortedText, server_default=text("'open'"))
+    mitre_attack: MappedList[str] = typed_column(JsonList)
+    poc_links: MappedList[str] = typed_column(JsonList)
+    evidence: MappedObject = typed_column(Json)
+    provenance: MappedObject = typed_column(Json)
+    status: MappedStatus = typed_column(Word(Status), server_default=text("'open'"))
     rule_id: Mapped[str | None] = mapped_column(SortedText)
     fingerprint: Mapped[str | None] = mapped_column(SortedText)
-    location: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    location: Mapped[Mapping[str, Any] | None] = mapped_column(Json)
     confidence: Mapped[float | None] = mapped_column(Double)
-    tags: Mapped[list[str]] = mapped_column(JsonList, server_default=text("'[]'"))
+    tags: MappedList[str] = typed_column(JsonList, server_default=text("'[]'"))
+
+    @hybrid_property
+    def severity_rank(self) -> int:
+        """0 for `info` up to 4 for `critical`; in a statement, what `severity` is sorted by."""
+        return Severity(self.severity).rank
+
+    @severity_rank.inplace.expression
+    @classmethod
+    def _severity_rank(cls) -> ColumnElement[int]:
+        return severity_rank(cls.severity)
+
+    def document(self) -> FindingDocument:
+        """Return the document, as a store returns it."""
+        document = {
+            name: None if (value := getattr(self, name)) is None else _PLAIN[kind](value)
+            for name, kind in FIELD_KINDS.items()
+        }
+        return cast("FindingDocument", document)
 
 
-_COLUMN_TYPES = {
-    Kind.TEXT: Text,
-    Kind.UUID: String,
+def _plain_number(number: float) -> float:
+    return int(number) if number == int(number) else number
+
+
+_PLAIN: dict[Kind, Callable[[Any], Any]] = {
+    Kind.TEXT: str,
+    Kind.UUID: str,
+    Kind.TIME: lambda time: format_time(time) if isinstance(time, datetime) else time,
+    Kind.INTEGER: int,
+    Kind.NUMBER: _plain_number,
+    Kind.FLOAT: float,
+    Kind.LIST: thaw_json,
+    Kind.OBJECT: thaw_json,
+    Kind.RECORD: thaw_json,
+}
+"""What makes the value of an attribute plain, as it is in a document."""
+
+_COLUMN_TYPES: dict[Kind, type | tuple[type, ...]] = {
+    Kind.TEXT: (Text, Word),
+    Kind.UUID: Uuid,
     Kind.TIME: Timestamp,
     Kind.INTEGER: Integer,
     Kind.NUMBER: Double,
@@ -184,7 +250,8 @@ def _check_columns() -> None:
         wanted = _COLUMN_TYPES[kind]
         found = type(columns[name].type) if name in columns else object
         if not issubclass(found, wanted) or (wanted is Json and found is JsonList):
-            raise TypeError(f"Finding.{name}: a field of kind {kind} needs a column of {wanted.__name__}")
+            names = getattr(wanted, "__name__", wanted)
+            raise TypeError(f"Finding.{name}: a field of kind {kind} needs a column of {names}")
 
 
 _check_columns()
@@ -210,17 +277,17 @@ class Identity(Base):
     project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
     ordinal: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    finding_id: Mapped[str] = mapped_column(Uuid)
+    finding_id: Mapped[uuid.UUID] = mapped_column(Uuid)
     fingerprint_version: Mapped[int] = mapped_column(SmallInteger)
     content: Mapped[bytes] = mapped_column(LargeBinary)
     reported: Mapped[str] = mapped_column(Text)
     line: Mapped[int | None] = mapped_column(Integer)
-    first_seen: Mapped[str] = mapped_column(Timestamp)
-    last_seen: Mapped[str] = mapped_column(Timestamp)
+    first_seen: Mapped[datetime] = mapped_column(Timestamp)
+    last_seen: Mapped[datetime] = mapped_column(Timestamp)
     first_run: Mapped[int] = mapped_column(BigInteger)
     last_run: Mapped[int] = mapped_column(BigInteger)
     closed_as: Mapped[str | None] = mapped_column(Text)
-    closed_at: Mapped[str | None] = mapped_column(Timestamp)
+    closed_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
 
 class Sighting(Base):
@@ -230,7 +297,7 @@ class Sighting(Base):
     __table_args__ = (_finding_reference(),)
 
     project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
-    finding_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    finding_id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
     first_run: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     last_run: Mapped[int] = mapped_column(BigInteger)
 
@@ -245,12 +312,12 @@ class Run(Base):
     )
 
     project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
-    run_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    run_id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger)
-    started_at: Mapped[str] = mapped_column(Timestamp)
-    detectors: Mapped[list[str]] = mapped_column(JsonList)
-    tool: Mapped[dict[str, Any]] = mapped_column(Json)
-    counts: Mapped[dict[str, int]] = mapped_column(Json)
+    started_at: Mapped[datetime] = mapped_column(Timestamp)
+    detectors: MappedList[str] = typed_column(JsonList)
+    tool: MappedObject = typed_column(Json)
+    counts: MappedObject = typed_column(Json)
     revision_before: Mapped[int | None] = mapped_column(BigInteger)
     revision_after: Mapped[int | None] = mapped_column(BigInteger)
     digests: Mapped[bytes | None] = mapped_column(LargeBinary)
@@ -266,15 +333,15 @@ class Event(Base):
     )
 
     project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
-    finding_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    finding_id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
     revision: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    at: Mapped[str] = mapped_column(Timestamp)
+    at: Mapped[datetime] = mapped_column(Timestamp)
     actor: Mapped[str] = mapped_column(Text)
     kind: Mapped[str] = mapped_column(Text)
-    changes: Mapped[dict[str, Any]] = mapped_column(Json)
+    changes: MappedObject = typed_column(Json)
     comment: Mapped[str] = mapped_column(Text)
-    run_id: Mapped[str | None] = mapped_column(Uuid)
+    run_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
 
 
 class Rejected(Base):
@@ -284,10 +351,10 @@ class Rejected(Base):
     __table_args__ = (_project_reference(),)
 
     project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
-    rejected_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
-    run_id: Mapped[str] = mapped_column(Uuid)
+    rejected_id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+    run_id: Mapped[uuid.UUID] = mapped_column(Uuid)
     position: Mapped[int] = mapped_column(BigInteger)
-    at: Mapped[str] = mapped_column(Timestamp)
+    at: Mapped[datetime] = mapped_column(Timestamp)
     field: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
     original: Mapped[str] = mapped_column(Text)
@@ -311,6 +378,18 @@ TABLES: tuple[Table, ...] = tuple(Base.metadata.sorted_tables)
 
 for _table in TABLES:
     _table.info["policy"] = Access.__tablename__  # of row-level security on PostgreSQL
+
+
+def _freeze(_target: object, value: Any, _old: object, _initiator: object) -> Any:
+    return freeze_json(value)
+
+
+for _mapper in Base.registry.mappers:
+    for _attribute in _mapper.column_attrs:
+        if isinstance(
+            _attribute.columns[0].type, Json
+        ):  # what is assigned is not to be changed afterwards either
+            event.listen(_attribute.class_attribute, "set", _freeze, retval=True)
 
 
 def exists_on(item: Table | Index, dialect: str) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     Connection,
@@ -21,7 +23,7 @@ from sqlalchemy import (
 )
 
 from findings_orm import validate_finding
-from findings_orm.finding import FIELDS, KNOWN_VERSIONS, SCHEMA_VERSION
+from findings_orm.finding import FIELDS, KNOWN_VERSIONS, SCHEMA_VERSION, format_time
 from findings_orm.migrations import SchemaMigrator
 from findings_orm.migrations.connecting import engine_of
 from findings_orm.migrations.scripts import revision_chain
@@ -149,11 +151,6 @@ def fill(url: str, documents: Sequence[Document], version: str = SCHEMA_VERSION)
         )
         rows = [{name: document[name] for name in FIELDS_OF[version]} for document in documents]
         connection.execute(insert(findings_of(version)), rows)
-        if connection.dialect.name == "postgresql" and version != "1.0.0":
-            # As the store writes it: SQLAlchemy makes a JSON null of None.
-            connection.execute(
-                text("UPDATE findings SET location = NULL WHERE CAST(location AS text) = 'null'")
-            )
         for table, row in _CHILD_ROWS.items():
             _insert(
                 connection,
@@ -223,6 +220,10 @@ def documents_in(url: str, version: str = SCHEMA_VERSION) -> list[Document]:
 
 
 def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, datetime):
+        return format_time(value)
+    if isinstance(value, UUID):
+        return str(value)
     return int(value) if name == "confidence" and value is not None and value == int(value) else value
 
 

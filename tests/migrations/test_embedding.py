@@ -128,8 +128,7 @@ from alembic import context
 from sqlalchemy import ForeignKeyConstraint, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from findings_orm.orm import include_name, include_object
-from findings_orm.orm.models import Base as Findings, Finding
+from findings_orm.orm import Base as Findings, Finding, include_name, include_object, render_item
 
 
 class Base(DeclarativeBase):
@@ -155,6 +154,7 @@ options = dict(
     target_metadata=[Base.metadata, Findings.metadata] if given["both"] else Base.metadata,
     include_name=include_name,
     include_object=include_object,
+    render_item=render_item,
     compare_type=True,
     compare_server_default=True,
 )
