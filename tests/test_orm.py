@@ -16,14 +16,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sessions import engine_with, run_in_greenlet, sql_store
-from sqlalchemy import Engine, create_engine, event, select, text
-from sqlalchemy.exc import StatementError
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Engine, ForeignKey, create_engine, event, func, inspect, select, text
+from sqlalchemy.exc import IntegrityError, InvalidRequestError, StatementError
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    aliased,
+    backref,
+    mapped_column,
+    relationship,
+    selectinload,
+)
 
-from findings_orm import FindingQuery, StorageValidationError, orm
-from findings_orm.orm import Finding, Severity, Status
+from findings_orm import FindingQuery, StorageError, StorageValidationError, orm
+from findings_orm.finding import format_time
+from findings_orm.orm import Event, Finding, Identity, Project, Run, Severity, Status, finding_reference
 from findings_orm.orm.storage import SqlStore
-from findings_orm.testing.samples import PROJECT, assert_same, finding, ids, uuid_of
+from findings_orm.testing.samples import PROJECT, assert_same, finding, ids, run_id_of, scanned, uuid_of
 from findings_orm.testing.strategies import documents
 
 DRIVERS = ("sqlite", "aiosqlite", "psycopg", "psycopg2", "async psycopg", "asyncpg")
@@ -359,3 +369,247 @@ def test_a_copy_of_json_is_plain() -> None:
     again = pickle.loads(pickle.dumps(one.evidence))  # noqa: S301  # its own
     with pytest.raises(TypeError):
         again["a"].append(1)
+
+
+# -- relationships ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_history(store: SqlStore) -> SqlStore:
+    """Return a store with two detectors, and a finding that was seen, missed, and seen again."""
+    house = [scanned("R1"), scanned("R2")]
+    store.ingest(PROJECT, house, run=run_id_of(1))
+    store.ingest(PROJECT, [scanned("R9", detector_id="scan.other")], run=run_id_of(2))
+    store.ingest(PROJECT, house[:1], run=run_id_of(3), close_missing=True)
+    store.ingest(PROJECT, house, run=run_id_of(4))
+    store.ingest(PROJECT, house[:1], run=run_id_of(5), close_missing=True)
+    return store
+
+
+LOADED = [
+    selectinload(getattr(Finding, name)) for name in ("project", "identity", "sightings", "events", "runs")
+]
+
+
+def test_relationships_are_what_the_store_says(with_history: SqlStore, session: Session) -> None:
+    store = with_history
+    found = session.scalars(select(Finding).options(*LOADED)).all()
+    session.expunge_all()  # nothing is loaded after this
+    assert len(found) == 3
+    known_runs = {run.id: run for run in store.runs(PROJECT)}
+    for one in found:
+        seen = store.sighting(PROJECT, str(one.id))
+        assert one.project.project_id == PROJECT
+        assert one.first_seen is not None
+        assert one.last_seen is not None
+        assert format_time(one.first_seen) == seen.first_seen
+        assert format_time(one.last_seen) == seen.last_seen
+        assert (one.closed_at is None) == (one.status is not Status.RESOLVED)
+        assert one.runs[-1].run_id == uuid.UUID(seen.last_run)
+        told = [(event.kind, format_time(event.at), event.changes) for event in one.events]
+        assert told == [(each.kind, each.at, each.changes) for each in store.history(PROJECT, str(one.id))]
+    seen_in = {one.rule_id: [str(run.run_id) for run in one.runs] for one in found}
+    assert seen_in == {
+        "R1": [run_id_of(n) for n in (1, 3, 4, 5)],
+        "R2": [run_id_of(n) for n in (1, 4)],
+        "R9": [run_id_of(2)],
+    }
+    project = session.scalars(
+        select(Project).options(selectinload(Project.runs), selectinload(Project.findings))
+    ).one()
+    assert [str(run.run_id) for run in project.runs] == [run_id_of(n) for n in range(1, 6)]
+    assert len(project.findings) == 3
+    assert [run.number for run in project.runs] == [
+        known_runs[str(run.run_id)].number for run in project.runs
+    ]
+
+
+@pytest.mark.usefixtures("with_history")
+def test_what_may_be_large_is_never_loaded_by_an_attribute(session: Session) -> None:
+    one = session.scalars(select(Finding)).first()
+    assert one is not None
+    for owner, name in [(one, "sightings"), (one, "events"), (one, "runs"), (one.project, "findings")]:
+        with pytest.raises(InvalidRequestError, match="lazy='raise'"):
+            getattr(owner, name)
+
+
+@pytest.mark.usefixtures("with_history")
+def test_relationships_ask_and_sort(session: Session) -> None:
+    def rules(*conditions: Any) -> list[Any]:
+        return [*session.scalars(select(Finding.rule_id).where(*conditions).order_by(Finding.rule_id))]
+
+    assert rules(Finding.runs.any(Run.run_id == run_id_of(3))) == ["R1"]
+    assert rules(Finding.closed_at.is_not(None)) == ["R2"]
+    assert rules(Finding.closed_at < datetime.now(UTC)) == ["R2"]
+    assert rules(Finding.events.any(Event.kind == "status")) == ["R2"]
+    assert rules(Finding.identity.has(Identity.closed_at.is_not(None))) == ["R2"]
+    assert rules(Finding.project.has(Project.project_id == PROJECT)) == ["R1", "R2", "R9"]
+    ordered = session.scalars(
+        select(Finding.rule_id).order_by(Finding.first_seen.desc(), Finding.rule_id)
+    ).all()
+    assert ordered == ["R9", "R1", "R2"]
+    seen = session.execute(select(Finding.first_seen)).all()
+    assert sorted(row.first_seen for row in seen) == sorted(
+        session.scalars(select(Identity.first_seen)).all()
+    )
+    other = aliased(Finding)
+    last = session.scalars(select(other.last_seen).where(other.rule_id == "R9")).one()
+    assert last is not None
+    assert last.tzinfo is UTC
+    event_of = session.scalars(select(Event)).first()
+    assert event_of is not None
+    assert event_of.finding is not None
+    assert event_of.finding.rule_id == "R2"
+
+
+def test_nothing_is_written_through_relationships(with_history: SqlStore, session: Session) -> None:
+    store = with_history
+    before = store.list_findings(PROJECT)
+    found = session.scalars(select(Finding).options(*LOADED)).all()
+    for one in found:
+        one.events.clear()
+        one.sightings.clear()
+        one.runs.clear()
+    session.commit()
+    assert store.list_findings(PROJECT) == before
+    assert all(store.sighting(PROJECT, one["id"]) for one in before)
+
+
+# -- tables of an application -----------------------------------------------------------------------------------------
+
+
+class Own(DeclarativeBase):
+    """A base of the application, with string names within it."""
+
+
+class Ticket(Own):
+    __tablename__ = "tickets"
+    _reference = finding_reference()
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = _reference.project_id
+    finding_id: Mapped[uuid.UUID] = _reference.finding_id
+    __table_args__ = _reference.table_args
+    finding: Mapped[Finding] = relationship(
+        Finding, backref=backref("tickets", cascade="all, delete-orphan", passive_deletes=True)
+    )
+    notes: Mapped[list[Note]] = relationship(
+        "Note", back_populates="ticket", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+
+class Note(Own):
+    __tablename__ = "notes"
+    _reference = finding_reference("of_project", "of_finding", ondelete="RESTRICT", nullable=True)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    ticket_id: Mapped[int] = mapped_column(ForeignKey("tickets.id", ondelete="CASCADE"))
+    of_project: Mapped[str | None] = _reference.project_id
+    of_finding: Mapped[uuid.UUID | None] = _reference.finding_id
+    __table_args__ = _reference.table_args
+    ticket: Mapped[Ticket] = relationship("Ticket", back_populates="notes")
+
+
+@pytest.fixture
+def application(store: SqlStore) -> Iterator[Session]:
+    """Yield a session of an application whose tables refer to three findings."""
+    engine = orm.configure(engine_of(store))
+    store.save_findings([finding(1), finding(2), finding(3)])
+    Own.metadata.create_all(engine, [Own.metadata.tables[name] for name in ("tickets", "notes")])
+    try:
+        with Session(engine) as session:
+            found = session.scalars(select(Finding).order_by(Finding.id)).all()
+            session.add_all([Ticket(finding=found[0], notes=[Note()]), Ticket(finding=found[1])])
+            session.add(Ticket(finding=found[2], notes=[Note(of_project=PROJECT, of_finding=found[2].id)]))
+            session.commit()
+            yield session
+            session.rollback()
+    finally:
+        Own.metadata.drop_all(engine, [Own.metadata.tables[name] for name in ("notes", "tickets")])
+        engine.dispose()
+
+
+def test_tables_of_an_application_refer_to_findings(application: Session) -> None:
+    tickets = application.scalars(select(Ticket).order_by(Ticket.finding_id)).all()
+    assert [ticket.finding.title for ticket in tickets] == ["Finding 1", "Finding 2", "Finding 3"]
+    assert tickets[0].finding_id == uuid.UUID(uuid_of(1))
+    worst = select(Ticket).join(Ticket.finding).where(Finding.severity >= Severity.HIGH)
+    assert application.scalars(worst).all() == []
+    application.add(Ticket(project_id=PROJECT, finding_id=uuid.uuid4()))
+    with pytest.raises(IntegrityError):
+        application.flush()
+    application.rollback()
+    indexes = inspect(application.get_bind()).get_indexes("tickets")
+    assert [index["column_names"] for index in indexes] == [["project_id", "finding_id"]]
+
+
+def test_what_refers_to_a_finding_goes_with_it_or_keeps_it(application: Session, store: SqlStore) -> None:
+    statements: list[str] = []
+    event.listen(application.get_bind(), "before_cursor_execute", lambda *given: statements.append(given[2]))
+    application.delete(application.get_one(Finding, (PROJECT, uuid.UUID(uuid_of(1)))))
+    application.flush()
+    assert [sql for sql in statements if sql.startswith(("DELETE", "UPDATE"))] == [
+        sql for sql in statements if sql.startswith("DELETE FROM findings")
+    ], "the database does the rest (passive_deletes)"
+    application.commit()
+    assert application.scalar(select(func.count()).select_from(Ticket)) == 2
+    assert application.scalar(select(func.count()).select_from(Identity)) == 2
+    with store.joined(application) as unit:
+        unit.set_status(PROJECT, uuid_of(2), "resolved", actor="ana")
+        unit.purge(PROJECT, closed_before="9999-01-01T00:00:00Z")
+    application.commit()
+    assert application.scalar(select(func.count()).select_from(Ticket)) == 1
+    application.commit()
+    with pytest.raises(StorageError), store.joined(application) as unit:
+        unit.delete_project(PROJECT)
+    application.rollback()
+    assert ids(store.list_findings(PROJECT)) == [uuid_of(3)]
+
+
+STRINGS = """
+import sys
+from sqlalchemy import ForeignKeyConstraint, create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from findings_orm import migrations, open_storage, orm
+from findings_orm.testing.samples import PROJECT, finding
+
+OWN = sys.argv[2] == "own"
+
+if OWN:
+    class Base(DeclarativeBase):
+        metadata = orm.metadata
+else:
+    Base = orm.Base
+
+class Note(Base):
+    __tablename__ = "app_notes"
+    __table_args__ = (ForeignKeyConstraint(
+        ["project_id", "finding_id"], ["findings.project_id", "findings.id"], ondelete="CASCADE"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(orm.Finding.__table__.c.project_id.type)
+    finding_id: Mapped[object] = mapped_column(orm.Finding.__table__.c.id.type)
+    finding = relationship(orm.Finding if OWN else "Finding")
+
+with open_storage(sys.argv[1]) as store:
+    store.save_finding(finding(1))
+    engine = orm.configure(create_engine(sys.argv[1].replace("postgresql:", "postgresql+psycopg:")))
+    Base.metadata.create_all(engine, [Note.__table__])
+    with Session(engine) as session:
+        session.add(Note(finding=session.scalars(select(orm.Finding)).one()))
+        session.commit()
+        assert session.scalars(select(Note)).one().finding.title == "Finding 1"
+        with store.joined(session):
+            store.delete_project(PROJECT)
+        session.commit()
+        assert session.scalars(select(Note)).all() == []
+    assert migrations.check(engine) == [], migrations.check(engine)
+    Note.__table__.drop(engine)
+"""
+
+
+@pytest.mark.parametrize("base", ["own", "ours"])
+def test_string_names_lead_to_findings(store: SqlStore, base: str) -> None:
+    """In a process of its own: what it declares would stay."""
+    url = store.engine.url.set(drivername=store.engine.dialect.name).render_as_string(hide_password=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", STRINGS, url, base], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr

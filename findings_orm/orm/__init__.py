@@ -25,22 +25,26 @@ if TYPE_CHECKING:
         Sighting,
         metadata,
     )
+    from findings_orm.orm.reference import FindingReference, finding_reference
 
-_APPLICATION = ("configure", "include_name", "include_object", "render_item")
+_MODULES = {
+    **dict.fromkeys(("configure", "include_name", "include_object", "render_item"), "application"),
+    **dict.fromkeys(("FindingReference", "finding_reference"), "reference"),
+}
 
 
 def __getattr__(name: str) -> Any:
     """Load the models, and SQLAlchemy with them, on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "application" if name in _APPLICATION else "models"
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'models')}"), name)
 
 
 __all__ = [
     "Base",
     "Event",
     "Finding",
+    "FindingReference",
     "Identity",
     "Project",
     "Rejected",
@@ -49,6 +53,7 @@ __all__ = [
     "Sighting",
     "Status",
     "configure",
+    "finding_reference",
     "include_name",
     "include_object",
     "metadata",

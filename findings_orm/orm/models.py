@@ -12,7 +12,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from sqlalchemy import (
     BigInteger,
@@ -27,11 +27,15 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    and_,
+    case,
     event,
+    select,
     text,
+    union_all,
 )
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column, relationship
 
 from findings_orm.fields import Kind
 from findings_orm.finding import FIELD_KINDS, FindingDocument, Severity, Status, format_time
@@ -82,6 +86,12 @@ def _finding_reference() -> ForeignKeyConstraint:
     )
 
 
+def _related(**options: Any) -> Any:
+    """Return a relationship to read. What may be large is loaded where a statement asks for it (``selectinload``), never by
+    looking at an attribute."""
+    return relationship(viewonly=True, **options)
+
+
 class Project(Base):
     """A project, and the number of writes to it so far."""
 
@@ -91,6 +101,9 @@ class Project(Base):
     project_id: Mapped[str] = mapped_column(SortedText, primary_key=True)
     created_at: Mapped[datetime] = mapped_column(Timestamp)
     revision: Mapped[int] = mapped_column(BigInteger)
+
+    findings: Mapped[list[Finding]] = _related(back_populates="project", lazy="raise")
+    runs: Mapped[list[Run]] = _related(back_populates="project", lazy="raise", order_by="Run.number")
 
 
 def _findings_index(
@@ -194,6 +207,51 @@ class Finding(Base):
     confidence: Mapped[float | None] = mapped_column(Double)
     tags: MappedList[str] = typed_column(JsonList, server_default=text("'[]'"))
 
+    project: Mapped[Project] = _related(back_populates="findings")
+    identity: Mapped[Identity | None] = _related(back_populates="finding", uselist=False)
+    sightings: Mapped[list[Sighting]] = _related(
+        back_populates="finding", lazy="raise", order_by="Sighting.first_run"
+    )
+    events: Mapped[list[Event]] = _related(
+        primaryjoin="and_(Finding.project_id == foreign(Event.project_id), Finding.id == foreign(Event.finding_id))",
+        back_populates="finding",
+        lazy="raise",
+        order_by="[Event.revision, Event.position]",
+    )
+
+    runs: ClassVar[InstrumentedAttribute[list[Run]]]
+    """The runs that saw it, the first one first; loaded where a statement asks for it."""
+
+    @hybrid_property
+    def first_seen(self) -> datetime | None:
+        """When a store first had it; in a statement, read from its identity, as the next two."""
+        return None if self.identity is None else self.identity.first_seen
+
+    @first_seen.inplace.expression
+    @classmethod
+    def _first_seen(cls) -> ColumnElement[datetime | None]:
+        return _of_identity(cls, Identity.first_seen)
+
+    @hybrid_property
+    def last_seen(self) -> datetime | None:
+        """When an import or a save last had it."""
+        return None if self.identity is None else self.identity.last_seen
+
+    @last_seen.inplace.expression
+    @classmethod
+    def _last_seen(cls) -> ColumnElement[datetime | None]:
+        return _of_identity(cls, Identity.last_seen)
+
+    @hybrid_property
+    def closed_at(self) -> datetime | None:
+        """When it was closed; None while it is open."""
+        return None if self.identity is None else self.identity.closed_at
+
+    @closed_at.inplace.expression
+    @classmethod
+    def _closed_at(cls) -> ColumnElement[datetime | None]:
+        return _of_identity(cls, Identity.closed_at)
+
     @hybrid_property
     def severity_rank(self) -> int:
         """0 for `info` up to 4 for `critical`; in a statement, what `severity` is sorted by."""
@@ -211,6 +269,16 @@ class Finding(Base):
             for name, kind in FIELD_KINDS.items()
         }
         return cast("FindingDocument", document)
+
+
+def _of_identity(finding: type[Finding], column: Any) -> ColumnElement[datetime | None]:
+    """Return a column of the identity of each finding of a statement.
+
+    The condition always holds: it brings the findings into a statement that names nothing else of them.
+    """
+    found = select(column).where(Identity.project_id == finding.project_id, Identity.finding_id == finding.id)
+    value = found.correlate_except(Identity).scalar_subquery()
+    return case((finding.id.is_not(None), value)).label(column.key)
 
 
 def _plain_number(number: float) -> float:
@@ -289,6 +357,8 @@ class Identity(Base):
     closed_as: Mapped[str | None] = mapped_column(Text)
     closed_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
+    finding: Mapped[Finding] = _related(back_populates="identity")
+
 
 class Sighting(Base):
     """An earlier unbroken streak of runs that saw a finding."""
@@ -300,6 +370,8 @@ class Sighting(Base):
     finding_id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
     first_run: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     last_run: Mapped[int] = mapped_column(BigInteger)
+
+    finding: Mapped[Finding] = _related(back_populates="sightings")
 
 
 class Run(Base):
@@ -322,6 +394,8 @@ class Run(Base):
     revision_after: Mapped[int | None] = mapped_column(BigInteger)
     digests: Mapped[bytes | None] = mapped_column(LargeBinary)
 
+    project: Mapped[Project] = _related(back_populates="runs")
+
 
 class Event(Base):
     """One entry of the audit trail. It outlives its finding, so it refers to the project only."""
@@ -342,6 +416,11 @@ class Event(Base):
     changes: MappedObject = typed_column(Json)
     comment: Mapped[str] = mapped_column(Text)
     run_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+
+    finding: Mapped[Finding | None] = _related(
+        primaryjoin="and_(Finding.project_id == foreign(Event.project_id), Finding.id == foreign(Event.finding_id))",
+        back_populates="events",
+    )
 
 
 class Rejected(Base):
@@ -378,6 +457,38 @@ TABLES: tuple[Table, ...] = tuple(Base.metadata.sorted_tables)
 
 for _table in TABLES:
     _table.info["policy"] = Access.__tablename__  # of row-level security on PostgreSQL
+
+
+def _runs_of_findings() -> Any:
+    """Return the relationship of findings to the runs that saw them: those of their detector in one of their streaks."""
+    streaks = union_all(
+        *(
+            select(kind.project_id, kind.finding_id, kind.first_run, kind.last_run)
+            for kind in (Identity, Sighting)
+        )
+    ).subquery()
+    seen = (
+        select(Finding.project_id, Finding.id, Finding.detector_id, streaks.c.first_run, streaks.c.last_run)
+        .join(streaks, and_(streaks.c.project_id == Finding.project_id, streaks.c.finding_id == Finding.id))
+        .subquery("seen")
+    )
+    of_detector: Any = Run.__table__.c.detectors
+    return relationship(
+        Run,
+        secondary=seen,
+        primaryjoin=and_(Finding.project_id == seen.c.project_id, Finding.id == seen.c.id),
+        secondaryjoin=and_(
+            Run.project_id == seen.c.project_id,
+            Run.number.between(seen.c.first_run, seen.c.last_run),
+            of_detector.comparator.has(seen.c.detector_id),
+        ),
+        viewonly=True,
+        lazy="raise",
+        order_by=Run.number,
+    )
+
+
+Finding.runs = _runs_of_findings()
 
 
 def _freeze(_target: object, value: Any, _old: object, _initiator: object) -> Any:
