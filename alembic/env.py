@@ -18,7 +18,7 @@ from findings_orm.migrations.database import current_revision
 from findings_orm.migrations.dependents import keep_dependents
 from findings_orm.migrations.running import prebuild_indexes
 from findings_orm.migrations.scripts import VERSION_TABLE
-from findings_orm.migrations.transaction import LOCK, migration_transaction
+from findings_orm.migrations.transaction import LOCK, migration_transaction, quoted_name
 from findings_orm.orm import text_index
 from findings_orm.orm.models import OPTIONAL_INDEXES, TABLES, Base, exists_on
 from findings_orm.orm.sqlite_text_index import TRIGGERS
@@ -112,13 +112,19 @@ def run_online(connection: Connection) -> None:
 
 def run_offline() -> None:
     """Write the SQL of the command instead of running it."""
-    dialect = parse_url(database_url()).get_backend_name()
+    url = parse_url(database_url())
+    dialect, schema = url.get_backend_name(), url.query.get("schema")
     # Another style of parameters would double each %.
     context.configure(
         dialect_name=dialect, dialect_opts={"paramstyle": "named"}, literal_binds=True, **OPTIONS
     )
     with context.begin_transaction():
         if dialect == "postgresql":
+            if schema is not None:
+                name = quoted_name(str(schema)).replace(":", "\\:")
+                if config.attributes.get("new_schema"):
+                    context.execute(f"CREATE SCHEMA {name}")
+                context.execute(f"SET LOCAL search_path TO {name}")
             context.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
         context.run_migrations()
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import Connection, text
+from sqlalchemy import URL, Connection, inspect, text
 
 from findings_orm.arguments import checked
 from findings_orm.errors import SchemaVersionError, StorageError
 from findings_orm.migrations.connecting import Target, describe_target, open_connection
 from findings_orm.migrations.database import status
 from findings_orm.migrations.scripts import Revision, goal_of, position_of, revision_chain
+from findings_orm.migrations.transaction import schema_of
 
 Direction = Literal["upgrade", "downgrade"]
 
@@ -89,7 +90,9 @@ class MigrationPlan:
 
 
 @checked
-def plan(target: Target, revision: str = "head", *, direction: Direction | None = None) -> MigrationPlan:
+def plan(
+    target: Target, revision: str = "head", *, direction: Direction | None = None, schema: str | None = None
+) -> MigrationPlan:
     """Say what `upgrade` or `downgrade` to a revision would do. Changes nothing.
 
     Args:
@@ -97,13 +100,14 @@ def plan(target: Target, revision: str = "head", *, direction: Direction | None 
         revision: a revision, ``head``, ``base``, or relative as ``+1`` and ``-1``.
         direction: ``upgrade`` or ``downgrade``; the one that leads to the revision if None. Upgrading to a revision that the
             database has passed is nothing to do.
+        schema: as in `upgrade`.
 
     Raises:
         SchemaVersionError: the revision is unknown, or the database was made by a newer release.
         StorageUnavailableError: the database can't be reached, or does not exist.
     """
     where = describe_target(target)
-    with open_connection(target) as connection:
+    with open_connection(target, schema=schema) as connection:
         current = status(connection).current
         here, there, direction = _find_way(current, revision, where, direction)
         pending = (
@@ -131,10 +135,13 @@ def plan(target: Target, revision: str = "head", *, direction: Direction | None 
 
 
 @checked
-def script(target: Target, revision: str = "head", *, direction: Direction | None = None) -> str:
+def script(
+    target: Target, revision: str = "head", *, direction: Direction | None = None, schema: str | None = None
+) -> str:
     """Return the SQL that brings a database to a revision, for administrators (Alembic's offline mode). Changes nothing.
 
-    What only Python can move is guarded: the script fails where rows hold such values.
+    What only Python can move is guarded: the script fails where rows hold such values. Where `plan` would look into a schema of
+    PostgreSQL, the script works in that, and makes it on the way up if it is not there.
 
     Raises:
         SchemaVersionError: as `plan`, or the way can't be written as SQL.
@@ -142,12 +149,17 @@ def script(target: Target, revision: str = "head", *, direction: Direction | Non
     from findings_orm.migrations.running import write_sql
 
     where = describe_target(target)
-    with open_connection(target) as connection:
+    with open_connection(target, schema=schema) as connection:
         current = status(connection).current
         dialect = connection.dialect.name
+        place = schema_of(connection, schema) if dialect == "postgresql" else None
+        is_new = place is not None and not inspect(connection).has_schema(place)
     here, there, direction = _find_way(current, revision, where, direction)
     ids = ["base", *(one.id for one in revision_chain())]
-    return write_sql(where, dialect, direction, ids[here], ids[there]) if here != there else ""
+    if here == there:
+        return ""
+    url = URL.create(dialect, query={} if place is None else {"schema": place})
+    return write_sql(where, url, direction, ids[here], ids[there], new_schema=is_new)
 
 
 def _find_way(
@@ -200,7 +212,7 @@ def _locked_tables(connection: Connection, revision: Revision, direction: Direct
     ends = (
         (ids[position - 1], ids[position]) if direction == "upgrade" else (ids[position], ids[position - 1])
     )
-    statements = write_sql(describe_target(connection), "postgresql", direction, *ends)
+    statements = write_sql(describe_target(connection), URL.create("postgresql"), direction, *ends)
     touched = set(re.findall(_TOUCHED, statements, re.MULTILINE))
     there = {name for name in touched if connection.dialect.has_table(connection, name)}
     return sorted(there - {"findings_orm_version"})

@@ -13,7 +13,7 @@ import alembic.context
 import alembic.op
 from alembic import command
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from findings_orm.driver_errors import sqlstate_of
@@ -199,15 +199,30 @@ def run_revisions(
 
 
 def write_sql(
-    where: str, dialect: str, direction: Literal["upgrade", "downgrade"], start: str, end: str
+    where: str,
+    url: URL,
+    direction: Literal["upgrade", "downgrade"],
+    start: str,
+    end: str,
+    *,
+    new_schema: bool = False,
 ) -> str:
-    """Return the SQL of the revisions between two, for a dialect.
+    """Return the SQL of the revisions between two.
+
+    Args:
+        where: the database, for messages.
+        url: says which dialect, and which schema of PostgreSQL.
+        direction: up or down.
+        start: the revision of the database.
+        end: the revision afterwards.
+        new_schema: make that schema.
 
     Raises:
         SchemaVersionError: a revision can't be written as SQL.
     """
     config = new_config()
-    config.attributes["url"] = f"{dialect}://"
+    config.attributes["url"] = url.render_as_string()
+    config.attributes["new_schema"] = new_schema
     config.output_buffer = io.StringIO()
     move: Callable[..., None] = getattr(command, direction)
     with _lock_alembic(where):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sessions import engine_with, run_in_greenlet, sql_store, with_driver
-from sqlalchemy import Engine, NullPool, create_engine, func, select, text
+from sqlalchemy import Engine, NullPool, create_engine, func, make_url, select, text
 from sqlalchemy.orm import Session
 
 from findings_orm import (
@@ -241,3 +243,57 @@ def test_a_role_that_only_reads_is_respected(postgresql_url: str, engine: Engine
         with engine.connect().execution_options(postgresql_readonly=False) as connection:
             connection.execute(text("ALTER ROLE CURRENT_USER RESET default_transaction_read_only"))
             connection.commit()
+
+
+@pytest.mark.parametrize("say", [lambda e, s: (e, {"schema": s}), lambda e, s: (of_tenant(e, s), {})])
+@pytest.mark.parametrize("schema", [TENANT, "n:ew", "pub%lic"])
+def test_a_plan_and_a_script_speak_of_the_schema(
+    engine: Engine, schema: str, say: Callable[..., Any]
+) -> None:
+    target, given = say(engine, schema)
+    if schema == TENANT:
+        migrations.downgrade(target, "r0003", **given)
+    here = "r0003" if schema == TENANT else None
+    found = migrations.plan(target, **given)
+    assert (found.current, found.target) == (here, HEAD)
+    assert [step.locks for step in found.steps if step.revision == "r0004"] == [["findings"]] or here is None
+    assert migrations.plan(engine).steps == []
+    public = contents_of(engine, "public")
+    for revision in (HEAD, "r0003", "base"):
+        run_raw(engine, migrations.script(target, revision, **given))
+        assert migrations.status(target, **given).current == (None if revision == "base" else revision)
+        assert (migrations.check(target, **given) == []) == (revision == HEAD)
+    assert contents_of(engine, "public") == public
+    assert contents_of(engine, schema) == ["findings_orm_version.version_num"]
+
+
+def contents_of(engine: Engine, schema: str) -> list[str]:
+    """Return the names of tables and columns of a schema."""
+    sql = text(
+        "SELECT table_name || '.' || column_name FROM information_schema.columns WHERE table_schema = :schema ORDER BY 1"
+    )
+    with engine.connect() as connection:
+        return list(connection.execute(sql, {"schema": schema}).scalars())
+
+
+def run_raw(engine: Engine, script: str) -> None:
+    with psycopg.connect(
+        engine.url.set(drivername="postgresql").render_as_string(), autocommit=True
+    ) as connection:
+        connection.execute(script.encode())
+
+
+def test_a_script_for_a_url_with_a_schema(postgresql_url: str) -> None:
+    url = make_url(postgresql_url).update_query_dict({"schema": "by url"}).render_as_string()
+    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+        connection.execute(migrations.script(url).encode())
+    assert migrations.check(url) == []
+
+
+def test_sqlite_has_no_schema_to_plan_for(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'findings.db'}"
+    migrations.upgrade(url)
+    for ask in (migrations.plan, migrations.script):
+        with pytest.raises(StorageError, match="a SQLite database has no schema"):
+            ask(url, schema="tenant")
+        ask(url, schema="main")
