@@ -68,7 +68,7 @@ class ApplicationStore(FindingStore, Observable, Diagnosable, Protocol):
 
     def session(self) -> Session:
         """Return an ORM session inside the unit of work that the call belongs to, for the models in
-        `findings_orm.orm.models` or the application's own; it commits when `transaction()` does.
+        `findings_orm.orm` or the application's own; it commits when `transaction()` does.
 
         Raises:
             StorageError: the store has no database, or the call is not inside of `transaction()`.

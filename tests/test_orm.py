@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -611,5 +613,16 @@ def test_string_names_lead_to_findings(store: SqlStore, base: str) -> None:
     url = store.engine.url.set(drivername=store.engine.dialect.name).render_as_string(hide_password=False)
     ran = subprocess.run(
         [sys.executable, "-c", STRINGS, url, base], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "sqlalchemy.md"
+
+
+def test_the_page_for_applications_is_run(tmp_path: Path) -> None:
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL))
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr

@@ -1,4 +1,4 @@
-"""What type checkers say of an application: nothing of a right one, and each mistake of one with ten."""
+"""What type checkers say of an application: nothing of a right one, and each mistake of one with sixteen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from findings_orm.registry import StorageOptions
 
 ROOT = Path(__file__).parent.parent
 RIGHT, MISTAKEN = (ROOT / "tests" / "assets" / f"{kind}_application.py" for kind in ("right", "mistaken"))
-MISTAKES = 10
+MISTAKES = 16
 
 Faults = dict[tuple[str, int], set[str]]
 """What a checker says: file and line to the names of the faults there."""

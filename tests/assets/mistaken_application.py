@@ -1,8 +1,12 @@
-"""A small application with ten mistakes. The line above each says what mypy and pyright call it."""
+"""A small application with sixteen mistakes. The line above each says what mypy and pyright call it."""
 
 from __future__ import annotations
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from findings_orm import ApplicationStore, FindingDocument, FindingInput, FindingQuery, open_storage
+from findings_orm.orm import Finding
 
 URL = "sqlite:///findings.db"
 
@@ -43,3 +47,19 @@ def open_again(store: ApplicationStore) -> None:
     # expected: mypy arg-type, pyright reportArgumentType
     with store.joined("a session"):
         store.save_findings(worst.items)
+
+
+def query_models(session: Session) -> str:
+    # expected: mypy operator, pyright reportOperatorIssue
+    worst = select(Finding).where(Finding.severity >= 3)
+    # expected: mypy operator, pyright reportOperatorIssue
+    worst = worst.where(Finding.severity < "urgent")
+    # expected: mypy arg-type, pyright reportArgumentType
+    worst = worst.where(Finding.tags.has(79))
+    # expected: mypy list-item, pyright reportArgumentType
+    worst = worst.where(Finding.cwe_ids.has_any(["CWE-79"]))
+    finding = session.scalars(worst).one()
+    # expected: mypy attr-defined, pyright reportAttributeAccessIssue
+    finding.tags.append("seen")
+    # expected: mypy return-value, pyright reportReturnType
+    return finding.id

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, selectinload
 
 import findings_orm
 from findings_orm import (
@@ -24,6 +26,7 @@ from findings_orm import (
     open_storage,
 )
 from findings_orm.formats import open_report
+from findings_orm.orm import Event, Finding, finding_reference
 
 
 class Notes:
@@ -121,13 +124,54 @@ def work(engine: Engine, url: str) -> None:
         store.save_findings(store.list_findings("acme-web"))
         decide(store, "acme-api", {"0": "false_positive"})
         print(sorted(map(score, worst(store, "acme-api"))), store.diagnose(), store.health().ok)
-        with Session(engine) as session, store.joined(session) as unit:
-            unit.ingest("acme-api", scan(1))
+        with Session(engine) as session:
+            with store.joined(session) as unit:
+                unit.ingest("acme-api", scan(1))
             session.commit()
         with engine.begin() as connection, store.joined(connection):
             store.delete_project("acme-web")
         with store.transaction() as unit, unit.session() as session:
             session.flush()
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+reference = finding_reference(ondelete="CASCADE")
+
+
+class Ticket(Base):
+    __tablename__ = "tickets"
+    __table_args__ = reference.table_args
+    number: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = reference.project_id
+    finding_id: Mapped[uuid.UUID] = reference.finding_id
+    finding: Mapped[Finding] = relationship(Finding)
+
+
+def query_models(session: Session, since: datetime) -> dict[uuid.UUID, Severity]:
+    worst = (
+        select(Finding)
+        .where(Finding.severity >= Severity.HIGH, Finding.severity < "critical", Finding.created_at > since)
+        .where(Finding.tags.has("secret"), Finding.cwe_ids.has_any([79, 89]), Finding.status == Status.OPEN)
+        .where(Finding.severity.between("low", Severity.HIGH), Finding.first_seen > since)
+        .where(Finding.severity.in_([Severity.LOW]), Finding.events.any(Event.actor == "ana"))
+        .order_by(Finding.severity_rank.desc(), Finding.id)
+        .options(selectinload(Finding.events), selectinload(Finding.runs))
+    )
+    found: dict[uuid.UUID, Severity] = {}
+    finding: Finding
+    for finding in session.scalars(worst):
+        tags: Sequence[str] = finding.tags
+        document: FindingDocument = finding.document()
+        if finding.severity > Severity.LOW and "secret" in tags and finding.closed_at is None:
+            found[finding.id] = finding.severity
+        print(document["title"], finding.evidence.get("tries"), [run.number for run in finding.runs])
+        print(finding.created_at.astimezone(), finding.status is Status.OPEN, finding.project.revision)
+    for ticket in session.scalars(select(Ticket).join(Ticket.finding)):
+        print(ticket.number, ticket.finding.title)
+    return found
 
 
 def use_notes(options: dict[str, Any]) -> None:
