@@ -16,6 +16,7 @@ from findings_orm.decorate import ApplicationStore
 from findings_orm.errors import (
     FindingNotFoundError,
     LimitExceededError,
+    ReadOnlyError,
     SchemaVersionError,
     StorageConflictError,
     StorageError,
@@ -100,6 +101,7 @@ __all__ = [
     "Page",
     "PostgreSQLStorageAdapter",
     "PurgeReport",
+    "ReadOnlyError",
     "RedisCacheAdapter",
     "Rejected",
     "RejectedOriginal",

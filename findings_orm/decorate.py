@@ -266,8 +266,8 @@ class ForwardingStore(ApplicationStore):
     # -- the store itself -----------------------------------------------------------------------------------
 
     @block
-    def transaction(self) -> Iterator[Self]:
-        with self.inner.transaction() as inner:
+    def transaction(self, *, read_only: bool = False) -> Iterator[Self]:
+        with self.inner.transaction(read_only=read_only) as inner:
             yield self._view_of(inner)
 
     @block

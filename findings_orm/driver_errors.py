@@ -240,7 +240,7 @@ def _translate_postgresql(error: BaseException, where: str) -> StorageError:
             f"{where}: {_ADVICE[state]} ({error})", retryable=state != _NO_PERMISSION
         )
     if state in _UNDONE:
-        return StorageConflictError(f"{where}: a concurrent change won: {error}")
+        return StorageConflictError(f"{where}: a concurrent change won: {error}", retryable=True)
     if state in _OTHER_STATEMENTS or (state == _PROTOCOL_BROKEN and _STATEMENT in text):
         way = _UNPREPARED["psycopg" if _is_psycopg(error) else "asyncpg"]
         return StorageUnavailableError(

@@ -99,7 +99,19 @@ class FindingNotFoundError(StorageError):
 
 
 class StorageConflictError(StorageError):
-    """A concurrent change won, or an id is already that of another finding."""
+    """A concurrent change won, or an id is already that of another finding.
+
+    Attributes:
+        retryable: True where a concurrent change won: the same call, or the same unit of work from its beginning, may succeed.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class ReadOnlyError(StorageError):
+    """A write in a unit of work that was opened for reading, ``transaction(read_only=True)``. Nothing of it was written."""
 
 
 class StorageIntegrityError(StorageError):

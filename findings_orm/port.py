@@ -412,7 +412,7 @@ class FindingStore(StoragePort, Protocol):
         history of what was purged stays, with a closing ``purge`` event.
         """
 
-    def transaction(self) -> AbstractContextManager[Self]:
+    def transaction(self, *, read_only: bool = False) -> AbstractContextManager[Self]:
         """Open a unit of work, and return it as an object with all methods of this store: what is done with it commits
         together when the block ends well, and is rolled back when the block raises. A block inside a block is a savepoint.
 
@@ -420,8 +420,18 @@ class FindingStore(StoragePort, Protocol):
         join the unit of the block around them by a context variable, so in the tasks and threads that are started inside with a
         copy of the context too; everybody else works outside of it. It begins with the first call in it.
 
+        What was read in it is still so when it commits: nobody else writes to a project from its first read or write on. So
+        what is read, changed and saved loses no change of another unit.
+
+        Args:
+            read_only: all reads see one instant, that of the first call. It keeps nobody waiting, and no unit that writes keeps
+                it waiting. Inside of another block it is a part of that one's unit, which only reads.
+
         Raises:
             StorageError: by the calls: the block has ended, for the object and for tasks and threads that were started inside.
+            ReadOnlyError: by the calls that write: the block is one for reading.
+            StorageConflictError: by the calls, or at the end of the block: a concurrent change won (``retryable``), so nothing
+                of the unit is written; do all of it again.
             StorageUnavailableError: by calls outside: they could only wait for a unit of another task of their own thread.
         """
 

@@ -123,10 +123,13 @@ class Records(Protocol):
     Attributes:
         committed: whether what was written is stored for good. An exception that comes after that says so.
         interrupted: whether a write was left by something else than a `StorageError`, so that it may be half done.
+        keeps_reads: whether what is read here has to stay so until the unit ends. Where a unit that writes keeps all others
+            out anyway, or sees one instant, there is nothing to do for it.
     """
 
     committed: bool = False
     interrupted: bool = False
+    keeps_reads: bool = False
 
     # -- write ---------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from findings_orm.decorate import ApplicationStore
 from findings_orm.diagnosis import UNREADABLE, Problem, problems_of_files, problems_of_survey, sort_by_level
 from findings_orm.errors import (
     FindingNotFoundError,
+    ReadOnlyError,
     StorageError,
     StorageIntegrityError,
     StorageUnavailableError,
@@ -83,7 +84,7 @@ class Store(Forking, RecordStore, ApplicationStore):
     A unit of work is a second object over the same attributes, which works on the unit's records.
     """
 
-    __slots__ = ("_unit",)
+    __slots__ = ("_read_only", "_unit")
 
     adapter: ClassVar[str]
     """The name of the kind of store, as in `Health`."""
@@ -93,16 +94,19 @@ class Store(Forking, RecordStore, ApplicationStore):
 
     def __init__(self) -> None:
         self._unit: Unit[Records] | None = None
+        self._read_only = False
         self._units: set[Unit[Records]] = set()
+        self._reading_units: set[Unit[Records]] = set()
         self._scope = object()
         self._closed = False
         self._finalizer: finalize[..., object] | None = None
 
     def after_fork(self) -> None:
         """See `Forking.after_fork`: units of work are the parent's."""
-        for unit in self._units:
-            unit.ended = True
-        self._units.clear()
+        for units in (self._units, self._reading_units):
+            for unit in units:
+                unit.ended = True
+            units.clear()
 
     # -- what an adapter provides, and only the store itself calls (docs/adapters.md) -------------------------
 
@@ -112,6 +116,10 @@ class Store(Forking, RecordStore, ApplicationStore):
 
     def open_reading(self) -> AbstractContextManager[Records]:
         """Return a unit for one read."""
+        return self.open_unit(write=False)
+
+    def open_snapshot(self) -> AbstractContextManager[Records]:
+        """Return a unit for many reads: all see one instant, in any thread, and nobody waits for its end."""
         return self.open_unit(write=False)
 
     def ping(self) -> dict[str, object]:
@@ -169,12 +177,30 @@ class Store(Forking, RecordStore, ApplicationStore):
         if self._closed:
             raise StorageUnavailableError(f"this {self.adapter} store is closed; open it again")
 
-    def _view_of(self, unit: Unit[Records]) -> Self:
+    def _view_of(self, unit: Unit[Records], *, read_only: bool = False) -> Self:
         """Return the object that a unit of work is: this store, but every call is one in the unit."""
         view = object.__new__(type(self))
         view.__dict__ = self.__dict__
         view._unit = unit
+        view._read_only = read_only
         return view
+
+    def _is_read_only(self) -> bool:
+        """Return whether a call made here, in a unit of work, is in a block for reading."""
+        frame = None if self._unit is not None else find_frame(self._scope)
+        return self._read_only if frame is None else frame.read_only
+
+    def _refuse_to_write(self) -> None:
+        """Refuse a write in a block for reading.
+
+        Raises:
+            ReadOnlyError: it is in one.
+        """
+        if self._is_read_only():
+            raise ReadOnlyError(
+                "this unit of work is one for reading, transaction(read_only=True), so it takes no write (nor a dry run, which "
+                "writes and undoes it); open one with transaction()"
+            )
 
     @block
     def _enter_unit(self, *, write: bool = False, single: bool = False) -> Iterator[Records]:
@@ -182,6 +208,8 @@ class Store(Forking, RecordStore, ApplicationStore):
         self._check_open()
         current = self._current_unit
         if current is not None:
+            if write:
+                self._refuse_to_write()
             records = None
             try:
                 with current.call(write=write) as records:
@@ -210,6 +238,7 @@ class Store(Forking, RecordStore, ApplicationStore):
         unit.records = records
         if not call:
             self._units.add(unit)  # it keeps others out from the beginning
+            records.keeps_reads = True
         try:
             with bound(self._scope, unit, call=call, alone=call):
                 yield self._view_of(unit)
@@ -224,6 +253,7 @@ class Store(Forking, RecordStore, ApplicationStore):
         current = self._current_unit
         if current is not None:
             self._check_open()
+            self._refuse_to_write()
             records, undone = None, True
             try:
                 with current.call(write=True) as records:
@@ -246,22 +276,29 @@ class Store(Forking, RecordStore, ApplicationStore):
 
     @block
     def snapshot(self) -> Iterator[Records]:
-        with self._enter_unit() as unit:
+        self._check_open()
+        with self._enter_unit() if self.in_transaction else self.open_snapshot() as unit:
             yield unit
 
     @block
-    def transaction(self) -> Iterator[Self]:
+    def transaction(self, *, read_only: bool = False) -> Iterator[Self]:
         self._check_open()
         current = self._current_unit
+        if current is not None and (read_only or self._is_read_only()):  # there is nothing to undo
+            with bound(self._scope, current, level=current.level, read_only=True):
+                yield self._view_of(current, read_only=True)
+            return
         if current is not None:
             with current.nest(), bound(self._scope, current, level=current.level):
                 yield self._view_of(current)
             return
-        unit = Unit(self._units, self._open_transaction_unit)
+        units = self._reading_units if read_only else self._units
+        opening = self._open_snapshot_unit if read_only else self._open_transaction_unit
+        unit = Unit(units, opening, read_only=read_only)
         try:
             try:
-                with bound(self._scope, unit):
-                    yield self._view_of(unit)
+                with bound(self._scope, unit, read_only=read_only):
+                    yield self._view_of(unit, read_only=read_only)
                 with unit.lock:
                     unit.end()
                     if unit.opened is not None and unit.records is not None:
@@ -276,7 +313,7 @@ class Store(Forking, RecordStore, ApplicationStore):
                 raise
             finally:
                 unit.opened = None  # if nothing else could: dropped, it is rolled back
-                self._units.discard(unit)
+                units.discard(unit)
         except BaseException as error:
             if unit.records is not None and unit.records.committed:
                 error.add_note(COMMITTED)
@@ -285,6 +322,10 @@ class Store(Forking, RecordStore, ApplicationStore):
     def _open_transaction_unit(self) -> AbstractContextManager[Records]:
         self._check_open()
         return self.open_unit(write=True)
+
+    def _open_snapshot_unit(self) -> AbstractContextManager[Records]:
+        self._check_open()
+        return self.open_snapshot()
 
     # -- the port -------------------------------------------------------------------------------------------
 
@@ -481,7 +522,7 @@ class Store(Forking, RecordStore, ApplicationStore):
                 check_plain_text("rejected_ids", one)
                 if is_uuid(one):
                     ids.append(one.lower())
-            if _lookup_key(project_id) not in unit.projects():
+            if not unit.revision(_lookup_key(project_id)):
                 return 0
             unit.advance(project_id, now())
             return unit.remove_rejected(project_id, ids)
@@ -491,6 +532,7 @@ class Store(Forking, RecordStore, ApplicationStore):
         self, project_id: str, fixed: Mapping[str, GivenFinding] | None = None
     ) -> IngestReport:
         with self._atomic_unit() as unit:
+            unit.keeps_reads = True  # else another call may retry the same ones
             kept = {original.rejected_id: original for original in unit.rejected(_lookup_key(project_id))}
             for rejected_id in fixed or ():
                 if rejected_id not in kept:

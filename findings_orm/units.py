@@ -40,6 +40,7 @@ class Undoable(Protocol):
     """What a unit asks of the records that it works on."""
 
     interrupted: bool
+    keeps_reads: bool
 
     def savepoint(self) -> AbstractContextManager[None]:
         """See `findings_orm.records.Records.savepoint`."""
@@ -96,17 +97,24 @@ class Frame:
         level: how many blocks of the same unit are around it.
         call: who makes the call that the block is, and None for a block of the application.
         alone: whether the call has a unit of its own.
+        read_only: whether the block is one for reading.
         ended: whether the block was left.
     """
 
-    __slots__ = ("_place", "_process", "_scope", "alone", "call", "ended", "level", "outer", "value")
+    __slots__ = (
+        *("_place", "_process", "_scope", "alone", "call", "ended", "level"),
+        *("outer", "read_only", "value"),
+    )
 
-    def __init__(self, scope: object, value: Any, *, level: int, call: bool, alone: bool) -> None:
+    def __init__(
+        self, scope: object, value: Any, *, level: int, call: bool, alone: bool, read_only: bool
+    ) -> None:
         self._scope = scope
         self._process = os.getpid()
         self._place = None if call else _current_place()
         self.call = current_caller() if call else None
         self.alone = alone
+        self.read_only = read_only
         self.level = level
         self.value = value
         self.ended = False
@@ -158,7 +166,15 @@ def find_frame(scope: object) -> Frame | None:
 
 
 @block
-def bound(scope: object, value: T, *, level: int = 0, call: bool = False, alone: bool = False) -> Iterator[T]:
+def bound(
+    scope: object,
+    value: T,
+    *,
+    level: int = 0,
+    call: bool = False,
+    alone: bool = False,
+    read_only: bool = False,
+) -> Iterator[T]:
     """Let calls that are made in this context, or in copies of it, find `value` until the block ends.
 
     Args:
@@ -167,8 +183,9 @@ def bound(scope: object, value: T, *, level: int = 0, call: bool = False, alone:
         level: how many blocks of the same unit are around it.
         call: the block is one call, and its caller's alone.
         alone: that call has a unit of its own: for other threads it is as if there were none.
+        read_only: the block is one for reading.
     """
-    frame = Frame(scope, value, level=level, call=call, alone=alone)
+    frame = Frame(scope, value, level=level, call=call, alone=alone, read_only=read_only)
     try:
         _FRAMES.set(frame)
         yield value
@@ -194,15 +211,20 @@ class Unit(Generic[R]):
         level: how many blocks are open in it.
         mixed: whether they were left in another order than the reverse one.
         ended: whether its block was left.
+        read_only: whether it sees one instant instead of keeping what it reads.
     """
 
     __slots__ = (
         *("_caller", "_frame", "_last", "_loop", "_open", "_thread", "_units"),
-        *("ended", "level", "lock", "mixed", "opened", "records"),
+        *("ended", "level", "lock", "mixed", "opened", "read_only", "records"),
     )
 
     def __init__(
-        self, units: set[Unit[R]], opening: Callable[[], AbstractContextManager[R]] | None = None
+        self,
+        units: set[Unit[R]],
+        opening: Callable[[], AbstractContextManager[R]] | None = None,
+        *,
+        read_only: bool = False,
     ) -> None:
         self._units = units
         self._open = opening
@@ -217,6 +239,7 @@ class Unit(Generic[R]):
         self.level = 0
         self.mixed = False
         self.ended = False
+        self.read_only = read_only
 
     def refuse_mixed(self) -> None:
         """Refuse to go on after a block inside was left before one that had been opened in it.
@@ -300,6 +323,7 @@ class Unit(Generic[R]):
         try:
             self.opened = self._open()
             self.records = self.opened.__enter__()
+            self.records.keeps_reads = not self.read_only
         except BaseException:
             self.opened = self.records = None
             raise

@@ -28,9 +28,9 @@ class SessionStore(ForwardingStore):
         self.nested = nested
 
     @contextmanager
-    def transaction(self) -> Iterator[Self]:
-        if self.store.in_transaction:
-            with self.store.transaction():
+    def transaction(self, *, read_only: bool = False) -> Iterator[Self]:
+        if read_only or self.store.in_transaction:
+            with self.store.transaction(read_only=read_only):
                 yield self
             return
         with Session(self.engine) as session:

@@ -24,6 +24,8 @@ class TestMemory(FindingStoreContract):
 
 @pytest.mark.no_cover
 class TestSQLiteInMemory(FindingStoreContract):
+    reads_beside_writers = False  # there is one connection
+
     @pytest.fixture
     def store(self) -> Iterator[FindingStore]:
         with open_storage("sqlite://") as store:

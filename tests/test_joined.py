@@ -38,6 +38,7 @@ from findings_orm.orm.models import TABLES, Base, Finding
 from findings_orm.orm.storage import SqlStore
 from findings_orm.testing.contract import FindingStoreContract
 from findings_orm.testing.contract.history import PurgeContract
+from findings_orm.testing.contract.isolation import IsolationContract
 from findings_orm.testing.contract.transactions import LifeContract, ThreadContract, TransactionContract
 from findings_orm.testing.samples import PROJECT, finding, ids, run_id_of, scanned, uuid_of
 
@@ -60,6 +61,16 @@ class Part(TransactionContract):
             "test_revision_never_comes_back",
             "test_iterating_inside_shows_one_instant_too",
             "test_store_works_after_many_transactions",
+        )
+    )
+
+
+class Kept(IsolationContract):
+    """Of what a unit of work reads, that which an application's transaction can keep."""
+
+    locals().update(
+        left_out(
+            *(name for name in vars(IsolationContract) if "for_reading" in name or "undone_block" in name)
         )
     )
 
@@ -118,6 +129,21 @@ class InGreenlet:
 @pytest.mark.no_cover
 class TestPlainSQLite(InSQLite, SQLiteSuite):  # type: ignore[misc]
     pass
+
+
+@pytest.mark.no_cover
+class TestReadsAreKeptInSQLite(InSQLite, Kept):
+    pass
+
+
+@pytest.mark.no_cover
+class TestReadsAreKeptByPsycopg(InPostgreSQL, Kept):
+    driver = "psycopg"
+
+
+@pytest.mark.no_cover
+class TestReadsAreKeptByPsycopg2(InPostgreSQL, Kept):
+    driver = "psycopg2"
 
 
 @pytest.mark.no_cover

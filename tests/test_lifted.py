@@ -95,6 +95,8 @@ def test_the_page_names_every_method_of_records() -> None:
 @pytest.mark.no_cover
 @pytest.mark.slow
 class TestLiftedDict(FindingStoreContract):
+    reads_beside_writers = False  # it has but what the six methods tell
+
     @pytest.fixture
     def store(self) -> Iterator[FindingStore]:
         with lift(DictAdapter()) as store:
@@ -110,6 +112,7 @@ FULL = os.environ.get("FINDINGS_TEST_SCALE") == "full"
 
 @pytest.mark.no_cover
 class TestLiftedJsonFolder(FindingStoreContract if FULL else LiftedContract):  # type: ignore[misc]  # one of two
+    reads_beside_writers = False  # it has but what the six methods tell
     persistent = True
     shared_between_processes = True
 

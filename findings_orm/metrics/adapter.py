@@ -91,14 +91,14 @@ class MetricsAdapter(ObservedStore):
             self._count_imported(result.counts(), self._unit_value())
 
     @block
-    def transaction(self) -> Iterator[Self]:
+    def transaction(self, *, read_only: bool = False) -> Iterator[Self]:
         """See `FindingStore.transaction`. Imports count when it commits."""
         outer: list[Mapping[str, int]] | None = self._unit_value()
         imports: list[Mapping[str, int]] = []
         commits = self._commits_at_once()
         ended = False
         try:
-            with super().transaction() as view, bound(self._scope, imports):
+            with super().transaction(read_only=read_only) as view, bound(self._scope, imports):
                 yield self._view_of(view.inner, imports)
             ended = True
             for counts in imports:

@@ -157,7 +157,7 @@ class ObservedStore(ForwardingStore):
         operation.end(count, None)
 
     @block
-    def transaction(self) -> Iterator[Self]:
+    def transaction(self, *, read_only: bool = False) -> Iterator[Self]:
         """See `FindingStore.transaction`. Its time is that of the block: how long it was open."""
         operation = self._begin_operation("transaction")
         commits = self._commits_at_once()
@@ -165,7 +165,7 @@ class ObservedStore(ForwardingStore):
         try:
             try:
                 with operation.around():
-                    with super().transaction() as view:
+                    with super().transaction(read_only=read_only) as view:
                         yield view
                     ended = True
             except BaseException as error:

@@ -328,12 +328,12 @@ class PostgreSQLStorageAdapter(SqlStore):
         return records
 
     @block
-    def _queue_for_project(self, records: PostgreSQLRecords, project_id: str) -> Iterator[None]:
-        """See `Queue.join`: for the units of work that have written to a project."""
+    def _queue_for_project(self, records: PostgreSQLRecords, names: frozenset[str]) -> Iterator[None]:
+        """See `Queue.join`: for the units of work that keep one of the names (`PostgreSQLRecords.queued`)."""
         queue, ticket = self._queue, None
         try:
             if self._units:
-                ticket = queue.join(lambda unit: _keeps(unit, records, project_id))
+                ticket = queue.join(lambda unit: _keeps(unit, records, names))
             yield
         finally:
             queue.leave(ticket)
@@ -370,9 +370,9 @@ class PostgreSQLStorageAdapter(SqlStore):
         self._consistent = threading.local()
 
     @block
-    def snapshot(self) -> Iterator[Records]:
-        """See `Store.snapshot`."""
-        with self._one_instant(), super().snapshot() as unit:
+    def open_snapshot(self) -> Iterator[Records]:
+        """See `Store.open_snapshot`."""
+        with self._one_instant(), self.open_unit(write=False) as unit:
             yield unit
 
     # -- reading --------------------------------------------------------------------------------------------
@@ -512,10 +512,14 @@ class PostgreSQLStorageAdapter(SqlStore):
         }
 
 
-def _keeps(unit: Unit[Records], records: Records, project_id: str) -> bool:
-    """Return whether a unit of work keeps a project that others are to write to."""
+def _keeps(unit: Unit[Records], records: Records, names: frozenset[str]) -> bool:
+    """Return whether a unit of work keeps what others wait for."""
     other = unit.records
-    return isinstance(other, PostgreSQLRecords) and other is not records and project_id in other.queued
+    return (
+        isinstance(other, PostgreSQLRecords)
+        and other is not records
+        and not names.isdisjoint(other.queued.copy())
+    )
 
 
 def _driver_sql(*statements: str) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, wraps
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import psycopg
 from psycopg.copy import LibpqWriter
 from psycopg.generators import copy_end
 from sqlalchemy import Connection
 
+from findings_orm.errors import StorageConflictError
 from findings_orm.finding import FindingDocument
 from findings_orm.freetext import RELEVANCE, fold_text, holds_all, search_text
 from findings_orm.orm import mapping, postgresql_queries, queries, ranges
@@ -33,6 +34,7 @@ from findings_orm.orm.records import BESIDE_KEY, OF_FINDING, READ_BATCH, RESEEN,
 from findings_orm.orm.route import psycopg_sql
 from findings_orm.orm.statements import LOOKUP_BATCH
 from findings_orm.port import Event
+from findings_orm.process import block
 from findings_orm.query import FindingQuery, time_key
 from findings_orm.records import (
     Advance,
@@ -120,6 +122,13 @@ ROWS_AT_ONCE = 50
 LOCK_SEED = int.from_bytes(b"findings", "big")
 """Tells the advisory locks of projects from those of others; the migrations lock this number itself."""
 
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))"
+_LIST = "\n"
+"""Takes the place of a project, which has no such name, in the lock of the list of projects: those that make or remove one
+share it, and who reads the list keeps them out."""
+_LISTED, _CHANGED = "\0listed", "\0changed"
+"""In the place of projects in `PostgreSQLRecords.queued`: the list of projects was read, or changed."""
+
 _EVENTS = BinaryRows("finding_events", ("project_id", "revision", "position", *EVENT_COLUMNS))
 _STREAKS = BinaryRows("finding_sightings", ("project_id", "finding_id", "first_run", "last_run"))
 
@@ -165,6 +174,21 @@ def _copy_tables(driver: Any, copies: Iterable[tuple[BinaryRows, Iterable[Row]]]
     return count
 
 
+_Read = TypeVar("_Read", bound=Callable[..., object])
+
+
+def _keeping(read: _Read) -> _Read:
+    """Let what a method reads of a project stay so until the unit ends, where that is wanted."""
+
+    @wraps(read)
+    def keeping_read(self: PostgreSQLRecords, project_id: str, *args: object, **options: object) -> object:
+        if self.keeps_reads:
+            self.keep(project_id)
+        return read(self, project_id, *args, **options)
+
+    return cast("_Read", keeping_read)
+
+
 class PostgreSQLRecords(SqlRecords):
     """The records inside one transaction, or, for reading, outside of any."""
 
@@ -179,7 +203,10 @@ class PostgreSQLRecords(SqlRecords):
     def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
         self._under_way = no_steps()
         self.queued: set[str] = set()
-        self.queue: Callable[[PostgreSQLRecords, str], AbstractContextManager[None]] | None = None
+        self.queue: Callable[[PostgreSQLRecords, frozenset[str]], AbstractContextManager[None]] | None = None
+        self._kept: dict[str, set[object]] = {}
+        self._lost: dict[str, set[object]] = {}
+        self._depth = 0
         super().__init__(connection, watch)
 
     @property
@@ -279,30 +306,102 @@ class PostgreSQLRecords(SqlRecords):
             "SELECT ?::text, ?::timestamptz, ?::bigint "
             "FROM (SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))) AS queue "
             "ON CONFLICT (project_id) DO UPDATE SET revision = finding_projects.revision + ?::bigint "
-            "RETURNING revision"
+            "RETURNING revision, CASE WHEN revision = ?::bigint "
+            "THEN pg_advisory_xact_lock_shared(hashtextextended(?::text, ?))::text END"
         )
-        return sql, (project_id, at, first, project_id, LOCK_SEED, step)
+        return sql, (project_id, at, first, project_id, LOCK_SEED, step, first, _LIST, LOCK_SEED)
 
     def advance(self, project_id: str, at: str) -> Advance:
         """See `Records.advance`."""
-        with self._queue_for(project_id):
-            return super().advance(project_id, at)
+        self._take_up(project_id)
+        with self._queue_for(project_id, _LISTED):
+            found = super().advance(project_id, at)
+        if not found.before:
+            self.queued.add(_CHANGED)
+        self._kept.setdefault(project_id, {found.before})
+        return found
 
     def put_project(self, project_id: str, state: ProjectState) -> None:
         """See `Records.put_project`."""
-        with self._queue_for(project_id):
-            super().put_project(project_id, state)
+        self._lock_to_change_list(project_id)
+        super().put_project(project_id, state)
 
-    def _queue_for(self, project_id: str) -> AbstractContextManager[None]:
-        """Return a block in which to wait for a project. Its name is kept first, so that one of two looks sees the other."""
-        self.queued.add(project_id)
-        return nullcontext() if self.queue is None else self.queue(self, project_id)
+    def _queue_for(self, *names: str) -> AbstractContextManager[None]:
+        """Return a block in which to wait for a project (the first name). Its name is kept first, so that one of two looks sees
+        the other."""
+        self.queued.add(names[0])
+        return nullcontext() if self.queue is None else self.queue(self, frozenset(names))
 
     def _lock_project(self, project_id: str) -> None:
+        self._take_up(project_id)
         with self._queue_for(project_id):
+            self._run_sql(_LOCK, (project_id, LOCK_SEED))
+
+    def _lock_to_change_list(self, project_id: str) -> None:
+        """Keep other writers of a project out that is made or removed, and who reads the list of projects."""
+        self._take_up(project_id)
+        self.queued.add(_CHANGED)
+        with self._queue_for(project_id, _LISTED):
             self._run_sql(
-                "SELECT pg_advisory_xact_lock(hashtextextended(?::text, ?))", (project_id, LOCK_SEED)
+                f"{_LOCK}, pg_advisory_xact_lock_shared(hashtextextended(?::text, ?))",
+                (project_id, LOCK_SEED, _LIST, LOCK_SEED),
             )
+
+    def _take_up(self, project_id: str) -> None:
+        """Let it be known what a project was before it is written to, where the lock may be lost before the unit ends."""
+        if self.keeps_reads and (self._depth or project_id in self._lost):
+            self.keep(project_id)
+
+    # -- what was read stays so -----------------------------------------------------------------------------
+
+    def keep(self, project_id: str) -> None:
+        """Keep writers of a project out until the unit ends, as a write to it does; where the application's transaction only
+        reads, there is no need.
+
+        Raises:
+            StorageConflictError: it was kept in a savepoint that was rolled back, and somebody wrote to it since.
+        """
+        if project_id in self._kept:
+            return
+        listed = project_id == _LIST
+        with self._queue_for(_LISTED, _CHANGED) if listed else self._queue_for(project_id):
+            self._run_sql(
+                f"{_LOCK} WHERE current_setting('transaction_read_only') = 'off'", (project_id, LOCK_SEED)
+            )
+        state: set[object] = set()
+        if self._depth or project_id in self._lost:
+            state = set(super().projects()) if listed else {super().revision(project_id)}
+        changed = state ^ self._lost.get(project_id, state)
+        # Of a project that the unit knows by itself the list says nothing more.
+        if changed - self._kept.keys() - self._lost.keys():
+            raise StorageConflictError(
+                f"{'the list of projects' if listed else f'project {project_id!r}'} was changed by another writer after a "
+                "block inside of this unit of work, which had read it, was undone; do the unit again",
+                retryable=True,
+            )
+        self._kept[project_id] = state
+        self._lost.pop(project_id, None)
+
+    @block
+    def savepoint(self) -> Iterator[None]:
+        """See `Records.savepoint`. A rollback gives the locks up that were taken inside; what is known from there is looked at
+        again before it counts."""
+        before, depth = self._kept.copy(), self._depth
+        self._depth += 1
+        try:
+            with super().savepoint():
+                yield
+        except BaseException:
+            self._lost.update((name, self._kept[name]) for name in self._kept.keys() - before.keys())
+            self._kept = before
+            raise
+        finally:
+            self._depth = depth
+
+    def finish_writes(self) -> None:
+        """See `SqlRecords.finish_writes`."""
+        for project_id in sorted(self._lost) if self.keeps_reads else ():
+            self.keep(project_id)
 
     def _insert_all(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         """Add rows, many by one statement where the driver has no ``COPY``: psycopg2 would wait for an answer to each row."""
@@ -414,11 +513,36 @@ class PostgreSQLRecords(SqlRecords):
 
     def delete_project(self, project_id: str) -> None:
         """See `Records.delete_project`."""
-        self._lock_project(project_id)
+        self._lock_to_change_list(project_id)
         self._forget_plans()
         super().delete_project(project_id)
 
     # -- read -----------------------------------------------------------------------------------------------
+
+    revision = _keeping(SqlRecords.revision)
+    stored = _keeping(SqlRecords.stored)
+    get = _keeping(SqlRecords.get)
+    identities = _keeping(SqlRecords.identities)
+    unseen = _keeping(SqlRecords.unseen)
+    seen_in = _keeping(SqlRecords.seen_in)
+    closed_before = _keeping(SqlRecords.closed_before)
+    count_closed_before = _keeping(SqlRecords.count_closed_before)
+    stream = _keeping(SqlRecords.stream)
+    summarize = _keeping(SqlRecords.summarize)
+    events = _keeping(SqlRecords.events)
+    runs = _keeping(SqlRecords.runs)
+    receipts = _keeping(SqlRecords.receipts)
+    rejected = _keeping(SqlRecords.rejected)
+    project_state = _keeping(SqlRecords.project_state)
+    all_findings = _keeping(SqlRecords.all_findings)
+    all_events = _keeping(SqlRecords.all_events)
+    all_rejected = _keeping(SqlRecords.all_rejected)
+
+    def projects(self) -> list[str]:
+        """See `Records.projects`."""
+        if self.keeps_reads:
+            self.keep(_LIST)
+        return super().projects()
 
     def _read_batches(self, statement: Clause) -> Iterator[Sequence[Row]]:
         """Inside a transaction through a cursor on the server, else at once."""
@@ -439,6 +563,8 @@ class PostgreSQLRecords(SqlRecords):
 
     def select(self, query: FindingQuery, limit: int) -> list[FindingDocument]:
         """See `Records.select`."""
+        if self.keeps_reads:
+            self.keep(query.project_id)
         if not query.words or query.sort_field == RELEVANCE:
             return super().select(query, limit)
         if not self._has_text_index():
@@ -492,6 +618,8 @@ class PostgreSQLRecords(SqlRecords):
 
     def count(self, query: FindingQuery) -> int:
         """See `Records.count`."""
+        if self.keeps_reads:
+            self.keep(query.project_id)
         if not query.words:
             return int(self._run_sql(*postgresql_queries.count(query, self.dialect))[0][0])
         statement = queries.select_count(queries.without_text(query), self.dialect)

@@ -196,17 +196,17 @@ class SQLiteStorageAdapter(SqlStore):
         with self._turn.hold(), opened as unit:
             yield unit
 
+    def open_snapshot(self) -> AbstractContextManager[Records]:
+        """See `Store.open_snapshot`. A database in memory has one connection, so it is copied when nobody writes."""
+        return self._open_copy() if self._in_memory else self.open_unit(write=False)
+
     @block
-    def snapshot(self) -> Iterator[Records]:
-        """See `Store.snapshot`. A database in memory has one connection, so it is copied."""
-        if not self._in_memory or self._current_unit is not None:
-            with super().snapshot() as unit:
-                yield unit
-            return
-        with closing(sqlite3.connect(":memory:")) as copy:
-            with self._enter_unit() as unit:
+    def _open_copy(self) -> Iterator[Records]:
+        with closing(sqlite3.connect(":memory:", check_same_thread=False)) as copy:
+            with self.open_unit(write=False) as unit:
                 driver: Any = cast(SqlRecords, unit).connection.connection.driver_connection
                 driver.backup(copy)
+            prepare_driver(copy)
             engine = create_engine("sqlite://", creator=lambda: copy, poolclass=StaticPool)
             with translate_driver_errors(self._where), engine.connect() as connection:
                 yield self.records(connection)
@@ -282,7 +282,8 @@ class SQLiteStorageAdapter(SqlStore):
         """
         if self._in_memory:
             self._at_rest = False
-            self._at_rest = self.in_transaction or self._turn.take(_FORK, FORK_TIMEOUT)
+            has_turn = self._current_unit in self._units
+            self._at_rest = has_turn or self._turn.take(_FORK, FORK_TIMEOUT)
             return
         self._former.append(self.engine.pool)
         self.engine.dispose(close=False)

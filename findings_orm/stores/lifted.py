@@ -510,7 +510,9 @@ class _State(MutableMapping[str, Project]):
         if not writes and names == set(self._index["projects"]):
             return
         if self._read_index() != self._index:
-            raise StorageConflictError("another process wrote to the lifted store meanwhile; try again")
+            raise StorageConflictError(
+                "another process wrote to the lifted store meanwhile; try again", retryable=True
+            )
         index = {"projects": sorted(names), "written": str(uuid.uuid4())}
         before = make_note(_INDEX, "index", self._index)
         try:

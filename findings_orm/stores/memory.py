@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, cast
@@ -461,8 +462,19 @@ class MemoryStore(Store):
 
     @block
     def snapshot(self) -> Iterator[Records]:
-        """See `Store.snapshot`; the unit is held only while the dictionaries are copied."""
+        """See `Store.snapshot`; a unit of work is held only while the dictionaries are copied."""
+        if not self.in_transaction:
+            with super().snapshot() as records:
+                yield records
+            return
         with self._enter_unit() as unit:
+            frozen = cast(MemoryRecords, unit).frozen()
+        yield frozen
+
+    @block
+    def open_snapshot(self) -> Iterator[Records]:
+        """See `Store.open_snapshot`; the unit is held only while the dictionaries are copied."""
+        with self.open_unit(write=False) as unit:
             frozen = cast(MemoryRecords, unit).frozen()
         yield frozen
 
@@ -494,6 +506,10 @@ class InMemoryStorageAdapter(MemoryStore):
             with unit.savepoint():
                 yield unit
             self._state, unit.committed = unit.state, True
+
+    def open_snapshot(self) -> AbstractContextManager[Records]:
+        """See `Store.open_snapshot`: what is committed is never changed in place."""
+        return self.open_unit(write=False)
 
     def ping(self) -> dict[str, Any]:
         return {"projects": len(self._state)}

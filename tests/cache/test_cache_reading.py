@@ -583,3 +583,27 @@ def test_keys_carry_the_schema_version(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = Keys("findings").entry("count", PROJECT, 5, None)
     assert ours != theirs
     assert ours.replace(ours.split(":")[2], "9.0.0", 1) == theirs
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("consistency", ["strict", "bounded"])
+def test_a_unit_neither_takes_from_the_cache_nor_fills_it(
+    opened: Callable[..., RedisCacheAdapter], redis: RedisServer, consistency: str, read_only: bool
+) -> None:
+    """An entry may be newer than what the unit sees, and what the unit sees older than what others have to."""
+    store, other = opened(consistency=consistency), opened(consistency=consistency)
+    store.save_finding(finding(1))
+    with store.transaction(read_only=read_only) as unit:
+        before = [read(unit) for read in READS.values()]
+        if read_only:
+            other.save_finding(finding(2))
+            others = [read(other) for read in READS.values()]
+            entries = redis.do("DBSIZE")
+            assert others != before
+        assert [read(unit) for read in READS.values()] == before
+        assert [read(store) for read in READS.values()] == before
+        assert redis.do("DBSIZE") == (entries if read_only else 0)
+        for name in PROJECT_READS:
+            assert store.statistics()[name] == {"bypasses": 3}
+    if read_only:
+        assert [read(other) for read in READS.values()] == others

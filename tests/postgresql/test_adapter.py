@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -443,6 +444,78 @@ def test_iteration_takes_constant_memory_on_the_client(store: PostgreSQLStorageA
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8_000_000, f"peak {peak}"
+
+
+# -- what a unit of work has read -------------------------------------------------------------------------------------
+
+_ADVISORY_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+
+
+def test_a_unit_locks_each_project_once_and_others_work_on(store: PostgreSQLStorageAdapter) -> None:
+    store.save_findings([finding(1), finding(1, project_id="b"), finding(1, project_id="c")])
+    with store.transaction() as unit, store.engine.connect() as connection:
+        for _ in range(2):
+            assert (
+                len(unit.list_findings("b")) == len(unit.list_findings(PROJECT)) == unit.summarize("b").total
+            )
+        assert connection.exec_driver_sql(_ADVISORY_LOCKS).scalar() == 2
+        Context().run(store.save_finding, finding(2, project_id="c"))
+        assert Context().run(store.list_findings, "b") == unit.list_findings("b")
+        with pytest.raises(StorageUnavailableError, match="can't end while this call waits") as caught:
+            Context().run(store.save_finding, finding(2))
+        assert caught.value.retryable
+
+
+def test_a_unit_that_read_the_list_of_projects_keeps_it(store: PostgreSQLStorageAdapter) -> None:
+    store.save_finding(finding(1))
+    with store.transaction() as unit:
+        assert unit.list_projects() == [PROJECT]
+        for call, given in (
+            (store.save_finding, finding(1, project_id="b")),
+            (store.delete_project, PROJECT),
+        ):
+            with pytest.raises(StorageUnavailableError, match="can't end while this call waits"):
+                Context().run(call, given)
+        assert unit.list_projects() == [PROJECT]
+    store.save_finding(finding(1, project_id="b"))
+
+
+def test_a_unit_for_reading_takes_no_lock(store: PostgreSQLStorageAdapter) -> None:
+    store.save_finding(finding(1))
+    with store.transaction(read_only=True) as unit, store.engine.connect() as connection:
+        assert unit.list_projects() == [unit.list_findings(PROJECT)[0]["project_id"]]
+        assert connection.exec_driver_sql(_ADVISORY_LOCKS).scalar() == 0
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_joined_transaction_with_a_snapshot_loses_nothing(
+    store: PostgreSQLStorageAdapter, level: Any
+) -> None:
+    store.save_finding(finding(1))
+    engine = create_engine(store.engine.url, isolation_level=level)
+    with Session(engine) as session:
+        session.execute(text("SELECT count(*) FROM findings"))
+        store.save_finding(finding(1, title="by another one"))
+        with pytest.raises(StorageConflictError) as caught, store.joined(session) as unit:
+            (found,) = unit.list_findings(PROJECT)
+            assert found["title"] == "Finding 1"
+            unit.save_finding({**found, "severity": "low"})
+        assert caught.value.retryable
+    engine.dispose()
+
+
+def test_a_joined_transaction_that_only_reads_takes_no_lock(store: PostgreSQLStorageAdapter) -> None:
+    store.save_finding(finding(1))
+    engine = create_engine(store.engine.url)
+    with Session(engine) as session:
+        session.execute(text("SET TRANSACTION READ ONLY"))
+        with store.joined(session) as unit:
+            assert len(unit.list_findings(PROJECT)) == 1
+            assert session.execute(text(_ADVISORY_LOCKS)).scalar() == 0
+    with Session(engine) as session, store.joined(session) as unit:
+        assert len(unit.list_findings(PROJECT)) == 1
+        assert session.execute(text(_ADVISORY_LOCKS)).scalar() == 1
+    engine.dispose()
 
 
 # -- statements -------------------------------------------------------------------------------------------------------

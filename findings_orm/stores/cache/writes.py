@@ -102,12 +102,12 @@ class NotifyingStore(ForwardingStore):
         )
 
     @block
-    def transaction(self) -> Iterator[Self]:
+    def transaction(self, *, read_only: bool = False) -> Iterator[Self]:
         commits = self._commits_at_once()
         ended = False
         try:
             with self._notify_after(set(), call=False) as changed:
-                with self.inner.transaction() as inner:
+                with self.inner.transaction(read_only=read_only) as inner:
                     yield self._view_of(inner, changed)
                 ended = True
         except BaseException as error:

@@ -193,6 +193,29 @@ class FileStorageAdapter(MemoryStore):
                 self._leave_store(ticket)  # it may not have begun
                 raise
 
+    @block
+    def open_snapshot(self) -> Iterator[Records]:
+        """See `Store.open_snapshot`: of the working copy, or of what is on disk while a unit that writes has that."""
+        ticket, waiting = object(), None
+        try:
+            if self._has_turn(ticket):
+                self._drop_unfinished()
+                self._refresh_copy()
+                records, waiting = MemoryRecords(self._copy.state).frozen(), self._latest
+            else:
+                records = MemoryRecords(loading.load_copy(self.path).state)
+        finally:
+            self._turn.give_back(ticket)
+        self._flush_group(waiting)
+        yield records
+
+    def _has_turn(self, ticket: object) -> bool:
+        """Return whether the working copy was had soon: to read the files takes longer than most units of work."""
+        try:
+            return self._turn.take(ticket, _TURN)
+        except StorageUnavailableError:  # whoever has it can't go on before this call returns
+            return False
+
     def _enter_store(self, ticket: _Ticket) -> None:
         """Take the lock of the store, or join the threads of this process that have it."""
         deadline = place = None

@@ -33,6 +33,7 @@ from findings_orm.testing.contract.equals import EqualContract
 from findings_orm.testing.contract.freetext import FreeTextContract
 from findings_orm.testing.contract.history import ClockContract, HistoryContract, PurgeContract
 from findings_orm.testing.contract.ingest import IngestContract
+from findings_orm.testing.contract.isolation import IsolationContract
 from findings_orm.testing.contract.port import BasicContract, PortContract
 from findings_orm.testing.contract.queries import QueryContract
 from findings_orm.testing.contract.runs import QuarantineContract, RunContract
@@ -58,6 +59,7 @@ class FindingStoreContract(
     ThreadContract,
     UnitContract,
     TaskContract,
+    IsolationContract,
     LifeContract,
     ArgumentContract,
 ):

@@ -46,10 +46,12 @@ class Capabilities:
     Attributes:
         persistent: the fixture ``reopen`` returns another store on the same data, also after a `close`.
         shared_between_processes: several such stores may be open at once.
+        reads_beside_writers: a unit for reading does not wait for one that writes.
     """
 
     persistent: ClassVar[bool] = False
     shared_between_processes: ClassVar[bool] = False
+    reads_beside_writers: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -33,7 +33,7 @@ class UndoError(Exception):
     """What the tests raise inside transactions."""
 
 
-def _write_everything(store: FindingStore) -> None:
+def write_everything(store: FindingStore) -> None:
     """Do every kind of write, on a store that holds findings 1 to 3."""
     store.save_finding(finding(1, title="changed"))
     store.save_findings([finding(4), finding(5, project_id=OTHER)])
@@ -91,7 +91,7 @@ class TransactionContract(Capabilities):
         store.save_findings([finding(1), finding(2), finding(3)])
         before = project_contents(store)
         with pytest.raises(error), store.transaction():  # noqa: PT012  # the block is what is tested
-            _write_everything(store)
+            write_everything(store)
             raise error
         assert project_contents(store) == before
         assert project_contents(store, OTHER)[:5] == [[], [], [], [], []]
@@ -116,7 +116,7 @@ class TransactionContract(Capabilities):
     def test_transaction_does_the_same_as_without(self, store: FindingStore) -> None:
         store.save_findings([finding(1), finding(2), finding(3)])
         with store.transaction():
-            _write_everything(store)
+            write_everything(store)
         inside = store.list_findings(PROJECT)
         assert sorted(document["rule_id"] or document["title"] for document in inside) == [
             "Finding 3", "Finding 4", "R1", "R2", "changed"
@@ -306,7 +306,7 @@ class LifeContract(Capabilities):
     @needs_capability("persistent")
     def test_everything_is_there_after_closing(self, store: FindingStore, reopen: Reopen) -> None:
         store.save_findings([finding(1), finding(2), finding(3, evidence={"\x00": [1.0, 10**50]})])
-        _write_everything(store)
+        write_everything(store)
         before, histories = project_contents(store), store.history(PROJECT, uuid_of(2))
         store.close()
         with reopen() as again:
