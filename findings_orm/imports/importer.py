@@ -7,6 +7,7 @@ import hashlib
 import json
 import tempfile
 import uuid
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -45,6 +46,7 @@ from findings_orm.imports.matching import (
     Probe,
     RunContext,
     events_of,
+    name_file,
     plan_changes,
     recognise_probes,
 )
@@ -65,7 +67,7 @@ _PARTS = 32
 
 
 class Deferred:
-    """Documents that wait for the end of the report; on disk, in parts by fingerprint, when there are many."""
+    """Documents that wait for the end of the report; on disk, in parts, when there are many."""
 
     def __init__(self) -> None:
         self._memory: list[Incoming] = []
@@ -84,7 +86,7 @@ class Deferred:
             line = json.dumps(
                 [one.position, one.document, one.fingerprint.hex(), one.line, one.content.hex(), one.has_id]
             )
-            self._files[one.fingerprint[0] % _PARTS].write(line.encode() + b"\n")
+            self._files[_number_part(one)].write(line.encode() + b"\n")
         self._memory = []
 
     def drain_groups(self) -> Iterator[list[Incoming]]:
@@ -98,6 +100,13 @@ class Deferred:
             with file:
                 file.seek(0)
                 yield [_parse_incoming(line) for line in file]
+
+
+def _number_part(one: Incoming) -> int:
+    """Return the part of a document: equal fingerprints come together, and what is in one file where the tool gave none."""
+    if one.document["fingerprint"]:
+        return one.fingerprint[0] % _PARTS
+    return zlib.crc32(name_file(one.document).encode()) % _PARTS
 
 
 def _parse_incoming(line: bytes) -> Incoming:

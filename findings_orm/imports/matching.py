@@ -11,8 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from findings_orm.clock import uuid7s
-from findings_orm.finding import ACTIVE_STATUSES, STORE_FIELDS, FindingDocument, Objects, Status, StatusName
-from findings_orm.fingerprint import VERSION, changed_fields
+from findings_orm.finding import (
+    ACTIVE_STATUSES,
+    DECISIONS,
+    STORE_FIELDS,
+    FindingDocument,
+    Objects,
+    Status,
+    StatusName,
+)
+from findings_orm.fingerprint import VERSION, changed_fields, without_line
+from findings_orm.imports.alignment import Level, Place, pair_places
 from findings_orm.port import Event
 from findings_orm.query import latest_time
 from findings_orm.records import Identity, Stored, Streak
@@ -85,7 +94,14 @@ class Changes:
     reopened: int = 0
 
 
-Pair = tuple[Incoming, Identity]
+class Pair(NamedTuple):
+    """A document that is a known finding, and how that was told."""
+
+    one: Incoming
+    identity: Identity
+    level: Level
+
+
 Known = Mapping[bytes, Sequence[Identity]]
 """The stored identities by fingerprint."""
 
@@ -136,40 +152,54 @@ def plan_changes(
     for one in incoming:
         arrived[one.fingerprint].append(one)
     pairs: list[Pair] = []
-    new: list[tuple[Incoming, int]] = []
+    new: list[Incoming] = []
+    unsettled: list[Incoming] = []
+    candidates: list[Identity] = []
     for digest, group in arrived.items():
-        if digest not in known:
-            new += [(one, ordinal) for ordinal, one in enumerate(group)]
-            continue
-        stored = sorted(known[digest], key=lambda identity: identity.ordinal)
-        free = [identity for identity in stored if identity.last_run != run.number]
-        paired, rest = _pair_findings(group, free, last=last)
-        pairs += paired
-        if rest and len(paired) < len(free):
-            changes.deferred += rest
+        free = [identity for identity in known.get(digest, ()) if identity.last_run != run.number]
+        rest, free = _settle_equals(group, free, pairs, last=last)
+        if not free:
+            new += rest
+        elif last:
+            unsettled += rest
+            candidates += free
         else:
-            ordinal = 1 + max(identity.ordinal for identity in stored)
-            new += [(one, ordinal + n) for n, one in enumerate(rest)]
-    ids = iter(uuid7s(sum(not one.has_id for one, _ in new)))
-    changes.insert += [_make_finding(one, ordinal, run, ids) for one, ordinal in new]
+            changes.deferred += rest
+    doubts: dict[int, Stored] = {}
+    if unsettled:
+        new += _align_equals(unsettled, load([one.finding_id for one in candidates]), pairs, doubts)
+    ids = iter(uuid7s(sum(not one.has_id for one in new)))
+    ordinals = {digest: _next_ordinal(known.get(digest, ())) for digest in {one.fingerprint for one in new}}
+    for one in sorted(new, key=lambda one: one.position):
+        changes.insert.append(_make_finding(one, ordinals[one.fingerprint], run, ids))
+        ordinals[one.fingerprint] += 1
+        if one.position in doubts:
+            changes.events.append(_doubt_of(one.document["id"], doubts[one.position], run))
     _merge_pairs(pairs, load, run, changes)
 
 
-def _pair_findings(
-    group: list[Incoming], free: list[Identity], *, last: bool
-) -> tuple[list[Pair], list[Incoming]]:
-    """Pair equal findings: by id, by line and content, by line, and at the end with the nearest line."""
-    if len(group) == 1 and len(free) == 1 and (last or group[0].line == free[0].line):
-        return [(group[0], free[0])], []
+def _next_ordinal(stored: Iterable[Identity]) -> int:
+    return 1 + max((identity.ordinal for identity in stored), default=-1)
+
+
+def _settle_equals(
+    group: list[Incoming], free: list[Identity], pairs: list[Pair], *, last: bool
+) -> tuple[list[Incoming], list[Identity]]:
+    """Pair equal findings where nothing is open: those with the same id, one with one, and what did not change at all. Return
+    what is left of both sides."""
     if not free:
-        return [], group
-    pairs: list[Pair] = []
-    ambiguous = not last and len(free) > 1
-    for rule in (_same_id, _same_content) if ambiguous else (_same_id, _same_content, _same_line):
-        group, free = _take_pairs(group, free, rule, pairs)
-    if last and group and free:
-        group = _pair_nearest(group, free, pairs)
-    return pairs, group
+        return group, free
+    group, free = _take_pairs(group, free, _same_id, pairs)
+    if len(group) == 1 and len(free) == 1 and (last or group[0].line == free[0].line):
+        pairs.append(Pair(group[0], free[0], _level_of_line(group[0], free[0])))
+        return [], []
+    if len(group) == len(free) and Counter(map(_same_content, group)) == Counter(map(_same_content, free)):
+        return _take_pairs(group, free, _same_content, pairs)
+    return group, free
+
+
+def _level_of_line(one: Incoming, identity: Identity) -> Level:
+    return Level.EXACT if one.line == identity.line else Level.MOVED
 
 
 def _same_id(one: Incoming | Identity) -> object:
@@ -182,10 +212,6 @@ def _same_content(one: Incoming | Identity) -> object:
     return one.line, one.content
 
 
-def _same_line(one: Incoming | Identity) -> object:
-    return (one.line,)
-
-
 def _take_pairs(
     group: list[Incoming],
     free: list[Identity],
@@ -194,83 +220,91 @@ def _take_pairs(
 ) -> tuple[list[Incoming], list[Identity]]:
     """Move the pairs that agree in `key` to `pairs`; return what is left of both sides."""
     by_key: defaultdict[object, list[Identity]] = defaultdict(list)
-    for identity in reversed(free):
+    for identity in sorted(free, key=lambda identity: identity.ordinal, reverse=True):
         by_key[key(identity)].append(identity)
     rest = []
+    taken = set()
     for one in group:
         found = by_key.get(key(one))
         if found:
-            pairs.append((one, found.pop()))
+            identity = found.pop()
+            taken.add(identity.ordinal)
+            pairs.append(Pair(one, identity, Level.EXACT))
         else:
             rest.append(one)
-    taken = {identity.ordinal for _, identity in pairs}
     return rest, [identity for identity in free if identity.ordinal not in taken]
 
 
-def _pair_nearest(group: list[Incoming], free: list[Identity], pairs: list[Pair]) -> list[Incoming]:
-    """Pair by the smallest distance of lines and return who found no partner.
+def _align_equals(
+    unsettled: list[Incoming], stored: Mapping[str, Stored], pairs: list[Pair], doubts: dict[int, Stored]
+) -> list[Incoming]:
+    """Pair what is left of equal findings: file by file, then what has a text of its own and may have gone to another file.
 
-    Both sides in the order of their lines, an alignment that keeps this order has the smallest sum of
-    distances; of several with that sum, the one with the closest single pairs is not searched for.
+    Args:
+        unsettled: what came.
+        stored: what it may be.
+        pairs: what is paired is added.
+        doubts: takes what may be a finding that somebody decided about, by its position: such a decision is not handed on where
+            another one could as well be meant.
+
+    Returns: what is new.
     """
-    group = sorted(group, key=lambda one: (one.line is None, one.line or 0, one.position))
-    free = sorted(free, key=lambda one: (one.line is None, one.line or 0, one.ordinal))
-    few, many, swapped = (group, free, False) if len(group) <= len(free) else (free, group, True)
-    chosen = _align_lines([one.line or 0 for one in few], [one.line or 0 for one in many])
-    for position, other in enumerate(chosen):
-        a, b = few[position], many[other]
-        pairs.append((b, a) if swapped else (a, b))  # type: ignore[arg-type]  # one of each, by `swapped`
-    if not swapped:
-        return []
-    taken = set(chosen)
-    return [one for n, one in enumerate(group) if n not in taken]
+    before = [
+        (one, _place_of(one.document, one.identity.fingerprint, one.identity.line)) for one in stored.values()
+    ]
+    now = [(one, _place_of(one.document, one.fingerprint, one.line)) for one in unsettled]
+    new: list[Incoming] = []
+    files: defaultdict[str, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
+    for one, place in before:
+        files[name_file(one.document)][0].append((one, place))
+    for other, place in now:
+        files[name_file(other.document)][1].append((other, place))
+    elsewhere: tuple[list[Any], list[Any]] = ([], [])
+    for there, here in [*files.values(), elsewhere]:
+        found = pair_places([place for _, place in there], [place for _, place in here])
+        for a, b, level, doubtful in found:
+            old, one = there[a][0], here[b][0]
+            if doubtful and there[a][1].decided:
+                doubts[one.position] = old
+                new.append(one)
+            else:
+                pairs.append(Pair(one, old.identity, level))
+        paired = {pairing.before for pairing in found}, {pairing.now for pairing in found}
+        if here is elsewhere[1]:
+            new += [one for n, (one, _) in enumerate(here) if n not in paired[1]]
+            continue
+        elsewhere[0].extend(pair for n, pair in enumerate(there) if n not in paired[0] and pair[1].distinct)
+        for n, pair in enumerate(here):
+            if n not in paired[1]:
+                elsewhere[1].append(pair) if pair[1].distinct else new.append(pair[0])
+    return new
 
 
-_ALIGN_LIMIT = 1_000_000
+def name_file(document: FindingDocument) -> str:
+    """Return the file, or what else a finding is in."""
+    location = document["location"]
+    path = location.get("path") if location else None
+    return path or without_line(document["resource"])[0]
 
 
-def _align_lines(few: list[int], many: list[int]) -> list[int]:
-    """Return for each of `few` the position of its partner in `many`; both sorted, `few` not longer.
-
-    Dynamic programming over (few by spare partners); where that table would be huge, the first free partner
-    that is not further away than the next one.
-    """
-    spare = len(many) - len(few)
-    if spare == 0:
-        return list(range(len(few)))
-    if len(few) * spare > _ALIGN_LIMIT:
-        return _align_greedily(few, many)
-    cost = [0] * (spare + 1)
-    moves: list[list[bool]] = []
-    for n, line in enumerate(few):
-        row: list[int] = []
-        skipped: list[bool] = []
-        for s in range(spare + 1):
-            here = cost[s] + abs(line - many[n + s])
-            skip = s > 0 and row[s - 1] <= here
-            row.append(row[s - 1] if skip else here)
-            skipped.append(skip)
-        cost = row
-        moves.append(skipped)
-    chosen = []
-    s = spare
-    for n in range(len(few) - 1, -1, -1):
-        while moves[n][s]:
-            s -= 1
-        chosen.append(n + s)
-    return chosen[::-1]
+def _place_of(document: FindingDocument, digest: bytes, line: int | None) -> Place:
+    location = document["location"] or {}
+    message, column = document["evidence"].get("message"), location.get("start_column")
+    return Place(
+        digest,
+        message if isinstance(message, str) else document["title"],
+        line or 0,
+        column if isinstance(column, int) else 0,
+        bool(document["fingerprint"] or location.get("snippet")),
+        document["status"] in DECISIONS,
+    )
 
 
-def _align_greedily(few: list[int], many: list[int]) -> list[int]:
-    chosen = []
-    position = 0
-    for n, line in enumerate(few):
-        end = len(many) - (len(few) - n)
-        while position < end and abs(many[position + 1] - line) <= abs(many[position] - line):
-            position += 1
-        chosen.append(position)
-        position += 1
-    return chosen
+def _doubt_of(finding_id: str, old: Stored, run: RunContext) -> Event:
+    """Return the history entry of a new finding that may be one that somebody decided about."""
+    known, status = old.document["id"], old.document["status"]
+    comment = f"may be {known}, which is {status}: another one could as well be, so that is not taken over"
+    return Event(finding_id, run.at, ACTOR, "comment", {}, comment, run.run_id)
 
 
 def _make_finding(one: Incoming, ordinal: int, run: RunContext, ids: Iterator[str]) -> Stored:
@@ -304,17 +338,17 @@ def _merge_pairs(
 ) -> None:
     """Sort known findings into seen again, changed and reopened; only those that may have changed are loaded."""
     to_load = []
-    for one, identity in pairs:
+    for one, identity, level in pairs:
         if one.content == identity.content and identity.closed_as != Status.RESOLVED:
             changes.unchanged += 1
             _note_sighting(identity, run, one.document["detector_id"], changes)
         else:
-            to_load.append((one, identity))
+            to_load.append((one, identity, level))
     if not to_load:
         return
-    loaded = load([identity.finding_id for _, identity in to_load])
-    for one, identity in to_load:
-        _merge_pair(one, loaded[identity.finding_id]._replace(identity=identity), run, changes)
+    loaded = load([identity.finding_id for _, identity, _ in to_load])
+    for one, identity, level in to_load:
+        _merge_pair(one, loaded[identity.finding_id]._replace(identity=identity), level, run, changes)
 
 
 def _note_sighting(identity: Identity, run: RunContext, detector_id: str, changes: Changes) -> None:
@@ -335,7 +369,7 @@ def _resighted_identity(identity: Identity, run: RunContext, detector_id: str, c
     )
 
 
-def _merge_pair(one: Incoming, stored: Stored, run: RunContext, changes: Changes) -> None:
+def _merge_pair(one: Incoming, stored: Stored, level: Level, run: RunContext, changes: Changes) -> None:
     old, identity, *_ = stored
     at = stored.not_before(run.at)
     status = _next_status(old["status"], one.document["status"], identity.reported)
@@ -355,7 +389,8 @@ def _merge_pair(one: Incoming, stored: Stored, run: RunContext, changes: Changes
         changes.reopened += 1
     else:
         changes.updated += 1
-    changes.events += events_of(document["id"], changed, at, ACTOR, run_id=run.run_id)
+    how = "" if level is Level.EXACT else f"recognised: {level}"
+    changes.events += events_of(document["id"], changed, at, ACTOR, comment_of_change=how, run_id=run.run_id)
     changes.replace.append(Stored(document, identity))
 
 
@@ -380,13 +415,14 @@ def events_of(
     actor: str,
     *,
     comment: str = "",
+    comment_of_change: str = "",
     run_id: str | None = None,
 ) -> list[Event]:
     """Return the history entries of a change: one for the status, one for all other fields."""
     events = []
     other = {name: both for name, both in changed.items() if name != "status"}
     if other:
-        events.append(Event(finding_id, at, actor, "change", other, "", run_id))
+        events.append(Event(finding_id, at, actor, "change", other, comment_of_change, run_id))
     if "status" in changed:
         events.append(Event(finding_id, at, actor, "status", {"status": changed["status"]}, comment, run_id))
     return events

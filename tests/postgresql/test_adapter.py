@@ -470,12 +470,13 @@ def test_a_unit_that_read_the_list_of_projects_keeps_it(store: PostgreSQLStorage
     store.save_finding(finding(1))
     with store.transaction() as unit:
         assert unit.list_projects() == [PROJECT]
-        for call, given in (
-            (store.save_finding, finding(1, project_id="b")),
-            (store.delete_project, PROJECT),
-        ):
+        calls: list[Callable[[], object]] = [
+            lambda: store.save_finding(finding(1, project_id="b")),
+            lambda: store.delete_project(PROJECT),
+        ]
+        for call in calls:
             with pytest.raises(StorageUnavailableError, match="can't end while this call waits"):
-                Context().run(call, given)
+                Context().run(call)
         assert unit.list_projects() == [PROJECT]
     store.save_finding(finding(1, project_id="b"))
 

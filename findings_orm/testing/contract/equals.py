@@ -27,9 +27,11 @@ PAIRINGS: list[tuple[Lines, Lines, Lines]] = [
     ([10, 20, 30], [21], [10, 21, 30]),
     ([10, 20, 30], [33, 12], [12, 20, 33]),
     ([10, 20], [12, 95], [12, 95]),
-    ([10, 20], [20, 21], [21, 20]),
+    ([10, 20], [20, 21], [10, 20]),
     ([10, 20, 30], [11, 21, 31], [11, 21, 31]),
-    ([10, 20, 30], [20, 30, 40], [40, 20, 30]),
+    ([10, 20, 30], [20, 30, 40], [20, 30, 40]),
+    ([10, 22, 31, 47], [22, 31, 47, 75], [10, 22, 31, 47]),
+    ([52, 54, 56], [54, 56, 58], [54, 56, 58]),
     ([100], [1, 99, 500], [99]),
     ([10, None], [None, 15], [15, None]),
     ([None], [7], [7]),
@@ -89,7 +91,7 @@ class EqualContract(Capabilities):
         )
 
     @pytest.mark.parametrize("severity", ["medium", "high"])
-    def test_equal_findings_pair_by_line_then_nearest(self, store: FindingStore, severity: str) -> None:
+    def test_equal_findings_pair_as_a_diff_would(self, store: FindingStore, severity: str) -> None:
         """The incoming ones are as they were (medium) or changed, which must not matter."""
         for stored, incoming, expected in PAIRINGS:
             store.delete_project(PROJECT)
@@ -98,11 +100,12 @@ class EqualContract(Capabilities):
             store.ingest(PROJECT, report, close_missing=True)
             now = lines_by_id(store)
             assert [now[uuid_of(number)] for number in range(len(stored))] == expected, (stored, incoming)
-            assert len(now) == max(len(stored), len(incoming))
             touched = [
                 document["id"] for document in store.list_findings(PROJECT) if document["status"] == "open"
             ]
             assert Counter(now[each] for each in touched) == Counter(incoming)
+            created = now.keys() - {uuid_of(number) for number in range(len(stored))}
+            assert created <= {*touched}
 
     def test_pairing_by_id_comes_first(self, store: FindingStore) -> None:
         store.save_findings([_equal_finding(10, 1), _equal_finding(20, 2)])
@@ -117,6 +120,62 @@ class EqualContract(Capabilities):
         assert store.get_finding(PROJECT, uuid_of(20))["status"] == "false_positive"
         assert [event.kind for event in store.history(PROJECT, uuid_of(20))] == ["status", "change"]
         assert [event.kind for event in store.history(PROJECT, uuid_of(10))] == ["change"]
+
+    @pytest.mark.parametrize(
+        ("stored", "decided", "incoming", "expected"),
+        [
+            ([52, 54, 56], 54, [54, 56, 58], 56),
+            ([10, 22, 31, 47], 10, [22, 31, 47, 75], None),
+            ([10, 22, 31, 47], 22, [22, 31, 47, 75], 22),
+            ([10, 40], 10, [10], 10),
+            ([10, 40], 10, [25], None),
+            ([10], 10, [160], 160),
+        ],
+        ids=str,
+    )
+    def test_decision_stays_with_its_finding(
+        self, store: FindingStore, stored: list[int], decided: int, incoming: list[int], expected: int | None
+    ) -> None:
+        store.save_findings([_equal_finding(line, line) for line in stored])
+        store.set_status(PROJECT, uuid_of(decided), "risk_accepted", actor="ann")
+        store.ingest(PROJECT, [_equal_finding(line) for line in incoming], close_missing=True)
+        now = {
+            line: store.get_finding(PROJECT, finding_id) for finding_id, line in lines_by_id(store).items()
+        }
+        accepted = [one["id"] for one in now.values() if one["status"] == "risk_accepted"]
+        assert accepted == [uuid_of(decided)]
+        if expected is None:
+            assert all(now[line]["status"] == "open" for line in incoming)
+        else:
+            assert now[expected]["id"] == uuid_of(decided)
+
+    def test_doubt_about_a_decision_is_in_the_history(self, store: FindingStore) -> None:
+        store.save_findings([_equal_finding(line, line) for line in (10, 40)])
+        for number in (10, 40):
+            store.set_status(PROJECT, uuid_of(number), "false_positive", actor="ann")
+        assert_counts(store.ingest(PROJECT, [_equal_finding(25)]), created=1)
+        (new,) = (one for one in store.list_findings(PROJECT) if one["status"] == "open")
+        (event,) = store.history(PROJECT, new["id"])
+        assert (event.kind, event.actor, event.run_id) == ("comment", "ingest", new["run_id"])
+        assert event.comment.startswith((f"may be {uuid_of(10)}, ", f"may be {uuid_of(40)}, "))
+
+    def test_history_says_how_a_finding_was_recognised(self, store: FindingStore) -> None:
+        store.save_findings([_equal_finding(line, line) for line in (10, 20)])
+        store.ingest(PROJECT, [_equal_finding(line) for line in (13, 23)])
+        assert [event.comment for event in store.history(PROJECT, uuid_of(10))] == ["recognised: aligned"]
+
+    def test_what_a_finding_says_tells_it_from_its_equals(self, store: FindingStore) -> None:
+        said = [{**_equal_finding(10 + n, n), "evidence": {"message": text}} for n, text in enumerate("abc")]
+        store.save_findings(said)
+        store.set_status(PROJECT, uuid_of(1), "false_positive", actor="ann")
+        now = [("b", 10), ("c", 12), ("d", 14)]
+        report = [{**_equal_finding(line), "evidence": {"message": text}} for text, line in now]
+        assert_counts(
+            store.ingest(PROJECT, report, close_missing=True), created=1, updated=1, unchanged=1, resolved=1
+        )
+        after = {one["evidence"]["message"]: one for one in store.list_findings(PROJECT)}
+        assert [after[text]["id"] for text in "abc"] == [uuid_of(n) for n in range(3)]
+        assert [after[text]["status"] for text in "abcd"] == ["resolved", "false_positive", "open", "open"]
 
     def test_line_in_the_resource_counts_as_the_line(self, store: FindingStore) -> None:
         store.save_findings([finding(n, rule_id="R", title="T", resource=f"a.py:{n}") for n in (10, 20)])
