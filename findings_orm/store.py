@@ -280,6 +280,7 @@ class Store(Forking, RecordStore, ApplicationStore):
         with self._enter_unit() if self.in_transaction else self.open_snapshot() as unit:
             yield unit
 
+    @checked
     @block
     def transaction(self, *, read_only: bool = False) -> Iterator[Self]:
         self._check_open()

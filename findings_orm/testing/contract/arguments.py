@@ -108,6 +108,7 @@ def valid_arguments(folder: pathlib.Path) -> dict[str, Callable[[], Any]]:
         "close_missing": lambda: False,
         "dry_run": lambda: False,
         "on_invalid": lambda: "raise",
+        "read_only": lambda: False,
         "rejected_ids": lambda: [uuid_of(9)],
         "fixed": dict,
         "status": lambda: "triaged",
