@@ -221,6 +221,15 @@ class Records(Protocol):
         in `statuses` that were last seen before `run`.
         The caller changes the statuses of a batch before it asks for the next one."""
 
+    def last_seen_in(self, project_id: str, detectors: Collection[str], since: int, before: int) -> list[str]:
+        """Return the ids of the detectors' findings that were last seen by a run from number `since` on and before another."""
+        return [
+            kept.identity.finding_id
+            for some in self.all_findings(project_id)
+            for kept in some
+            if kept.document["detector_id"] in detectors and since <= kept.identity.last_run < before
+        ]
+
     def seen_in(self, project_id: str, run: Run) -> set[str]:
         """Return the ids of the findings that a run saw."""
 

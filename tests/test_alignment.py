@@ -11,7 +11,7 @@ from findings_orm.imports.alignment import Level, Place, pair_places
 def place(
     line: int, text: str = "m", *, decided: bool = False, distinct: bool = False, column: int = 0
 ) -> Place:
-    return Place(b"g", text, line, column, distinct, decided)
+    return Place(b"g", text, "", line, column, distinct, decided)
 
 
 def paired_lines(before: list[Place], now: list[Place]) -> list[tuple[int, int]]:
@@ -49,13 +49,18 @@ def test_a_reworded_finding_in_its_line_is_the_same() -> None:
     assert paired_lines(before, now) == [(10, 10), (20, 20)]
 
 
-def test_only_what_has_a_text_of_its_own_has_moved() -> None:
-    for distinct in (False, True):
-        before = [place(10, "a", distinct=distinct), place(20, "b"), place(30, "c")]
-        now = [place(20, "b"), place(30, "c"), place(70, "a", distinct=distinct)]
-        levels = {before[one.before].text: one.level for one in pair_places(before, now)}
-        assert levels.pop("a", None) == (Level.MOVED if distinct else None)
-        assert levels == {"b": Level.ALIGNED, "c": Level.ALIGNED}
+@pytest.mark.parametrize("distinct", [False, True])
+@pytest.mark.parametrize("texts", ["aaa", "abc"])
+def test_what_has_a_text_of_its_own_has_moved(texts: str, distinct: bool) -> None:
+    """By a snippet or the word of the tool; or as it says what no other one says, of several that say different things."""
+    before = [place(line, text, distinct=distinct) for line, text in zip((10, 20, 30), texts, strict=True)]
+    now = [
+        place(line, text, distinct=distinct)
+        for line, text in zip((20, 30, 70), (*texts[1:], texts[0]), strict=True)
+    ]
+    found = [(one.before, one.now, one.level) for one in pair_places(before, now)]
+    kept = [(1, 0, Level.ALIGNED), (2, 1, Level.ALIGNED)]
+    assert found == ([(0, 2, Level.MOVED), *kept] if distinct or texts == "abc" else kept)
 
 
 @pytest.mark.parametrize(

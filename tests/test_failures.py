@@ -20,12 +20,12 @@ from findings_orm.orm.storage import SqlStore
 STATES = {
     "08006": ("StorageUnavailableError", True, ExitCode.UNAVAILABLE),
     "22001": ("StorageValidationError", None, ExitCode.FAILED),
-    "23505": ("StorageConflictError", None, ExitCode.CONFLICT),
+    "23505": ("StorageConflictError", False, ExitCode.CONFLICT),
     "23514": ("StorageValidationError", None, ExitCode.FAILED),
     "25006": ("StorageUnavailableError", False, ExitCode.UNAVAILABLE),
     "26000": ("StorageUnavailableError", False, ExitCode.UNAVAILABLE),
-    "40001": ("StorageConflictError", None, ExitCode.CONFLICT),
-    "40P01": ("StorageConflictError", None, ExitCode.CONFLICT),
+    "40001": ("StorageConflictError", True, ExitCode.CONFLICT),
+    "40P01": ("StorageConflictError", True, ExitCode.CONFLICT),
     "42501": ("StorageUnavailableError", False, ExitCode.UNAVAILABLE),
     "42601": ("StorageError", None, ExitCode.FAILED),
     "42703": ("StorageIntegrityError", None, ExitCode.FAILED),
@@ -45,7 +45,7 @@ STATES = {
 STATEMENTS = {
     "INSERT INTO finding_projects VALUES ('p', 1, 1), ('p', 1, 1)": (
         "StorageConflictError",
-        None,
+        False,
         ExitCode.CONFLICT,
     ),
     "INSERT INTO finding_projects VALUES ('p', NULL, 1)": (

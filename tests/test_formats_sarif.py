@@ -585,8 +585,8 @@ def test_cve_ids_and_tags() -> None:
 )
 def test_the_region(region: dict[str, Any], location: dict[str, Any]) -> None:
     document = one(result(locations=at("src/a%20b.py", **region)))
-    assert document["resource"] == "src/a%20b.py"
-    assert document["location"] == {"path": "src/a%20b.py", **location}
+    assert document["resource"] == "src/a b.py"
+    assert document["location"] == {"path": "src/a b.py", **location}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from findings_orm.errors import StorageError
 from findings_orm.finding import FIELDS, MAX_DEPTH, MAX_NUMBER, SCHEMA_VERSION, validate_finding
 from findings_orm.formats import texts
+from findings_orm.formats.paths import canonical_path
 from findings_orm.formats.sarif_references import Collected
 from findings_orm.formats.sarif_run import Rule, Run
 from findings_orm.formats.sarif_values import (
@@ -132,8 +133,8 @@ def _first_location(run: Run, result: Mapping[str, object]) -> _Where:
     """Return the place of the first location that has an artifact, else of the first with a logical name, else the name of
     an address (§3.32), else the target of the web request (§3.46.6).
 
-    The URI stays as it is, relative to its `uriBaseId` (§3.4.4: so that it means the same on every machine;
-    what the base was on the machine of the scan is in the evidence). The region gives lines and snippet.
+    The URI is relative to its `uriBaseId` (§3.4.4: so that it means the same on every machine; what the base was on the machine
+    of the scan is in the evidence), and in one form (`canonical_path`). The region gives lines and snippet.
     """
     locations = items(result.get("locations"))
     for location in locations:
@@ -168,7 +169,7 @@ def _artifact_uri(run: Run, location: object) -> str:
     if not uri:
         cached = element_at(run.tables.get("artifacts"), given.get("index"))
         uri = as_object(cached.get("location")).get("uri")
-    return replace_nul(uri) if isinstance(uri, str) else ""
+    return canonical_path(replace_nul(uri), run.roots) if isinstance(uri, str) else ""
 
 
 def _location_of_region(path: str, region: Mapping[str, object]) -> dict[str, object]:

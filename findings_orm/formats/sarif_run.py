@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from findings_orm.finding import MAX_NUMBER
+from findings_orm.formats.paths import absolute_roots
 from findings_orm.formats.sarif_values import (
     LEVELS,
     Tags,
@@ -129,6 +130,7 @@ class Run:
         limits: how large a document may be.
         added: how much the last document has beside its result (`count_added`).
         tables: the tables of `TABLES`, as arrays or as objects whose names are indexes.
+        roots: the absolute folders that paths are relative to (§3.14.14).
     """
 
     def __init__(self, properties: Mapping[str, object], limits: Limits = DEFAULT) -> None:
@@ -154,6 +156,9 @@ class Run:
         self._by_id: dict[int | None, dict[str, Rule]] = {}
         self._by_guid: dict[int | None, dict[str, Rule]] = {}
         self._found: dict[tuple[object, ...], Rule | None] = {}
+        self.roots = absolute_roots(
+            as_object(base).get("uri") for base in as_object(properties.get("originalUriBaseIds")).values()
+        )
         self._size = json_size(self.stored, limits.max_document_bytes)
         self._sizes: dict[tuple[str, int], int] = {}
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import NamedTuple
 
 MOST_CELLS = 100_000
@@ -34,6 +34,7 @@ class Level(StrEnum):
     EXACT = "exact"
     ALIGNED = "aligned"
     MOVED = "moved"
+    RENAMED = "renamed"
 
 
 class Place(NamedTuple):
@@ -42,6 +43,7 @@ class Place(NamedTuple):
     Attributes:
         group: what it must have in common with its partner.
         text: what it says.
+        code: what stands there, empty where nobody says.
         line, column: where it stands, 0 where nobody says.
         distinct: whether `group` has a text of the place itself, or the word of the tool.
         decided: whether somebody decided about it.
@@ -49,6 +51,7 @@ class Place(NamedTuple):
 
     group: bytes
     text: str
+    code: str
     line: int
     column: int
     distinct: bool
@@ -65,16 +68,27 @@ class Pairing(NamedTuple):
     doubtful: bool
 
 
-def pair_places(before: Sequence[Place], now: Sequence[Place]) -> list[Pairing]:
-    """Pair the findings of one file."""
+def pair_places(before: Sequence[Place], now: Sequence[Place], *, is_identity: bool = True) -> list[Pairing]:
+    """Pair the findings of one file. Where the groups are no identities, who is left alone on both sides is no pair."""
     old = sorted(range(len(before)), key=lambda n: (before[n].line, before[n].column, n))
     new = sorted(range(len(now)), key=lambda n: (now[n].line, now[n].column, n))
-    olds, news = [before[n] for n in old], [now[n] for n in new]
+    olds, news = compare_alike((before[n] for n in old), (now[n] for n in new))
     pairs = _pair_in_order(olds, news)
     aligned = [(a, b, Level.ALIGNED) for a, b in pairs]
-    moved = [(a, b, Level.MOVED) for a, b in _pair_moved_places(olds, news, pairs)]
+    moved = [(a, b, Level.MOVED) for a, b in _pair_moved_places(olds, news, pairs, is_identity)]
     doubts = _Doubts(olds, news)
-    return [Pairing(old[a], new[b], level, doubts.has_rival(a, b)) for a, b, level in sorted(aligned + moved)]
+    return [
+        Pairing(old[a], new[b], level, olds[a].decided and doubts.has_rival(a, b))
+        for a, b, level in sorted(aligned + moved)
+    ]
+
+
+def compare_alike(before: Iterable[Place], now: Iterable[Place]) -> tuple[list[Place], list[Place]]:
+    """Return both sides without code where only one of them has any: a scanner may begin to give it, or stop."""
+    olds, news = [*before], [*now]
+    if any(place.code for place in olds) == any(place.code for place in news):
+        return olds, news
+    return [place._replace(code="") for place in olds], [place._replace(code="") for place in news]
 
 
 def _pair_in_order(olds: list[Place], news: list[Place]) -> list[tuple[int, int]]:
@@ -108,14 +122,16 @@ class _Agreement:
 
     def measure(self, old: Place, new: Place) -> float | None:
         """Return a number, None where they can't be the same."""
-        if old.group != new.group:
+        if old.group != new.group or (old.code != new.code and old.code and new.code):
             return None
-        if old.text == new.text:
+        if old.text == new.text and old.code == new.code:
             return _EQUAL
         said, says = _say(old), _say(new)
-        if said == says:
+        if said[:2] == says[:2]:  # a number changed, or only one of them has its code with it
             return _ALIKE
-        return None if (1, *said) in self._said or (0, *says) in self._said else _DIFFERENT
+        if (1, *said) in self._said or (0, *says) in self._said:
+            return None
+        return _ALIKE if old.code == new.code != "" else _DIFFERENT
 
 
 def _without_numbers(text: str) -> str:
@@ -146,7 +162,7 @@ def _align_places(olds: list[Place], news: list[Place]) -> list[tuple[int, int]]
                 continue
             value = agreement - min(abs(new.line - old.line), 10_000) * 1e-6 - _OPEN * old.decided
             distance = new.line - old.line
-            apart = best[n - 1] + value + _KEPT_DISTANCE * (distance in (0, distances[n - 1]))
+            apart = best[n - 1] + value + _KEPT_DISTANCE * (distance == distances[n - 1])
             before = ended[n - 1]
             if before is not None and _distance_before(olds, news, len(steps), n) == distance:
                 together = before + value + _KEPT_DISTANCE
@@ -208,25 +224,35 @@ def _is_nearer(places: list[Place], line: int, one: int, other: int) -> bool:
 
 
 def _pair_moved_places(
-    olds: list[Place], news: list[Place], pairs: list[tuple[int, int]]
+    olds: list[Place], news: list[Place], pairs: list[tuple[int, int]], is_identity: bool
 ) -> Iterator[tuple[int, int]]:
     """Yield pairs of what is left over and has a text of its own: those that say the same in order, then what is left alone."""
-    free_olds = [n for n in range(len(olds)) if olds[n].distinct and n not in {a for a, _ in pairs}]
-    free_news = [n for n in range(len(news)) if news[n].distinct and n not in {b for _, b in pairs}]
-    for is_alone in (False, True):
-        waiting: defaultdict[tuple[bytes, str], list[int]] = defaultdict(list)
-        for n in reversed(free_olds):
-            waiting[olds[n].group, "" if is_alone else olds[n].text].append(n)
-        copies = Counter(news[n].group for n in free_news)
-        rest = []
-        for n in free_news:
-            found = waiting.get((news[n].group, "" if is_alone else news[n].text))
-            if found and not (is_alone and (len(found) > 1 or copies[news[n].group] > 1)):
-                free_olds.remove(found[-1])
-                yield found.pop(), n
-            else:
-                rest.append(n)
-        free_news = rest
+    paired = [{a for a, _ in pairs}, {b for _, b in pairs}]
+    counts = [Counter(map(_say, places)) for places in (olds, news)]
+    texts: defaultdict[bytes, set[str]] = defaultdict(set)
+    for group, text, _ in counts[0] | counts[1]:
+        texts[group].add(text)
+
+    def tells(place: Place) -> bool:
+        is_alone = counts[0][_say(place)] == counts[1][_say(place)] == 1
+        return place.distinct or (is_alone and len(texts[place.group]) > 1)
+
+    free_olds = [n for n, place in enumerate(olds) if n not in paired[0] and tells(place)]
+    free_news = [n for n, place in enumerate(news) if n not in paired[1] and tells(place)]
+    waiting: defaultdict[object, list[int]] = defaultdict(list)
+    for n in reversed(free_olds):
+        waiting[_say(olds[n])].append(n)
+    alone: defaultdict[bytes, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for n in free_news:
+        if found := waiting[_say(news[n])]:
+            yield found.pop(), n
+        else:
+            alone[news[n].group][1].append(n)
+    for n in (n for found in waiting.values() for n in found):
+        alone[olds[n].group][0].append(n)
+    for ones, others in alone.values():
+        if is_identity and len(ones) == len(others) == 1:
+            yield ones[0], others[0]
 
 
 _NEIGHBOURS = 5
@@ -248,7 +274,10 @@ class _Doubts:
         self._olds = olds
         self._news = news
         self._there = {(*_say(place), place.line) for place in news}
-        self._equals: list[defaultdict[tuple[bytes, str], list[int]]] = [defaultdict(list), defaultdict(list)]
+        self._equals: list[defaultdict[tuple[bytes, str, str], list[int]]] = [
+            defaultdict(list),
+            defaultdict(list),
+        ]
         for side, places in zip(self._equals, (olds, news), strict=True):
             for n, place in enumerate(places):
                 side[_say(place)].append(n)
@@ -278,5 +307,43 @@ def _nearest_positions(positions: list[int], n: int) -> list[int]:
     return [position for position in near if position != n]
 
 
-def _say(place: Place) -> tuple[bytes, str]:
-    return place.group, _without_numbers(place.text)
+def _say(place: Place) -> tuple[bytes, str, str]:
+    return place.group, _without_numbers(place.text), place.code
+
+
+def pair_files(
+    before: Mapping[str, Sequence[Place]], now: Mapping[str, Sequence[Place]]
+) -> Iterator[tuple[str, str]]:
+    """Yield the files of which one is the other by a new name: at least half of what they have says the same, and no other
+    file is as alike. One finding alone is no proof, unless only the folder is another one.
+    """
+    olds, news = compare_alike(chain(*before.values()), chain(*now.values()))
+    old_places, new_places = iter(olds), iter(news)
+    said = {name: Counter(_say(next(old_places)) for _ in places) for name, places in before.items()}
+    says = {name: Counter(_say(next(new_places)) for _ in places) for name, places in now.items()}
+    saying: defaultdict[object, list[str]] = defaultdict(list)
+    for name, counts in says.items():
+        for say in counts:
+            saying[say].append(name)
+    likeness: list[tuple[float, str, str]] = []
+    for old, counts in said.items():
+        for new in sorted({name for say in counts for name in saying.get(say, ())[:_RIVALS]} - {old}):
+            common = (counts & says[new]).total()
+            share = common / max(counts.total(), says[new].total())
+            same_name = _name_of(old) == _name_of(new)
+            if share >= _LEAST_SHARE and (common > 1 or same_name):
+                likeness.append((share + same_name, old, new))
+    best: defaultdict[tuple[int, str], list[float]] = defaultdict(list)
+    for share, old, new in likeness:
+        best[0, old].append(share)
+        best[1, new].append(share)
+    for share, old, new in likeness:
+        if all(max(shares) == share and shares.count(share) == 1 for shares in (best[0, old], best[1, new])):
+            yield old, new
+
+
+_LEAST_SHARE = 0.5
+
+
+def _name_of(file: str) -> str:
+    return re.split(r"[/\\\\]", file)[-1]

@@ -43,11 +43,13 @@ from findings_orm.imports.matching import (
     Changes,
     Incoming,
     Known,
+    Past,
     Probe,
     RunContext,
     events_of,
     name_file,
     plan_changes,
+    recall_place,
     recognise_probes,
 )
 from findings_orm.imports.originals import tag_original
@@ -416,7 +418,16 @@ class Import:
         self, batch: list[Incoming], known: Known, changes: Changes, deferred: Deferred, *, last: bool
     ) -> None:
         if batch or changes.unchanged:
-            plan_changes(batch, known, self._load_stored, self.context, changes, last=last)
+            plan_changes(
+                batch,
+                known,
+                self._load_stored,
+                self._load_missing,
+                self.context,
+                changes,
+                last=last,
+                complete=self.close_missing,
+            )
             self._refuse_taken_ids(changes, {one.document["id"]: one for one in batch if one.has_id})
             deferred.add(changes.deferred)
             self._changes = changes
@@ -432,6 +443,15 @@ class Import:
                 "removed it past the store. 'findings doctor' counts such rows"
             )
         return found
+
+    def _load_missing(self, detectors: Collection[str]) -> Iterator[Past]:
+        """Yield what the last reports of some detectors had, and this one has not so far."""
+        since = min(self.context.previous[one] for one in detectors)
+        ids = self.unit.last_seen_in(self.project_id, detectors, since, self.context.number)
+        for some in batches(ids, BATCH):
+            for stored in self._load_stored(some).values():
+                if stored.identity.last_run == self.context.previous[stored.document["detector_id"]]:
+                    yield recall_place(stored, by_rule=True)
 
     def _refuse_taken_ids(self, changes: Changes, given: Mapping[str, Incoming]) -> None:
         """A new finding may bring its id, but not one that another finding of the project has."""

@@ -5,10 +5,11 @@ One batch at a time. Every adapter uses this plan, so none of it talks to a data
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from findings_orm.clock import uuid7s
 from findings_orm.finding import (
@@ -21,10 +22,12 @@ from findings_orm.finding import (
     StatusName,
 )
 from findings_orm.fingerprint import VERSION, changed_fields, without_line
-from findings_orm.imports.alignment import Level, Place, pair_places
+from findings_orm.imports.alignment import Level, Place, pair_files, pair_places
 from findings_orm.port import Event
 from findings_orm.query import latest_time
 from findings_orm.records import Identity, Stored, Streak
+
+_T = TypeVar("_T")
 
 ACTOR = "ingest"
 NO_ID = "00000000-0000-0000-0000-000000000000"
@@ -132,10 +135,12 @@ def plan_changes(
     incoming: Iterable[Incoming],
     known: Known,
     load: Callable[[Collection[str]], Mapping[str, Stored]],
+    load_missing: Callable[[Collection[str]], Iterable[Past]],
     run: RunContext,
     changes: Changes,
     *,
     last: bool,
+    complete: bool,
 ) -> None:
     """Add to `changes` what a batch changes.
 
@@ -143,39 +148,57 @@ def plan_changes(
         incoming: the batch.
         known: every stored identity that has a fingerprint of the batch.
         load: returns stored findings by id.
+        load_missing: returns what the last reports of some detectors had, and this one has not so far.
         run: the run.
         changes: what is known of the batch so far.
         last: nothing comes after this batch. Before that, documents that may have a better partner in a
             later one are returned as `deferred`.
+        complete: what the report does not have is no longer there.
     """
     arrived: defaultdict[bytes, list[Incoming]] = defaultdict(list)
     for one in incoming:
         arrived[one.fingerprint].append(one)
-    pairs: list[Pair] = []
+    pairer = _Pairer()
     new: list[Incoming] = []
+    unknown: list[Incoming] = []
     unsettled: list[Incoming] = []
     candidates: list[Identity] = []
     for digest, group in arrived.items():
         free = [identity for identity in known.get(digest, ()) if identity.last_run != run.number]
-        rest, free = _settle_equals(group, free, pairs, last=last)
+        rest, free = _settle_equals(group, free, pairer.pairs, last=last)
         if not free:
-            new += rest
-        elif last:
+            (
+                unknown if digest not in known and group[0].document["detector_id"] in run.previous else new
+            ).extend(rest)
+        else:
             unsettled += rest
             candidates += free
-        else:
-            changes.deferred += rest
-    doubts: dict[int, Stored] = {}
-    if unsettled:
-        new += _align_equals(unsettled, load([one.finding_id for one in candidates]), pairs, doubts)
+    if last:
+        if unsettled:
+            ids_in_order = [one.finding_id for one in sorted(candidates, key=_rank_identity)]
+            loaded = load(ids_in_order)
+            new += pairer.pair_equals(unsettled, [recall_place(loaded[one]) for one in ids_in_order])
+        if unknown:
+            paired = {pair.identity.finding_id for pair in pairer.pairs}
+            detectors = {one.document["detector_id"] for one in unknown}
+            gone = [past for past in load_missing(detectors) if past.identity.finding_id not in paired]
+            gone.sort(key=lambda past: _rank_identity(past.identity))
+            new += pairer.pair_changed(unknown, gone, complete=complete)
+    else:
+        changes.deferred += unsettled + unknown
     ids = iter(uuid7s(sum(not one.has_id for one in new)))
-    ordinals = {digest: _next_ordinal(known.get(digest, ())) for digest in {one.fingerprint for one in new}}
+    ordinals = {digest: _next_ordinal(known.get(digest, ())) for digest in arrived}
     for one in sorted(new, key=lambda one: one.position):
         changes.insert.append(_make_finding(one, ordinals[one.fingerprint], run, ids))
         ordinals[one.fingerprint] += 1
-        if one.position in doubts:
-            changes.events.append(_doubt_of(one.document["id"], doubts[one.position], run))
-    _merge_pairs(pairs, load, run, changes)
+        if one.position in pairer.doubts:
+            changes.events.append(_doubt_of(one.document["id"], pairer.doubts[one.position], run))
+    _merge_pairs(pairer.pairs, ordinals, load, run, changes)
+
+
+def _rank_identity(identity: Identity) -> tuple[bytes, int]:
+    """Return what puts identities into one order, whatever that of a store is: of equals the first one is taken."""
+    return identity.fingerprint, identity.ordinal
 
 
 def _next_ordinal(stored: Iterable[Identity]) -> int:
@@ -235,49 +258,101 @@ def _take_pairs(
     return rest, [identity for identity in free if identity.ordinal not in taken]
 
 
-def _align_equals(
-    unsettled: list[Incoming], stored: Mapping[str, Stored], pairs: list[Pair], doubts: dict[int, Stored]
-) -> list[Incoming]:
-    """Pair what is left of equal findings: file by file, then what has a text of its own and may have gone to another file.
+class Past(NamedTuple):
+    """What a finding of the store is compared by with what comes."""
 
-    Args:
-        unsettled: what came.
-        stored: what it may be.
-        pairs: what is paired is added.
-        doubts: takes what may be a finding that somebody decided about, by its position: such a decision is not handed on where
-            another one could as well be meant.
+    identity: Identity
+    status: StatusName
+    file: str
+    place: Place
 
-    Returns: what is new.
+
+def recall_place(stored: Stored, *, by_rule: bool = False) -> Past:
+    """Return what a stored finding is compared by; what has its rule instead of its fingerprint may be it if `by_rule`."""
+    document, identity, *_ = stored
+    group = _rule_of(document) if by_rule else identity.fingerprint
+    return Past(identity, document["status"], name_file(document), _place_of(document, group, identity.line))
+
+
+Partners = list[tuple[Incoming, Place]]
+
+
+class _Pairer:
+    """Pairs what comes with what may be it, file by file, and then across files.
+
+    Attributes:
+        pairs: what was paired.
+        doubts: what may be a finding that somebody decided about, by the position of the document: such a decision is not
+            handed on where another one could as well be meant.
     """
-    before = [
-        (one, _place_of(one.document, one.identity.fingerprint, one.identity.line)) for one in stored.values()
-    ]
-    now = [(one, _place_of(one.document, one.fingerprint, one.line)) for one in unsettled]
-    new: list[Incoming] = []
-    files: defaultdict[str, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
-    for one, place in before:
-        files[name_file(one.document)][0].append((one, place))
-    for other, place in now:
-        files[name_file(other.document)][1].append((other, place))
-    elsewhere: tuple[list[Any], list[Any]] = ([], [])
-    for there, here in [*files.values(), elsewhere]:
-        found = pair_places([place for _, place in there], [place for _, place in here])
-        for a, b, level, doubtful in found:
-            old, one = there[a][0], here[b][0]
-            if doubtful and there[a][1].decided:
-                doubts[one.position] = old
-                new.append(one)
+
+    def __init__(self) -> None:
+        self.pairs: list[Pair] = []
+        self.doubts: dict[int, Past] = {}
+
+    def pair_equals(self, unsettled: list[Incoming], before: list[Past]) -> list[Incoming]:
+        """Pair what has the same fingerprint; what has a text of its own may have gone to another file. Return what is new."""
+        olds = _group_by_file((past.file, past) for past in before)
+        news = _group_by_file(
+            (name_file(one.document), (one, _place_of(one.document, one.fingerprint, one.line)))
+            for one in unsettled
+        )
+        new: list[Incoming] = []
+        left: list[Past] = []
+        here: Partners = []
+        for name in [*news, *(name for name in olds if name not in news)]:
+            gone, came = self._pair_file(olds.get(name, []), news.get(name, []))
+            left += [past for past in gone if past.place.distinct]
+            here += [partner for partner in came if partner[1].distinct]
+            new += [one for one, place in came if not place.distinct]
+        return new + [one for one, _ in self._pair_file(left, here)[1]]
+
+    def pair_changed(self, unknown: list[Incoming], missing: list[Past], *, complete: bool) -> list[Incoming]:
+        """Pair what has another fingerprint than before: its text changed, or its file has another name. Return what is new.
+
+        Only what stands in a line is compared: of anything else nothing but its fingerprint says where it is. A file is gone
+        only where the report is a complete one; another may be of another folder, with files of the same name.
+        """
+        olds = _group_by_file((past.file, past) for past in missing if past.place.line)
+        news = _group_by_file(
+            (name_file(one.document), (one, _place_of(one.document, _rule_of(one.document), one.line)))
+            for one in unknown
+            if one.line
+        )
+        for name in sorted(olds.keys() & news.keys()):
+            olds[name], news[name] = self._pair_file(olds[name], news[name], is_identity=False)
+        if complete:
+            before = {name: [past.place for past in found] for name, found in olds.items()}
+            now = {name: [place for _, place in found] for name, found in news.items()}
+            for old, name in pair_files(before, now):
+                news[name] = self._pair_file(olds[old], news[name], is_identity=False, renamed=True)[1]
+        return [one for one in unknown if not one.line] + [one for found in news.values() for one, _ in found]
+
+    def _pair_file(
+        self, there: list[Past], here: Partners, *, is_identity: bool = True, renamed: bool = False
+    ) -> tuple[list[Past], Partners]:
+        """Pair the findings of a file; return what is left of both sides."""
+        found = pair_places(
+            [past.place for past in there], [place for _, place in here], is_identity=is_identity
+        )
+        old, new = {each.before: each for each in found}, {each.now: each for each in found}
+        for before, now, level, doubtful in found:
+            past, (one, _) = there[before], here[now]
+            if doubtful:
+                self.doubts[one.position] = past
             else:
-                pairs.append(Pair(one, old.identity, level))
-        paired = {pairing.before for pairing in found}, {pairing.now for pairing in found}
-        if here is elsewhere[1]:
-            new += [one for n, (one, _) in enumerate(here) if n not in paired[1]]
-            continue
-        elsewhere[0].extend(pair for n, pair in enumerate(there) if n not in paired[0] and pair[1].distinct)
-        for n, pair in enumerate(here):
-            if n not in paired[1]:
-                elsewhere[1].append(pair) if pair[1].distinct else new.append(pair[0])
-    return new
+                self.pairs.append(Pair(one, past.identity, Level.RENAMED if renamed else level))
+        return (
+            [past for n, past in enumerate(there) if n not in old],
+            [partner for n, partner in enumerate(here) if n not in new or new[n].doubtful],
+        )
+
+
+def _group_by_file(named: Iterable[tuple[str, _T]]) -> dict[str, list[_T]]:
+    groups: defaultdict[str, list[_T]] = defaultdict(list)
+    for name, one in named:
+        groups[name].append(one)
+    return dict(groups)
 
 
 def name_file(document: FindingDocument) -> str:
@@ -287,23 +362,32 @@ def name_file(document: FindingDocument) -> str:
     return path or without_line(document["resource"])[0]
 
 
-def _place_of(document: FindingDocument, digest: bytes, line: int | None) -> Place:
-    location = document["location"] or {}
-    message, column = document["evidence"].get("message"), location.get("start_column")
+def _rule_of(document: FindingDocument) -> bytes:
+    return json.dumps(
+        [document["detector_id"], document["rule_id"], document["rule_id"] or document["title"]]
+    ).encode()
+
+
+def _place_of(document: FindingDocument, group: bytes, line: int | None) -> Place:
+    location: Any = document["location"] or {}
+    message, snippet = document["evidence"].get("message"), location.get("snippet") or ""
     return Place(
-        digest,
+        group,
         message if isinstance(message, str) else document["title"],
+        " ".join(snippet.split()),
         line or 0,
-        column if isinstance(column, int) else 0,
-        bool(document["fingerprint"] or location.get("snippet")),
+        location.get("start_column") or 0,
+        bool(document["fingerprint"] or snippet),
         document["status"] in DECISIONS,
     )
 
 
-def _doubt_of(finding_id: str, old: Stored, run: RunContext) -> Event:
+def _doubt_of(finding_id: str, old: Past, run: RunContext) -> Event:
     """Return the history entry of a new finding that may be one that somebody decided about."""
-    known, status = old.document["id"], old.document["status"]
-    comment = f"may be {known}, which is {status}: another one could as well be, so that is not taken over"
+    known = old.identity.finding_id
+    comment = (
+        f"may be {known}, which is {old.status}: another one could as well be, so that is not taken over"
+    )
     return Event(finding_id, run.at, ACTOR, "comment", {}, comment, run.run_id)
 
 
@@ -332,14 +416,21 @@ def _make_finding(one: Incoming, ordinal: int, run: RunContext, ids: Iterator[st
 
 def _merge_pairs(
     pairs: list[Pair],
+    ordinals: dict[bytes, int],
     load: Callable[[Collection[str]], Mapping[str, Stored]],
     run: RunContext,
     changes: Changes,
 ) -> None:
-    """Sort known findings into seen again, changed and reopened; only those that may have changed are loaded."""
+    """Sort known findings into seen again, changed and reopened; only those that may have changed are loaded. What has another
+    fingerprint now gets it, with the next of its `ordinals`."""
     to_load = []
     for one, identity, level in pairs:
-        if one.content == identity.content and identity.closed_as != Status.RESOLVED:
+        if one.fingerprint != identity.fingerprint:
+            ordinal = ordinals[one.fingerprint]
+            ordinals[one.fingerprint] += 1
+            renewed = identity._replace(fingerprint=one.fingerprint, ordinal=ordinal, version=VERSION)
+            to_load.append((one, renewed, level))
+        elif one.content == identity.content and identity.closed_as != Status.RESOLVED:
             changes.unchanged += 1
             _note_sighting(identity, run, one.document["detector_id"], changes)
         else:
@@ -348,7 +439,7 @@ def _merge_pairs(
         return
     loaded = load([identity.finding_id for _, identity, _ in to_load])
     for one, identity, level in to_load:
-        _merge_pair(one, loaded[identity.finding_id]._replace(identity=identity), level, run, changes)
+        _merge_pair(one, loaded[identity.finding_id], identity, level, run, changes)
 
 
 def _note_sighting(identity: Identity, run: RunContext, detector_id: str, changes: Changes) -> None:
@@ -369,10 +460,13 @@ def _resighted_identity(identity: Identity, run: RunContext, detector_id: str, c
     )
 
 
-def _merge_pair(one: Incoming, stored: Stored, level: Level, run: RunContext, changes: Changes) -> None:
-    old, identity, *_ = stored
+def _merge_pair(
+    one: Incoming, stored: Stored, identity: Identity, level: Level, run: RunContext, changes: Changes
+) -> None:
+    old = stored.document
+    has_new_fingerprint = identity.fingerprint != stored.identity.fingerprint
     at = stored.not_before(run.at)
-    status = _next_status(old["status"], one.document["status"], identity.reported)
+    status = _next_status(old["status"], one.document, identity.reported)
     stored_values: Mapping[str, object] = old
     kept: Any = {name: stored_values[name] for name in STORE_FIELDS}
     document: FindingDocument = {**one.document, **kept, "status": status}
@@ -381,7 +475,10 @@ def _merge_pair(one: Incoming, stored: Stored, level: Level, run: RunContext, ch
     identity = identity._replace(content=one.content, reported=one.document["status"], line=one.line)
     if not changed:
         changes.unchanged += 1
-        changes.reidentify.append(identity)
+        if has_new_fingerprint:
+            changes.replace.append(Stored(document, identity))
+        else:
+            changes.reidentify.append(identity)
         return
     if "status" in changed:
         identity = with_status(identity, status, at)
@@ -394,10 +491,20 @@ def _merge_pair(one: Incoming, stored: Stored, level: Level, run: RunContext, ch
     changes.replace.append(Stored(document, identity))
 
 
-def _next_status(stored: StatusName, incoming: StatusName, reported: str) -> StatusName:
+def _next_status(stored: StatusName, document: FindingDocument, reported: str) -> StatusName:
+    incoming = document["status"]
     if stored == "resolved":
         return incoming
     if stored in ACTIVE_STATUSES and incoming not in (reported, "open"):
+        return incoming
+    # The report had suppressed it, and says now that it does not (SARIF 2.1.0, 3.27.23); a person's decision is another status.
+    result = document["evidence"].get("sarif")
+    if (
+        stored == reported
+        and incoming in ACTIVE_STATUSES
+        and isinstance(result, dict)
+        and "suppressions" in result
+    ):
         return incoming
     return stored
 

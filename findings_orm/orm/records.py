@@ -209,6 +209,16 @@ class SqlReading(SqlStatements):
             if len(rows) < LOOKUP_BATCH:
                 return
 
+    def last_seen_in(self, project_id: str, detectors: Collection[str], since: int, before: int) -> list[str]:
+        """See `Records.last_seen_in`."""
+        sql = (
+            "SELECT i.finding_id FROM finding_identities i "  # noqa: S608  # constants and marks
+            "JOIN findings f ON f.project_id = i.project_id AND f.id = i.finding_id "
+            f"WHERE i.project_id = ? AND i.last_run >= ? AND i.last_run < ? AND f.detector_id IN ({value_marks(detectors)})"
+        )
+        rows = self._run_sql(sql, (project_id, since, before, *detectors))
+        return [str(row[0]) for row in rows]
+
     def seen_in(self, project_id: str, run: Run) -> set[str]:
         """See `Records.seen_in`."""
         if not run.detectors:

@@ -84,7 +84,7 @@ def _text_of_event(event: Event) -> str:
     return _event_text(event.kind, event.actor, dict(event.changes), comment, event.run_id)
 
 
-_LEVELS = ("recognised: aligned", "recognised: moved")
+_LEVELS = ("recognised: aligned", "recognised: moved", "recognised: renamed")
 
 
 def line_of(document: Document) -> int | None:
@@ -307,7 +307,7 @@ class CheckedStore:
             old = before[event.comment.removeprefix("may be ")[:36]]
             assert old["id"] not in seen, "a finding was paired, and doubted all the same"
             assert old["status"] not in (*ACTIVE, "resolved")
-            assert identity_of(old) == identity_of(self.store.get_finding(project_id, finding_id))
+            assert old["detector_id"] == self.store.get_finding(project_id, finding_id)["detector_id"]
             self.project(project_id).events[finding_id].append(_text_of_event(event))
 
     def _complete_document(self, project_id: str, document: Document, run_id: str) -> FindingDocument:
@@ -378,10 +378,12 @@ def _check_pairing(
     assert Counter(content_of(after[each]) for each in seen) == contents, (
         "the findings are not those of the report"
     )
-    stored = Counter(map(identity_of, before.values()))
-    created = Counter(identity_of(after[each]) for each in after.keys() - before.keys())
-    for identity, number in identities.items():
-        assert max(0, number - stored[identity]) <= created[identity] <= number, f"created of {identity}"
+    new = after.keys() - before.keys()
+    assert len(new) == len(seen) - len(seen & before.keys()) >= len(incoming) - len(before)
+    for finding_id in seen & before.keys():
+        old, one = before[finding_id], after[finding_id]
+        if identity_of(old) != identity_of(one):  # its text changed, or its file has another name
+            assert _rule_of(old) == _rule_of(one), "a finding became one of another rule"
     same = {identity: _instances(before.values(), identity) for identity in identities}
     for identity in identities:
         if same[identity] == _instances(incoming, identity):
@@ -390,6 +392,10 @@ def _check_pairing(
             assert (len(kept), moved) == (identities[identity], []), (
                 f"nothing changed, but an id did: {identity}"
             )
+
+
+def _rule_of(document: Document) -> tuple[str, str]:
+    return document["detector_id"], document["rule_id"] or document["title"]
 
 
 def _instances(documents: Iterable[Document], identity: tuple[Any, ...]) -> Counter[tuple[int | None, str]]:

@@ -59,6 +59,7 @@ def lived(new_store: Open) -> FindingStore:
     """Return a store in memory with projects, runs, history, refused originals, purged findings."""
     store = new_store("memory")
     run_sequence(store, 5, 150)
+    store.ingest("alpha", [{"title": "of no detector"}], on_invalid="quarantine")
     return store
 
 

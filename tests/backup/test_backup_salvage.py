@@ -28,7 +28,7 @@ PROJECT = "acme-api"
 @pytest.fixture(autouse=True)
 def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let frames end early, so that a small backup has many."""
-    monkeypatch.setattr("findings_orm.backup.writing.FRAME_TEXT", 20_000)
+    monkeypatch.setattr("findings_orm.backup.writing.FRAME_TEXT", 5_000)
 
 
 @pytest.mark.no_cover

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -222,6 +224,10 @@ def documents_in(url: str, version: str = SCHEMA_VERSION) -> list[Document]:
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, datetime):
         return format_time(value)
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, (list, dict)):
+        return json.loads(json.dumps(value))  # what is read through a model can't be changed
     if isinstance(value, UUID):
         return str(value)
     return int(value) if name == "confidence" and value is not None and value == int(value) else value

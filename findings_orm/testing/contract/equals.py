@@ -177,6 +177,76 @@ class EqualContract(Capabilities):
         assert [after[text]["id"] for text in "abc"] == [uuid_of(n) for n in range(3)]
         assert [after[text]["status"] for text in "abcd"] == ["resolved", "false_positive", "open", "open"]
 
+    def test_a_renamed_file_keeps_its_findings(self, store: FindingStore) -> None:
+        texts = enumerate(("a", "b", "c"))
+        before = [_in_file("web/go.js", 5 + 4 * n, text) for n, text in texts]
+        store.ingest(PROJECT, before, close_missing=True)
+        ids = {one["evidence"]["message"]: one["id"] for one in store.list_findings(PROJECT)}
+        store.set_status(PROJECT, ids["b"], "false_positive", actor="ann")
+        now = [{**one, **_file("web/redirects.js", 1 + _line(one))} for one in before]
+        assert_counts(store.ingest(PROJECT, now, close_missing=True), updated=3)
+        after = {one["evidence"]["message"]: one for one in store.list_findings(PROJECT)}
+        assert {text: one["id"] for text, one in after.items()} == ids
+        assert {one["resource"] for one in after.values()} == {"web/redirects.js"}
+        assert after["b"]["status"] == "false_positive"
+        assert [event.comment for event in store.history(PROJECT, ids["a"])] == ["recognised: renamed"]
+        assert_counts(store.ingest(PROJECT, now, close_missing=True), unchanged=3)
+        store.ingest(PROJECT, before, close_missing=True)
+        assert {one["evidence"]["message"]: one["id"] for one in store.list_findings(PROJECT)} == ids
+
+    def test_another_folder_of_the_checkout_keeps_all(self, store: FindingStore) -> None:
+        for number, root in enumerate(("/builds/1/", "/builds/2/", "")):
+            report = [_in_file(f"{root}{name}.py", 7, "m") for name in "abc"]
+            counts = {"updated": 3} if number else {"created": 3}
+            assert_counts(store.ingest(PROJECT, report, close_missing=True), **counts)
+
+    def test_a_file_is_renamed_in_a_complete_report_only(self, store: FindingStore) -> None:
+        """Two folders that are scanned by turns have files of the same name."""
+        one, other = (
+            [_in_file(f"{folder}/app.py", 5 + n, f"m{n}") for n in range(3)] for folder in ("one", "other")
+        )
+        for report, created in ((one, 3), (other, 3), (one, 0), (other, 0)):
+            assert_counts(store.ingest(PROJECT, report), created=created, unchanged=3 - created)
+
+    def test_one_finding_alone_is_no_renamed_file(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [_in_file("src/util.py", 7, "m")], close_missing=True)
+        report = store.ingest(PROJECT, [_in_file("src/Util.py", 7, "m")], close_missing=True)
+        assert_counts(report, created=1, resolved=1)
+
+    def test_a_copied_file_has_findings_of_its_own(self, store: FindingStore) -> None:
+        report = [_in_file("a.py", 7, "m"), _in_file("a.py", 9, "n")]
+        store.ingest(PROJECT, report, close_missing=True)
+        copied = [*report, *({**one, **_file("b.py", _line(one))} for one in report)]
+        assert_counts(store.ingest(PROJECT, copied, close_missing=True), created=2, unchanged=2)
+
+    def test_a_tool_may_begin_to_say_more(self, store: FindingStore) -> None:
+        """A snippet, a fingerprint of its own: the finding stays, and so does the decision about it."""
+        plain = [_in_file("a.py", 7, "m"), _in_file("a.py", 9, "m")]
+        more = [
+            {**plain[0], "fingerprint": "f"},
+            {**plain[1], "location": {**plain[1]["location"], "snippet": "x()"}},
+        ]
+        store.ingest(PROJECT, plain, close_missing=True)
+        (first, *_) = store.list_findings(PROJECT)
+        store.set_status(PROJECT, first["id"], "risk_accepted", actor="ann")
+        for report in (more, plain):
+            assert_counts(store.ingest(PROJECT, report, close_missing=True), updated=2)
+            assert_counts(store.ingest(PROJECT, report, close_missing=True), unchanged=2)
+        assert store.get_finding(PROJECT, first["id"])["status"] == "risk_accepted"
+
+    def test_other_code_in_the_same_line_is_another_finding(self, store: FindingStore) -> None:
+        one, other = ({**_in_file("a.py", 7, "m")} for _ in range(2))
+        one["location"], other["location"] = ({**one["location"], "snippet": text} for text in ("x()", "y()"))
+        store.ingest(PROJECT, [one], close_missing=True)
+        assert_counts(store.ingest(PROJECT, [other], close_missing=True), created=1, resolved=1)
+
+    def test_what_was_gone_for_a_run_comes_back_by_its_fingerprint_only(self, store: FindingStore) -> None:
+        report = [_in_file("a.py", 7, "m"), _in_file("a.py", 9, "n")]
+        store.ingest(PROJECT, report)
+        store.ingest(PROJECT, [_in_file("c.py", 1, "o")])
+        moved = [{**one, **_file("b.py", _line(one))} for one in report]
+        assert_counts(store.ingest(PROJECT, moved), created=2)
+
     def test_line_in_the_resource_counts_as_the_line(self, store: FindingStore) -> None:
         store.save_findings([finding(n, rule_id="R", title="T", resource=f"a.py:{n}") for n in (10, 20)])
         store.ingest(PROJECT, [without_fields(finding(9, rule_id="R", title="T", resource="a.py:19"), "id")])
@@ -223,6 +293,19 @@ class EqualContract(Capabilities):
         assert store.list_projects() == []
         report = store.ingest(PROJECT, twice, on_invalid="quarantine")
         assert (report.created, len(report.rejected)) == (2_500, 100)
+
+
+def _file(path: str, line: int) -> Document:
+    return {"resource": path, "location": {"path": path, "start_line": line}}
+
+
+def _in_file(path: str, line: int, message: str) -> Document:
+    """Return a finding of a report with a message, at a line of a file."""
+    return scanned("R1", **_file(path, line), evidence={"message": message})
+
+
+def _line(document: Document) -> int:
+    return int(document["location"]["start_line"])
 
 
 def _location_at(line: int | None) -> Document | None:

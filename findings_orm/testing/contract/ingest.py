@@ -245,6 +245,27 @@ class IngestContract(Capabilities):
             store.ingest(PROJECT, [scanned()], on_invalid="ignore")  # type: ignore[arg-type]
         assert store.list_projects() == []
 
+    def test_report_takes_back_its_own_suppression_only(self, store: FindingStore) -> None:
+        suppressed = scanned(
+            status="risk_accepted", evidence={"sarif": {"suppressions": [{"kind": "inSource"}]}}
+        )
+        silent, taken_back = (
+            scanned(evidence={"sarif": {}}),
+            scanned(evidence={"sarif": {"suppressions": []}}),
+        )
+
+        def status_after(*reports: Document) -> str:
+            for report in reports:
+                store.ingest(PROJECT, [report])
+            (found,) = store.list_findings(PROJECT)
+            return str(found["status"])
+
+        assert status_after(suppressed, silent) == "risk_accepted"
+        assert status_after(suppressed, taken_back) == "open"
+        (found,) = store.list_findings(PROJECT)
+        store.set_status(PROJECT, found["id"], "false_positive", actor="ann")
+        assert status_after(suppressed, taken_back) == "false_positive"
+
     # -- identity ------------------------------------------------------------------------------------------
 
     def test_same_finding(self, store: FindingStore) -> None:
