@@ -167,7 +167,7 @@ class SQLiteStorageAdapter(SqlStore):
         yield
 
     @block
-    def _open_alone(self, opened: AbstractContextManager[Records]) -> Iterator[Records]:
+    def _open_alone(self, *, write: bool, single: bool) -> Iterator[Records]:
         """Open a unit of work while no other is open: a database in memory has one connection."""
         with self._turn.hold():
             for driver in self._opened:
@@ -181,19 +181,23 @@ class SQLiteStorageAdapter(SqlStore):
                         "which it has not committed: commit them first, or work in joined(session)",
                         retryable=True,
                     )
-            with opened as unit:
+            with super().open_unit(write=write, single=single) as unit:
                 yield unit
 
+    # A block has no name in the function that enters it: were the leaving interrupted, the traceback would keep it, and with
+    # it a transaction that nobody ends.
+
     def open_unit(self, *, write: bool, single: bool = False) -> AbstractContextManager[Records]:
-        unit = super().open_unit(write=write, single=single)
         if self._in_memory:
-            return self._open_alone(unit)
-        return self._open_in_turn(unit) if write else unit
+            return self._open_alone(write=write, single=single)
+        if write:
+            return self._open_in_turn(single=single)
+        return super().open_unit(write=False, single=single)
 
     @block
-    def _open_in_turn(self, opened: AbstractContextManager[Records]) -> Iterator[Records]:
+    def _open_in_turn(self, *, single: bool) -> Iterator[Records]:
         """Open a unit of work that writes while no other of this store does: SQLite would wait without a look at who waits."""
-        with self._turn.hold(), opened as unit:
+        with self._turn.hold(), super().open_unit(write=True, single=single) as unit:
             yield unit
 
     def open_snapshot(self) -> AbstractContextManager[Records]:

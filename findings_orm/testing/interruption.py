@@ -42,13 +42,18 @@ class Outcome:
 
 
 def interrupt_at(
-    call: int, work: Callable[[], object], error: Callable[[], BaseException] = Interruption
+    call: int,
+    work: Callable[[], object],
+    error: Callable[[], BaseException] = Interruption,
+    *,
+    function: str = "",
 ) -> Outcome:
     """Run `work` in this thread, and raise `error()` at its call number `call`, counted from 1.
 
     Calls of Python and C functions count at their beginning, those of C functions at their end too: a signal handler runs
     there. What gives a lock back is not kept from it: a handler runs only after such a call, and it needs no memory. Nothing
     more is raised after the exception, so that the work cleans up undisturbed. Work that is called with 0 is not interrupted.
+    With the name of a Python `function`, only its calls count.
     """
     injected = error()
     count = 0
@@ -63,6 +68,8 @@ def interrupt_at(
             return
         if event == "call" and frame.f_code.co_flags & inspect.CO_GENERATOR:
             return  # Python 3.11 would not run the handlers of a generator that is resumed; a signal comes a step later
+        if function and (event != "call" or frame.f_code.co_name != function):
+            return
         count += 1
         if count == call:
             sys.setprofile(None)

@@ -281,6 +281,25 @@ def test_a_write_is_there_as_it_says_wherever_it_is_interrupted(
     assert tried >= min(POINTS - 1, calls)
 
 
+@pytest.mark.parametrize("name", WORKS if FULL else ["dry_run", "transaction_with_a_call_that_fails"])
+def test_no_traceback_keeps_a_block_whose_leaving_was_interrupted(
+    opened: Opened, name: str, others: ThreadPoolExecutor
+) -> None:
+    work, store = WORKS[name], opened()
+    prepare(store)
+    before = seen_in(store)
+    blocks = interrupt_at(0, lambda: work(store), function="_leave_block").calls
+    after = seen_in(store)
+    kept = []  # with their tracebacks
+    for number in range(1, blocks + 1):
+        prepare(store)
+        outcome = interrupt_at(number, lambda: work(store), function="_leave_block")
+        kept.append(outcome)
+        check(outcome, seen_in(store), before, after)
+        probe(store, others, 1)
+    assert any(outcome.reached for outcome in kept)
+
+
 @pytest.mark.parametrize("inside", ["save_finding", "ingest", "set_status", "delete_project"])
 def test_a_transaction_that_goes_on_after_an_interrupted_call_holds_nothing_half(
     opened: Opened, inside: str, others: ThreadPoolExecutor
