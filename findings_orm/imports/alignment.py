@@ -118,18 +118,21 @@ class _Agreement:
     other side says what it says."""
 
     def __init__(self, olds: list[Place], news: list[Place]) -> None:
-        self._said = {(side, *_say(place)) for side, places in enumerate((olds, news)) for place in places}
+        self._olds = [(place, _say(place)) for place in olds]
+        self._news = [(place, _say(place)) for place in news]
+        self._said = {said for _, said in self._olds}
+        self._says = {says for _, says in self._news}
 
-    def measure(self, old: Place, new: Place) -> float | None:
-        """Return a number, None where they can't be the same."""
+    def measure(self, a: int, b: int) -> float | None:
+        """Return a number for the old place and the new one at two positions, None where they can't be the same."""
+        (old, said), (new, says) = self._olds[a], self._news[b]
         if old.group != new.group or (old.code != new.code and old.code and new.code):
             return None
         if old.text == new.text and old.code == new.code:
             return _EQUAL
-        said, says = _say(old), _say(new)
         if said[:2] == says[:2]:  # a number changed, or only one of them has its code with it
             return _ALIKE
-        if (1, *said) in self._said or (0, *says) in self._said:
+        if said in self._says or says in self._said:
             return None
         return _ALIKE if old.code == new.code != "" else _DIFFERENT
 
@@ -157,7 +160,7 @@ def _align_places(olds: list[Place], news: list[Place]) -> list[tuple[int, int]]
             row[n], row_distances[n], step[n] = (
                 (above, distances[n], _SKIP_OLD) if above >= left else (left, row_distances[n - 1], _SKIP_NEW)
             )
-            agreement = agreements.measure(old, new)
+            agreement = agreements.measure(len(steps), n - 1)
             if agreement is None:
                 continue
             value = agreement - min(abs(new.line - old.line), 10_000) * 1e-6 - _OPEN * old.decided
@@ -285,13 +288,13 @@ class _Doubts:
     def has_rival(self, a: int, b: int) -> bool:
         """Tell whether another finding could as well be the partner."""
         old, new = self._olds[a], self._news[b]
-        rivals = [(c, b) for c in _nearest_positions(self._equals[0][_say(old)], a)]
-        rivals += [(a, d) for d in _nearest_positions(self._equals[1][_say(new)], b)]
-        if old.line == new.line or (
-            _say(old) == _say(new) and len(self._equals[0][_say(old)]) == len(self._equals[1][_say(new)])
-        ):
+        said, says = _say(old), _say(new)
+        likes, others = self._equals[0][said], self._equals[1][says]
+        if old.line == new.line or (said == says and len(likes) == len(others)):
             return False
         support = self._count_support(a, b)
+        rivals = [(c, b) for c in _nearest_positions(likes, a)]
+        rivals += [(a, d) for d in _nearest_positions(others, b)]
         return not support or any(self._count_support(c, d) >= support for c, d in rivals)
 
     def _count_support(self, a: int, b: int) -> int:
