@@ -93,7 +93,7 @@ class _JsonText(_Plain):
 
 
 @compiles(_Plain)
-def _compile_column(element: _Plain, compiler: SQLCompiler, **options: Any) -> str:
+def _compile_column(element: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> str:
     return compiler.process(element.clauses.clauses[0], **options)
 
 
@@ -295,14 +295,12 @@ class _MemberText(FunctionElement[Any]):
     inherit_cache = True
 
 
-@compiles(_MemberText)
-def _compile_text(element: _MemberText, compiler: SQLCompiler, **options: Any) -> str:
-    return compiler.process(element.clauses.clauses[0], **options)
+compiles(_MemberText)(_compile_column)
 
 
 @compiles(_MemberText, "postgresql")
 def _compile_member_text(element: _MemberText, compiler: SQLCompiler, **options: Any) -> str:
-    return f"to_jsonb({_compile_text(element, compiler, **options)})"
+    return f"to_jsonb({_compile_column(element, compiler, **options)})"
 
 
 class _HasAny(FunctionElement[bool]):
