@@ -194,9 +194,9 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 close it in any way; what is closed is reopened, triaged again or archived; what is archived is reopened."""
 
 ACTIVE_STATUSES: tuple[Status, ...] = _ACTIVE
+"""The statuses that a scan which no longer reports the finding turns into `resolved`."""
 DECISIONS = (Status.FALSE_POSITIVE, Status.RISK_ACCEPTED, Status.ARCHIVED)
 """The statuses that only a person, or a suppression, gives."""
-"""The statuses that a scan which no longer reports the finding turns into `resolved`."""
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
