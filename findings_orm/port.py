@@ -142,7 +142,7 @@ class IngestReport:
 class Run:
     """One import of a report into a project.
 
-    As an argument of `ingest` all members are optional; `number` and `counts` are the store's.
+    As an argument of `ingest` all members are optional; those from `number` on are the store's.
 
     Attributes:
         id: a UUID; a time-ordered one (version 7) is made when empty.
@@ -153,6 +153,7 @@ class Run:
         number: 1 for the first run of the project, 2 for the next.
         counts: what the import did (`IngestReport.counts`).
         rejected: what it refused and kept.
+        content: the store's: tells whether the same findings come under its id again; empty for runs of older releases.
     """
 
     id: str = ""
@@ -162,6 +163,7 @@ class Run:
     number: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     rejected: Sequence[Rejected] = ()
+    content: str = ""
 
 
 GivenRun = Run | str | Mapping[str, object] | None
@@ -346,9 +348,9 @@ class FindingStore(StoragePort, Protocol):
         Args:
             project_id: the project; documents that name another one are refused.
             documents: any iterable; consumed once, in batches.
-            run: the run, by id or whole. A run that was imported before has no further effect: its report is
-                returned again, `repeated`. None makes a new run. What it leaves out of detectors, time and tool, `documents`
-                say if they have a `run`, as `findings_orm.formats.Report` does.
+            run: the run, by id or whole. A run that was imported before has no further effect, where the findings are the
+                same, in any order: its report is returned again, `repeated`. None makes a new run. What it leaves out of
+                detectors, time and tool, `documents` say if they have a `run`, as `findings_orm.formats.Report` does.
             close_missing: findings of the run's detectors that are active and not in it become `resolved`. What was refused
                 counts as seen; where a refused document does not say which finding it is, none of its detector becomes
                 `resolved`, and where it names no detector, none at all.
@@ -360,7 +362,8 @@ class FindingStore(StoragePort, Protocol):
             StorageValidationError, SchemaVersionError: a document breaks a rule (``on_invalid="raise"``).
             StorageValidationError: `close_missing` of a run that says that it failed (`successful` of a tool is False),
                 or of an empty report that names no detector.
-            StorageConflictError: a given id is that of another finding of the project; or `close_missing` of a scan that is
+            StorageConflictError: a run of this id brought other findings; a given id is that of another finding of the
+                project; or `close_missing` of a scan that is
                 older (`started_at`) than an imported one of the same detector.
         """
 

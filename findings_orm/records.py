@@ -399,14 +399,16 @@ def decode_event(row: Mapping[str, Any]) -> Event:
 def encode_run(run: Run) -> dict[str, object]:
     """Return a run as JSON."""
     refused = [{name: getattr(one, name) for name in _REFUSAL} for one in run.rejected]
-    return {**{name: getattr(run, name) for name in _RUN}, "rejected": refused}
+    content = {"content": run.content} if run.content else {}
+    return {**{name: getattr(run, name) for name in _RUN}, "rejected": refused, **content}
 
 
 def decode_run(row: Mapping[str, Any]) -> Run:
     """Return what `encode_run` was given."""
     refused = tuple(Rejected(**{name: one[name] for name in _REFUSAL}) for one in row["rejected"])
     given = {name: row[name] for name in _RUN}
-    return Run(**{**given, "detectors": tuple(row["detectors"])}, rejected=refused)
+    given["detectors"] = tuple(row["detectors"])
+    return Run(**given, rejected=refused, content=row.get("content", ""))
 
 
 def encode_original(original: RejectedOriginal) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -230,7 +230,7 @@ def united_runs(store: list[Run], backup: list[Run]) -> tuple[list[Run], dict[in
     united += [run for run in reversed(waiting) if run.id not in shared]
     numbers = {run.id: number for number, run in enumerate(united, 1)}
     return (
-        [_renumber_run(run, numbers[run.id]) for run in united],
+        [replace(run, number=numbers[run.id]) for run in united],
         {run.number: numbers[run.id] for run in store},
         {run.number: numbers[run.id] for run in backup},
     )
@@ -238,10 +238,6 @@ def united_runs(store: list[Run], backup: list[Run]) -> tuple[list[Run], dict[in
 
 def _is_before(one: Run, other: Run) -> bool:
     return time_key(one.started_at) < time_key(other.started_at)
-
-
-def _renumber_run(run: Run, number: int) -> Run:
-    return Run(run.id, run.detectors, run.started_at, run.tool, number, run.counts, run.rejected)
 
 
 # -- A backup merged into a project that exists: of each finding the newer one wins, runs and history are united

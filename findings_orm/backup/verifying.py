@@ -105,6 +105,7 @@ class _RunMembers(TypedDict):
     number: Annotated[int, Field(ge=1, lt=2**63)]
     counts: dict[str, int]
     rejected: list[_Refusal]
+    content: NotRequired[str]
 
 
 @_strict

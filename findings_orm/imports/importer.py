@@ -175,6 +175,8 @@ class Import:
         self._refused_without_identity: set[str | None] = set()
         self._originals: list[RejectedOriginal] = []
         self._copies: Counter[bytes] = Counter()
+        self._content = 0
+        self._repeated_run = 0
 
     def execute(self, unit: Records, documents: Iterable[Mapping[str, object]]) -> IngestReport:
         """Import `documents` and return the report."""
@@ -185,13 +187,15 @@ class Import:
             self._under_way.close()
 
     def _import_documents(self, unit: Records, documents: Iterable[Mapping[str, object]]) -> IngestReport:
-        if repeated := self._earlier_report(unit.runs(self.project_id)):
+        if repeated := self._earlier_report(unit.runs(self.project_id), documents):
             return repeated
         if self.close_missing:
             self._refuse_failed_scan()
         self.advance = unit.advance(self.project_id, self.at)
         runs = unit.runs(self.project_id)
-        if repeated := self._earlier_report(runs):  # it was imported while this one waited for the project
+        if repeated := self._earlier_report(
+            runs, documents
+        ):  # it was imported while this one waited for the project
             return repeated
         previous: dict[str, int] = {}
         for earlier in runs:
@@ -204,7 +208,8 @@ class Import:
             if self.close_missing:
                 self._refuse_older_scan(runs)
                 self._close_missing()
-            self._record_run(recognition.digests)
+            same = next((run.content for run in runs if run.number == self._repeated_run), None)
+            self._record_run(recognition.digests, _content_text(self._content) if same is None else same)
         return self.report
 
     def _read_report(self, documents: Iterable[Mapping[str, object]], recognition: Recognition) -> None:
@@ -235,16 +240,39 @@ class Import:
         if run is None:
             yield from recognition.replay_batches()
             return
+        self._repeated_run = run
         self.unit.seen_again(self.project_id, run, self.at, self.context.number)
         self.report.unchanged += recognition.count
         self.detectors |= recognition.detectors
 
-    def _earlier_report(self, runs: list[Run]) -> IngestReport | None:
-        """Return the report of the run if it was imported before."""
-        for earlier in runs:
-            if earlier.id == self.run.id:
-                return _repeated_report(earlier, dry_run=self.report.dry_run)
-        return None
+    def _earlier_report(
+        self, runs: list[Run], documents: Iterable[Mapping[str, object]]
+    ) -> IngestReport | None:
+        """Return the report of the run if it was imported before.
+
+        Raises:
+            StorageConflictError: it brought something else then.
+        """
+        earlier = next((one for one in runs if one.id == self.run.id), None)
+        if earlier is None:
+            return None
+        if earlier.content and earlier.content != self._content_of_report(documents):
+            raise StorageConflictError(
+                f"run {earlier.id} is imported already, with other findings: a run id stands for one report; give this one "
+                "an id of its own, or none"
+            )
+        return _repeated_report(earlier, dry_run=self.report.dry_run)
+
+    def _content_of_report(self, documents: Iterable[Mapping[str, object]]) -> str:
+        """Return the digest of a report, of which nothing is written."""
+        for batch, _ in _split_documents(documents, self.limits):
+            for given in batch:
+                probe = self._probe_document(0, given)
+                try:
+                    self._validate_probe(probe, given)
+                except (StorageValidationError, SchemaVersionError) as error:
+                    self._content += int.from_bytes(self._refuse_document(0, given, error))
+        return _content_text(self._content)
 
     # -- validation -----------------------------------------------------------------------------------------
 
@@ -267,9 +295,10 @@ class Import:
             try:
                 incoming.append(self._validate_probe(probe, given))
             except (StorageValidationError, SchemaVersionError) as error:
-                self._refuse_document(probe.position, given, error)
+                self._content += int.from_bytes(self._refuse_document(probe.position, given, error))
                 self._note_refused(probe, given)
         self.detectors |= changes.detectors
+        self._content += changes.content
         if strange := {one.fingerprint for one in incoming} - fingerprints:
             self._renew_older_findings(one.document for one in incoming if one.fingerprint in strange)
             known.update(self._known_identities(strange))
@@ -342,10 +371,11 @@ class Import:
             content = content_of(valid)
             check_size(valid, content, self.limits)
             found = content_digest(content)
+        self._content += int.from_bytes(found)
         return Incoming(index, valid, digest, line, found, has_id, objects)
 
-    def _refuse_document(self, index: int, given: object, error: StorageError) -> None:
-        """Raise, or take the refused document into the quarantine."""
+    def _refuse_document(self, index: int, given: object, error: StorageError) -> bytes:
+        """Raise, or take the refused document into the quarantine. Return its digest."""
         if not self.quarantine:
             if isinstance(error, StorageValidationError):
                 raise error.at(index) from error
@@ -356,18 +386,18 @@ class Import:
             self.report.rejected.append(
                 Rejected(index, field, _storable_text(f"{error}; the original is not kept"))
             )
-            return
+            return content_digest(str(error).encode())
         original = tag_original(given)
         form = json.dumps(original)
+        digest = hashlib.sha256(form.encode()).digest()
         try:
             self._kept_bytes += self._size_to_keep(form, original)
         except LimitExceededError as fault:
             known = isinstance(error, LimitExceededError)
             reason = f"{error}; the original is not kept" + ("" if known else f": {fault}")
             self.report.rejected.append(Rejected(index, field, _storable_text(reason)))
-            return
+            return digest
         self.limits.check("max_rejected_bytes", self._kept_bytes, "the size of what is kept aside, in bytes")
-        digest = hashlib.sha256(form.encode()).digest()
         self._copies[digest] += 1
         key = hashlib.sha256(digest + self._copies[digest].to_bytes(8, "big")).digest()
         rejected_id = str(uuid.UUID(bytes=key[:16], version=5))
@@ -376,6 +406,7 @@ class Import:
         self._originals.append(
             RejectedOriginal(rejected_id, self.run.id, index, self.at, field, reason, original)
         )
+        return digest
 
     def _note_refused(self, probe: Probe, given: object) -> None:
         """Keep what a refused document was about: the report has it still."""
@@ -552,7 +583,7 @@ class Import:
             self.unit.add_events(self.project_id, self.advance.now, events)
             self.report.resolved += len(batch)
 
-    def _record_run(self, digests: bytes) -> None:
+    def _record_run(self, digests: bytes, content: str) -> None:
         run = Run(
             self.run.id,
             tuple(sorted(self.detectors)),
@@ -561,6 +592,7 @@ class Import:
             self.context.number,
             self.report.counts(),
             tuple(self.report.rejected),
+            content,
         )
         receipt = Receipt(run.number, *self.advance, b"" if self.report.rejected else digests)
         self.unit.put_run(self.project_id, run, receipt)
@@ -605,6 +637,11 @@ def _one_by_one(
 
 def _joined(parts: list[bytes]) -> bytes:
     return b"".join(parts) if all(parts) else b""
+
+
+def _content_text(total: int) -> str:
+    """Return the digest of a report from the sum of those of its findings: their order does not count."""
+    return f"{total % 2**128:032x}"
 
 
 def _storable_text(text: str) -> str:

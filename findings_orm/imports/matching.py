@@ -82,7 +82,7 @@ class RunContext:
 
 @dataclass(slots=True)
 class Changes:
-    """What one batch does to the store, and how much of each."""
+    """What one batch does to the store, and how much of each; `content` is the sum of the digests of what was recognised."""
 
     insert: list[Stored] = field(default_factory=list)
     replace: list[Stored] = field(default_factory=list)
@@ -95,6 +95,7 @@ class Changes:
     updated: int = 0
     unchanged: int = 0
     reopened: int = 0
+    content: int = 0
 
 
 class Pair(NamedTuple):
@@ -125,6 +126,7 @@ def recognise_probes(
             same = identity.content == probe.content and identity.line == probe.line
             if same and identity.last_run != run.number and identity.closed_as != Status.RESOLVED:
                 changes.unchanged += 1
+                changes.content += int.from_bytes(probe.content)
                 changes.detectors.add(probe.document["detector_id"])
                 _note_sighting(identity, run, probe.document["detector_id"], changes)
                 continue

@@ -67,7 +67,7 @@ REJECTED_COLUMNS = ("rejected_id", "run_id", "position", "at", "field", "reason"
 
 _EMPTY_LIST = "[]"
 _EMPTY_OBJECT = "{}"
-_REFUSALS = "refusals"
+_REFUSALS, _CONTENT = "refusals", "content"
 
 
 def _json_or_empty(value: object, empty: str) -> str:
@@ -181,7 +181,9 @@ def run_row(run: Run) -> RunRow:
         time_key(run.started_at),
         to_json(dict(run.tool)).decode(),
         run.number,
-        to_json({**run.counts, _REFUSALS: [astuple(one) for one in run.rejected]}).decode(),
+        to_json(
+            {**run.counts, _REFUSALS: [astuple(one) for one in run.rejected], _CONTENT: run.content}
+        ).decode(),
     )
 
 
@@ -189,8 +191,9 @@ def run_from_row(row: Row) -> Run:
     """Return the run of a row in the order of `RUN_COLUMNS`."""
     counts = from_json(row[5])
     rejected = tuple(Rejected(*one) for one in counts.pop(_REFUSALS))
+    content = counts.pop(_CONTENT, "")
     detectors = tuple(from_json(row[1]))
-    return Run(row[0], detectors, stored_time(row[2]), from_json(row[3]), row[4], counts, rejected)
+    return Run(row[0], detectors, stored_time(row[2]), from_json(row[3]), row[4], counts, rejected, content)
 
 
 def event_row(event: Event) -> EventRow:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, cast
 
 from pydantic_core import to_json
@@ -378,18 +378,7 @@ class MemoryRecords(Records):
     def runs(self, project_id: str) -> list[Run]:
         """See `Records.runs`."""
         found = sorted(self._get_project(project_id).runs.values(), key=lambda run: run.number)
-        return [
-            Run(
-                r.id,
-                r.detectors,
-                r.started_at,
-                clone_json(dict(r.tool)),
-                r.number,
-                dict(r.counts),
-                r.rejected,
-            )
-            for r in found
-        ]
+        return [replace(run, tool=clone_json(dict(run.tool)), counts=dict(run.counts)) for run in found]
 
     def receipts(self, project_id: str, since: int) -> list[Receipt]:
         """See `Records.receipts`."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from findings_orm.errors import FindingNotFoundError, StorageValidationError
+from findings_orm.errors import FindingNotFoundError, StorageConflictError, StorageValidationError
 from findings_orm.finding import TRANSITIONS, FindingDocument, Severity, Status, StatusName, validate_finding
 from findings_orm.port import Event, FindingStore, IngestReport, Run
 from findings_orm.query import FindingQuery, matches
@@ -29,8 +29,9 @@ FUTURE, PAST = "9999-01-01T00:00:00Z", "2000-01-01T00:00:00Z"
 
 @dataclass(slots=True)
 class ModelRun:
-    """A run: what it counted, the detectors it spoke for, the findings it saw."""
+    """A run: what it was given, what it counted, the detectors it spoke for, the findings it saw."""
 
+    given: list[Any]
     counts: dict[str, int]
     detectors: set[str]
     seen: set[str]
@@ -228,6 +229,7 @@ class CheckedStore:
         assert [refused.index for refused in done.rejected] == list(range(bad))
         closes = close_missing and not bad  # what was refused does not say which finding it is
         self._check_import(project_id, report, done, {"scan.one"} if not report else set(), closes)
+        self.project(project_id).runs[run_id].given += broken
         self.project(project_id).rejected += broken
 
     def ingest_again(self, project_id: str, position: int, close_missing: bool, rehearse: bool) -> None:
@@ -237,14 +239,24 @@ class CheckedStore:
             self.ingest(project_id, report, close_missing, 0, rehearse)
 
     def repeat_run(self, project_id: str, position: int, report: Sequence[Document], dry_run: bool) -> None:
-        """Import something as a run that was imported before."""
+        """Import the report of a run again, and something as a run that was imported before."""
         runs = self.model[project_id].runs if project_id in self.model else {}
         if not runs:
             return
         run_id = list(runs)[position % len(runs)]
-        done = self.store.ingest(project_id, report, run=run_id, close_missing=True, dry_run=dry_run)
+        given = runs[run_id].given
+        options: dict[str, Any] = {
+            "run": run_id,
+            "close_missing": True,
+            "dry_run": dry_run,
+            "on_invalid": "quarantine",
+        }
+        done = self.store.ingest(project_id, given[::-1], **options)
         assert done.repeated
         assert done.counts() == runs[run_id].counts
+        other = [*report, {"broken": self.number()}]
+        error = error_of_call(lambda: self.store.ingest(project_id, other, **options))
+        assert isinstance(error, StorageConflictError), "another report came under the id of a run"
 
     def retry(self, project_id: str, position: int, fixed: Document) -> None:
         """Import a refused original again, fixed."""
@@ -296,7 +308,7 @@ class CheckedStore:
             project.record_change(old, new, "ingest", done.run_id)
         assert done.counts() == expected
         project.findings = after
-        project.runs[done.run_id] = ModelRun(done.counts(), detectors, seen)
+        project.runs[done.run_id] = ModelRun([*report], done.counts(), detectors, seen)
 
     def _take_doubt(
         self, project_id: str, finding_id: str, before: Mapping[str, Document], seen: set[str]

@@ -147,10 +147,54 @@ class RunContract(Capabilities):
         store.ingest(PROJECT, [scanned("R0")])
         first = store.ingest(PROJECT, [scanned("R1"), scanned("R0", severity="high")], run=run_id_of(1))
         before = project_contents(store)
-        again = store.ingest(PROJECT, [scanned("R2"), scanned("R1")], run=run_id_of(1), close_missing=True)
-        assert (first.repeated, again.repeated) == (False, True)
-        assert again == first
+        report = [
+            scanned("R0", severity="high", id=uuid_of(9), created_at="2024-05-01T00:00:00Z"),
+            scanned("R1"),
+        ]
+        for documents in (report, iter(report), tuple(report[::-1])):
+            again = store.ingest(PROJECT, documents, run=run_id_of(1), close_missing=True)
+            assert (first.repeated, again.repeated) == (False, True)
+            assert again == first
         assert project_contents(store) == before
+
+    def test_run_id_stands_for_one_report(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned("R0"), scanned("R0")], run=run_id_of(1))
+        store.ingest(PROJECT, [scanned("R0")], run=run_id_of(2))
+        store.ingest(PROJECT, [scanned("R0")], run=run_id_of(3))  # recognised as a whole
+        store.ingest(PROJECT, [], run=run_id_of(4))
+        before = project_contents(store)
+        for number, other in (
+            (1, [scanned("R0")]),
+            (1, [scanned("R0"), scanned("R0"), scanned("R0")]),
+            (1, [scanned("R0"), scanned("R0", severity="high")]),
+            (1, []),
+            (2, [scanned("R1")]),
+            (3, [scanned("R0"), scanned("R1")]),
+            (4, [scanned("R0")]),
+        ):
+            for documents in (other, iter(other)):
+                with pytest.raises(StorageConflictError, match=f"run {run_id_of(number)}"):
+                    store.ingest(
+                        PROJECT, documents, run=run_id_of(number).upper(), dry_run=documents is other
+                    )
+        assert project_contents(store) == before
+        for number, same in ((1, [scanned("R0")] * 2), (2, [scanned("R0")]), (3, [scanned("R0")]), (4, [])):
+            assert store.ingest(PROJECT, iter(same), run=run_id_of(number)).repeated
+        assert not store.ingest(OTHER, [scanned("R5")], run=run_id_of(1)).repeated
+
+    def test_refused_documents_belong_to_the_report_of_a_run(self, store: FindingStore) -> None:
+        store.save_finding(finding(5))
+        taken = scanned("R7", id=uuid_of(5))
+        report: list[Any] = [{"broken": 1}, taken, scanned("R1"), {"a": b"x"}]
+        run = run_id_of(1)
+        first = store.ingest(PROJECT, report, run=run, on_invalid="quarantine")
+        assert len(first.rejected) == 3
+        again = store.ingest(PROJECT, report[::-1], run=run, on_invalid="quarantine")
+        assert (again.repeated, again.counts()) == (True, first.counts())
+        with pytest.raises(StorageConflictError):
+            store.ingest(PROJECT, [*report[1:], *report[1:2]], run=run, on_invalid="quarantine")
+        with pytest.raises(StorageValidationError):
+            store.ingest(PROJECT, report, run=run)
 
     def test_report_of_a_repeated_run_has_its_refusals(self, store: FindingStore) -> None:
         first = store.ingest(PROJECT, [{}, scanned()], run=run_id_of(1), on_invalid="quarantine")
@@ -160,7 +204,7 @@ class RunContract(Capabilities):
 
     def test_dry_run_of_a_known_run_is_repeated_too(self, store: FindingStore) -> None:
         first = store.ingest(PROJECT, [scanned()], run=run_id_of(1))
-        again = store.ingest(PROJECT, [scanned("R2")], run=run_id_of(1).upper(), dry_run=True)
+        again = store.ingest(PROJECT, [scanned()], run=run_id_of(1).upper(), dry_run=True)
         assert (again.repeated, again.counts()) == (True, first.counts())
 
     def test_failed_run_may_be_tried_again(self, store: FindingStore) -> None:
