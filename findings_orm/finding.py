@@ -428,8 +428,9 @@ _QuickFinding = create_model("_QuickFinding", __base__=Finding, **dict(_quick_fi
 STORE_FIELDS = frozenset({"finding_schema_version", "id", "project_id", "created_at", "run_id"})
 """The fields that a stored finding keeps when it is seen again."""
 
-CONTENT_FIELDS = tuple(name for name in FIELDS if name not in STORE_FIELDS)
-"""The fields that a report decides: what differs in one of them is an update."""
+CONTENT_FIELDS = tuple(name for name in FIELDS if name not in STORE_FIELDS and name != "provenance")
+"""The fields that a report decides: what differs in one of them is an update. `provenance` says of which scan they are: it is
+taken over with them, and alone it is no change."""
 
 DEFAULTS: Mapping[str, Any] = {
     name: field.get_default(call_default_factory=True)
@@ -471,6 +472,7 @@ _FORMS_AT: tuple[tuple[int, Callable[[str], str]], ...] = tuple(
     for at, name in enumerate(_FREE)
     if FIELD_KINDS[name] in (Kind.TIME, Kind.UUID)
 )
+_NOTHING: dict[str, object] = {}
 MARSHAL_FORMAT = 2
 """The last format of `marshal` that writes equal values as equal bytes, whatever else refers to them."""
 
@@ -570,12 +572,17 @@ def content_of(document: Mapping[str, object]) -> bytes:
 
     It is equal for documents with equal canonical `CONTENT_FIELDS`, and for no others: a document that would be
     refused for one of these fields never has the content of one that was accepted. It is the same before and after validation.
+    What is in `provenance` does not count, only that it is of plain types.
     """
     full = document if len(document) == len(FIELDS) else {**DEFAULTS, **document}
     if len(full) != len(FIELDS):
         return b""
     try:
-        plain, free = [*_plain_values(full)], [*_free_values(full)]
+        plain, free = (
+            [*_plain_values(full), _NOTHING],
+            [*_free_values(full)],
+        )  # once `provenance` was the last of these
+        size_of_provenance(full)
         for at, members, orders in _RECORDS_AT:
             record = free[at]
             if record is not None and tuple(record) not in orders:
@@ -592,6 +599,24 @@ def content_of(document: Mapping[str, object]) -> bytes:
         return marshal.dumps((SCHEMA_VERSION, plain, *free), MARSHAL_FORMAT)
     except (ValueError, KeyError, TypeError, OverflowError):
         return b""
+
+
+def size_of_provenance(document: Mapping[str, Any]) -> int:
+    """Return how many bytes the provenance of a document has, about.
+
+    Raises:
+        ValueError: it has values that are not of exact, plain types.
+    """
+    return len(marshal.dumps(document["provenance"], MARSHAL_FORMAT)) if document.get("provenance") else 0
+
+
+def is_valid_object(value: object) -> bool:
+    """Return whether a value may be one of `OBJECT_FIELDS`; False where that takes a closer look."""
+    try:
+        _copy_through_json(value)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def check_plain_text(name: str, text: str, *, empty: bool = True) -> None:

@@ -187,3 +187,21 @@ def _is_same_value(a: object, b: object) -> bool:
     if kind is type(b) and (kind is str or kind is int or (kind is not float and not a and not b)):
         return a == b
     return to_json(a) == to_json(b)
+
+
+def says_as_much(old: Any, new: Any, taken: Any) -> bool:
+    """Return whether evidence of now says what that of before did, but for what a reader has `taken` out of it to the
+    provenance, where it stands under the same name: what changes at each scan was evidence once, and is no change."""
+    if isinstance(old, dict) and isinstance(new, dict) and isinstance(taken, dict):
+        return all(
+            says_as_much(old[name], new[name], taken.get(name)) if name in new else name in taken
+            for name in old
+        ) and all(name in old for name in new)
+    if isinstance(old, list) and isinstance(new, list) and isinstance(taken, dict):
+        return len(old) == len(new) and all(
+            says_as_much(one, other, taken.get(str(n)))
+            for n, (one, other) in enumerate(zip(old, new, strict=True))
+        )
+    if isinstance(old, str) and isinstance(new, str) and isinstance(taken, str):
+        return old == taken or old.endswith(new)
+    return _is_same_value(old, new)

@@ -9,6 +9,7 @@ import pytest
 from findings_orm.errors import StorageValidationError
 from findings_orm.finding import SCHEMA_VERSION, validate_finding
 from findings_orm.formats import nuclei, open_report
+from findings_orm.formats.volatile import join_volatile
 
 FILLED_IN = {
     "id": "018f3b5c-1111-7000-8000-000000000000",
@@ -58,6 +59,12 @@ NEW = {
     "timestamp": "2023-11-06T14:48:31.559886123+01:00",
     "matcher-status": True,
 }
+VOLATILE = ("info", "request", "curl-command", "timestamp")
+
+
+def whole(document: dict[str, Any]) -> Any:
+    """Return the result as it was in the report."""
+    return join_volatile(document["evidence"]["nuclei"], document["provenance"]["nuclei"])
 
 
 def read(*results: Any, array: bool = False) -> list[dict[str, Any]]:
@@ -96,7 +103,11 @@ def test_a_result_of_version_3() -> None:
         "cvss": 10.0,
         "tags": ["cve", "cve2021"],
         "created_at": "2023-11-06T13:48:31.559886Z",
-        "evidence": {"message": "Log4j2 evaluates what it logs.", "nuclei": NEW},
+        "evidence": {
+            "message": "Log4j2 evaluates what it logs.",
+            "nuclei": {name: value for name, value in NEW.items() if name not in VOLATILE},
+        },
+        "provenance": {"nuclei": {name: value for name, value in NEW.items() if name in VOLATILE}},
     }
 
 
@@ -108,7 +119,7 @@ def test_a_result_of_version_2() -> None:
     assert document["resource"] == "https://shop.example/"
     assert document["tags"] == ["tech", "web"]
     assert document["created_at"] == "2021-05-20T08:11:12.417275Z"
-    assert document["evidence"] == {"nuclei": OLD}
+    assert whole(document) == OLD
     assert document["cwe_ids"] == []
 
 
@@ -170,7 +181,7 @@ def test_the_severity(given: Any, severity: str) -> None:
 def test_the_time(given: Any, created: str | None) -> None:
     document = one(timestamp=given)
     assert document.get("created_at") == created
-    assert document["evidence"]["nuclei"]["timestamp"] == given
+    assert document["provenance"]["nuclei"]["timestamp"] == given
 
 
 @pytest.mark.parametrize(
@@ -258,7 +269,7 @@ def test_versions_and_orders_agree_on_the_fingerprint() -> None:
 def test_a_template_that_did_not_match_is_no_finding_of_its_severity() -> None:
     document = one({**NEW, "matcher-status": False})
     assert document["severity"] == "info"
-    assert document["evidence"]["nuclei"]["info"]["severity"] == "critical"
+    assert document["provenance"]["nuclei"]["info"]["severity"] == "critical"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from findings_orm.errors import StorageValidationError
 from findings_orm.finding import validate_finding
 from findings_orm.formats import open_report, sarif
+from findings_orm.formats.volatile import join_volatile
 
 SAMPLES = pathlib.Path(__file__).parent / "samples"
 FILLED_IN = {
@@ -39,6 +40,11 @@ def read(content: dict[str, Any] | str) -> list[dict[str, Any]]:
 def one(result: Any, **run: Any) -> dict[str, Any]:
     (document,) = read(log(result, **run))
     return document
+
+
+def whole(document: dict[str, Any]) -> Any:
+    """Return the result as it was in the report."""
+    return join_volatile(document["evidence"]["sarif"], document["provenance"].get("sarif", {}))
 
 
 def result(**properties: Any) -> dict[str, Any]:
@@ -96,7 +102,7 @@ def test_real_reports_are_read(
         documents = list(report)
         assert report.detectors == [detector]
         assert report.tool[0]["detector_id"] == detector
-    assert [document["evidence"]["sarif"] for document in documents] == original
+    assert [whole(document) for document in documents] == original
     assert {document["detector_id"] for document in documents} == {detector}
     found = {document["rule_id"]: document["severity"] for document in documents}
     assert found.items() <= severities.items()
@@ -677,8 +683,7 @@ def test_nothing_of_a_result_is_lost() -> None:
     given = result(
         rank=1.0, hostedViewerUri="https://x", properties={"big": 10**30, "nul": "\0", "n": [1, 1.0, None]}
     )
-    kept = one(given)["evidence"]["sarif"]
-    assert json.dumps(kept) == json.dumps(given)
+    assert json.dumps(whole(one(given)), sort_keys=True) == json.dumps(given, sort_keys=True)
 
 
 def test_what_a_document_cannot_hold_is_kept_as_text() -> None:
@@ -737,13 +742,13 @@ def test_what_a_result_refers_to_is_kept_with_it() -> None:
         columnKind="utf16CodeUnits",
         versionControlProvenance=[{"repositoryUri": "https://x", "revisionId": "changes"}],
     )
-    evidence = document["evidence"]
-    assert evidence["sarif_rule"] == RULE
-    assert evidence["sarif_run"] == {
+    explained = document["provenance"]
+    assert explained["sarif_rule"] == RULE
+    assert explained["sarif_run"] == {
         "tool": {"driver": {"name": "Demo", "version": "1"}},
         "columnKind": "utf16CodeUnits",
     }
-    assert evidence["sarif_references"] == {
+    assert explained["sarif_references"] == {
         "artifacts": {"1": {"location": {"uri": "zip"}}, "2": {"location": {"uri": "a"}, "parentIndex": 1}},
         "logicalLocations": {"0": {"name": "top"}, "1": {"name": "inner", "parentIndex": 0}},
         "threadFlowLocations": {"1": {"location": {"physicalLocation": {"artifactLocation": {"index": 1}}}}},
@@ -756,11 +761,11 @@ def test_what_a_result_refers_to_is_kept_with_it() -> None:
 
 def test_documents_share_nothing() -> None:
     first, second = read(log(result(), result(), columnKind="x", artifacts=[{}]))
-    first["evidence"]["sarif_rule"]["id"] = "changed"
-    first["evidence"]["sarif_run"]["tool"]["driver"]["name"] = "changed"
+    first["provenance"]["sarif_rule"]["id"] = "changed"
+    first["provenance"]["sarif_run"]["tool"]["driver"]["name"] = "changed"
     first["tags"].append("changed")
-    assert second["evidence"]["sarif_rule"]["id"] == "R1"
-    assert second["evidence"]["sarif_run"]["tool"]["driver"]["name"] == "Demo"
+    assert second["provenance"]["sarif_rule"]["id"] == "R1"
+    assert second["provenance"]["sarif_run"]["tool"]["driver"]["name"] == "Demo"
     assert second["tags"] == []
 
 

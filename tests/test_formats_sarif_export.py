@@ -268,7 +268,8 @@ def test_reports_that_disagree_on_an_index_are_still_explained(monkeypatch: pyte
     second = results(log)[1]["locations"][0]
     assert second["physicalLocation"]["artifactLocation"] == {"uri": "b.py"}
     assert second["logicalLocations"] == [{"name": "n20"}]
-    assert documents[1]["evidence"]["sarif"]["locations"][0]["logicalLocations"] == [{"index": 20}]
+    taken = documents[1]["provenance"]["sarif"]["locations"]["0"]
+    assert taken["logicalLocations"] == {"0": {"index": 20}}, "a document was changed"
 
 
 def test_rules_of_the_same_id_stay_apart() -> None:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from findings_orm.cli.failures import CommandError, InterruptError, UsageError, explain_error
-from findings_orm.cli.options import AsJson, Limit, MaxDocument, MaxReport, ReportForm, limits_of, one_of
+from findings_orm.cli.options import (
+    AsJson,
+    Limit,
+    MaxDocument,
+    MaxReport,
+    ReportForm,
+    limits_of,
+    one_of,
+    split,
+)
 from findings_orm.cli.progress import CountedFile, Tracker
 from findings_orm.cli.root import command, session_of
 from findings_orm.errors import SchemaVersionError, StorageConflictError, StorageError, StorageValidationError
@@ -69,6 +78,14 @@ def import_(
             "--quarantine", help="Keep refused findings aside ('findings rejected') and import the others."
         ),
     ] = False,
+    volatile: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--volatile",
+            metavar="PATH",
+            help="In JSON Lines: what changes at each scan, as evidence.scan.time, and is no change. May be repeated.",
+        ),
+    ] = None,
     max_document: MaxDocument = None,
     max_report: MaxReport = None,
     limit: Limit = None,
@@ -95,6 +112,7 @@ def import_(
         dry_run=dry_run,
         quarantine=quarantine,
         in_text=report == "text",
+        volatile=split(volatile),
         limits=limits_of(max_document, max_report, limit),
     )
     try:
@@ -180,6 +198,7 @@ class _Import:
     dry_run: bool
     quarantine: bool
     in_text: bool
+    volatile: tuple[str, ...]
     limits: Limits
     done: list[tuple[str, IngestReport]] = field(default_factory=list)
     refused: list[tuple[str, CommandError]] = field(default_factory=list)
@@ -238,12 +257,12 @@ class _Import:
 
         if file == "-":
             tracker.phase("reading, ", in_bytes=True)
-            with open_report("-", self.form, limits=self.limits) as report:
+            with open_report("-", self.form, limits=self.limits, volatile=self.volatile) as report:
                 yield report
             return
         with CountedFile(file, tracker) as stream:
             tracker.phase("checking, ", Path(file).stat().st_size or None, in_bytes=True)
-            with open_report(stream, self.form, limits=self.limits) as report:
+            with open_report(stream, self.form, limits=self.limits, volatile=self.volatile) as report:
                 yield report
 
     def _ingest_report(

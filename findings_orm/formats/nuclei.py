@@ -1,7 +1,9 @@
 """nuclei in: its JSON Lines (``-jsonl``) and its JSON array (``-json-export``), keys of version 2 and 3.
 
 Source of the keys: `ResultEvent` in nuclei's pkg/output and `Info` in its pkg/model. In `evidence` a document has
-`nuclei`, the whole result as it was, and `message`, the template's description.
+`nuclei`, the result without what changes at each scan (times, what went over the wire) and what the template says of
+itself, and `message`, the template's description. The rest of the result is `nuclei` in `provenance` (`join_volatile` puts
+it together).
 
 References of a template are advisories and articles, no proofs of concept, so `poc_links` stays empty.
 """
@@ -13,7 +15,9 @@ from collections.abc import Iterator, Mapping
 from findings_orm.finding import MAX_NUMBER, SCHEMA_VERSION
 from findings_orm.formats import texts
 from findings_orm.formats.base import Format, Head, Survey
+from findings_orm.formats.paths import without_passing_port
 from findings_orm.formats.texts import replace_nul
+from findings_orm.formats.volatile import Splitter
 from findings_orm.jsonstream import JsonReader
 
 DETECTOR = "scan.nuclei"
@@ -26,6 +30,19 @@ _EXTRACTOR = ("extractor-name", "extractor_name")
 _EXTRACTED = ("extracted-results", "extracted_results")
 _STATUS = ("matcher-status", "matcher_status")
 _LINES = ("matched-line", "matched_line")
+_VOLATILE = (
+    "timestamp",
+    "curl-command",
+    "curl_command",
+    "ip",
+    "request",
+    "response",
+    "interaction",
+    "analyzer_details",
+    "template-path",
+    "template-encoded",
+    "info",
+)
 _SEVERITIES = ("info", "low", "medium", "high", "critical")
 
 
@@ -70,7 +87,8 @@ def document_of_result(result: dict[str, object]) -> dict[str, object]:
     info = _as_object(result.get("info"))
     classification = _as_object(info.get("classification"))
     template = _first_text(result, TEMPLATE_KEYS)
-    resource = _first_text(result, _MATCHED) or _first_text(result, ("host", "url"))
+    place = _first_text(result, _MATCHED) or _first_text(result, ("host", "url"))
+    resource = without_passing_port(place)
     found: dict[str, object] = {
         "finding_schema_version": SCHEMA_VERSION,
         "detector_id": DETECTOR,
@@ -90,12 +108,20 @@ def document_of_result(result: dict[str, object]) -> dict[str, object]:
     if created:
         found["created_at"] = created
     description = info.get("description")
+    splitter = _AT_PASSING_PORT if resource != place else _ELSEWHERE
+    is_deep = isinstance(texts.limit_depth(result), str)
+    kept, taken = splitter.split_members(result) if is_deep else splitter.split(result)
     evidence = {
         "message": description if isinstance(description, str) else "",
-        "nuclei": texts.limit_depth(result),
+        "nuclei": texts.limit_depth(kept),
     }
     found["evidence"] = {key: value for key, value in evidence.items() if value}
+    found["provenance"] = {"nuclei": texts.limit_depth(taken)} if taken else {}
     return found
+
+
+_ELSEWHERE = Splitter(_VOLATILE, shorten=lambda _, text: without_passing_port(text))
+_AT_PASSING_PORT = Splitter((*_VOLATILE, "port"), shorten=lambda _, text: without_passing_port(text))
 
 
 def has_matched(result: Mapping[str, object]) -> bool:
@@ -161,7 +187,7 @@ def _fingerprint_of(result: Mapping[str, object], template: str, resource: str) 
         _first_text(result, ("type",)),
         resource,
         "matched" if has_matched(result) else "not matched",
-        *sorted(texts.strings_in(extracted)),
+        *sorted(map(without_passing_port, texts.strings_in(extracted))),
     ]
     return f"nuclei/v1:{texts.hash_fields(*fields)}"
 

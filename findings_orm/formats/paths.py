@@ -11,6 +11,12 @@ _DRIVE = re.compile(r"\A(file:/*)?([a-z]):(?=/)", re.ASCII)
 _BACKSLASH = re.compile(r"(?<=[^\\/])\\+(?=[^\\])")
 _ESCAPES = re.compile(r"(?:%(?!2[Ff]|5[Cc]|00)[0-9A-Fa-f]{2})+")
 """All but those of a slash, a backslash and NUL, which a name can't have."""
+_LOOPBACK = re.compile(
+    r"(?<![\w.-])(127(?:\.\d{1,3}){3}|0\.0\.0\.0|\[::1\]|(?:[\w-]{1,63}\.){0,3}localhost):(\d{5})(?!\d)",
+    re.ASCII | re.IGNORECASE,
+)
+_FIRST_PASSING_PORT = 32_768
+"""What Linux begins with (`ip_local_port_range`); other systems begin higher (RFC 6335 says 49152)."""
 
 
 def canonical_path(uri: str, roots: Iterable[str] = ()) -> str:
@@ -18,10 +24,10 @@ def canonical_path(uri: str, roots: Iterable[str] = ()) -> str:
 
     A URI has slashes, also where the scan ran on Windows. What percent escapes say is said, as many tools leave them out;
     not where they are no UTF-8. The letter of a drive has no case (RFC 8089, appendix E.2). What is below one of the roots
-    is relative to it, and ``./`` at the start means nothing.
+    is relative to it, and ``./`` at the start means nothing. Addresses are without a passing port (`without_passing_port`).
     """
     if _SCHEME.match(uri):
-        return uri
+        return without_passing_port(uri)
     path = _ESCAPES.sub(lambda found: _unescape(found[0]), _BACKSLASH.sub("/", uri))
     path = _DRIVE.sub(lambda found: f"{found[1] or ''}{found[2].upper()}:", path, count=1)
     root = max((root for root in roots if path.startswith(root)), key=len, default="")
@@ -29,6 +35,12 @@ def canonical_path(uri: str, roots: Iterable[str] = ()) -> str:
     while path.startswith("./") and path.strip("./"):
         path = path[2:].lstrip("/")
     return path
+
+
+def without_passing_port(text: str) -> str:
+    """Return a text without the ports of the loopback device that a system hands out (from 32768 on): what is started for a
+    test has another one each time. Any other port tells services apart."""
+    return _LOOPBACK.sub(lambda found: found[1] if int(found[2]) >= _FIRST_PASSING_PORT else found[0], text)
 
 
 def _unescape(escapes: str) -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import PurePath
@@ -21,6 +21,7 @@ from findings_orm.errors import StorageUnavailableError, StorageValidationError,
 from findings_orm.formats import csv, jsonl, nuclei, sarif
 from findings_orm.formats.base import MAX_HEAD_TEXT, Format, Head, Survey
 from findings_orm.formats.jsonl import JSONL
+from findings_orm.formats.volatile import move_to_provenance, names_of_paths
 from findings_orm.jsonstream import JsonReader
 from findings_orm.limits import DEFAULT, FREE_BYTES, Limits
 from findings_orm.port import Run
@@ -252,8 +253,16 @@ class Report:
     """
 
     @checked
-    def __init__(self, source: Source, format: Format, survey: Survey, limits: Limits = DEFAULT) -> None:
+    def __init__(
+        self,
+        source: Source,
+        format: Format,
+        survey: Survey,
+        limits: Limits = DEFAULT,
+        volatile: Iterable[str] = (),
+    ) -> None:
         self._source = source
+        self._volatile = names_of_paths(volatile)
         self._format = format
         self._limits = limits
         self._survey = survey
@@ -269,9 +278,11 @@ class Report:
         self.legacy = survey.legacy
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self._format.read(
-            _start_reader(self._source, self._format, self._limits, again=True), self._survey
-        )
+        reader = _start_reader(self._source, self._format, self._limits, again=True)
+        documents = self._format.read(reader, self._survey)
+        if not self._volatile:
+            return documents
+        return (move_to_provenance(document, self._volatile) for document in documents)
 
     def __len__(self) -> int:
         return self.total
@@ -303,7 +314,11 @@ def _tools_as_one(tools: list[dict[str, object]]) -> Mapping[str, object]:
 
 @checked
 def open_report(
-    path_or_stream: PathOrStream, format: str | None = None, *, limits: Limits = DEFAULT
+    path_or_stream: PathOrStream,
+    format: str | None = None,
+    *,
+    limits: Limits = DEFAULT,
+    volatile: Iterable[str] = (),
 ) -> Report:
     """Open a report and check that it is whole.
 
@@ -311,19 +326,30 @@ def open_report(
         path_or_stream: a path, ``-`` for standard input, or a stream of bytes. gzip and UTF-16 are unpacked.
         format: one of `FORMATS`; None tells by the content.
         limits: how large the report and what is in it may be.
+        volatile: members of the evidence that change at each scan, as ``evidence.scan.time``, of documents of this package
+            (``jsonl``): they go to the provenance, where they are no change. The readers of other formats know theirs.
 
     Raises:
+        StorageValidationError: `volatile` names no member of the evidence, or the format is another one.
         StorageValidationError: something is beyond a limit (names it, what was found, and where).
         StorageValidationError: the format is not known or not to be told, or the text is broken: not JSON, cut
             off, not of this format. Names line, column and place.
         StorageUnavailableError: the file is missing or can't be read.
     """
     asked = None if format is None else find_format(format, "read")
+    paths = tuple(volatile)
+    names_of_paths(paths)
     source = Source(path_or_stream, limits)
     try:
         seen = _look_at_start(_start_reader(source, None, limits))
         chosen = _choose_format(source.name, asked, seen)
-        return Report(source, chosen, _survey(source, chosen, seen.head, limits), limits)
+        if paths and not chosen.is_strict:
+            raise StorageValidationError.of_field(
+                "volatile",
+                f"must be left out: the reader of {chosen.name} knows what changes at each scan",
+                paths,
+            )
+        return Report(source, chosen, _survey(source, chosen, seen.head, limits), limits, paths)
     except BaseException:
         source.close()
         raise

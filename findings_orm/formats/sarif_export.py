@@ -5,7 +5,7 @@ result says the new thing the way SARIF does; every other document gets a result
 has no place for stands in the result's property bag under `findings_orm`, and nothing there that importing the
 result would give anyway.
 
-Evidence beside the message and the provenance are not exported: they may hold requests, responses and secrets. JSON
+Other evidence than the message, and other provenance, are not exported: they may hold requests, responses and secrets. JSON
 Lines has them.
 """
 
@@ -45,6 +45,7 @@ from findings_orm.formats.sarif_values import (
     items,
 )
 from findings_orm.formats.texts import canonical_json, clone_json
+from findings_orm.formats.volatile import join_volatile
 
 _LEVELS = {"critical": "error", "high": "error", "medium": "warning", "low": "note", "info": "none"}
 _SCORES = {
@@ -163,13 +164,17 @@ def _field_value(document: Mapping[str, object], name: str) -> Any:
 def _original_result(document: Mapping[str, Any]) -> Exported | None:
     """Return the result that the document was imported from, if it was one of SARIF."""
     evidence = as_object(document.get("evidence"))
+    provenance = as_object(document.get("provenance"))
+    explained = {**evidence, **provenance}  # all of it was evidence once
     result = evidence.get("sarif")
     if isinstance(result, str):
         try:
             result = json.loads(result)
         except (ValueError, RecursionError):
             return None
-    kept = as_object(evidence.get("sarif_run"))
+    if isinstance(result, dict):
+        result = join_volatile(result, as_object(provenance.get("sarif")))
+    kept = as_object(explained.get("sarif_run"))
     tool = as_object(kept.get("tool"))
     driver = as_object(tool.get("driver"))
     if not isinstance(result, dict) or not driver:
@@ -177,9 +182,9 @@ def _original_result(document: Mapping[str, Any]) -> Exported | None:
     run = {name: kept[name] for name in RUN_PROPERTIES if name in kept}
     same = detector_id(driver) == document["detector_id"]
     run["tool"] = {"driver": dict(driver) if same else _driver(document["detector_id"])}
-    rule = evidence.get("sarif_rule")
+    rule = explained.get("sarif_rule")
     extensions = items(tool.get("extensions"))
-    references = as_object(evidence.get("sarif_references"))
+    references = as_object(explained.get("sarif_references"))
     return Exported(
         _detach_from_run(result, references),
         run,

@@ -4,11 +4,17 @@ Sections (§) are those of the SARIF 2.1.0 specification (OASIS); `security-seve
 for code scanning"). What no rule can place stays in `evidence`:
 
 * `message`: the text of the message.
-* `sarif`: the result, as it is in the report. Where it nests deeper than a document may, its JSON as text.
+* `sarif`: the result without what changes at each scan (`Run.volatile`). Where it nests deeper than a document may, its JSON
+  as text.
 * `level`: the level that applies to it.
 * `suppressions`: its suppressions as they are, and `status_comment`: the justification of the status.
 * `security_severity`: the score, where there is one. It is no `cvss`: CodeQL's is that of the rule, not of the find.
-* `sarif_rule`, `sarif_run`, `sarif_references`: what of the rule and of the run explains the result.
+
+Where the result comes from is `provenance`:
+
+* `sarif`: what was taken out of the result (`join_volatile` puts it together).
+* `sarif_rule`, `sarif_run`, `sarif_references`: what of the rule and of the run explains the result. A new version of the
+  tool has other words about a rule, and does not change what was found.
 """
 
 from __future__ import annotations
@@ -88,11 +94,12 @@ def document_of_result(run: Run, result: dict[str, object]) -> dict[str, object]
         result: the result; the document keeps it, so it must not be changed afterwards.
     """
     rule = run.rule_of(result)
-    return {**fields(run, result, rule), "evidence": _collect_evidence(run, result, rule)}
+    evidence, provenance = _collect_evidence(run, result, rule)
+    return {**fields(run, result, rule), "evidence": evidence, "provenance": provenance}
 
 
 def fields(run: Run, result: Mapping[str, object], rule: Rule | None) -> dict[str, object]:
-    """Return the fields of the document for a result, without its evidence."""
+    """Return the fields of the document for a result, without evidence and provenance."""
     properties = as_object(result.get("properties"))
     name = replace_nul(rule_id(result) or (rule.id if rule else ""))
     where = _first_location(run, result)
@@ -195,7 +202,7 @@ def _line_number(value: object) -> int | None:
 def _title_of_result(run: Run, result: Mapping[str, object], rule: Rule | None) -> str:
     if rule and rule.title:
         return replace_nul(rule.title)
-    return replace_nul(texts.first_line(run.message(result.get("message"), rule)))
+    return replace_nul(texts.first_line(run.cut_roots(run.message(result.get("message"), rule))))
 
 
 def _security_severity(properties: Mapping[str, object], rule: Rule | None) -> float | None:
@@ -319,7 +326,10 @@ def _detection_time(run: Run, result: Mapping[str, object]) -> str | None:
     return next((time for value in times if (time := texts.utc_time(value))), None)
 
 
-def _collect_evidence(run: Run, result: dict[str, object], rule: Rule | None) -> dict[str, object]:
+def _collect_evidence(
+    run: Run, result: dict[str, object], rule: Rule | None
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Return evidence and provenance."""
     explained = Collected(run, result, rule)
     fits = explained.depth <= MAX_DEPTH - 4
     run_kept = texts.clone_json(run.stored)
@@ -327,18 +337,25 @@ def _collect_evidence(run: Run, result: dict[str, object], rule: Rule | None) ->
         run_kept["tool"]["extensions"] = [component_texts(run.component(rule.extension))]
     message = run.message(result.get("message"), rule)
     run.count_added(rule, message, explained.found)
+    kept, taken = run.volatile.split(result) if fits else run.volatile.split_members(result)
     evidence = {
-        "message": message,
-        "sarif": result if fits else json.dumps(result, ensure_ascii=False),
+        "message": run.cut_roots(message),
+        "sarif": kept if fits else json.dumps(kept, ensure_ascii=False),
         "level": run.level(result, rule),
-        "suppressions": texts.clone_json(result.get("suppressions")) if fits else None,
+        "suppressions": texts.clone_json(kept.get("suppressions")) if fits else None,
         "status_comment": status_of(result)[1],
         "security_severity": _security_severity(as_object(result.get("properties")), rule),
+    }
+    provenance = {
+        "sarif": texts.limit_depth(taken),
         "sarif_rule": texts.clone_json(rule.stored) if rule else None,
         "sarif_run": run_kept,
         "sarif_references": explained.found,
     }
-    return {key: value for key, value in evidence.items() if key == "sarif" or value or value == 0.0}
+    return (
+        {key: value for key, value in evidence.items() if key == "sarif" or value or value == 0.0},
+        {key: value for key, value in provenance.items() if value},
+    )
 
 
 def _with_own_fields(found: dict[str, object], own: Mapping[str, object]) -> dict[str, object]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from findings_orm.finding import MAX_NUMBER
-from findings_orm.formats.paths import absolute_roots
+from findings_orm.formats.paths import absolute_roots, canonical_path
 from findings_orm.formats.sarif_values import (
     LEVELS,
     Tags,
@@ -35,6 +35,7 @@ from findings_orm.formats.texts import (
     unique_items,
     utc_time,
 )
+from findings_orm.formats.volatile import Splitter
 from findings_orm.limits import DEFAULT, Limits, json_size
 
 TABLES = (
@@ -62,6 +63,21 @@ _REMEMBERED = 10_000
 
 HELP_LIMIT = 2000
 """How long a rule's `help` may be (as JSON) to be kept with each of its results."""
+
+_VOLATILE = (
+    "baselineState",
+    "guid",
+    "hostedViewerUri",
+    "provenance",
+    "ruleIndex",
+    "webRequest",
+    "webResponse",
+)
+"""What of a result is of one scan: the comparison with an earlier one, GUIDs and times (§3.27.3, §3.48), where it is shown,
+and what went over the wire. The rule is known by its id."""
+
+_VOLATILE_ANYWHERE = ("executionTimeUtc", "index", "parentIndex", "threadId")
+"""Times, and indexes into what the report lists: another file or rule in it makes them others."""
 
 _CWE_GUID = "FFC64C90-42B6-44CE-8BEB-F6B7DAE649E5"
 _CWE_IN_ID = re.compile(r"cwe[-_ ]?0*(\d+)", re.ASCII | re.IGNORECASE)
@@ -159,8 +175,17 @@ class Run:
         self.roots = absolute_roots(
             as_object(base).get("uri") for base in as_object(properties.get("originalUriBaseIds")).values()
         )
+        self._root = _pattern_of_roots(self.roots)
+        self.volatile = Splitter(_VOLATILE, _VOLATILE_ANYWHERE, ("properties",), self._lasting_text)
         self._size = json_size(self.stored, limits.max_document_bytes)
         self._sizes: dict[tuple[str, int], int] = {}
+
+    def cut_roots(self, text: str) -> str:
+        """Return a text without the absolute folders that paths are relative to."""
+        return self._root.sub("", text) if self._root else text
+
+    def _lasting_text(self, name: str, text: str) -> str:
+        return canonical_path(text, self.roots) if name == "uri" else self.cut_roots(text)
 
     @property
     def tool_info(self) -> dict[str, object]:
@@ -387,6 +412,17 @@ class Run:
         if owner and not of_cwe:
             return []
         return unique_items(int(one) for one in numbers if len(one) <= 10 and 1 <= int(one) <= MAX_NUMBER)
+
+
+def _pattern_of_roots(roots: list[str]) -> re.Pattern[str] | None:
+    """Return what finds absolute folders in texts, as URIs and as paths of either kind of system."""
+    folders = [root.removeprefix("file://") for root in roots if root.startswith("file:///")]
+    plain = [folder[1:] if re.match(r"/[A-Z]:", folder) else folder for folder in folders]
+    found = {*roots, *plain, *(path.replace("/", "\\") for path in plain if path[1] == ":")}
+    if not found:
+        return None
+    longest_first = sorted(found, key=lambda path: (-len(path), path))
+    return re.compile(rf"(?<![\w./\\~%-])(?:{'|'.join(map(re.escape, longest_first))})")
 
 
 def _ids_agree(name: str, known: str) -> bool:

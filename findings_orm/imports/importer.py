@@ -32,6 +32,7 @@ from findings_orm.finding import (
     check_project_id,
     content_of,
     is_uuid,
+    is_valid_object,
     validate_content,
 )
 from findings_orm.fingerprint import VERSION, content_digest, fingerprint, former_digest
@@ -350,6 +351,8 @@ class Import:
     def _may_skip_validation(self, document: Mapping[str, object], *, has_id: bool) -> bool:
         """Return whether a known finding may have come with the fields that are not part of its content."""
         created_at = document["created_at"]
+        if not is_valid_object(document.get("provenance", {})):
+            return False
         if has_id and not is_uuid(document["id"]):
             return False
         if document["run_id"] is not self.run.id and not is_uuid(document["run_id"]):

@@ -21,7 +21,7 @@ from findings_orm.finding import (
     Status,
     StatusName,
 )
-from findings_orm.fingerprint import VERSION, changed_fields, without_line
+from findings_orm.fingerprint import VERSION, changed_fields, says_as_much, without_line
 from findings_orm.imports.alignment import Level, Place, pair_files, pair_places
 from findings_orm.port import Event
 from findings_orm.query import latest_time
@@ -473,6 +473,8 @@ def _merge_pair(
     kept: Any = {name: stored_values[name] for name in STORE_FIELDS}
     document: FindingDocument = {**one.document, **kept, "status": status}
     changed = changed_fields(old, document)
+    if "evidence" in changed and says_as_much(old["evidence"], document["evidence"], document["provenance"]):
+        del changed["evidence"]
     identity = _resighted_identity(identity, run, document["detector_id"], changes)
     identity = identity._replace(content=one.content, reported=one.document["status"], line=one.line)
     if not changed:

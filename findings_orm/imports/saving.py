@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from findings_orm.clock import now
 from findings_orm.errors import StorageValidationError
-from findings_orm.finding import DEFAULTS, FIELDS, FindingDocument, content_of
+from findings_orm.finding import DEFAULTS, FIELDS, FindingDocument, content_of, size_of_provenance
 from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
 from findings_orm.imports.matching import events_of, with_status
 from findings_orm.limits import Limits, count_values
@@ -21,10 +21,9 @@ def check_size(document: Mapping[str, object], content: bytes, limits: Limits) -
         LimitExceededError: its content is larger than a document may be, or it has more values.
     """
     try:
-        limits.check("max_document_bytes", len(content), "the size of the document, in bytes")
-        if (
-            len(content) + len(FIELDS) > limits.max_document_values
-        ):  # a value takes a byte of content, or is a field
+        size = len(content) + (size_of_provenance(document) if content else 0)
+        limits.check("max_document_bytes", size, "the size of the document, in bytes")
+        if size + len(FIELDS) > limits.max_document_values:  # a value takes a byte of content, or is a field
             limits.check(
                 "max_document_values",
                 count_values({**DEFAULTS, **document}),

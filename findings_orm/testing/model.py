@@ -107,7 +107,9 @@ def identity_of(document: Document) -> tuple[Any, ...]:
 
 def content_of(document: Document) -> str:
     """Return what a report decides of a finding, without its status."""
-    return json.dumps({name: value for name, value in document.items() if name not in (*KEPT, "status")})
+    return json.dumps(
+        {name: value for name, value in document.items() if name not in (*KEPT, "status", "provenance")}
+    )
 
 
 class CheckedStore:

@@ -131,6 +131,38 @@ class IngestContract(Capabilities):
         after = {**before, "severity": "high", "evidence": {"n": 1.0}, "title": "new title", "tags": ["x"]}
         assert_all_same(store.list_findings(PROJECT), [after])
 
+    def test_provenance_alone_is_no_change(self, store: FindingStore) -> None:
+        tool = {"commit": "aa11", "tool": {"version": "1"}}
+        store.ingest(PROJECT, [scanned("R1", provenance=tool), scanned("R2")])
+        before = store.list_findings(PROJECT)
+        again = [scanned("R1", provenance={"commit": "bb22"}), scanned("R2", provenance={"commit": "bb22"})]
+        assert_counts(store.ingest(PROJECT, again), unchanged=2)
+        assert_counts(store.ingest(PROJECT, iter(again[::-1])), unchanged=2)
+        assert_all_same(store.list_findings(PROJECT), before)
+        assert_counts(
+            store.ingest(PROJECT, [scanned("R1", provenance={"commit": "bb22"}, severity="high")]), updated=1
+        )
+        changed = next(one for one in store.list_findings(PROJECT) if one["rule_id"] == "R1")
+        assert changed["provenance"] == {"commit": "bb22"}, "it is not taken over with what changed"
+        (event,) = store.history(PROJECT, changed["id"])
+        assert set(event.changes) == {"severity"}
+
+    def test_provenance_of_what_is_known_is_validated(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned("R1", provenance={"a": 1})])
+        wrong: list[Any] = [
+            5,
+            None,
+            [],
+            {"a": float("nan")},
+            {"a": {1}},
+            {"a": b""},
+            {1: "a"},
+            {"a": "\ud800"},
+        ]
+        for provenance in wrong:
+            with pytest.raises(StorageValidationError):
+                store.ingest(PROJECT, [scanned("R1", provenance=provenance)])
+
     def test_changed_fields_are_in_the_history(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [scanned("R1")], run=run_id_of(1))
         store.ingest(PROJECT, [scanned("R1", severity="high", cwe_ids=[79])], run=run_id_of(2))
