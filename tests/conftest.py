@@ -1,8 +1,9 @@
 """Fixtures of stores, and the size of property tests (``FINDINGS_TEST_SCALE=full`` for the large one).
 
-Tests that repeat others in another place, or end processes, are marked ``no_cover``: coverage, of which they give nothing new,
-takes them nearly as long again. Tests that wait for processes, or take seconds, are marked ``slow`` and run first, so that no
-worker waits for the last one; what asks for a server is marked ``server``. ``scripts/test fast`` leaves both out.
+Tests that repeat others in another place, take seconds, or end processes, are marked ``no_cover``: coverage, of which they
+give nothing new, takes more time than the tests themselves. Tests that wait for processes, or take seconds, are marked
+``slow`` and run first, so that no worker waits for the last one; what asks for a server is marked ``server``.
+``scripts/test fast`` leaves both out.
 """
 
 from __future__ import annotations
@@ -36,6 +37,23 @@ settings.load_profile("full" if os.environ.get("FINDINGS_TEST_SCALE") == "full" 
 
 
 SERVERS = {"server_18", "server_15", "redis_session"}
+LONG = {
+    "test_any_query_finds_what_matches_in_order",
+    "test_any_value_comes_back_equal",
+    "test_documents_without_an_end_are_refused_by_a_limit",
+    "test_entered_used_and_left_in_three_threads",
+    "test_hostile_arguments_have_the_same_end_everywhere",
+    "test_hostile_documents_are_refused_whole",
+    "test_id_given_twice_in_different_batches_is_a_conflict",
+    "test_iter_findings_json_yields_the_same_as_json",
+    "test_known_finding_that_breaks_a_rule_is_refused",
+    "test_many_equal_findings_over_several_batches",
+    "test_report_may_be_read_from_the_store_that_takes_it",
+    "test_report_that_breaks_off_leaves_nothing",
+    "test_save_findings_may_read_the_store_while_it_takes_documents",
+    "test_summary_of_any_documents",
+}
+"""Tests of the conformance suite that take seconds: coverage is measured with those on one adapter."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,6 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         named = item.name.partition("[")[2]  # fixtures that a test asks for when it runs
         if "server_15" in asked or "postgresql_15" in named:
             item.add_marker("no_cover")  # the same on the newest one is in it
+        if item.name in LONG and getattr(item.parent, "name", "") != "TestSQLiteFile":
+            item.add_marker("no_cover")
         if asked & SERVERS or "postgresql" in named or "redis" in named:
             item.add_marker("server")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

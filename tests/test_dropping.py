@@ -68,6 +68,7 @@ def until_held(most: tuple[int, int]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_dropped_store_leaves_nothing_and_is_named(
     open_new: Callable[[str], FindingStore], kind: str
@@ -91,6 +92,7 @@ def test_a_dropped_store_leaves_nothing_and_is_named(
     assert not [line for line in said if "geheim" in line]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_closed_store_is_dropped_in_silence(open_new: Callable[[str], FindingStore], kind: str) -> None:
     with warnings.catch_warnings(record=True) as caught:
@@ -102,6 +104,7 @@ def test_a_closed_store_is_dropped_in_silence(open_new: Callable[[str], FindingS
     assert [str(each.message) for each in caught if each.category is ResourceWarning] == []
 
 
+@pytest.mark.no_cover
 def test_the_end_of_a_process_is_silent(
     tmp_path: pathlib.Path, postgresql_url: str, redis: RedisServer
 ) -> None:

@@ -186,6 +186,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9_under_four_writers(tmp_path: Pat
     assert len(found) <= len(acknowledged) + 4 * (55 if FULL else 9)
 
 
+@pytest.mark.no_cover
 def test_a_save_writes_as_many_bytes_into_a_large_store_as_into_an_empty_one(tmp_path: Path) -> None:
     count = 100_000 if FULL else 5_000
     written = []
@@ -315,6 +316,7 @@ class FailingDisk(Disk):
         super().sync_folder(path)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("at", range(1, 120, 1 if FULL else 3))
 def test_an_operation_that_fails_loses_nothing_and_leaves_a_working_store(tmp_path: Path, at: int) -> None:
     store = FileStorageAdapter(tmp_path / "store", disk=FailingDisk(at), fold_at=2500)

@@ -116,6 +116,7 @@ def _judge(root: Path, path: Path, original: bytes, states: list[list[Any]]) -> 
     return "whole records missing at the end"
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("folded", [True, False])
 def test_any_mutation_is_refused_or_harmless_or_told(
     tmp_path: Path, folded: bool, caplog: pytest.LogCaptureFixture

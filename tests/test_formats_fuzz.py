@@ -8,6 +8,7 @@ import json
 import pathlib
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -183,6 +184,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PATHS = [paths(content)[1:] for _, content in REPORTS]
 
 
+@pytest.mark.no_cover
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_report_with_parts_missing_or_of_another_type(data: st.DataObject) -> None:
@@ -211,6 +213,7 @@ def change(content: Any, way: tuple[Any, ...], odd: int | None) -> None:
 BYTES = [json.dumps(content).encode() for _, content in REPORTS]
 
 
+@pytest.mark.no_cover
 @settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(BYTES), st.data())
 def test_a_report_with_damaged_bytes(original: bytes, data: st.DataObject) -> None:

@@ -452,6 +452,7 @@ def test_a_finding_of_its_own_becomes_a_result() -> None:
     assert content(read(log)[0]) == content(document)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("cvss", [None, 0.0, 3.95, 9.9])
 @pytest.mark.parametrize("severity", ["info", "low", "medium", "high", "critical"])
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ def test_garbage_collection_is_as_it_was_before(enabled: bool) -> None:
         (gc.enable if before else gc.disable)()
 
 
+@pytest.mark.no_cover
 def test_cycles_of_the_caller_are_collected_during_an_import() -> None:
     alive: list[int] = []
 

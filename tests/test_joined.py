@@ -279,6 +279,7 @@ QUERIES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("driver", ["sqlite", "aiosqlite", *DRIVERS])
 def test_answers_are_the_same_through_every_driver(driver: str, request: pytest.FixtureRequest) -> None:
     if driver in DRIVERS:

@@ -138,6 +138,7 @@ def test_importing_again_changes_nothing(kind: str, opener: Callable[[str], Find
     assert len(store.rejected_originals("acme-bad")) == 4
 
 
+@pytest.mark.no_cover
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(
     rows=st.lists(legacy_documents(), max_size=4),

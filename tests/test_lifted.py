@@ -56,18 +56,21 @@ def json_folder(folder: pathlib.Path) -> StoragePort:
     return made
 
 
+@pytest.mark.no_cover
 class TestDictAdapter(PortContract):
     @pytest.fixture
     def store(self) -> StoragePort:
         return DictAdapter()
 
 
+@pytest.mark.no_cover
 class TestJsonFolder(PortContract):
     @pytest.fixture
     def store(self, tmp_path: pathlib.Path) -> StoragePort:
         return json_folder(tmp_path / "findings")
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 class TestPickleStore(FindingStoreContract):
     """The store over records that the page shows."""

@@ -354,6 +354,7 @@ def test_a_store_refuses_many_values(opened: Callable[[Limits], Store]) -> None:
     store.save_finding(finding(3, evidence={"x": [0] * 40}))
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("rule", UNBOUNDED, ids=lambda rule: rule.name)
 def test_documents_without_an_end_are_refused_whatever_takes_them(rule: Break, tmp_path: Path) -> None:
     endless = break_document(finding(), rule)
@@ -577,6 +578,7 @@ def test_names_of_fields_that_reports_count(limits: Limits, rows: list[Any], tmp
             SchemaMigrator().migrate_file(file, version, limits=limits)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "more",
     [

@@ -64,6 +64,7 @@ def texts(version: str) -> dict[str, str]:
     return forms
 
 
+@pytest.mark.no_cover
 @VERSIONS
 def test_findings_import(version: str, tmp_path: Path) -> None:
     for name, text in texts(version).items():
@@ -117,6 +118,7 @@ def test_sarif_of_an_older_release(own: dict[str, Any]) -> None:
 # -- out ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
 @VERSIONS
 @pytest.mark.parametrize("form", ["jsonl", "json"])
 def test_findings_export(version: str, form: str, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_the_same_report_changes_only_when_it_was_seen(store: FindingStore, reco
     assert recognised == [False, True, True]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("change", "same"),
     [

@@ -266,6 +266,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", COMMANDS, ids=" ".join)
 def test_no_command_shows_a_password(
     name: tuple[str, ...],

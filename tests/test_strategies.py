@@ -71,6 +71,7 @@ def test_texts_reach_the_corner(corner: Any) -> None:
     assert_reaches(texts(), corner)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "corner",
     [

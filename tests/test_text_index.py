@@ -100,6 +100,7 @@ def raw(url: str) -> closing[sqlite3.Connection]:
 # -- made and dropped ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
 def test_answers_are_exact_before_with_and_after(url: str) -> None:
     with open_storage(url) as store:
         store.save_findings(FINDINGS)
@@ -148,6 +149,7 @@ def test_database_without_tables_is_refused(tmp_path: pathlib.Path) -> None:
         text_index.create(f"sqlite:///{path}")
 
 
+@pytest.mark.no_cover
 def test_index_lives_through_migrations_down_and_up(url: str) -> None:
     with open_storage(url) as store:
         store.save_findings(FINDINGS)
@@ -394,6 +396,7 @@ def test_what_other_projects_hold_costs_nothing(indexed: Filled) -> None:
     assert indexed.work(partial(searching, indexed, "few", "find", "okapi")) <= rare * 1.5 + 60
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("how", ["find", "relevance"])
 def test_a_page_of_a_frequent_word_reads_a_page(indexed: Filled, how: str) -> None:
     few, many = (
@@ -451,6 +454,7 @@ def test_copy_fills_the_index_of_the_target(url: str) -> None:
         assert_exact(target)
 
 
+@pytest.mark.no_cover
 def test_others_write_while_the_index_is_made(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_text_index, "BATCH", 7)
     monkeypatch.setattr(text_index, "STEPS", 1)

@@ -75,6 +75,7 @@ def planted_mistakes(checker: str) -> Faults:
     return {(MISTAKEN.name, number): {match[1]} for number, match in found if match}
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.parametrize("run", [run_mypy, run_pyright])
 def test_type_checkers_find_each_mistake_and_nothing_else(run: Callable[[], Faults]) -> None:

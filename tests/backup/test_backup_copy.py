@@ -67,6 +67,7 @@ def test_a_store_without_records_is_refused_with_what_it_lacks(
         write_backup(wrapper, tmp_path / "b.zst")
 
 
+@pytest.mark.no_cover
 def test_a_store_of_another_making_that_shows_its_records(
     lived: FindingStore, new_store: Open, tmp_path: pathlib.Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_copy_is_resumed(lived: FindingStore, new_store: Open) -> None:
     assert_equal(target, lived)
 
 
+@pytest.mark.no_cover
 def test_projects_that_differ_are_not_written_over(lived: FindingStore, new_store: Open) -> None:
     target = new_store("sqlite")
     target.save_finding(finding(1, title="theirs"))

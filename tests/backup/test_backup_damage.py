@@ -148,6 +148,7 @@ def test_a_backup_that_fails_leaves_the_old_one(new_store: Open, target: pathlib
     assert [path.name for path in target.parent.iterdir() if path.name.startswith(".backup")] == []
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("count", [1, 300])
 def test_a_full_disk(count: int, encrypted: bool, new_store: Open, tmp_path: pathlib.Path) -> None:
@@ -242,6 +243,7 @@ def test_standard_tools_read_it(lived: FindingStore, target: pathlib.Path) -> No
     assert names == {"manifest", "project", "run", "finding", "event", "rejected", "section", "end"}
 
 
+@pytest.mark.no_cover
 def test_frames_say_where_they_are(new_store: Open, target: pathlib.Path) -> None:
     backup_of(2 * FRAME_TEXT // 1_000, new_store("memory"), target)
     lines = [json.loads(line) for line in text_of(target).splitlines()]

@@ -59,6 +59,7 @@ def test_a_report_imported_again_is_all_unchanged(kind: str, new_store: Open, ta
         assert (report.unchanged, report.created, report.updated, report.resolved) == (count, 0, 0, 0)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", KINDS)
 def test_worst_documents(kind: str, new_store: Open, target: pathlib.Path) -> None:
     """Documents, refused originals and reports that hypothesis makes up come through every kind of store."""
@@ -141,6 +142,7 @@ def test_restore_wants_an_empty_store(lived: FindingStore, new_store: Open, targ
         assert other.list_projects() == ["theirs"]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", KINDS)
 def test_replace(kind: str, lived: FindingStore, new_store: Open, target: pathlib.Path) -> None:
     write_backup(lived, target)

@@ -65,6 +65,7 @@ def test_damages_anywhere(new_store: Open, target: pathlib.Path) -> None:
             assert other.revision(project_id) not in (0, store.revision(project_id)), "it is another state"
 
 
+@pytest.mark.no_cover
 def test_an_intact_backup_is_saved_whole(lived: FindingStore, new_store: Open, target: pathlib.Path) -> None:
     write_backup(lived, target)
     saved = target.with_name("saved")
@@ -98,6 +99,7 @@ def test_what_is_lost_is_counted(new_store: Open, target: pathlib.Path) -> None:
     assert str(second) in report.damages[0]
 
 
+@pytest.mark.no_cover
 def test_the_first_frame_may_be_lost(lived: FindingStore, target: pathlib.Path) -> None:
     made = write_backup(lived, target)
     content = target.read_bytes()
@@ -106,6 +108,7 @@ def test_the_first_frame_may_be_lost(lived: FindingStore, target: pathlib.Path) 
     assert 0 < sum(report.records.values()) < sum(made.records.values())
 
 
+@pytest.mark.no_cover
 def test_incremental_and_encrypted_ones(lived: FindingStore, new_store: Open, tmp_path: pathlib.Path) -> None:
     full, second, saved = tmp_path / "full", tmp_path / "second", tmp_path / "saved"
     write_backup(lived, full)

@@ -24,6 +24,7 @@ def test_there_is_one_of_each_older_version() -> None:
     )  # 0.3.0 had no backups
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("path", ASSETS, ids=lambda path: path.name)
 @pytest.mark.parametrize("kind", KINDS)
 def test_older_backups(kind: str, path: pathlib.Path, new_store: Open) -> None:

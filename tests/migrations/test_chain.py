@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from findings_orm.migrations.scripts import alembic_ini, document_changes, revision_chain, script_directory
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,7 @@ def test_files_are_named_after_their_revision() -> None:
         assert Path(script.path).name == path.name
 
 
+@pytest.mark.no_cover
 def test_opening_a_database_does_not_load_alembic(sqlite: str) -> None:
     code = (
         "import sys\n"
@@ -55,6 +58,7 @@ def test_the_ini_lies_in_the_checkout() -> None:
     assert alembic_ini() == ROOT / "alembic.ini"
 
 
+@pytest.mark.no_cover
 def test_a_checkout_may_lie_anywhere(tmp_path: Path) -> None:
     place = tmp_path / "100% of it"
     place.mkdir()

@@ -127,6 +127,7 @@ def test_down_undoes_up(revision: str, data: st.DataObject) -> None:
     assert_same(down(up(back)), back)
 
 
+@pytest.mark.no_cover
 @steps
 @given(data=st.data())
 def test_up_undoes_down(revision: str, data: st.DataObject) -> None:
@@ -156,6 +157,7 @@ def test_what_down_makes_can_be_taken_for_a_document_of_the_new_version(
         assert_same(up(deeper), relabelled(stage, revision))
 
 
+@pytest.mark.no_cover
 @pairs
 @given(data=st.data())
 def test_there_and_back_between_any_two_versions(one: str, other: str, data: st.DataObject) -> None:
@@ -176,6 +178,7 @@ def test_an_order_of_no_document_is_the_users(one: str, other: str, order: list[
         assert_same(migrate(other, one, there), document)
 
 
+@pytest.mark.no_cover
 @pairs
 @given(data=st.data())
 def test_the_path_does_not_matter(one: str, other: str, data: st.DataObject) -> None:
@@ -188,6 +191,7 @@ def test_the_path_does_not_matter(one: str, other: str, data: st.DataObject) -> 
     assert_equal(current, direct)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("version", VERSIONS[:-1])
 @given(document=strategies.documents(sparse=False))
 def test_a_canonical_document_stays_canonical(version: str, document: dict[str, Any]) -> None:
@@ -699,6 +703,7 @@ def test_bottomless_documents_are_refused(rule: Any, key: str) -> None:
             migrate(document["finding_schema_version"], target, document)
 
 
+@pytest.mark.no_cover
 def test_corners_in_corners_without_end_are_refused() -> None:
     corner: Any = {"a": 1}
     for _ in range(5_000):

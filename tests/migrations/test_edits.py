@@ -345,6 +345,7 @@ def edits_of(document: Document, chosen: random.Random, version: str) -> Documen
     return in_form_of(version, changes)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("version", OLDER)
 def test_rows_that_were_edited(url: str, version: str) -> None:
     """A database does to an edited row what `SchemaMigrator` does to the document."""
@@ -373,6 +374,7 @@ def test_rows_that_were_edited(url: str, version: str) -> None:
     assert KEPT not in tables_in(url)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("version", OLDER)
 def test_an_import_of_an_older_release(url: str, version: str) -> None:
     """It writes the whole row from the scanner's report, where the corner is not, and a new one; and its identities."""

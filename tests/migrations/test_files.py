@@ -67,6 +67,7 @@ def sorted_fields(data: Any) -> Any:
     return [dict(sorted(document.items())) for document in findings]
 
 
+@pytest.mark.no_cover
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("version", KNOWN_VERSIONS)

@@ -142,6 +142,7 @@ class Watch:
         self.thread.join()
 
 
+@pytest.mark.no_cover
 def test_the_space_is_enough(url: str) -> None:
     migrations.upgrade(url)
     rows = [finding(n, tags=["a"], cwe_ids=[1, 2], evidence={"message": "m" * 500}) for n in range(3000)]

@@ -274,6 +274,7 @@ def together(workers: list[subprocess.Popen[str]], *words: str) -> list[str]:
     return [read(worker) for worker in workers]
 
 
+@pytest.mark.no_cover
 def test_eight_threads_at_once(url: str) -> None:
     errors: list[Exception] = []
 

@@ -171,6 +171,7 @@ def test_store_works_in_another_schema(empty_url: str) -> None:
     assert migrations.status(url).current == migrations.status(url).head
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("through", ["store", "migrations"])
 def test_schema_is_made_once_by_many_at_once(empty_url: str, through: str) -> None:
     ready = threading.Barrier(6)
@@ -303,6 +304,7 @@ def test_health_of_an_exhausted_pool_waits_for_nobody(postgresql_url: str) -> No
         assert waiting.result(60) == [PROJECT]
 
 
+@pytest.mark.no_cover
 def test_sixteen_threads_share_five_connections(postgresql_url: str) -> None:
     operations = 1_000 if FULL else 60
     with PostgreSQLStorageAdapter(postgresql_url, pool_size=5, max_overflow=0, pool_timeout=60) as store:
@@ -385,6 +387,7 @@ def test_long_statement_is_ended(postgresql_url: str) -> None:
         assert store.list_projects() == []
 
 
+@pytest.mark.no_cover
 def test_deadlock_is_tried_again(store: PostgreSQLStorageAdapter) -> None:
     """Two callers that write two projects in opposite orders, batch by batch."""
     one = [finding(n, project_id=f"p{n // 1000}") for n in range(2_000)]
@@ -435,6 +438,7 @@ def test_eight_importers_of_one_project_give_one_row_an_identity(store: PostgreS
     assert sum(each.created for each in reports) == len(store.list_findings(PROJECT)) == 500
 
 
+@pytest.mark.no_cover
 def test_iteration_takes_constant_memory_on_the_client(store: PostgreSQLStorageAdapter) -> None:
     import tracemalloc
 
