@@ -55,6 +55,7 @@ from findings_orm.imports.matching import (
 )
 from findings_orm.imports.originals import tag_original
 from findings_orm.imports.receipts import LOOK_BACK, Recognition
+from findings_orm.imports.renames import detectors_by_new_names
 from findings_orm.imports.saving import check_size, renew_fingerprints
 from findings_orm.limits import DEFAULT, MB, Limits
 from findings_orm.port import GivenRun, IngestReport, OnInvalid, Rejected, RejectedOriginal, Run
@@ -177,6 +178,8 @@ class Import:
         self._originals: list[RejectedOriginal] = []
         self._copies: Counter[bytes] = Counter()
         self._content = 0
+        self._previous: dict[str, int] = {}
+        self._names: dict[str, str] = {}
         self._repeated_run = 0
 
     def execute(self, unit: Records, documents: Iterable[Mapping[str, object]]) -> IngestReport:
@@ -188,21 +191,16 @@ class Import:
             self._under_way.close()
 
     def _import_documents(self, unit: Records, documents: Iterable[Mapping[str, object]]) -> IngestReport:
-        if repeated := self._earlier_report(unit.runs(self.project_id), documents):
+        if repeated := self._earlier_report(self._load_runs(), documents):
             return repeated
         if self.close_missing:
             self._refuse_failed_scan()
         self.advance = unit.advance(self.project_id, self.at)
-        runs = unit.runs(self.project_id)
-        if repeated := self._earlier_report(
-            runs, documents
-        ):  # it was imported while this one waited for the project
-            return repeated
-        previous: dict[str, int] = {}
-        for earlier in runs:
-            previous.update(dict.fromkeys(earlier.detectors, earlier.number))
+        runs = self._load_runs()
+        if repeated := self._earlier_report(runs, documents):
+            return repeated  # it was imported while this one waited for the project
         number = 1 + max((earlier.number for earlier in runs), default=0)
-        self.context = RunContext(self.run.id, number, previous, self.at)
+        self.context = RunContext(self.run.id, number, self._previous, self.at)
         receipts = unit.receipts(self.project_id, number - LOOK_BACK)
         with closing(Recognition(runs, receipts, self.advance.before)) as recognition:
             self._read_report(documents, recognition)
@@ -244,7 +242,16 @@ class Import:
         self._repeated_run = run
         self.unit.seen_again(self.project_id, run, self.at, self.context.number)
         self.report.unchanged += recognition.count
-        self.detectors |= recognition.detectors
+        self.detectors |= {self._names.get(name, name) for name in recognition.detectors}
+
+    def _load_runs(self) -> list[Run]:
+        """Return the runs of the project. Note the last one of each detector, and by which names it knows tools that have
+        others now."""
+        runs = self.unit.runs(self.project_id)
+        self._previous = {name: earlier.number for earlier in runs for name in earlier.detectors}
+        self._names = detectors_by_new_names(self._previous)
+        self.detectors = {self._names.get(name, name) for name in self.run.detectors}
+        return runs
 
     def _earlier_report(
         self, runs: list[Run], documents: Iterable[Mapping[str, object]]
@@ -346,6 +353,8 @@ class Import:
         for name, value in self._fill.items():
             if document[name] is None:
                 document[name] = value
+        if self._names and isinstance(detector := document.get("detector_id"), str):
+            document["detector_id"] = self._names.get(detector, detector)
         return document, has_id
 
     def _may_skip_validation(self, document: Mapping[str, object], *, has_id: bool) -> bool:
@@ -417,7 +426,9 @@ class Import:
             self._refused.add(probe.fingerprint)
             return
         detector = given.get("detector_id") if isinstance(given, Mapping) else None
-        self._refused_without_identity.add(detector if isinstance(detector, str) else None)
+        self._refused_without_identity.add(
+            self._names.get(detector, detector) if isinstance(detector, str) else None
+        )
 
     def _size_to_keep(self, form: str, original: object) -> int:
         """Return the size of an original as JSON; `form` is that in ASCII.

@@ -21,8 +21,9 @@ from findings_orm.finding import (
     Status,
     StatusName,
 )
-from findings_orm.fingerprint import VERSION, changed_fields, says_as_much, without_line
+from findings_orm.fingerprint import VERSION, changed_fields, fingerprint, says_as_much, without_line
 from findings_orm.imports.alignment import Level, Place, pair_files, pair_places
+from findings_orm.imports.renames import correlation_of, former_rules
 from findings_orm.port import Event
 from findings_orm.query import latest_time
 from findings_orm.records import Identity, Stored, Streak
@@ -267,13 +268,15 @@ class Past(NamedTuple):
     status: StatusName
     file: str
     place: Place
+    correlation: str | None
 
 
 def recall_place(stored: Stored, *, by_rule: bool = False) -> Past:
     """Return what a stored finding is compared by; what has its rule instead of its fingerprint may be it if `by_rule`."""
     document, identity, *_ = stored
-    group = _rule_of(document) if by_rule else identity.fingerprint
-    return Past(identity, document["status"], name_file(document), _place_of(document, group, identity.line))
+    group = _rule_of(document, document["rule_id"]) if by_rule else identity.fingerprint
+    place = _place_of(document, group, identity.line)
+    return Past(identity, document["status"], name_file(document), place, correlation_of(document))
 
 
 Partners = list[tuple[Incoming, Place]]
@@ -310,14 +313,22 @@ class _Pairer:
         return new + [one for one, _ in self._pair_file(left, here)[1]]
 
     def pair_changed(self, unknown: list[Incoming], missing: list[Past], *, complete: bool) -> list[Incoming]:
-        """Pair what has another fingerprint than before: its text changed, or its file has another name. Return what is new.
+        """Pair what has another fingerprint than before: its text changed, or its rule or its file has another name. Return
+        what is new.
 
-        Only what stands in a line is compared: of anything else nothing but its fingerprint says where it is. A file is gone
-        only where the report is a complete one; another may be of another folder, with files of the same name.
+        The tool's own word and the fingerprint under a former name of the rule come first. Of the rest only what stands
+        in a line is compared: of anything else nothing but its fingerprint says where it is. A file is gone only where the
+        report is a complete one; another may be of another folder, with files of the same name.
         """
+        unknown, missing = self._pair_proven(unknown, missing, _prove_by_correlation)
+        unknown, missing = self._pair_proven(unknown, missing, _prove_by_former_rule)
+        rules = {past.place.group for past in missing}
         olds = _group_by_file((past.file, past) for past in missing if past.place.line)
         news = _group_by_file(
-            (name_file(one.document), (one, _place_of(one.document, _rule_of(one.document), one.line)))
+            (
+                name_file(one.document),
+                (one, _place_of(one.document, _known_rule_of(one.document, rules), one.line)),
+            )
             for one in unknown
             if one.line
         )
@@ -329,6 +340,36 @@ class _Pairer:
             for old, name in pair_files(before, now):
                 news[name] = self._pair_file(olds[old], news[name], is_identity=False, renamed=True)[1]
         return [one for one in unknown if not one.line] + [one for found in news.values() for one, _ in found]
+
+    def _pair_proven(
+        self,
+        unknown: list[Incoming],
+        missing: list[Past],
+        prove: Callable[[Incoming | Past], Iterable[object]],
+    ) -> tuple[list[Incoming], list[Past]]:
+        """Pair what has a proof that no other one has on its side; return what is left of both sides."""
+        before: defaultdict[object, list[Past]] = defaultdict(list)
+        for past in missing:
+            for proof in prove(past):
+                before[proof].append(past)
+        now: defaultdict[object, list[Incoming]] = defaultdict(list)
+        for one in unknown if before else ():
+            for proof in prove(one):
+                now[proof].append(one)
+        positions: set[int] = set()
+        found: set[str] = set()
+        for proof, ones in now.items():
+            pasts = before.get(proof, ())
+            if len(ones) == len(pasts) == 1 and ones[0].position not in positions:
+                identity = pasts[0].identity
+                if identity.finding_id not in found:
+                    self.pairs.append(Pair(ones[0], identity, _level_of_line(ones[0], identity)))
+                    positions.add(ones[0].position)
+                    found.add(identity.finding_id)
+        return (
+            [one for one in unknown if one.position not in positions],
+            [past for past in missing if past.identity.finding_id not in found],
+        )
 
     def _pair_file(
         self, there: list[Past], here: Partners, *, is_identity: bool = True, renamed: bool = False
@@ -364,10 +405,31 @@ def name_file(document: FindingDocument) -> str:
     return path or without_line(document["resource"])[0]
 
 
-def _rule_of(document: FindingDocument) -> bytes:
-    return json.dumps(
-        [document["detector_id"], document["rule_id"], document["rule_id"] or document["title"]]
-    ).encode()
+def _rule_of(document: FindingDocument, rule: str | None) -> bytes:
+    return json.dumps([document["detector_id"], rule, rule or document["title"]]).encode()
+
+
+def _known_rule_of(document: FindingDocument, known: Collection[bytes]) -> bytes:
+    """Return the rule, by a former name where the findings before have only that."""
+    own = _rule_of(document, document["rule_id"])
+    if own in known:
+        return own
+    former = (_rule_of(document, name) for name in former_rules(document))
+    return next((rule for rule in former if rule in known), own)
+
+
+def _prove_by_correlation(one: Incoming | Past) -> Iterator[object]:
+    guid = one.correlation if isinstance(one, Past) else correlation_of(one.document)
+    if guid:
+        yield guid
+
+
+def _prove_by_former_rule(one: Incoming | Past) -> Iterator[object]:
+    if isinstance(one, Past):
+        yield one.identity.fingerprint
+    elif not one.document["fingerprint"]:
+        for name in former_rules(one.document):
+            yield fingerprint({**one.document, "rule_id": name}).digest
 
 
 def _place_of(document: FindingDocument, group: bytes, line: int | None) -> Place:

@@ -36,6 +36,7 @@ from findings_orm.testing.contract.ingest import IngestContract
 from findings_orm.testing.contract.isolation import IsolationContract
 from findings_orm.testing.contract.port import BasicContract, PortContract
 from findings_orm.testing.contract.queries import QueryContract
+from findings_orm.testing.contract.renames import RenameContract
 from findings_orm.testing.contract.runs import QuarantineContract, RunContract
 from findings_orm.testing.contract.transactions import LifeContract, ThreadContract, TransactionContract
 from findings_orm.testing.contract.units import TaskContract, UnitContract
@@ -50,6 +51,7 @@ class FindingStoreContract(
     FreeTextContract,
     IngestContract,
     EqualContract,
+    RenameContract,
     RunContract,
     QuarantineContract,
     HistoryContract,
