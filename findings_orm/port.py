@@ -154,6 +154,10 @@ class Run:
         counts: what the import did (`IngestReport.counts`).
         rejected: what it refused and kept.
         content: the store's: tells whether the same findings come under its id again; empty for runs of older releases.
+        category: which part of the project the report is about, with the detector the scope of what `close_missing` resolves;
+            that of all documents, where it is given. Where not, reports of SARIF say it. Of a run that was imported: ``""``
+            for none, and for several.
+        categories: for each detector with any, the categories that it reported in.
     """
 
     id: str = ""
@@ -164,6 +168,12 @@ class Run:
     counts: Mapping[str, int] = field(default_factory=dict)
     rejected: Sequence[Rejected] = ()
     content: str = ""
+    category: str = ""
+    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def scopes(self) -> set[tuple[str, str]]:
+        """Return the detectors with their categories."""
+        return {(one, name) for one in self.detectors for name in self.categories.get(one, (self.category,))}
 
 
 GivenRun = Run | str | Mapping[str, object] | None
@@ -350,10 +360,11 @@ class FindingStore(StoragePort, Protocol):
             documents: any iterable; consumed once, in batches.
             run: the run, by id or whole. A run that was imported before has no further effect, where the findings are the
                 same, in any order: its report is returned again, `repeated`. None makes a new run. What it leaves out of
-                detectors, time and tool, `documents` say if they have a `run`, as `findings_orm.formats.Report` does.
-            close_missing: findings of the run's detectors that are active and not in it become `resolved`. What was refused
-                counts as seen; where a refused document does not say which finding it is, none of its detector becomes
-                `resolved`, and where it names no detector, none at all.
+                detectors, time, tool and category, `documents` say if they have a `run`, as `findings_orm.formats.Report` does.
+            close_missing: findings of the run's scopes (detector and category) that are active and not in it become `resolved`.
+                What the last run of another scope has stays as it is. What was refused counts as seen; where a refused document
+                does not say which finding it is, none of its detector becomes `resolved`, and where it names no detector, none
+                at all.
             dry_run: return the report that the import would give, and write nothing.
             on_invalid: ``"raise"`` refuses the whole import at the first broken document; ``"quarantine"``
                 imports the others and keeps the broken ones (`rejected_originals`).
@@ -363,8 +374,7 @@ class FindingStore(StoragePort, Protocol):
             StorageValidationError: `close_missing` of a run that says that it failed (`successful` of a tool is False),
                 or of an empty report that names no detector.
             StorageConflictError: a run of this id brought other findings; a given id is that of another finding of the
-                project; or `close_missing` of a scan that is
-                older (`started_at`) than an imported one of the same detector.
+                project; or `close_missing` of a scan that is older (`started_at`) than an imported one of the same scope.
         """
 
     def rejected_originals(self, project_id: str) -> list[RejectedOriginal]:

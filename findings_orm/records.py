@@ -103,6 +103,21 @@ class Receipt(NamedTuple):
     digests: bytes
 
 
+class Unseen(NamedTuple):
+    """A finding that a run does not have.
+
+    `last_run` is the number of the last run that had it (0: none); `is_own` says whether one of the runs had it that were asked
+    for.
+    """
+
+    finding_id: str
+    status: StatusName
+    last_seen: str
+    last_event: str | None
+    last_run: int
+    is_own: bool
+
+
 class StatusChange(NamedTuple):
     """A new status of a finding; `closed_as` and `closed_at` as in `Identity`."""
 
@@ -215,10 +230,16 @@ class Records(Protocol):
         """Return the identities that have one of these fingerprints."""
 
     def unseen(
-        self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
-    ) -> Iterator[list[tuple[str, StatusName, str, str | None]]]:
-        """Yield batches of (id, status, time last seen, time of the last entry in history or None) of the detectors' findings
-        in `statuses` that were last seen before `run`.
+        self,
+        project_id: str,
+        detectors: Collection[str],
+        run: int,
+        statuses: Collection[str],
+        held: Collection[int] = (),
+        own: Collection[int] = (),
+    ) -> Iterator[list[Unseen]]:
+        """Yield batches of the detectors' findings in `statuses` that were last seen before `run`, and by none of the runs of
+        the numbers `held`; `own` are the runs that `Unseen.is_own` asks for.
         The caller changes the statuses of a batch before it asks for the next one."""
 
     def last_seen_in(self, project_id: str, detectors: Collection[str], since: int, before: int) -> list[str]:
@@ -363,6 +384,8 @@ _EVENT = tuple(field.name for field in fields(Event))
 _ORIGINAL = tuple(field.name for field in fields(RejectedOriginal))
 _REFUSAL = tuple(field.name for field in fields(Rejected))
 _RUN = ("id", "detectors", "started_at", "tool", "number", "counts")
+_RUN_LATER = ("content", "category", "categories")
+"""What runs did not have when their first records were written."""
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 """What a decoder raises when the JSON has not the shape that it was written in."""
 
@@ -399,16 +422,15 @@ def decode_event(row: Mapping[str, Any]) -> Event:
 def encode_run(run: Run) -> dict[str, object]:
     """Return a run as JSON."""
     refused = [{name: getattr(one, name) for name in _REFUSAL} for one in run.rejected]
-    content = {"content": run.content} if run.content else {}
-    return {**{name: getattr(run, name) for name in _RUN}, "rejected": refused, **content}
+    said = {name: value for name in _RUN_LATER if (value := getattr(run, name))}
+    return {**{name: getattr(run, name) for name in _RUN}, **said, "rejected": refused}
 
 
 def decode_run(row: Mapping[str, Any]) -> Run:
     """Return what `encode_run` was given."""
     refused = tuple(Rejected(**{name: one[name] for name in _REFUSAL}) for one in row["rejected"])
-    given = {name: row[name] for name in _RUN}
-    given["detectors"] = tuple(row["detectors"])
-    return Run(**given, rejected=refused, content=row.get("content", ""))
+    given = {name: row[name] for name in (*_RUN, *_RUN_LATER) if name in _RUN or name in row}
+    return Run(**{**given, "detectors": tuple(row["detectors"])}, rejected=refused)
 
 
 def encode_original(original: RejectedOriginal) -> dict[str, object]:

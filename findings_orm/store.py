@@ -542,7 +542,10 @@ class Store(Forking, RecordStore, ApplicationStore):
                     )
             chosen = list(fixed) if fixed is not None else list(kept)
             given = [fixed[name] if fixed is not None else _original_of(kept[name]) for name in chosen]
-            task = Import(project_id, None, on_invalid="quarantine", limits=self.limits)
+            runs = {kept[name].run_id for name in chosen}
+            categories = {run.category for run in unit.runs(_lookup_key(project_id)) if run.id in runs}
+            run = Run(category=categories.pop()) if len(categories) == 1 else None
+            task = Import(project_id, run, on_invalid="quarantine", limits=self.limits)
             report = task.execute(unit, given)
             refused = {refusal.index: refusal.rejected_id for refusal in report.rejected}
             # one refused as too large to be kept (None) stays as it was

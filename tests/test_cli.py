@@ -186,6 +186,30 @@ def test_close_missing_refuses_a_second_report_of_one_detector(findings: Finding
     findings("import", second, "-p", P)
 
 
+def test_a_report_closes_within_its_category(findings: Findings) -> None:
+    for name in ("api", "web"):
+        report = findings.report(scanned(name), name=f"{name}.jsonl")
+        findings("import", report, "-p", P, "--category", name, "--close-missing")
+    report = findings.report(scanned("new"))
+    assert "resolved 1" in findings("import", report, "-p", P, "--category", "web", "--close-missing").stdout
+    assert findings.titles("--status", "resolved") == ["Rule web was broken"]
+    for name in ("a", "b"):
+        log = json.loads(sarif(result(name)))
+        log["runs"][0]["automationDetails"] = {"id": f"{name}/1"}
+        (findings.folder / name).write_text(json.dumps(log))
+    findings("import", "a", "b", "-p", P, "--close-missing")
+    refused = findings("import", "a", "b", "-p", P, "--category", "x", "--close-missing", code=1).stderr
+    assert "1 of 2 files refused" in refused
+
+
+def test_close_missing_refuses_an_empty_report_of_nobody(findings: Findings) -> None:
+    findings("import", findings.report(scanned("R1")), "-p", P)
+    (findings.folder / "empty").write_text("[]")
+    refused = findings("import", "empty", "-p", P, "--close-missing", code=1).stderr
+    assert "does not say of which detector" in refused
+    assert len(findings.ids("--status", "open")) == 1
+
+
 def test_close_missing_refuses_a_scan_that_failed(findings: Findings) -> None:
     (findings.folder / "a").write_text(sarif(result("R1")))
     (findings.folder / "b").write_text(sarif(successful=False))

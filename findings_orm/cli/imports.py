@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from findings_orm.cli.session import Session
     from findings_orm.formats import Report
     from findings_orm.limits import Limits
-    from findings_orm.port import FindingStore, IngestReport
+    from findings_orm.port import FindingStore, IngestReport, Run
 
 
 @command(
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     "findings import scan.sarif --project acme-api",
     "findings import nightly/*.sarif --project acme-api --dry-run",
     "findings import full-scan.sarif --project acme-api --close-missing",
+    "findings import image.jsonl --project acme-api --category images/web --close-missing",
     "findings import with-responses.sarif --project acme-api --max-document 64MB",
     "nuclei -jsonl -u https://acme.example | findings import - --project acme",
 )
@@ -63,6 +64,15 @@ def import_(
             help="Resolve what the report's detectors reported earlier and this report no longer has.",
         ),
     ] = False,
+    category: Annotated[
+        str,
+        typer.Option(
+            "--category",
+            metavar="NAME",
+            help="The part of the project that the reports are about (a folder, an image); else what SARIF says. "
+            "--close-missing resolves within it only.",
+        ),
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the import would do, and write nothing.")
     ] = False,
@@ -109,6 +119,7 @@ def import_(
         form=form,
         run_id=run_id,
         close_missing=close_missing,
+        category=category,
         dry_run=dry_run,
         quarantine=quarantine,
         in_text=report == "text",
@@ -187,6 +198,17 @@ def _check_run_id(run_id: str | None, files: list[str]) -> None:
 
 
 @dataclass
+class _Tracked:
+    """Findings that are counted while they are read, with the run that the report says."""
+
+    run: Run
+    items: Iterator[dict[str, Any]]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.items
+
+
+@dataclass
 class _Import:
     """The import of some files into one project."""
 
@@ -195,6 +217,7 @@ class _Import:
     form: str | None
     run_id: str | None
     close_missing: bool
+    category: str
     dry_run: bool
     quarantine: bool
     in_text: bool
@@ -202,7 +225,7 @@ class _Import:
     limits: Limits
     done: list[tuple[str, IngestReport]] = field(default_factory=list)
     refused: list[tuple[str, CommandError]] = field(default_factory=list)
-    _reported_by: dict[str, str] = field(default_factory=dict)
+    _reported_by: dict[tuple[str, str], str] = field(default_factory=dict)
     _is_legacy: bool = False
 
     def import_files(self, files: list[str]) -> None:
@@ -237,7 +260,7 @@ class _Import:
         except KeyboardInterrupt as error:
             raise InterruptError(self._interrupt_message(store, run_id, name)) from error
         self.done.append((name, outcome))
-        self._reported_by |= dict.fromkeys(report.detectors, name)
+        self._reported_by |= dict.fromkeys(self._scopes(report), name)
         for remark in report.notes:
             self.session.out.note(f"{name}: {remark}")
         if report.legacy:
@@ -268,25 +291,31 @@ class _Import:
     def _ingest_report(
         self, store: FindingStore, report: Report, run_id: str, tracker: Tracker
     ) -> IngestReport:
+        from findings_orm.port import Run
+
         if self.close_missing:
             self._refuse_closing(report)
         return store.ingest(
             self.project,
-            tracker.track_items(report, report.total),
-            run=replace(report.run, id=run_id),
+            _Tracked(report.run, tracker.track_items(report, report.total)),
+            run=Run(run_id, category=self.category),
             close_missing=self.close_missing,
             dry_run=self.dry_run,
             on_invalid="quarantine" if self.quarantine else "raise",
         )
 
     def _refuse_closing(self, report: Report) -> None:
-        """Refuse ``--close-missing`` for a second report of one detector, to which the findings of the first are missing."""
-        for detector in report.detectors:
-            if detector in self._reported_by:
+        """Refuse ``--close-missing`` for a second report of one scope, to which the findings of the first are missing."""
+        for scope in sorted(self._scopes(report)):
+            if scope in self._reported_by:
                 raise StorageValidationError(
-                    f"it reports for {detector}, as {self._reported_by[detector]} does; with --close-missing it would "
+                    f"it reports for {scope[0]}, as {self._reported_by[scope]} does; with --close-missing it would "
                     "resolve what that file just reported"
                 )
+
+    def _scopes(self, report: Report) -> set[tuple[str, str]]:
+        run = replace(report.run, category=self.category, categories={}) if self.category else report.run
+        return run.scopes()
 
     def _explain_refusal(self, error: StorageError, file: str, name: str) -> CommandError:
         failure = explain_error(error)

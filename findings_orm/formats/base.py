@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, NoReturn, TextIO
 
 from findings_orm.errors import StorageUnavailableError, StorageValidationError
+from findings_orm.imports.scopes import Scope
 from findings_orm.jsonstream import JsonReader
 
 # -- what a first reading of a report finds out: it is whole, how much is in it, and whose it is ----------
@@ -21,6 +22,7 @@ class Survey:
         total: how many documents it has.
         size: how many bytes it has, unpacked.
         detectors: the detector_ids that it speaks for.
+        scopes: the detectors with the categories that it speaks for, where its format has any.
         named: how many bytes the names of tools have.
         tool: for each run of a tool its name, version and the like, as JSON.
         started_at: when the first of these runs began (RFC 3339, UTC), where the report says that.
@@ -33,6 +35,7 @@ class Survey:
     size: int = 0
     named: int = 0
     detectors: list[str] = field(default_factory=list)
+    scopes: set[Scope] = field(default_factory=set)
     tool: list[dict[str, object]] = field(default_factory=list)
     started_at: str = ""
     notes: list[str] = field(default_factory=list)

@@ -22,6 +22,7 @@ from findings_orm.formats import csv, jsonl, nuclei, sarif
 from findings_orm.formats.base import MAX_HEAD_TEXT, Format, Head, Survey
 from findings_orm.formats.jsonl import JSONL
 from findings_orm.formats.volatile import move_to_provenance, names_of_paths
+from findings_orm.imports.scopes import name_categories
 from findings_orm.jsonstream import JsonReader
 from findings_orm.limits import DEFAULT, FREE_BYTES, Limits
 from findings_orm.port import Run
@@ -246,7 +247,8 @@ class Report:
         detectors: the detector_ids that the report speaks for, even with no results.
         tool: a JSON object for each run of a tool: `name`, `detector_id`, `version`, for SARIF also
             `information_uri` and `successful` (whether the tool says that it ran without failure).
-        run: detectors, tools and time of the scan, as `ingest` takes them from here where its argument does not say them.
+        run: detectors, tools, time and category of the scan, as `ingest` takes them from here where its argument does not say
+            them.
         total: how many documents it has.
         notes: what was not read or can't be told from the report, for people.
         legacy: it has documents that look like those of schema 0.3.0, which `import_legacy` reads.
@@ -270,8 +272,13 @@ class Report:
         self.format = format.name
         self.detectors = survey.detectors
         self.tool = survey.tool
+        category, categories = name_categories(survey.scopes)
         self.run = Run(
-            detectors=tuple(survey.detectors), started_at=survey.started_at, tool=_tools_as_one(survey.tool)
+            detectors=tuple(survey.detectors),
+            started_at=survey.started_at,
+            tool=_tools_as_one(survey.tool),
+            category=category,
+            categories=categories,
         )
         self.total = survey.total
         self.notes = survey.notes

@@ -25,7 +25,7 @@ _OWN_KEYS = frozenset({"runs", "inlineExternalProperties"})
 
 _KEPT = {
     **dict.fromkeys(RUN_PROPERTIES, 0),
-    **dict.fromkeys(("invocations", *TABLES), 1),
+    **dict.fromkeys(("automationDetails", "invocations", *TABLES), 1),
     "taxonomies": 3,
     "tool": 4,
 }
@@ -162,6 +162,7 @@ def _read_run(reader: JsonReader, found: Survey) -> None:
         found.notes.append(f"{name}: {others} results say that a check passed or does not apply: no findings")
     found.total += failures
     found.detectors.append(run.detector_id)
+    found.scopes.add((run.detector_id, run.category))
 
 
 def _keep_value(reader: JsonReader, levels: int) -> object:

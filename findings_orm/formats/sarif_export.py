@@ -179,7 +179,7 @@ def _original_result(document: Mapping[str, Any]) -> Exported | None:
     driver = as_object(tool.get("driver"))
     if not isinstance(result, dict) or not driver:
         return None
-    run = {name: kept[name] for name in RUN_PROPERTIES if name in kept}
+    run = {name: kept[name] for name in (*RUN_PROPERTIES, "automationDetails") if name in kept}
     same = detector_id(driver) == document["detector_id"]
     run["tool"] = {"driver": dict(driver) if same else _driver(document["detector_id"])}
     rule = explained.get("sarif_rule")

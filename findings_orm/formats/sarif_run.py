@@ -36,6 +36,7 @@ from findings_orm.formats.texts import (
     utc_time,
 )
 from findings_orm.formats.volatile import Splitter
+from findings_orm.imports.scopes import category_of_id
 from findings_orm.limits import DEFAULT, Limits, json_size
 
 TABLES = (
@@ -141,6 +142,7 @@ class Run:
 
     Attributes:
         detector_id: the driver's name as a slug.
+        category: what part of the project it is about (`automationDetails`), ``""`` where it does not say.
         stored: what of the run is kept with each result: the texts that describe the driver, and
             `RUN_PROPERTIES`.
         limits: how large a document may be.
@@ -168,6 +170,9 @@ class Run:
             key: limit_depth(properties[key], 90) for key in RUN_PROPERTIES if properties.get(key) is not None
         }
         self.stored.update(kept)
+        self.category = category_of_id(as_object(properties.get("automationDetails")).get("id"))
+        if self.category:
+            self.stored["automationDetails"] = {"id": f"{self.category}/"}
         self._rules: dict[int | None, list[Rule]] = {}
         self._by_id: dict[int | None, dict[str, Rule]] = {}
         self._by_guid: dict[int | None, dict[str, Rule]] = {}

@@ -11,6 +11,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from sys import maxsize
 from typing import IO, Any, TypeVar
 
@@ -57,11 +58,21 @@ from findings_orm.imports.originals import tag_original
 from findings_orm.imports.receipts import LOOK_BACK, Recognition
 from findings_orm.imports.renames import detectors_by_new_names
 from findings_orm.imports.saving import check_size, renew_fingerprints
+from findings_orm.imports.scopes import Scope, category_of, name_categories, scope_of
 from findings_orm.limits import DEFAULT, MB, Limits
 from findings_orm.port import GivenRun, IngestReport, OnInvalid, Rejected, RejectedOriginal, Run
 from findings_orm.process import pause_garbage_collection
 from findings_orm.query import latest_time, time_key
-from findings_orm.records import Identity, Receipt, Records, StatusChange, Stored, batches, no_steps
+from findings_orm.records import (
+    Identity,
+    Receipt,
+    Records,
+    StatusChange,
+    Stored,
+    Unseen,
+    batches,
+    no_steps,
+)
 
 # -- documents of an import that wait for the end of the report: a better partner may come later ----------
 
@@ -162,7 +173,7 @@ class Import:
         self.quarantine = on_invalid == "quarantine"
         self._kept_bytes = 0
         self.report = IngestReport(run_id=self.run.id, dry_run=dry_run)
-        self.detectors = set(self.run.detectors)
+        self.scopes: set[Scope] = set()
         self._fill = {
             "finding_schema_version": SCHEMA_VERSION,
             "id": NO_ID,
@@ -181,6 +192,7 @@ class Import:
         self._previous: dict[str, int] = {}
         self._names: dict[str, str] = {}
         self._repeated_run = 0
+        self._reported: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
 
     def execute(self, unit: Records, documents: Iterable[Mapping[str, object]]) -> IngestReport:
         """Import `documents` and return the report."""
@@ -200,10 +212,15 @@ class Import:
         if repeated := self._earlier_report(runs, documents):
             return repeated  # it was imported while this one waited for the project
         number = 1 + max((earlier.number for earlier in runs), default=0)
-        self.context = RunContext(self.run.id, number, self._previous, self.at)
+        latest = {scope: earlier.number for earlier in runs for scope in earlier.scopes()}
+        for earlier in runs:
+            for detector, category in earlier.scopes():
+                self._reported[detector][earlier.number].add(category)
+        self.context = RunContext(self.run.id, number, self._previous, self.at, latest, self.run.category)
         receipts = unit.receipts(self.project_id, number - LOOK_BACK)
-        with closing(Recognition(runs, receipts, self.advance.before)) as recognition:
+        with closing(Recognition(runs, receipts, self.advance.before, self.context.scope_of)) as recognition:
             self._read_report(documents, recognition)
+            self._complete_scopes()
             if self.close_missing:
                 self._refuse_older_scan(runs)
                 self._close_missing()
@@ -242,7 +259,7 @@ class Import:
         self._repeated_run = run
         self.unit.seen_again(self.project_id, run, self.at, self.context.number)
         self.report.unchanged += recognition.count
-        self.detectors |= {self._names.get(name, name) for name in recognition.detectors}
+        self.scopes |= {(self._names.get(name, name), category) for name, category in recognition.scopes}
 
     def _load_runs(self) -> list[Run]:
         """Return the runs of the project. Note the last one of each detector, and by which names it knows tools that have
@@ -250,7 +267,6 @@ class Import:
         runs = self.unit.runs(self.project_id)
         self._previous = {name: earlier.number for earlier in runs for name in earlier.detectors}
         self._names = detectors_by_new_names(self._previous)
-        self.detectors = {self._names.get(name, name) for name in self.run.detectors}
         return runs
 
     def _earlier_report(
@@ -305,7 +321,7 @@ class Import:
             except (StorageValidationError, SchemaVersionError) as error:
                 self._content += int.from_bytes(self._refuse_document(probe.position, given, error))
                 self._note_refused(probe, given)
-        self.detectors |= changes.detectors
+        self.scopes |= changes.scopes
         self._content += changes.content
         if strange := {one.fingerprint for one in incoming} - fingerprints:
             self._renew_older_findings(one.document for one in incoming if one.fingerprint in strange)
@@ -376,7 +392,7 @@ class Import:
         if not document:
             document, has_id = self._fill_document(given)
         valid, objects = validate_content(document, plain=plain)
-        self.detectors.add(valid["detector_id"])
+        self.scopes.add(scope_of(valid, self.run.category))
         if not digest:
             digest, line = fingerprint(valid)
         if not found:
@@ -489,14 +505,23 @@ class Import:
             )
         return found
 
-    def _load_missing(self, detectors: Collection[str]) -> Iterator[Past]:
-        """Yield what the last reports of some detectors had, and this one has not so far."""
-        since = min(self.context.previous[one] for one in detectors)
-        ids = self.unit.last_seen_in(self.project_id, detectors, since, self.context.number)
+    def _load_missing(self, scopes: Collection[Scope]) -> Iterator[Past]:
+        """Yield what the last reports of some scopes had, and this one has not so far."""
+        latest = {scope: self.context.latest[scope] for scope in scopes}
+        detectors = {detector for detector, _ in scopes}
+        ids = self.unit.last_seen_in(
+            self.project_id, detectors, min(latest.values()), 1 + max(latest.values())
+        )
         for some in batches(ids, BATCH):
             for stored in self._load_stored(some).values():
-                if stored.identity.last_run == self.context.previous[stored.document["detector_id"]]:
+                if latest.get(self._scope_of_stored(stored)) == stored.identity.last_run:
                     yield recall_place(stored, by_rule=True)
+
+    def _scope_of_stored(self, stored: Stored) -> Scope:
+        """Return the scope that reported a finding last. Of a run for several categories the document says which it was."""
+        detector = stored.document["detector_id"]
+        categories = self._reported[detector].get(stored.identity.last_run, {""})
+        return detector, category_of(stored.document) if len(categories) > 1 else next(iter(categories))
 
     def _refuse_taken_ids(self, changes: Changes, given: Mapping[str, Incoming]) -> None:
         """A new finding may bring its id, but not one that another finding of the project has."""
@@ -554,11 +579,11 @@ class Import:
         if self.run.started_at == self.at:
             return  # nobody said when it was; a clock may go back
         for earlier in runs:
-            same = self.detectors.intersection(earlier.detectors)
+            same = self.scopes & earlier.scopes()
             if same and time_key(earlier.started_at) > time_key(self.run.started_at):
                 raise StorageConflictError(
                     f"the scan of {self.run.started_at} comes late: run {earlier.id} of {earlier.started_at}, of "
-                    f"{readable(min(same))} too, is imported already; with close_missing it would resolve what that one found"
+                    f"{_name_scope(min(same))} too, is imported already; with close_missing it would resolve what that found"
                 )
 
     def _close_missing(self) -> None:
@@ -566,29 +591,29 @@ class Import:
         which finding it is, nothing of its detector is resolved."""
         if None in self._refused_without_identity:
             return
-        if self._is_report and not self.detectors:
+        if self._is_report and not self.scopes:
             raise StorageValidationError(
                 "the report has no findings and does not say of which detector: name it in run (detectors=[...]), or the "
                 "format of the report (--format, format=), so that it is known what close_missing resolves",
                 field="close_missing",
             )
-        detectors = {one for one in self.detectors if one not in self._refused_without_identity}
         refused = {one.finding_id for one in self.unit.identities(self.project_id, self._refused)}
-        missing = self.unit.unseen(self.project_id, detectors, self.context.number, ACTIVE_STATUSES)
         resolved: StatusName = "resolved"
-        for found in missing:
-            batch = [row for row in found if row[0] not in refused] if refused else found
+        for found in self._missing():
+            batch = [one for one in found if one.finding_id not in refused] if refused else found
             changes = [
-                StatusChange(finding_id, resolved, resolved, latest_time(self.at, *times))
-                for finding_id, _, *times in batch
+                StatusChange(
+                    one.finding_id, resolved, resolved, latest_time(self.at, one.last_seen, one.last_event)
+                )
+                for one in batch
             ]
             self.unit.change_status(self.project_id, changes)
             events = [
                 event
-                for change, (finding_id, status, *_) in zip(changes, batch, strict=True)
+                for change, one in zip(changes, batch, strict=True)
                 for event in events_of(
-                    finding_id,
-                    {"status": [status, resolved]},
+                    one.finding_id,
+                    {"status": [one.status, resolved]},
                     change.closed_at or self.at,
                     ACTOR,
                     run_id=self.run.id,
@@ -597,16 +622,66 @@ class Import:
             self.unit.add_events(self.project_id, self.advance.now, events)
             self.report.resolved += len(batch)
 
+    def _missing(self) -> Iterator[list[Unseen]]:
+        """Yield what the scopes of the run reported earlier, and no scope reports any more."""
+        scopes = {scope for scope in self.scopes if scope[0] not in self._refused_without_identity}
+        several = {
+            detector
+            for detector, category in scopes
+            if category or any(categories != {""} for categories in self._reported[detector].values())
+        }
+        alone = {detector for detector, _ in scopes} - several
+        yield from self.unit.unseen(self.project_id, alone, self.context.number, ACTIVE_STATUSES)
+        for detector in sorted(several):
+            yield from self._missing_of(detector, {name for one, name in scopes if one == detector})
+
+    def _missing_of(self, detector: str, mine: set[str]) -> Iterator[list[Unseen]]:
+        """Yield what a detector reported earlier in some of its categories, and none of the last runs of the others has."""
+        reported = self._reported[detector]
+        latest = {category: number for number, names in sorted(reported.items()) for category in names}
+        held = {number for number in latest.values() if reported[number].isdisjoint(mine)}
+        own = {latest[name] for name in mine & latest.keys() if reported[latest[name]] <= mine}
+        for found in self.unit.unseen(
+            self.project_id, {detector}, self.context.number, ACTIVE_STATUSES, held, own
+        ):
+            mixed = [
+                one.finding_id
+                for one in found
+                if not reported.get(one.last_run, {""}).isdisjoint(mine)
+                and not reported[one.last_run] <= mine
+            ]
+            of_mine = {
+                finding_id
+                for finding_id, stored in self._load_stored(mixed).items()
+                if self._scope_of_stored(stored)[1] in mine
+            }
+            yield [
+                one
+                for one in found
+                if one.is_own or one.finding_id in of_mine or reported.get(one.last_run, {""}) <= mine
+            ]
+
+    def _complete_scopes(self) -> None:
+        """Add what the run says of itself to what its documents say; a detector that says nothing of categories has none."""
+        run = self.run
+        given = {scope for scope in run.scopes() if scope[0] in run.categories or run.category}
+        self.scopes |= {(self._names.get(name, name), category) for name, category in given}
+        said = {detector for detector, _ in self.scopes}
+        named = {self._names.get(name, name) for name in run.detectors}
+        self.scopes |= {(detector, "") for detector in named - said}
+
     def _record_run(self, digests: bytes, content: str) -> None:
-        run = Run(
-            self.run.id,
-            tuple(sorted(self.detectors)),
-            self.run.started_at,
-            self.run.tool,
-            self.context.number,
-            self.report.counts(),
-            tuple(self.report.rejected),
-            content,
+        said = self.run.category
+        category, categories = (said, {}) if said else name_categories(self.scopes)
+        run = replace(
+            self.run,
+            detectors=tuple(sorted({detector for detector, _ in self.scopes})),
+            number=self.context.number,
+            counts=self.report.counts(),
+            rejected=tuple(self.report.rejected),
+            content=content,
+            category=category,
+            categories=categories,
         )
         receipt = Receipt(run.number, *self.advance, b"" if self.report.rejected else digests)
         self.unit.put_run(self.project_id, run, receipt)
@@ -656,6 +731,11 @@ def _joined(parts: list[bytes]) -> bytes:
 def _content_text(total: int) -> str:
     """Return the digest of a report from the sum of those of its findings: their order does not count."""
     return f"{total % 2**128:032x}"
+
+
+def _name_scope(scope: Scope) -> str:
+    detector, category = scope
+    return readable(detector) + (f" for {readable(category)}" if category else "")
 
 
 def _storable_text(text: str) -> str:

@@ -8,10 +8,13 @@ from typing import Any
 
 from findings_orm.clock import uuid7
 from findings_orm.errors import StorageValidationError
-from findings_orm.finding import SCHEMA_VERSION, validate_finding
+from findings_orm.finding import SCHEMA_VERSION, check_plain_text, validate_finding
+from findings_orm.imports.scopes import LONGEST_CATEGORY
 from findings_orm.layout import LEGACY_VERSION
 from findings_orm.limits import DEFAULT, UNLIMITED, Limits, check_parts
 from findings_orm.port import GivenRun, Run
+
+_GIVEN = ("id", "detectors", "started_at", "tool", "category")
 
 
 def current_document(document: Mapping[str, object]) -> Mapping[str, object]:
@@ -43,11 +46,9 @@ def as_run(run: GivenRun, at: str, limits: Limits = DEFAULT, documents: object =
     """
     if isinstance(run, Mapping):
         for name, value in run.items():
-            if name not in ("id", "detectors", "started_at", "tool"):
+            if name not in _GIVEN:
                 place = f"run.{name}" if isinstance(name, str) else "run"
-                raise StorageValidationError.of_field(
-                    place, "is not one of id, detectors, started_at, tool", value
-                )
+                raise StorageValidationError.of_field(place, f"is not one of {', '.join(_GIVEN)}", value)
         members: dict[str, Any] = {**run}
         run = Run(**members)
     elif not isinstance(run, Run):
@@ -59,11 +60,14 @@ def as_run(run: GivenRun, at: str, limits: Limits = DEFAULT, documents: object =
             detectors=run.detectors or said.detectors,
             started_at=run.started_at or said.started_at,
             tool=run.tool or said.tool,
+            category=run.category or said.category,
+            categories=run.categories or said.categories,
         )
     if not isinstance(run.tool, Mapping):
         raise StorageValidationError.of_field("run.tool", "must be a JSON object", run.tool)
     if isinstance(run.detectors, (str, bytes, Mapping)) or not isinstance(run.detectors, Collection):
         raise StorageValidationError.of_field("run.detectors", "must be a list of detectors", run.detectors)
+    _check_categories(run)
     tool = dict(run.tool)
     check_parts(tool, limits)
     probe = {
@@ -83,7 +87,14 @@ def as_run(run: GivenRun, at: str, limits: Limits = DEFAULT, documents: object =
         member = {"created_at": "started_at", "evidence": "tool", "detector_id": "detectors"}
         field = member.get(error.field or "", error.field)
         raise StorageValidationError.of_field(f"run.{field}", error.rule or "", error.value) from error
-    return Run(checked["id"], tuple(run.detectors), checked["created_at"], checked["evidence"])
+    return Run(
+        checked["id"],
+        tuple(run.detectors),
+        checked["created_at"],
+        checked["evidence"],
+        category=run.category,
+        categories={} if run.category else run.categories,
+    )
 
 
 def failed_tools(tool: Mapping[str, Any]) -> Iterator[str]:
@@ -92,6 +103,15 @@ def failed_tools(tool: Mapping[str, Any]) -> Iterator[str]:
     for one in several if isinstance(several, list) else [tool]:
         if isinstance(one, Mapping) and one.get("successful") is False:
             yield str(one.get("name") or "the scanner")
+
+
+def _check_categories(run: Run) -> None:
+    names = run.categories.values() if isinstance(run.categories, Mapping) else [[run.categories]]
+    for one in [run.category, *(one for some in names for one in some)]:
+        check_plain_text("run.category", one)
+        if len(one) > LONGEST_CATEGORY:
+            rule = f"must have at most {LONGEST_CATEGORY} characters"
+            raise StorageValidationError.of_field("run.category", rule, one)
 
 
 def _given_or_new(value: object, make: Callable[[], str]) -> object:

@@ -24,6 +24,7 @@ from findings_orm.finding import (
 from findings_orm.fingerprint import VERSION, changed_fields, fingerprint, says_as_much, without_line
 from findings_orm.imports.alignment import Level, Place, pair_files, pair_places
 from findings_orm.imports.renames import correlation_of, former_rules
+from findings_orm.imports.scopes import Scope, scope_of
 from findings_orm.port import Event
 from findings_orm.query import latest_time
 from findings_orm.records import Identity, Stored, Streak
@@ -73,12 +74,20 @@ class RunContext:
         run_id, number: the run, and its number in the project.
         previous: for each detector the number of the last run before that spoke for it.
         at: the time of the import.
+        latest: for each scope the number of the last run before that spoke for it.
+        category: that of all documents, ``""`` where they say it.
     """
 
     run_id: str
     number: int
     previous: Mapping[str, int]
     at: str
+    latest: Mapping[Scope, int]
+    category: str
+
+    def scope_of(self, document: Mapping[str, Any]) -> Scope:
+        """Return what the run is complete for, of which a document is a part."""
+        return scope_of(document, self.category)
 
 
 @dataclass(slots=True)
@@ -92,7 +101,7 @@ class Changes:
     streaks: list[Streak] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     deferred: list[Incoming] = field(default_factory=list)
-    detectors: set[str] = field(default_factory=set)
+    scopes: set[Scope] = field(default_factory=set)
     updated: int = 0
     unchanged: int = 0
     reopened: int = 0
@@ -128,7 +137,7 @@ def recognise_probes(
             if same and identity.last_run != run.number and identity.closed_as != Status.RESOLVED:
                 changes.unchanged += 1
                 changes.content += int.from_bytes(probe.content)
-                changes.detectors.add(probe.document["detector_id"])
+                changes.scopes.add(run.scope_of(probe.document))
                 _note_sighting(identity, run, probe.document["detector_id"], changes)
                 continue
         yield probe
@@ -138,7 +147,7 @@ def plan_changes(
     incoming: Iterable[Incoming],
     known: Known,
     load: Callable[[Collection[str]], Mapping[str, Stored]],
-    load_missing: Callable[[Collection[str]], Iterable[Past]],
+    load_missing: Callable[[Collection[Scope]], Iterable[Past]],
     run: RunContext,
     changes: Changes,
     *,
@@ -151,7 +160,7 @@ def plan_changes(
         incoming: the batch.
         known: every stored identity that has a fingerprint of the batch.
         load: returns stored findings by id.
-        load_missing: returns what the last reports of some detectors had, and this one has not so far.
+        load_missing: returns what the last reports of some scopes had, and this one has not so far.
         run: the run.
         changes: what is known of the batch so far.
         last: nothing comes after this batch. Before that, documents that may have a better partner in a
@@ -171,7 +180,7 @@ def plan_changes(
         rest, free = _settle_equals(group, free, pairer.pairs, last=last)
         if not free:
             (
-                unknown if digest not in known and group[0].document["detector_id"] in run.previous else new
+                unknown if digest not in known and run.scope_of(group[0].document) in run.latest else new
             ).extend(rest)
         else:
             unsettled += rest
@@ -183,8 +192,8 @@ def plan_changes(
             new += pairer.pair_equals(unsettled, [recall_place(loaded[one]) for one in ids_in_order])
         if unknown:
             paired = {pair.identity.finding_id for pair in pairer.pairs}
-            detectors = {one.document["detector_id"] for one in unknown}
-            gone = [past for past in load_missing(detectors) if past.identity.finding_id not in paired]
+            scopes = {run.scope_of(one.document) for one in unknown}
+            gone = [past for past in load_missing(scopes) if past.identity.finding_id not in paired]
             gone.sort(key=lambda past: _rank_identity(past.identity))
             new += pairer.pair_changed(unknown, gone, complete=complete)
     else:

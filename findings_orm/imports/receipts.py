@@ -8,13 +8,14 @@ seen last.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import IO, Any
 
 from findings_orm.finding import SCHEMA_VERSION
 from findings_orm.fingerprint import VERSION
 from findings_orm.imports.encoding import documents_in
+from findings_orm.imports.scopes import Scope
 from findings_orm.port import Run
 from findings_orm.records import Receipt
 
@@ -34,16 +35,24 @@ class Recognition:
         runs: the runs of the project.
         receipts: the newest receipts, newest first.
         revision: the revision of the project before this import.
+        scope_of: tells the scope of a document.
     """
 
-    def __init__(self, runs: Iterable[Run], receipts: Iterable[Receipt], revision: int) -> None:
+    def __init__(
+        self,
+        runs: Iterable[Run],
+        receipts: Iterable[Receipt],
+        revision: int,
+        scope_of: Callable[[Mapping[str, Any]], Scope],
+    ) -> None:
+        self._scope_of = scope_of
         self._may_be = dict(_unchanged_runs(runs, receipts, revision))
         self._digests: list[bytes] = []
         self._aside: list[tuple[int, bytes | int]] = []
         self._size = 0
         self._file: IO[bytes] | None = None
         self.count = 0
-        self.detectors: set[str] = set()
+        self.scopes: set[Scope] = set()
 
     def recognise_batch(self, batch: list[Any], data: bytes) -> bool:
         """Note a batch and its bytes; return whether the report is one that came before as far as it was read.
@@ -64,7 +73,7 @@ class Recognition:
         if not self._may_be or not self._put_batch_aside(data, len(batch)):
             return False
         self.count += len(batch)
-        self.detectors.update([document["detector_id"] for document in batch])
+        self.scopes.update(map(self._scope_of, batch))
         return True
 
     def _put_batch_aside(self, data: bytes, count: int) -> bool:

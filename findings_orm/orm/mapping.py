@@ -22,7 +22,7 @@ Row = Sequence[Any]
 """A row as a driver gives it."""
 
 IdentityRow = tuple[str, bytes, int, int, bytes, str, int | None, str, str, int, int, str | None, str | None]
-RunRow = tuple[str, str, str, str, int, str]
+RunRow = tuple[str, str, str, str, int, str, str, str]
 EventRow = tuple[str, str, str, str, str, str, str | None]
 RejectedRow = tuple[str, str, int, str, str, str, str]
 
@@ -60,7 +60,7 @@ IDENTITY_COLUMNS = (
     "closed_as",
     "closed_at",
 )
-RUN_COLUMNS = ("run_id", "detectors", "started_at", "tool", "number", "counts")
+RUN_COLUMNS = ("run_id", "detectors", "started_at", "tool", "number", "counts", "category", "categories")
 RECEIPT_COLUMNS = ("revision_before", "revision_after", "digests")
 EVENT_COLUMNS = ("finding_id", "at", "actor", "kind", "changes", "comment", "run_id")
 REJECTED_COLUMNS = ("rejected_id", "run_id", "position", "at", "field", "reason", "original")
@@ -184,6 +184,8 @@ def run_row(run: Run) -> RunRow:
         to_json(
             {**run.counts, _REFUSALS: [astuple(one) for one in run.rejected], _CONTENT: run.content}
         ).decode(),
+        run.category,
+        to_json(dict(run.categories)).decode(),
     )
 
 
@@ -193,7 +195,10 @@ def run_from_row(row: Row) -> Run:
     rejected = tuple(Rejected(*one) for one in counts.pop(_REFUSALS))
     content = counts.pop(_CONTENT, "")
     detectors = tuple(from_json(row[1]))
-    return Run(row[0], detectors, stored_time(row[2]), from_json(row[3]), row[4], counts, rejected, content)
+    tool, categories = from_json(row[3]), from_json(row[7])
+    return Run(
+        row[0], detectors, stored_time(row[2]), tool, row[4], counts, rejected, content, row[6], categories
+    )
 
 
 def event_row(event: Event) -> EventRow:

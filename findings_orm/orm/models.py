@@ -393,6 +393,8 @@ class Run(Base):
     revision_before: Mapped[int | None] = mapped_column(BigInteger)
     revision_after: Mapped[int | None] = mapped_column(BigInteger)
     digests: Mapped[bytes | None] = mapped_column(LargeBinary)
+    category: Mapped[str] = mapped_column(SortedText, server_default=text("''"))
+    categories: MappedObject = typed_column(Json, server_default=text("'{}'"))
 
     project: Mapped[Project] = _related(back_populates="runs")
 

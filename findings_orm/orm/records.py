@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from findings_orm.clock import first_revision, now, revision_step
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError
-from findings_orm.finding import ACTIVE_STATUSES, FindingDocument, StatusName
+from findings_orm.finding import ACTIVE_STATUSES, FindingDocument
 from findings_orm.freetext import RELEVANCE, WHOLE, relevance
 from findings_orm.orm import mapping, queries, ranges, sqlite_plans
 from findings_orm.orm.mapping import (
@@ -46,6 +46,7 @@ from findings_orm.records import (
     StatusChange,
     Stored,
     Streak,
+    Unseen,
 )
 
 # -- relevance over rows: what `findings_orm.freetext.relevance` says of a document, without reading all of it
@@ -185,25 +186,41 @@ class SqlReading(SqlStatements):
         return [mapping.identity_from_row(row) for row in rows]
 
     def unseen(
-        self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
-    ) -> Iterator[list[tuple[str, StatusName, str, str | None]]]:
+        self,
+        project_id: str,
+        detectors: Collection[str],
+        run: int,
+        statuses: Collection[str],
+        held: Collection[int] = (),
+        own: Collection[int] = (),
+    ) -> Iterator[list[Unseen]]:
         """See `Records.unseen`."""
         if not detectors:
             return
+        is_own, is_held = _seen_in_any(own), _seen_in_any(held)
         sql = (
-            f"SELECT f.id, f.status, {self._select_columns('finding_identities', ['last_seen'], 'i.')}, {self._last_event} "  # noqa: S608
-            "FROM finding_identities i "
+            f"SELECT f.id, f.status, {self._select_columns('finding_identities', ['last_seen'], 'i.')}, {self._last_event}, "  # noqa: S608
+            f"i.last_run, {is_own.sql} FROM finding_identities i "
             "JOIN findings f ON f.project_id = i.project_id AND f.id = i.finding_id "
             "WHERE i.project_id = ? AND i.last_run < ? AND i.closed_at IS NULL AND f.id > ? "
             f"AND f.status IN ({value_marks(statuses)}) AND f.detector_id IN ({value_marks(detectors)}) "
-            f"ORDER BY f.id LIMIT {LOOKUP_BATCH}"
+            f"{f'AND NOT {is_held.sql} ' if held else ''}ORDER BY f.id LIMIT {LOOKUP_BATCH}"
         )
         after = "00000000-0000-0000-0000-000000000000"
         while True:
-            rows = self._run_sql(sql, (project_id, run, after, *statuses, *detectors))
+            values = (*is_own.values, project_id, run, after, *statuses, *detectors, *is_held.values)
+            rows = self._run_sql(sql, values)
             if rows:
                 yield [
-                    (str(row[0]), row[1], stored_time(row[2]), row[3] and stored_time(row[3])) for row in rows
+                    Unseen(
+                        str(row[0]),
+                        row[1],
+                        stored_time(row[2]),
+                        row[3] and stored_time(row[3]),
+                        row[4],
+                        bool(row[5]),
+                    )
+                    for row in rows
                 ]
                 after = str(rows[-1][0])
             if len(rows) < LOOKUP_BATCH:
@@ -223,16 +240,13 @@ class SqlReading(SqlStatements):
         """See `Records.seen_in`."""
         if not run.detectors:
             return set()
+        is_seen = _seen_in_any([run.number])
         sql = (
             "SELECT i.finding_id FROM finding_identities i "  # noqa: S608  # constants and marks
             "JOIN findings f ON f.project_id = i.project_id AND f.id = i.finding_id "
-            f"WHERE i.project_id = ? AND f.detector_id IN ({value_marks(run.detectors)}) AND ("
-            "(i.first_run <= ? AND i.last_run >= ?) OR EXISTS (SELECT 1 FROM finding_sightings s "
-            "WHERE s.project_id = i.project_id AND s.finding_id = i.finding_id "
-            "AND s.first_run <= ? AND s.last_run >= ?))"
+            f"WHERE i.project_id = ? AND f.detector_id IN ({value_marks(run.detectors)}) AND {is_seen.sql}"
         )
-        number = run.number
-        rows = self._run_sql(sql, (project_id, *run.detectors, number, number, number, number))
+        rows = self._run_sql(sql, (project_id, *run.detectors, *is_seen.values))
         return {str(row[0]) for row in rows}
 
     def closed_before(self, project_id: str, time: str, limit: int) -> list[Stored]:
@@ -442,6 +456,22 @@ class SqlReading(SqlStatements):
         )
         for rows in self._read_batches(Clause(sql, (project_id,))):
             yield [_original_from_row(row) for row in rows]
+
+
+def _seen_in_any(runs: Collection[int]) -> Clause:
+    """Return the condition that one of some runs saw the finding of the identity ``i``."""
+    if not runs:
+        return Clause("(1 = 0)")
+    one, values = (
+        "({0}.first_run <= ? AND {0}.last_run >= ?)",
+        [number for run in runs for number in (run, run)],
+    )
+    now, before = (" OR ".join([one.format(table)] * len(runs)) for table in "is")
+    sql = (
+        f"({now} OR EXISTS (SELECT 1 FROM finding_sightings s "  # noqa: S608  # constants and marks
+        f"WHERE s.project_id = i.project_id AND s.finding_id = i.finding_id AND ({before})))"
+    )
+    return Clause(sql, (*values, *values))
 
 
 def _stored_from_row(row: Row) -> Stored:

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from findings_orm.clock import first_revision, revision_step
 from findings_orm.diagnosis import CLOSED_UNEQUALLY, Survey
 from findings_orm.errors import StorageConflictError, StorageValidationError
-from findings_orm.finding import ACTIVE_STATUSES, FindingDocument, StatusName
+from findings_orm.finding import ACTIVE_STATUSES, FindingDocument
 from findings_orm.port import Event, RejectedOriginal, Run
 from findings_orm.process import block, survives_fork
 from findings_orm.query import FindingQuery, Summary, latest_time, matches, time_key
@@ -28,6 +28,7 @@ from findings_orm.records import (
     StatusChange,
     Stored,
     Streak,
+    Unseen,
     batches,
 )
 from findings_orm.secrecy import shown_url
@@ -265,20 +266,30 @@ class MemoryRecords(Records):
         ]
 
     def unseen(
-        self, project_id: str, detectors: Collection[str], run: int, statuses: Collection[str]
-    ) -> Iterator[list[tuple[str, StatusName, str, str | None]]]:
+        self,
+        project_id: str,
+        detectors: Collection[str],
+        run: int,
+        statuses: Collection[str],
+        held: Collection[int] = (),
+        own: Collection[int] = (),
+    ) -> Iterator[list[Unseen]]:
         """See `Records.unseen`."""
+        project = self._get_project(project_id)
         found = [
-            (
+            Unseen(
                 identity.finding_id,
                 document["status"],
                 identity.last_seen,
                 self.last_event(project_id, identity.finding_id),
+                identity.last_run,
+                any(_was_seen(project, identity, number) for number in own),
             )
-            for document, identity, *_ in self._get_project(project_id).findings.values()
+            for document, identity, *_ in project.findings.values()
             if identity.last_run < run
             and document["detector_id"] in detectors
             and document["status"] in statuses
+            and not any(_was_seen(project, identity, number) for number in held)
         ]
         yield from batches(sorted(found), _BATCH)
 
@@ -288,14 +299,7 @@ class MemoryRecords(Records):
         return {
             identity.finding_id
             for document, identity, *_ in project.findings.values()
-            if document["detector_id"] in run.detectors
-            and (
-                identity.first_run <= run.number <= identity.last_run
-                or any(
-                    streak.first_run <= run.number <= streak.last_run
-                    for streak in project.streaks.get(identity.finding_id, ())
-                )
-            )
+            if document["detector_id"] in run.detectors and _was_seen(project, identity, run.number)
         }
 
     def closed_before(self, project_id: str, time: str, limit: int) -> list[Stored]:
@@ -378,7 +382,15 @@ class MemoryRecords(Records):
     def runs(self, project_id: str) -> list[Run]:
         """See `Records.runs`."""
         found = sorted(self._get_project(project_id).runs.values(), key=lambda run: run.number)
-        return [replace(run, tool=clone_json(dict(run.tool)), counts=dict(run.counts)) for run in found]
+        return [
+            replace(
+                run,
+                tool=clone_json(dict(run.tool)),
+                counts=dict(run.counts),
+                categories=clone_json(dict(run.categories)),
+            )
+            for run in found
+        ]
 
     def receipts(self, project_id: str, since: int) -> list[Receipt]:
         """See `Records.receipts`."""
@@ -425,6 +437,14 @@ class MemoryRecords(Records):
     def frozen(self) -> MemoryRecords:
         """Return records of this instant, which later changes don't touch."""
         return MemoryRecords({name: project.copy() for name, project in self.state.items()})
+
+
+def _was_seen(project: Project, identity: Identity, run: int) -> bool:
+    """Return whether a run saw a finding."""
+    streaks = project.streaks.get(identity.finding_id, ())
+    return identity.first_run <= run <= identity.last_run or any(
+        streak.first_run <= run <= streak.last_run for streak in streaks
+    )
 
 
 def _index_identity(project: Project, identity: Identity) -> None:

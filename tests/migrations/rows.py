@@ -35,7 +35,7 @@ from findings_orm.testing.samples import finding, run_id_of, uuid_of
 Document = dict[str, Any]
 
 TABLES = Base.metadata.tables
-ADDED = ("revision_before", "revision_after", "digests")
+ADDED = ("revision_before", "revision_after", "digests", "category", "categories")
 """The columns beside those of findings that came after r0001."""
 _OF_1_1_0 = ("status", "rule_id", "fingerprint", "location", "confidence", "tags")
 

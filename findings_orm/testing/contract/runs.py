@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -65,6 +66,10 @@ BAD_RUNS: list[Any] = [
     {"name": "x"},
     Run(detectors=["a b"]),
     Run(started_at="now"),
+    Run(category="a\0b"),
+    Run(category="\ud800"),
+    {"category": 5},
+    Run(category="a" * 1001),
     Run(tool={"a": {1}}),
     Run(tool={"a": float("nan")}),
 ]
@@ -237,6 +242,87 @@ class RunContract(Capabilities):
         report = store.ingest(PROJECT, [finding(9, detector_id="a")], close_missing=True)
         assert (report.created, report.resolved) == (1, 1)
         assert list_statuses(store) == ["resolved", "open", "open", "open"]
+
+    def test_only_the_category_of_the_run_closes(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned("R1"), scanned("R2")], run=Run(category="web"))
+        store.ingest(PROJECT, [scanned("R3")], run={"category": "api"}, close_missing=True)
+        store.ingest(PROJECT, [scanned("R4")], close_missing=True)
+        assert statuses_by_rule(store) == dict.fromkeys(("R1", "R2", "R3", "R4"), "open")
+        done = store.ingest(PROJECT, [scanned("R1")], run=Run(category="web"), close_missing=True)
+        assert (done.unchanged, done.resolved) == (1, 1)
+        assert statuses_by_rule(store) == {"R1": "open", "R2": "resolved", "R3": "open", "R4": "open"}
+        done = store.ingest(PROJECT, [], run=Run(category="api", detectors=["scan.demo"]), close_missing=True)
+        assert (done.resolved, statuses_by_rule(store)["R3"]) == (1, "resolved")
+        done = store.ingest(PROJECT, [], run=Run(detectors=["scan.demo"]), close_missing=True)
+        assert (done.resolved, statuses_by_rule(store)["R4"]) == (1, "resolved")
+        assert statuses_by_rule(store)["R1"] == "open"
+        assert [run.category for run in store.runs(PROJECT)] == ["web", "api", "", "web", "api", ""]
+
+    @pytest.mark.parametrize(
+        ("reports", "closed_by"),
+        [
+            (["a+", "b+", "a-", "b-"], 3),
+            (["a+", "b+", "b-", "a-"], 3),
+            (["a+", "b+", "a+", "b-", "b-", "a-"], 5),
+            (["a+", "b+", "b-", "a+", "b-", "a-"], 5),
+            (["a+", "b-", "a-"], 2),
+            (["a+", "b+", "b-", "c+", "a-", "b-", "c-"], 6),
+        ],
+    )
+    def test_what_several_categories_report_closes_with_the_last_one(
+        self, store: FindingStore, reports: list[str], closed_by: int
+    ) -> None:
+        resolved = []
+        for report in reports:
+            found = [scanned(f"only {report[0]}")] + [scanned("R")] * (report[1] == "+")
+            done = store.ingest(PROJECT, found, run=Run(category=report[0]), close_missing=True)
+            resolved.append(done.resolved)
+        assert resolved == [int(n == closed_by) for n in range(len(reports))]
+        assert {rule for rule, status in statuses_by_rule(store).items() if status == "resolved"} == {"R"}
+
+    def test_categories_of_documents_are_told_apart_in_one_report(self, store: FindingStore) -> None:
+        def of(category: str, *rules: str) -> list[dict[str, Any]]:
+            said = {"sarif_run": {"automationDetails": {"id": f"{category}/17"}}}
+            return [scanned(rule, provenance=said) for rule in rules]
+
+        both = [*of("js", "J1", "J2"), *of("py", "P1", "P2"), scanned("X", detector_id="other")]
+        store.ingest(PROJECT, both, close_missing=True)
+        (run,) = store.runs(PROJECT)
+        assert (run.category, run.categories) == ("", {"scan.demo": ["js", "py"]})
+        assert run.scopes() == {("scan.demo", "js"), ("scan.demo", "py"), ("other", "")}
+        done = store.ingest(PROJECT, of("js", "J1"), close_missing=True)
+        assert (done.unchanged, done.resolved, statuses_by_rule(store)["J2"]) == (1, 1, "resolved")
+        done = store.ingest(PROJECT, [*of("js", "J1"), *of("py", "P2")], close_missing=True)
+        assert (done.unchanged, done.resolved, statuses_by_rule(store)["P1"]) == (2, 1, "resolved")
+        done = store.ingest(
+            PROJECT, of("py"), run=Run(detectors=["scan.demo"], category="py"), close_missing=True
+        )
+        assert (done.resolved, statuses_by_rule(store)) == (
+            1,
+            {"J1": "open", "J2": "resolved", "P1": "resolved", "P2": "resolved", "X": "open"},
+        )
+
+    def test_late_scan_is_one_of_the_same_category(self, store: FindingStore) -> None:
+        store.ingest(PROJECT, [scanned("R1")], run=Run(category="a", started_at="2031-06-02T00:00:00Z"))
+        older = Run(category="b", started_at="2031-06-01T00:00:00Z")
+        assert store.ingest(PROJECT, [scanned("R2")], run=older, close_missing=True).created == 1
+        with pytest.raises(StorageConflictError, match="for 'a' too, is imported already"):
+            store.ingest(
+                PROJECT, [scanned("R3")], run=replace(older, category="a", id=""), close_missing=True
+            )
+
+    def test_saved_findings_have_no_category(self, store: FindingStore) -> None:
+        store.save_finding(finding(1))
+        run = Run(detectors=["scan.demo"], category="a")
+        assert store.ingest(PROJECT, [], close_missing=True, run=run).resolved == 0
+        assert store.ingest(PROJECT, [], close_missing=True, run=replace(run, category="")).resolved == 1
+
+    def test_retried_document_is_of_the_category_that_it_came_in(self, store: FindingStore) -> None:
+        bad = {**scanned("R1"), "severity": "grave"}
+        store.ingest(PROJECT, [bad], run=Run(category="a"), on_invalid="quarantine")
+        (kept,) = store.rejected_originals(PROJECT)
+        store.retry_rejected(PROJECT, {kept.rejected_id: scanned("R1")})
+        assert [run.category for run in store.runs(PROJECT)] == ["a", "a"]
 
     def test_empty_report_closes_what_its_run_speaks_for(self, store: FindingStore) -> None:
         store.ingest(PROJECT, [finding(1, detector_id="a"), finding(2, detector_id="b")])
