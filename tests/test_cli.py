@@ -736,6 +736,17 @@ def test_a_table_for_excel_begins_with_the_mark(full: Findings) -> None:
     assert "--bom: readers of sarif" in full("export", "--output", "out.sarif", "--bom", code=2).stderr
 
 
+def test_an_export_as_sarif_says_why_a_finding_was_closed(findings: Findings) -> None:
+    (findings.folder / "a").write_text(sarif(result("R1"), result("R2")))
+    findings("import", "a", "-p", P)
+    first, second = findings.ids()
+    findings("set-status", first, "false_positive", "--comment", "only in tests")
+    findings("set-status", second, "triaged")
+    log = json.loads(findings("export", "-p", P, "--format", "sarif").stdout)
+    marks = [mark for one in log["runs"][0]["results"] for mark in one["suppressions"]]
+    assert sorted(mark.get("justification", "") for mark in marks) == ["", "only in tests"]
+
+
 def test_export_and_import_again_is_the_same(full: Findings) -> None:
     full("export", "--output", "all.jsonl")
     with full.store() as store:

@@ -18,6 +18,8 @@ from findings_orm.errors import StorageUnavailableError
 from findings_orm.private import replacing
 
 if TYPE_CHECKING:
+    from findings_orm.finding import FindingDocument
+    from findings_orm.port import FindingStore
     from findings_orm.private import Access
 
 
@@ -89,11 +91,26 @@ def export(
         ):
             if bom:
                 stream.write("\ufeff")
+            given = documents if chosen != "sarif" else _justify_decisions(store, project_id, documents)
             written = write_report(
-                tracker.track_items(documents, total), stream, chosen, schema_version=schema_version
+                tracker.track_items(given, total), stream, chosen, schema_version=schema_version
             )
     if output is not None:
         session.out.note(f"wrote {written:,} findings of {project_id} to {output} ({chosen})")
+
+
+def _justify_decisions(
+    store: FindingStore, project_id: str, documents: Iterator[FindingDocument]
+) -> Iterator[FindingDocument]:
+    """Give findings that somebody decided about the comment of the decision, a justification in SARIF."""
+    from findings_orm.imports.matching import ACTOR
+
+    for document in documents:
+        if document["status"] in ("false_positive", "risk_accepted", "triaged"):
+            events = [one for one in store.history(project_id, document["id"]) if one.kind == "status"]
+            if events and events[-1].actor != ACTOR:
+                document["evidence"] = {**document["evidence"], "status_comment": events[-1].comment}
+        yield document
 
 
 def _checked_version(version: str | None, form: str) -> str:
