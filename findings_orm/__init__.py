@@ -23,6 +23,7 @@ from findings_orm.errors import (
     StorageIntegrityError,
     StorageUnavailableError,
     StorageValidationError,
+    UncheckedWriteError,
 )
 from findings_orm.finding import (
     SCHEMA_VERSION,
@@ -122,6 +123,7 @@ __all__ = [
     "StorageUnavailableError",
     "StorageValidationError",
     "Summary",
+    "UncheckedWriteError",
     "lift",
     "open_storage",
     "register_adapter",

@@ -47,16 +47,20 @@ class ApplicationStore(FindingStore, Observable, Diagnosable, Protocol):
     """What `open_storage` returns: a `FindingStore` that can also work in a transaction of the application, and be watched and
     examined."""
 
-    def joined(self, bind: SqlTransaction) -> AbstractContextManager[Self]:
+    def joined(self, bind: SqlTransaction, *, actor: str | None = None) -> AbstractContextManager[Self]:
         """Open a block that works inside an application's own transaction: what is done there with this store, and with the
         unit of work that it gives (see `transaction`), happens on the connection of `bind`, and is committed or rolled back
         with the application's rows, when the application says so.
+
+        Objects of a session that were changed are written before each call in the block (see `findings_orm.orm`), and what it
+        has loaded is read anew after each one that writes.
 
         On SQLite other writers wait from here on, until the application commits or rolls back.
 
         Args:
             bind: a SQLAlchemy `Session` or `Connection` on the database that has the tables of this store; a session
                 that is bound to several is joined where it has `Finding`.
+            actor: who changes objects of the session in the block, for their history; else that is ``session.info["actor"]``.
 
         Raises:
             StorageError: the store has no database, the call is inside of `transaction()` already, or the connection is
@@ -271,8 +275,8 @@ class ForwardingStore(ApplicationStore):
             yield self._view_of(inner)
 
     @block
-    def joined(self, bind: SqlTransaction) -> Iterator[Self]:
-        with self._inner_method("joined")(bind) as inner:
+    def joined(self, bind: SqlTransaction, *, actor: str | None = None) -> Iterator[Self]:
+        with self._inner_method("joined")(bind, actor=actor) as inner:
             yield self._view_of(inner)
 
     def session(self) -> Session:

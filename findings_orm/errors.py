@@ -114,6 +114,11 @@ class ReadOnlyError(StorageError):
     """A write in a unit of work that was opened for reading, ``transaction(read_only=True)``. Nothing of it was written."""
 
 
+class UncheckedWriteError(StorageError):
+    """A write of an application's session that would go past the rules of the store. Nothing of it was written; the message
+    names the calls to use instead."""
+
+
 class StorageIntegrityError(StorageError):
     """What is stored is damaged, or breaks a rule that the store itself keeps."""
 

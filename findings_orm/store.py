@@ -31,7 +31,6 @@ from findings_orm.errors import (
 )
 from findings_orm.finding import (
     SCHEMA_VERSION,
-    TRANSITIONS,
     FindingDocument,
     GivenFinding,
     Status,
@@ -39,16 +38,11 @@ from findings_orm.finding import (
     canonical_time,
     check_plain_text,
     check_project_id,
-    content_of,
     is_uuid,
-    validate_content,
 )
-from findings_orm.imports.encoding import Encoder
 from findings_orm.imports.importer import Import
-from findings_orm.imports.intake import current_document
-from findings_orm.imports.matching import events_of, with_status
 from findings_orm.imports.originals import untag_original
-from findings_orm.imports.saving import check_size, save
+from findings_orm.imports.saving import accept_document, decide, remove, save, status_events
 from findings_orm.limits import DEFAULT, Limits
 from findings_orm.observe import Figures, Observer, Pool
 from findings_orm.port import (
@@ -66,8 +60,8 @@ from findings_orm.port import (
 from findings_orm.private import Access, give_access, open_to_everybody
 from findings_orm.process import COMMITTED, Forking, block, when_dropped
 from findings_orm.query import FindingQuery, Page, Summary
-from findings_orm.records import Records, RecordStore, StatusChange, Stored, batches, refuse_interrupted
-from findings_orm.units import Unit, bound, find_frame
+from findings_orm.records import Records, RecordStore, Stored, batches, refuse_interrupted
+from findings_orm.units import Mirror, Unit, bound, find_frame
 
 SAVE_BATCH = 1_000
 PURGE_BATCH = 1_000
@@ -232,9 +226,12 @@ class Store(Forking, RecordStore, ApplicationStore):
             raise
 
     @block
-    def _bind_unit(self, records: Records, *, call: bool = False) -> Iterator[Self]:
+    def _bind_unit(
+        self, records: Records, mirror: Mirror | None = None, *, call: bool = False
+    ) -> Iterator[Self]:
         """Make a unit of work of records that are at work: of the application's transaction, or of one call (`call`)."""
         unit = Unit(self._units)
+        unit.mirror = mirror
         unit.records = records
         if not call:
             self._units.add(unit)  # it keeps others out from the beginning
@@ -343,7 +340,7 @@ class Store(Forking, RecordStore, ApplicationStore):
         return SCHEMA_VERSION
 
     def save_finding(self, finding: GivenFinding) -> None:
-        document = self._accept_document(finding)
+        document = accept_document(finding, self.limits)
         with self._enter_unit(write=True) as unit:
             save(unit, document["project_id"], [document])
 
@@ -354,21 +351,12 @@ class Store(Forking, RecordStore, ApplicationStore):
                 by_project: dict[str, list[FindingDocument]] = {}
                 for index, given in batch:
                     try:
-                        document = self._accept_document(given)
+                        document = accept_document(given, self.limits)
                     except StorageValidationError as error:
                         raise error.at(index) from error
                     by_project.setdefault(document["project_id"], []).append(document)
                 for project_id in sorted(by_project):
                     save(unit, project_id, by_project[project_id])
-
-    def _accept_document(self, given: Mapping[str, object]) -> FindingDocument:
-        """Return a document that comes in, valid and no larger than it may be."""
-        Encoder(self.limits).bytes_of(given)
-        current = current_document(given)
-        content = content_of(current) if isinstance(current, dict) else b""
-        document, _ = validate_content(current, plain=bool(content))
-        check_size(document, content or content_of(document), self.limits)
-        return document
 
     def list_findings(self, project_id: str) -> list[FindingDocument]:
         with self._enter_unit() as unit:
@@ -565,20 +553,11 @@ class Store(Forking, RecordStore, ApplicationStore):
             names = ", ".join(Status)
             raise StorageValidationError.of_field("status", f"must be one of {names}", status)
         with self._enter_unit(write=True) as unit:
-            if not _status_events(
-                _require_stored(unit, project_id, finding_id).document, status, "", actor, comment
-            ):
-                return _require_document(unit, project_id, finding_id)
-            revision = unit.advance(project_id, now()).now
-            found = _require_stored(unit, project_id, finding_id)
-            at = found.not_before(now())
-            events = _status_events(found.document, status, at, actor, comment)
-            if found.document["status"] != status:
-                name: StatusName = Status(status).value
-                identity = with_status(found.identity, name, at)
-                change = StatusChange(identity.finding_id, name, identity.closed_as, identity.closed_at)
-                unit.change_status(project_id, [change])
-            unit.add_events(project_id, revision, events)
+            known = _require_stored(unit, project_id, finding_id)
+            if status_events(known.document, status, "", actor, comment):
+                revision = unit.advance(project_id, now()).now
+                found = _require_stored(unit, project_id, finding_id)
+                decide(unit, project_id, revision, found, Status(status), actor, comment)
             return _require_document(unit, project_id, finding_id)
 
     @checked
@@ -700,43 +679,12 @@ class _DryRunError(Exception):
     """Rolls a dry run back."""
 
 
-def _status_events(document: FindingDocument, status: str, at: str, actor: str, comment: str) -> list[Event]:
-    old = Status(document["status"])
-    new = Status(status)
-    if old == new:
-        return [Event(document["id"], at, actor, "comment", {}, comment)] if comment else []
-    if new not in TRANSITIONS[old]:
-        allowed = ", ".join(name for name in Status if name in TRANSITIONS[old])
-        raise StorageValidationError.of_field(
-            "status", f"must be one of {allowed} after {old.value}", new.value
-        )
-    changed: dict[str, list[object]] = {"status": [old.value, new.value]}
-    return events_of(document["id"], changed, at, actor, comment=comment)
-
-
-def _members(document: Mapping[str, object], names: Iterable[str]) -> dict[str, object]:
-    return {name: document[name] for name in names}
-
-
 def _purge_batch(unit: Records, project_id: str, before: str) -> int:
     if not unit.closed_before(project_id, before, 1):
         return 0
     revision = unit.advance(project_id, now()).now
-    at = now()
     found = unit.closed_before(project_id, before, PURGE_BATCH)
-    kept = ("title", "severity", "status", "detector_id", "rule_id", "resource", "created_at")
-    events = [
-        Event(
-            one.identity.finding_id,
-            one.not_before(at),
-            "purge",
-            "purge",
-            {**_members(one.document, kept), "fingerprint": one.identity.fingerprint.hex()},
-        )
-        for one in found
-    ]
-    unit.remove(project_id, [one.identity.finding_id for one in found])
-    unit.add_events(project_id, revision, events)
+    remove(unit, project_id, revision, found)
     return len(found)
 
 

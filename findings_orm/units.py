@@ -198,6 +198,16 @@ def bound(
 # -- a unit -------------------------------------------------------------------------------------------------
 
 
+class Mirror(Protocol):
+    """What else works in the transaction of a unit, and shows the same records."""
+
+    def before_call(self) -> None:
+        """A call is about to be made in the unit."""
+
+    def after_write(self) -> None:
+        """A call that writes was made."""
+
+
 class Unit(Generic[R]):
     """A unit of work of a store: begun by the first call in it, and done with when its block ends.
 
@@ -212,11 +222,12 @@ class Unit(Generic[R]):
         mixed: whether they were left in another order than the reverse one.
         ended: whether its block was left.
         read_only: whether it sees one instant instead of keeping what it reads.
+        mirror: what else works in its transaction.
     """
 
     __slots__ = (
         *("_caller", "_frame", "_last", "_loop", "_open", "_thread", "_units"),
-        *("ended", "level", "lock", "mixed", "opened", "read_only", "records"),
+        *("ended", "level", "lock", "mirror", "mixed", "opened", "read_only", "records"),
     )
 
     def __init__(
@@ -240,6 +251,7 @@ class Unit(Generic[R]):
         self.mixed = False
         self.ended = False
         self.read_only = read_only
+        self.mirror: Mirror | None = None
 
     def refuse_mixed(self) -> None:
         """Refuse to go on after a block inside was left before one that had been opened in it.
@@ -263,9 +275,14 @@ class Unit(Generic[R]):
         with self.lock:
             before = self._caller
             try:
-                yield self.enter_call(write=write)
+                records = self.enter_call(write=write)
+                if self.mirror is not None:
+                    self.mirror.before_call()
+                yield records
             finally:
                 self._caller = before
+                if write and self.mirror is not None:
+                    self.mirror.after_write()
 
     @block
     def nest(self) -> Iterator[None]:

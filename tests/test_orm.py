@@ -548,9 +548,10 @@ def test_what_refers_to_a_finding_goes_with_it_or_keeps_it(application: Session,
     event.listen(application.get_bind(), "before_cursor_execute", lambda *given: statements.append(given[2]))
     application.delete(application.get_one(Finding, (PROJECT, uuid.UUID(uuid_of(1)))))
     application.flush()
-    assert [sql for sql in statements if sql.startswith(("DELETE", "UPDATE"))] == [
-        sql for sql in statements if sql.startswith("DELETE FROM findings")
-    ], "the database does the rest (passive_deletes)"
+    changing = [sql for sql in statements if sql.startswith(("DELETE", "UPDATE"))]
+    assert not [sql for sql in changing if "tickets" in sql or "notes" in sql], (
+        "the database does (passive_deletes)"
+    )
     application.commit()
     assert application.scalar(select(func.count()).select_from(Ticket)) == 2
     assert application.scalar(select(func.count()).select_from(Identity)) == 2

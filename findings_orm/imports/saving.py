@@ -1,4 +1,4 @@
-"""Saving documents by their id: insert or replace, with identity and history."""
+"""Writing known findings by their id, with identity and history: documents to save, new statuses, removal."""
 
 from __future__ import annotations
 
@@ -6,12 +6,36 @@ from collections.abc import Iterator, Mapping
 
 from findings_orm.clock import now
 from findings_orm.errors import StorageValidationError
-from findings_orm.finding import DEFAULTS, FIELDS, FindingDocument, content_of, size_of_provenance
+from findings_orm.finding import (
+    DEFAULTS,
+    FIELDS,
+    TRANSITIONS,
+    FindingDocument,
+    Status,
+    content_of,
+    size_of_provenance,
+    validate_content,
+)
 from findings_orm.fingerprint import VERSION, changed_fields, content_digest, fingerprint
+from findings_orm.imports.encoding import Encoder
+from findings_orm.imports.intake import current_document
 from findings_orm.imports.matching import events_of, with_status
 from findings_orm.limits import Limits, count_values
 from findings_orm.port import Event
-from findings_orm.records import Identity, Records, Stored
+from findings_orm.records import Identity, Records, StatusChange, Stored
+
+_KEPT = ("title", "severity", "status", "detector_id", "rule_id", "resource", "created_at")
+"""What history keeps of a finding that is removed."""
+
+
+def accept_document(given: Mapping[str, object], limits: Limits) -> FindingDocument:
+    """Return a document that comes in, valid and no larger than it may be."""
+    Encoder(limits).bytes_of(given)
+    current = current_document(given)
+    content = content_of(current) if isinstance(current, dict) else b""
+    document, _ = validate_content(current, plain=bool(content))
+    check_size(document, content or content_of(document), limits)
+    return document
 
 
 def check_size(document: Mapping[str, object], content: bytes, limits: Limits) -> None:
@@ -34,10 +58,26 @@ def check_size(document: Mapping[str, object], content: bytes, limits: Limits) -
         raise
 
 
-def save(unit: Records, project_id: str, documents: list[FindingDocument]) -> None:
-    """Store valid documents of one project; of several with one id, each replaces the one before."""
+def save(
+    unit: Records,
+    project_id: str,
+    documents: list[FindingDocument],
+    *,
+    actor: str = "save",
+    revision: int | None = None,
+) -> None:
+    """Store valid documents of one project; of several with one id, each replaces the one before.
+
+    Args:
+        unit: the records.
+        project_id: the project of all documents.
+        documents: what to store.
+        actor: who changes what is known already, for its history.
+        revision: what `Records.advance` gave, if it was called.
+    """
     at = now()
-    revision = unit.advance(project_id, at).now
+    if revision is None:
+        revision = unit.advance(project_id, at).now
     ordinals = Ordinals(unit, project_id)
     for group in _distinct_groups(documents):
         known = unit.stored(project_id, [document["id"] for document in group])
@@ -65,7 +105,7 @@ def save(unit: Records, project_id: str, documents: list[FindingDocument]) -> No
                 replace.append(Stored(document, identity))
             else:
                 reidentify.append(identity)
-            events += events_of(document["id"], changed, time, "save")
+            events += events_of(document["id"], changed, time, actor)
         if insert:
             unit.insert(project_id, insert)
         if replace:
@@ -74,6 +114,68 @@ def save(unit: Records, project_id: str, documents: list[FindingDocument]) -> No
             unit.reidentify(project_id, reidentify)
         if events:
             unit.add_events(project_id, revision, events)
+
+
+def status_events(document: FindingDocument, status: str, at: str, actor: str, comment: str) -> list[Event]:
+    """Return the history entries of a decision about a finding; none where it changes nothing.
+
+    Raises:
+        StorageValidationError: the status can't follow the present one.
+    """
+    old = Status(document["status"])
+    new = Status(status)
+    if old == new:
+        return [Event(document["id"], at, actor, "comment", {}, comment)] if comment else []
+    if new not in TRANSITIONS[old]:
+        allowed = ", ".join(name for name in Status if name in TRANSITIONS[old])
+        raise StorageValidationError.of_field(
+            "status", f"must be one of {allowed} after {old.value}", new.value
+        )
+    changed: dict[str, list[object]] = {"status": [old.value, new.value]}
+    return events_of(document["id"], changed, at, actor, comment=comment)
+
+
+def decide(
+    unit: Records,
+    project_id: str,
+    revision: int,
+    found: Stored,
+    status: Status,
+    actor: str,
+    comment: str = "",
+) -> None:
+    """Give a known finding a status, or a comment with the one that it has.
+
+    Raises:
+        StorageValidationError: the status can't follow the present one.
+    """
+    at = found.not_before(now())
+    events = status_events(found.document, status, at, actor, comment)
+    if found.document["status"] != status:
+        identity = with_status(found.identity, status.value, at)
+        change = StatusChange(identity.finding_id, status.value, identity.closed_as, identity.closed_at)
+        unit.change_status(project_id, [change])
+    unit.add_events(project_id, revision, events)
+
+
+def remove(unit: Records, project_id: str, revision: int, found: list[Stored], actor: str = "purge") -> None:
+    """Remove known findings; their history stays, and says last what they were."""
+    at = now()
+    events = [
+        Event(
+            one.identity.finding_id,
+            one.not_before(at),
+            actor,
+            "purge",
+            {
+                **{name: one.document[name] for name in _KEPT},  # type: ignore[literal-required]  # fields
+                "fingerprint": one.identity.fingerprint.hex(),
+            },
+        )
+        for one in found
+    ]
+    unit.remove(project_id, [one.identity.finding_id for one in found])
+    unit.add_events(project_id, revision, events)
 
 
 def renew_fingerprints(unit: Records, project_id: str, former: set[bytes]) -> None:

@@ -37,6 +37,7 @@ def __getattr__(name: str) -> Any:
     """Load the models, and SQLAlchemy with them, on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module(f"{__name__}.flushing")  # whoever has a model has its rules
     return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'models')}"), name)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import OperationalError
 
-from findings_orm.errors import StorageError, StorageValidationError
+from findings_orm.errors import SchemaVersionError, StorageError, StorageValidationError, readable
 from findings_orm.migrations.scripts import VERSION_TABLE
+from findings_orm.migrations.transaction import quoted_name, schema_of, set_locally
 from findings_orm.orm.models import TABLES
 from findings_orm.orm.sqlite_text_index import TABLES as TEXT_TABLES
 from findings_orm.orm.types import ByDialect
+from findings_orm.process import block
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -158,6 +160,39 @@ def join_transaction(connection: Connection, dialect: str) -> None:
         _join_on_sqlite(connection)
     elif connection.dialect.detect_autocommit_setting(_adapted_driver_of(connection)):
         raise _without_transactions()
+
+
+@block
+def find_tables(
+    connection: Connection, schema: str | None = None, project_id: str | None = None
+) -> Iterator[None]:
+    """Let an application's transaction find the tables by their bare names as long as the block lasts.
+
+    Args:
+        connection: an application's connection, in a transaction.
+        schema: the schema of the tables on PostgreSQL, where the connection has no ``schema_translate_map`` that says it.
+        project_id: the one project that row-level security shows.
+
+    Raises:
+        StorageError: see `schema_of`.
+        SchemaVersionError: the schema has not the tables.
+    """
+    settings = {}
+    schema = schema_of(connection, schema)
+    if schema is not None and connection.dialect.name == "postgresql":
+        name = quoted_name(schema)
+        there = text("SELECT to_regclass(:table) IS NOT NULL, current_setting('search_path')")
+        has_tables, path = connection.execute(there, {"table": f"{name}.findings"}).one()
+        if not has_tables:
+            raise SchemaVersionError(
+                f"the schema {readable(schema)} has no tables of findings-orm: "
+                f"migrations.upgrade(connection, schema={schema!r}) makes them"
+            )
+        settings["search_path"] = f"{name}, {path}" if path else name
+    if project_id is not None:
+        settings["findings.project_id"] = project_id
+    with set_locally(connection, settings):
+        yield
 
 
 def _join_on_sqlite(connection: Connection) -> None:

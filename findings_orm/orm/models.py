@@ -38,7 +38,7 @@ from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column, relationship
 
 from findings_orm.fields import Kind
-from findings_orm.finding import FIELD_KINDS, FindingDocument, Severity, Status, format_time
+from findings_orm.finding import FIELD_KINDS, FindingDocument, Severity, Status, format_time, is_uuid
 from findings_orm.orm.attributes import (
     MappedList,
     MappedObject,
@@ -497,12 +497,18 @@ def _freeze(_target: object, value: Any, _old: object, _initiator: object) -> An
     return freeze_json(value)
 
 
+def _take_uuid(_target: object, value: Any, _old: object, _initiator: object) -> Any:
+    """A session knows objects by their keys, so one given as text has to be the same at once."""
+    return uuid.UUID(value) if is_uuid(value) else value
+
+
 for _mapper in Base.registry.mappers:
     for _attribute in _mapper.column_attrs:
-        if isinstance(
-            _attribute.columns[0].type, Json
-        ):  # what is assigned is not to be changed afterwards either
+        _type = _attribute.columns[0].type
+        if isinstance(_type, Json):  # what is assigned is not to be changed afterwards either
             event.listen(_attribute.class_attribute, "set", _freeze, retval=True)
+        elif isinstance(_type, Uuid):
+            event.listen(_attribute.class_attribute, "set", _take_uuid, retval=True)
 
 
 def exists_on(item: Table | Index, dialect: str) -> bool:

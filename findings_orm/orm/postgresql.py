@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from functools import wraps
 from selectors import EVENT_READ, DefaultSelector
@@ -26,11 +26,10 @@ from findings_orm.errors import (
     StorageError,
     StorageUnavailableError,
     StorageValidationError,
-    readable,
 )
 from findings_orm.finding import GivenFinding, check_project_id
-from findings_orm.migrations.transaction import quoted_name, schema_of, set_locally
 from findings_orm.observe import Figures
+from findings_orm.orm.application import find_tables
 from findings_orm.orm.models import TABLES
 from findings_orm.orm.postgresql_engine import Options, parsed_url, postgresql_engine
 from findings_orm.orm.postgresql_records import PostgreSQLRecords
@@ -302,25 +301,8 @@ class PostgreSQLStorageAdapter(SqlStore):
     def _end_unit(driver: object, _record: object = None) -> None:
         cancel_statement(driver)
 
-    @block
-    def _settle(self, connection: Connection) -> Iterator[None]:
-        """Let an application's transaction find the tables too, and narrow it, as long as it is joined."""
-        settings = {}
-        schema = schema_of(connection, self.options.schema)
-        if schema is not None:
-            name = quoted_name(schema)
-            there = text("SELECT to_regclass(:table) IS NOT NULL, current_setting('search_path')")
-            has_tables, path = connection.execute(there, {"table": f"{name}.findings"}).one()
-            if not has_tables:
-                raise SchemaVersionError(
-                    f"the schema {readable(schema)} has no tables of findings-orm: "
-                    f"migrations.upgrade(connection, schema={schema!r}) makes them"
-                )
-            settings["search_path"] = f"{name}, {path}" if path else name
-        if self.options.project_id is not None:
-            settings["findings.project_id"] = self.options.project_id
-        with set_locally(connection, settings):
-            yield
+    def _settle(self, connection: Connection) -> AbstractContextManager[None]:
+        return find_tables(connection, self.options.schema, self.options.project_id)
 
     def _make_records(self, connection: Connection) -> SqlRecords:
         records = PostgreSQLRecords(connection, self._watch)

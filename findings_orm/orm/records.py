@@ -563,9 +563,13 @@ class SqlRecords(SqlReading, Records):
     def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
         """See `Records.insert`."""
         findings = [mapping.finding_row(document, objects) for document, _, objects, *_ in rows]
+        self._insert_all("findings", FINDING_COLUMNS, findings)
+        self.add_identities(project_id, rows)
+
+    def add_identities(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """Add the identities of new findings whose rows are there."""
         identities = [(project_id, *mapping.identity_row(one.identity)) for one in rows]
         identities.sort(key=lambda row: (row[2], row[3]))
-        self._insert_all("findings", FINDING_COLUMNS, findings)
         self._insert_all("finding_identities", ("project_id", *IDENTITY_COLUMNS), identities)
 
     def _insert_all(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:

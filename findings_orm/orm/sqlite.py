@@ -17,8 +17,8 @@ from findings_orm.diagnosis import Problem
 from findings_orm.driver_errors import translate_driver_errors
 from findings_orm.errors import SchemaVersionError, StorageUnavailableError, StorageValidationError
 from findings_orm.migrations.connecting import make_database, split_url
-from findings_orm.migrations.transaction import schema_of
 from findings_orm.observe import Pool as PoolFigures
+from findings_orm.orm.application import find_tables
 from findings_orm.orm.records import SqlRecords
 from findings_orm.orm.sqlite_engine import (
     READING,
@@ -162,9 +162,9 @@ class SQLiteStorageAdapter(SqlStore):
 
     @block
     def _settle(self, connection: Connection) -> Iterator[None]:
-        schema_of(connection)  # refused
         prepare_driver(connection.connection.dbapi_connection)
-        yield
+        with find_tables(connection):
+            yield
 
     @block
     def _open_alone(self, *, write: bool, single: bool) -> Iterator[Records]:

@@ -42,10 +42,10 @@ class SQLiteRecords(SqlRecords):
         super().__init__(connection, watch)
         self._written: set[str] = set()
 
-    def insert(self, project_id: str, rows: Sequence[Stored]) -> None:
-        """See `Records.insert`."""
+    def add_identities(self, project_id: str, rows: Sequence[Stored]) -> None:
+        """See `SqlRecords.add_identities`."""
         self._written.add(project_id)
-        super().insert(project_id, rows)
+        super().add_identities(project_id, rows)
 
     def _insert_all(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         """Add rows, hundreds by one statement: one statement a row takes half as long again."""

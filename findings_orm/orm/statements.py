@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, NestedTransaction
+from sqlalchemy.orm import Session, SessionTransaction
 
 from findings_orm.orm.mapping import FINDING_COLUMNS, IDENTITY_COLUMNS, Row, aliased_columns
 from findings_orm.orm.observation import Watch, others_listen
@@ -32,6 +33,9 @@ class SqlStatements:
     interrupted: bool = False
     route: Route | None = None
     """The way to the driver of an application's engine, where that is not the one of the store."""
+
+    session: Session | None = None
+    """The application's session that the connection is of. It has to undo its objects together with rows."""
 
     def __init__(self, connection: Connection, watch: Watch | None = None) -> None:
         self.connection = connection
@@ -112,9 +116,10 @@ class SqlStatements:
     def savepoint(self) -> Iterator[None]:
         """See `Records.savepoint`."""
         leaving = True
-        nested = None
+        nested: NestedTransaction | SessionTransaction | None = None
+        outer = self.session or self.connection
         try:
-            nested = self.connection.begin_nested()
+            nested = self._begin_nested()
             leaving = False
             yield
             leaving = True
@@ -122,12 +127,19 @@ class SqlStatements:
         except BaseException:
             undone = False
             try:
-                if nested is not None and (leaving or self.connection.get_nested_transaction() is nested):
+                if nested is not None and (leaving or outer.get_nested_transaction() is nested):
                     nested.rollback()
                     undone = not leaving
             finally:
                 self.interrupted = self.interrupted or not undone
             raise
+
+    def _begin_nested(self) -> NestedTransaction | SessionTransaction:
+        if self.session is None:
+            return self.connection.begin_nested()
+        nested = self.session.begin_nested()
+        self.session.connection(bind_arguments={"bind": self.connection})  # begins it there
+        return nested
 
 
 def value_marks(values: Collection[object]) -> str:

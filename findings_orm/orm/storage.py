@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 from sqlalchemy import Connection, Engine, Pool, QueuePool, event
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,10 +21,12 @@ from findings_orm.driver_errors import (
     raise_failure,
     translate_driver_errors,
 )
-from findings_orm.errors import StorageError, StorageUnavailableError
+from findings_orm.errors import StorageError, StorageUnavailableError, StorageValidationError
+from findings_orm.finding import check_plain_text
 from findings_orm.observe import Observer
 from findings_orm.observe import Pool as PoolFigures
 from findings_orm.orm.application import join_transaction
+from findings_orm.orm.flushing import Mirror, Shared, share_records, shared
 from findings_orm.orm.models import Finding
 from findings_orm.orm.observation import Watch
 from findings_orm.orm.pools import AskedPool
@@ -206,28 +208,37 @@ class SqlStore(Store):
 
     @checked
     @block
-    def joined(self, bind: Session | Connection) -> Iterator[Self]:
+    def joined(self, bind: Session | Connection, *, actor: str | None = None) -> Iterator[Self]:
         """See `ApplicationStore.joined`."""
         self._check_open()
+        session = bind if isinstance(bind, Session) else None
+        if actor is not None:
+            check_plain_text("actor", actor, empty=False)
+            if session is None:
+                rule = "is that of objects in a session; a connection has none"
+                raise StorageValidationError.of_field("actor", rule, actor)
         if self._current_unit is not None:
             raise StorageError("this call is inside a transaction of the store; join before it begins")
         with translate_driver_errors(self._where):
             if isinstance(bind, Session):
-                bind.flush()
                 connection = bind.connection(bind_arguments={"mapper": Finding.__mapper__})
             else:
                 connection = bind
             join_transaction(connection, self.engine.dialect.name)
             driver = connection.connection.driver_connection
-            records = self._make_records(connection)
             if isinstance(driver, self._driver_class):
                 self._end_unit_on_close(connection.engine)
-            else:
-                records.route = Route(connection)
-            with self._settle(connection):
+            records = self._records_on(connection)
+            records.session = session
+            sharing = (
+                nullcontext() if session is None else shared(session, Shared(records, self.limits), actor)
+            )
+            with self._settle(connection), sharing:
                 try:
-                    with self._bind_unit(records) as unit:
+                    with self._bind_unit(records, None if session is None else Mirror(session)) as unit:
                         yield unit
+                        if session is not None:
+                            session.flush()
                     refuse_interrupted(records)
                     records.finish_writes()
                 except BaseException:
@@ -236,12 +247,21 @@ class SqlStore(Store):
                             connection.invalidate()  # the application can only roll back
                     raise
 
+    def _records_on(self, connection: Connection) -> SqlRecords:
+        """Return records on a connection that an application made."""
+        records = self._make_records(connection)
+        if not isinstance(connection.connection.driver_connection, self._driver_class):
+            records.route = Route(connection)
+        return records
+
     def session(self) -> Session:
         """See `ApplicationStore.session`."""
         if not self.in_transaction:
             raise StorageError("a session needs a unit of work: open one with transaction()")
         with self._enter_unit(write=True) as unit:
-            return Session(connection_of(unit), join_transaction_mode="create_savepoint")
+            session = Session(connection_of(unit), join_transaction_mode="create_savepoint")
+            share_records(session, Shared(cast("SqlRecords", unit), self.limits))
+            return session
 
     def _iterate_findings(self, project_id: str, *, as_json: bool) -> Iterator[object]:
         """See `Store._iterate_findings`."""

@@ -116,10 +116,13 @@ class NotifyingStore(ForwardingStore):
             raise
 
     @block
-    def joined(self, bind: SqlTransaction) -> Iterator[Self]:
+    def joined(self, bind: SqlTransaction, *, actor: str | None = None) -> Iterator[Self]:
         """See `ForwardingStore.joined`. Other instances in bounded mode hear of the writes when the block ends, which may be
         before the application commits: until `max_staleness` later they may read what was before."""
-        with self._notify_after(set(), call=False) as changed, self._inner_method("joined")(bind) as inner:
+        with (
+            self._notify_after(set(), call=False) as changed,
+            self._inner_method("joined")(bind, actor=actor) as inner,
+        ):
             yield self._view_of(inner, changed)
 
     def _write_and_notify(self, changed: Projects, write: Callable[[], T]) -> T:
