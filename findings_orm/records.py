@@ -203,6 +203,11 @@ class Records(Protocol):
     def put_run(self, project_id: str, run: Run, receipt: Receipt | None = None) -> None:
         """Add a run. A store may keep its receipt."""
 
+    def replace_runs(self, project_id: str, runs: Sequence[Run]) -> None:
+        """Replace known runs, of which nothing but detectors, categories and content differs."""
+        for run in runs:
+            self.put_run(project_id, run)
+
     def put_rejected(self, project_id: str, originals: Sequence[RejectedOriginal]) -> None:
         """Keep refused originals; one that is kept already (equal `rejected_id`) gets the newer run."""
 

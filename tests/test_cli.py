@@ -626,6 +626,26 @@ def test_a_status_that_may_not_follow_is_refused(findings: Findings) -> None:
     assert "actor" in findings("set-status", one, "open", "--actor", "", code=1).stderr
 
 
+def test_a_detector_gets_another_name(findings: Findings) -> None:
+    findings.imported(scanned("R1"), scanned("R2"))
+    done = findings("rename-detector", "scan.demo", "scan.new", "--actor", "ana")
+    assert done.stdout == f"2 findings of {P} are of scan.new now (ana)\n"
+    assert len(findings("list", "--detector", "scan.new", "--format", "jsonl").stdout.splitlines()) == 2
+    findings.imported(scanned("R1", detector_id="scan.demo"))
+    assert "'scan.demo' already" in findings("rename-detector", "scan.new", "scan.demo", code=6).stderr
+    assert "new" in findings("rename-detector", "scan.new", "a b", code=1).stderr
+
+
+def test_what_changes_at_each_scan_is_named(findings: Findings, tmp_path: Path) -> None:
+    for day in (1, 2):
+        file = tmp_path / f"{day}.jsonl"
+        file.write_text(json.dumps(scanned("R1", evidence={"scan": {"day": day}, "n": day // 3})))
+        names = ["--volatile", "evidence.scan.day,evidence.m", "--volatile", "evidence.x"]
+        done = findings.json("import", str(file), "--project", P, *names, "--report", "json")
+        assert done["files"][0]["created" if day == 1 else "unchanged"] == 1
+    assert "volatile" in findings("import", str(file), "--project", P, "--volatile", "title", code=1).stderr
+
+
 # -- a project ------------------------------------------------------------------------------------------------
 
 
@@ -833,7 +853,7 @@ def test_what_is_no_database_has_no_schema(findings: Findings) -> None:
 READING = [
     ["list"], ["show", run_id_of(1)], ["summary"], ["set-status", run_id_of(1), "open"], ["history", run_id_of(1)], ["runs"],
     ["diff", "1", "2"], ["projects"], ["export"], ["purge", "--older-than", "1d", "--yes"],
-    ["delete-project", "x", "--yes"], ["rejected", "list"], ["rejected", "retry"],
+    ["delete-project", "x", "--yes"], ["rename-detector", "a", "b"], ["rejected", "list"], ["rejected", "retry"],
     ["rejected", "discard", "--all", "--yes"], ["db", "status"], ["db", "check"], ["db", "downgrade", "base"],
 ]  # fmt: skip
 

@@ -64,6 +64,35 @@ def _system_user() -> str:
         ) from None
 
 
+@command("rename-detector", "findings rename-detector semgrep semgrep-oss --project acme-api")
+def rename_detector(
+    ctx: typer.Context,
+    *,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The detector as it is called in the project.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The detector as its reports call it now.")],
+    actor: Annotated[
+        str | None, typer.Option("--actor", metavar="NAME", help="Who decided; else the user of the system.")
+    ] = None,
+    project: Project = None,
+) -> None:
+    """Give the findings of a detector its new name, so that the next report of it finds them.
+
+    Ids, statuses and decisions stay; the history of each finding has an entry. It is refused where the project has
+    findings of the new name already.
+    """
+    from findings_orm.backup.writing import record_store
+    from findings_orm.imports.renaming import rename_detector as rename
+
+    session = session_of(ctx)
+    who = actor if actor is not None else _system_user()
+    with session.store() as store:
+        project_id = session.project(store, project)
+        with Tracker(session.out, f"rename {project_id}"):
+            count = rename(record_store(store), project_id, old, new, actor=who)
+    with session.out.report():
+        session.out.line(f"{count:,} findings of {project_id} are of {new} now ({who})")
+
+
 @command(
     "purge",
     "findings purge --project acme-api --older-than 90d --dry-run",

@@ -655,6 +655,15 @@ class SqlRecords(SqlReading, Records):
         sql = insert_statement("finding_runs", ("project_id", *RUN_COLUMNS, *RECEIPT_COLUMNS))
         self._run_sql(sql, (project_id, *mapping.run_row(run), *(receipt[1:] if receipt else (None,) * 3)))
 
+    def replace_runs(self, project_id: str, runs: Sequence[Run]) -> None:
+        """See `Records.replace_runs`."""
+        names = ("detectors", "counts", "category", "categories")
+        marks = ", ".join(f"{name} = ?" for name in names)
+        sql = f"UPDATE finding_runs SET {marks} WHERE project_id = ? AND run_id = ?"  # noqa: S608  # constants
+        for run in runs:
+            row = dict(zip(RUN_COLUMNS, mapping.run_row(run), strict=True))
+            self._run_sql(sql, (*(row[name] for name in names), project_id, run.id))
+
     def receipts(self, project_id: str, since: int) -> list[Receipt]:
         """See `Records.receipts`."""
         columns = self._select_columns("finding_runs", ("number", *RECEIPT_COLUMNS))

@@ -348,7 +348,7 @@ class DocumentContract(Capabilities):
         store.find(FindingQuery(project_id=PROJECT))
         store.summarize(PROJECT)
         store.ingest(PROJECT, [finding(3)], dry_run=True)
-        store.ingest(PROJECT, [finding(3)], run=uuid_of(50))
+        store.ingest(PROJECT, [finding(2)], run=uuid_of(50))
         store.purge(PROJECT, closed_before="9999-01-01T00:00:00Z", dry_run=True)
         with pytest.raises(StorageValidationError):
             store.save_finding(finding(4, title=""))
