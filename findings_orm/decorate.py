@@ -276,8 +276,14 @@ class ForwardingStore(ApplicationStore):
 
     @block
     def joined(self, bind: SqlTransaction, *, actor: str | None = None) -> Iterator[Self]:
-        with self._inner_method("joined")(bind, actor=actor) as inner:
+        with self._join_inner(bind, actor) as inner:
             yield self._view_of(inner)
+
+    def _join_inner(self, bind: SqlTransaction, actor: str | None) -> AbstractContextManager[Any]:
+        """Return the block of `joined` of `inner`; one of another making may know of no actor, and needs to if there is one."""
+        given = {} if actor is None else {"actor": actor}
+        block: AbstractContextManager[Any] = self._inner_method("joined")(bind, **given)
+        return block
 
     def session(self) -> Session:
         session: Session = self._inner_method("session")()

@@ -31,6 +31,7 @@ from findings_orm import (
     UncheckedWriteError,
     open_storage,
 )
+from findings_orm.decorate import ForwardingStore
 from findings_orm.diagnosis import problems_of_survey
 from findings_orm.orm import (
     Event,
@@ -44,6 +45,7 @@ from findings_orm.orm import (
     finding_reference,
 )
 from findings_orm.orm.storage import SqlStore
+from findings_orm.stores.cache.writes import NotifyingStore
 from findings_orm.testing.samples import PROJECT, finding, ids, scanned, uuid_of
 
 DRIVERS = ("sqlite", "aiosqlite", "psycopg", "psycopg2", "async psycopg", "asyncpg")
@@ -622,6 +624,17 @@ def test_an_actor_is_plain_text(store: SqlStore, session: Session, actor: Any) -
     session.rollback()
     with pytest.raises(StorageValidationError, match="actor"), store.joined(session, actor=actor):
         pass
+
+
+@pytest.mark.parametrize("decorator", [ForwardingStore, NotifyingStore])
+def test_decorators_hand_the_actor_on(
+    store: SqlStore, session: Session, decorator: type[ForwardingStore]
+) -> None:
+    store.save_finding(finding(1))
+    with decorator(store).joined(session, actor="ana"):
+        got(session, 1).title = "x"
+    session.commit()
+    assert [actor for _, actor, *_ in history_of(store, 1)] == ["ana"]
 
 
 def test_a_connection_has_no_actor(store: SqlStore) -> None:

@@ -121,7 +121,7 @@ class NotifyingStore(ForwardingStore):
         before the application commits: until `max_staleness` later they may read what was before."""
         with (
             self._notify_after(set(), call=False) as changed,
-            self._inner_method("joined")(bind, actor=actor) as inner,
+            self._join_inner(bind, actor) as inner,
         ):
             yield self._view_of(inner, changed)
 
