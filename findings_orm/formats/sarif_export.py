@@ -35,6 +35,7 @@ from findings_orm.formats.sarif_result import (
     suppression_state,
 )
 from findings_orm.formats.sarif_run import RUN_PROPERTIES, TABLES, Rule, Run
+from findings_orm.formats.sarif_schema import UNFIT, fit_member, fit_value
 from findings_orm.formats.sarif_values import (
     DETECTOR_PROPERTY,
     as_object,
@@ -44,7 +45,7 @@ from findings_orm.formats.sarif_values import (
     index_in,
     items,
 )
-from findings_orm.formats.texts import canonical_json, clone_json
+from findings_orm.formats.texts import canonical_json, clone_json, limit_depth
 from findings_orm.formats.volatile import join_volatile
 
 _LEVELS = {"critical": "error", "high": "error", "medium": "warning", "low": "note", "info": "none"}
@@ -63,6 +64,8 @@ _GUID = re.compile(
 )  # no newer ones
 _URI_CHARACTERS = "/:?#[]@!$&'()*+,;=~"
 _DEFAULTS = {"status": "open", "resource": ""}
+UNFIT_PROPERTY = "findings_orm_unfit"
+"""The property of a result with what of it the schema of SARIF does not allow."""
 
 
 @dataclass
@@ -179,19 +182,48 @@ def _original_result(document: Mapping[str, Any]) -> Exported | None:
     driver = as_object(tool.get("driver"))
     if not isinstance(result, dict) or not driver:
         return None
+    own = fit_value(driver, "toolComponent") if detector_id(driver) == document["detector_id"] else UNFIT
     run = {name: kept[name] for name in (*RUN_PROPERTIES, "automationDetails") if name in kept}
-    same = detector_id(driver) == document["detector_id"]
-    run["tool"] = {"driver": dict(driver) if same else _driver(document["detector_id"])}
-    rule = explained.get("sarif_rule")
-    extensions = items(tool.get("extensions"))
+    run["tool"] = {"driver": _driver(document["detector_id"]) if own is UNFIT else own}
+    rule = fit_value(explained.get("sarif_rule"), "reportingDescriptor")
+    extensions = [fit_value(one, "toolComponent") for one in items(tool.get("extensions"))]
     references = as_object(explained.get("sarif_references"))
     return Exported(
-        _detach_from_run(result, references),
-        run,
-        rule if isinstance(rule, dict) else None,
-        extensions[0] if extensions else None,
-        references,
+        _keep_fitting(_detach_from_run(result, references), document),
+        fit_value(run, "run"),
+        None if rule is UNFIT else rule,
+        extensions[0] if extensions and extensions[0] is not UNFIT else None,
+        _fit_references(references),
     )
+
+
+def _fit_references(references: Mapping[str, Any]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for table, entries in references.items():
+        of_run = ("toolComponent", table) if table == "globalMessageStrings" else ("run", table)
+        if not isinstance(entries, dict):
+            continue
+        fitting = {name: fit_member(entry, *of_run) for name, entry in entries.items()}
+        found[table] = {name: entry for name, entry in fitting.items() if entry is not UNFIT}
+    return found
+
+
+def _keep_fitting(result: dict[str, object], document: Mapping[str, Any]) -> dict[str, object]:
+    """Return what of a result the schema allows, and what it does not in the property bag."""
+    found = fit_value(result, "result")
+    if found is UNFIT:  # it has no message
+        message = _message_of(document)
+        found = fit_value({**result, "message": {"text": message}}, "result")
+    unfit = {name: value for name, value in result.items() if found.get(name) != value}
+    if unfit:
+        _property_bag(found)[UNFIT_PROPERTY] = clone_json(limit_depth(unfit))
+    kept: dict[str, object] = found
+    return kept
+
+
+def _message_of(document: Mapping[str, Any]) -> str:
+    message = as_object(document.get("evidence")).get("message")
+    return message if isinstance(message, str) and message.strip() else document["title"]
 
 
 def _detach_from_run(original: Mapping[str, Any], references: Mapping[str, Any]) -> dict[str, object]:
@@ -223,8 +255,7 @@ def _driver(detector: str) -> dict[str, object]:
 
 def _build_result(document: Mapping[str, Any], rules: dict[tuple[str, str], dict[str, object]]) -> Exported:
     """Return a result made of the document's fields."""
-    message = as_object(document.get("evidence")).get("message")
-    text = message if isinstance(message, str) and message.strip() else document["title"]
+    text = _message_of(document)
     result: dict[str, object] = {}
     if document.get("rule_id"):
         result["ruleId"] = document["rule_id"]
