@@ -2,8 +2,8 @@
 
 Revision r0007, follows r0006. The schema of a finding stays.
 
-`category` is that of the whole run, `categories` has those of a detector where a run has several. Runs of older releases
-reported without one.
+`category` is that of the whole run, `categories` has those of a detector where a run has several, else it is NULL. Runs of
+older releases reported without one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ JSON = sa.Text().with_variant(sa.JSON(), "postgresql")
 def upgrade() -> None:
     """Add the columns; what ran so far has no category."""
     op.add_column("finding_runs", sa.Column("category", TEXT, server_default="", nullable=False))
-    op.add_column("finding_runs", sa.Column("categories", JSON, server_default="{}", nullable=False))
+    op.add_column("finding_runs", sa.Column("categories", JSON))
 
 
 def downgrade() -> None:

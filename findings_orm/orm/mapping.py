@@ -22,7 +22,7 @@ Row = Sequence[Any]
 """A row as a driver gives it."""
 
 IdentityRow = tuple[str, bytes, int, int, bytes, str, int | None, str, str, int, int, str | None, str | None]
-RunRow = tuple[str, str, str, str, int, str, str, str]
+RunRow = tuple[str, str, str, str, int, str, str, str | None]
 EventRow = tuple[str, str, str, str, str, str, str | None]
 RejectedRow = tuple[str, str, int, str, str, str, str]
 
@@ -185,7 +185,7 @@ def run_row(run: Run) -> RunRow:
             {**run.counts, _REFUSALS: [astuple(one) for one in run.rejected], _CONTENT: run.content}
         ).decode(),
         run.category,
-        to_json(dict(run.categories)).decode(),
+        to_json(dict(run.categories)).decode() if run.categories else None,
     )
 
 
@@ -195,7 +195,7 @@ def run_from_row(row: Row) -> Run:
     rejected = tuple(Rejected(*one) for one in counts.pop(_REFUSALS))
     content = counts.pop(_CONTENT, "")
     detectors = tuple(from_json(row[1]))
-    tool, categories = from_json(row[3]), from_json(row[7])
+    tool, categories = from_json(row[3]), from_json(row[7]) if row[7] else {}
     return Run(
         row[0], detectors, stored_time(row[2]), tool, row[4], counts, rejected, content, row[6], categories
     )

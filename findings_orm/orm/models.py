@@ -394,7 +394,7 @@ class Run(Base):
     revision_after: Mapped[int | None] = mapped_column(BigInteger)
     digests: Mapped[bytes | None] = mapped_column(LargeBinary)
     category: Mapped[str] = mapped_column(SortedText, server_default=text("''"))
-    categories: MappedObject = typed_column(Json, server_default=text("'{}'"))
+    categories: Mapped[Mapping[str, Any] | None] = typed_column(Json, nullable=True)
 
     project: Mapped[Project] = _related(back_populates="runs")
 
