@@ -165,7 +165,8 @@ def write_by_store(store: SqlStore) -> None:
     store.save_findings(
         [finding(n, project_id=TWIN, **({"status": "resolved"} if n == 3 else {})) for n in range(1, 7)]
     )
-    store.save_finding({**store.get_finding(TWIN, uuid_of(1)), **CHANGED})  # type: ignore[typeddict-item]
+    first: dict[str, Any] = {**store.get_finding(TWIN, uuid_of(1)), **CHANGED}
+    store.save_finding(first)
     store.set_status(TWIN, uuid_of(2), "resolved", actor="ana")
     store.set_status(TWIN, uuid_of(3), "open", actor="ana")
     store.save_finding({**store.get_finding(TWIN, uuid_of(4)), "resource": "elsewhere", "status": "triaged"})
@@ -396,7 +397,8 @@ def test_what_others_changed_meanwhile_stays(store: SqlStore, session: Session) 
     with Session(session.get_bind(), expire_on_commit=False) as other:
         stale = got(other, 1)
         other.commit()
-        store.save_finding({**_full(store), "severity": "high"})
+        changed: dict[str, Any] = {**_full(store), "severity": "high"}
+        store.save_finding(changed)
         store.set_status(PROJECT, uuid_of(1), "resolved", actor="bob")
         stale.title = "changed"
         other.commit()
@@ -432,6 +434,7 @@ def test_several_sessions_and_projects(store: SqlStore, session: Session) -> Non
 
 
 TABLE: Any = Finding.__table__
+PROJECTS: Any = Project.__table__
 OF_ANOTHER = (Finding.project_id == PROJECT, Finding.title == "Finding 1")
 
 
@@ -445,7 +448,7 @@ OF_ANOTHER = (Finding.project_id == PROJECT, Finding.title == "Finding 1")
         delete(TABLE),
         delete(Event),
         update(Identity).values(closed_at=None),
-        delete(Project.__table__),
+        delete(PROJECTS),
     ],
     ids=lambda one: f"{type(one).__name__} {one.table.name}",
 )
@@ -591,7 +594,7 @@ def test_a_block_that_is_undone_takes_objects_with_it(store: SqlStore, session: 
 def test_the_limits_of_the_store_that_joined_hold(store: SqlStore, session: Session) -> None:
     url = store.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
     with open_storage(url, limits=Limits(max_document_bytes=1_000)) as small:
-        with pytest.raises(LimitExceededError), small.joined(session):  # type: ignore[attr-defined]
+        with pytest.raises(LimitExceededError), small.joined(session):
             session.add(new(1, title="x" * 2_000))
         session.rollback()
         with small.transaction(), small.session() as inside, pytest.raises(LimitExceededError):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any, cast
 
 import pytest
 
 from findings_orm.errors import StorageConflictError, StorageValidationError
+from findings_orm.finding import StatusName
 from findings_orm.imports.renaming import rename_detector
 from findings_orm.port import Run
 from findings_orm.records import RecordStore
@@ -27,14 +29,14 @@ def store(request: pytest.FixtureRequest) -> Iterator[RecordStore]:
     if request.param == "memory":
         opened = InMemoryStorageAdapter()
     elif request.param == "postgresql":
-        opened = open_storage(request.getfixturevalue("emptied_postgresql_url"))
+        opened = cast("RecordStore", open_storage(request.getfixturevalue("emptied_postgresql_url")))
     else:
         opened = request.getfixturevalue(f"open_{request.param}")()
     with closing(opened):
         yield opened
 
 
-def report(detector: str) -> list[dict[str, object]]:
+def report(detector: str) -> list[dict[str, Any]]:
     lines = [scanned("R1", line, detector_id=detector) for line in (10, 20, 20, None)]
     return [*lines, scanned("R2", detector_id=detector, fingerprint="f"), scanned("R3", detector_id=detector)]
 
@@ -44,7 +46,8 @@ def test_a_report_under_the_new_name_finds_its_findings(store: RecordStore) -> N
     store.ingest(
         PROJECT, [*report("old")[:5], scanned(detector_id="else")], run=run_id_of(2), close_missing=True
     )
-    for rule, status in (("R2", "false_positive"), ("R3", "open")):
+    decisions: dict[str, StatusName] = {"R2": "false_positive", "R3": "open"}
+    for rule, status in decisions.items():
         one = next(each for each in store.list_findings(PROJECT) if each["rule_id"] == rule)
         store.set_status(PROJECT, one["id"], status, actor="ann")
     store.ingest(OTHER, report("old"))
