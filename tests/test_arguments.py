@@ -204,7 +204,7 @@ class Surroundings:
         (folder / "backups").mkdir()
         database = f"sqlite:///{folder}/a-database"
         sql = opened.enter_context(open_storage(database))
-        connection = opened.enter_context(sqlalchemy.create_engine(database).connect())
+        self._connection = connection = opened.enter_context(sqlalchemy.create_engine(database).connect())
         documents = store.list_findings(PROJECT)
         self.instances: dict[str, Any] = {
             "SchemaMigrator": SchemaMigrator(),
@@ -295,6 +295,8 @@ class Surroundings:
                     pass
                 except Exception as error:  # noqa: BLE001  # whatever it is, it is none of the tree
                     yield f"{public.name}({argument}={readable(value)}): {error!r}"
+                finally:
+                    self._connection.rollback()  # as an application does: the transaction of what joined it is its own
 
 
 @pytest.fixture(scope="module")
