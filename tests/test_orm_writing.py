@@ -46,7 +46,7 @@ from findings_orm.orm import (
 )
 from findings_orm.orm.storage import SqlStore
 from findings_orm.stores.cache.writes import NotifyingStore
-from findings_orm.testing.samples import PROJECT, finding, ids, scanned, uuid_of
+from findings_orm.testing.samples import PROJECT, assert_same, finding, ids, scanned, uuid_of
 
 DRIVERS = ("sqlite", "aiosqlite", "psycopg", "psycopg2", "async psycopg", "asyncpg")
 TWIN = "twin"
@@ -387,6 +387,31 @@ def test_a_flush_that_fails_leaves_the_next_one_alone(store: SqlStore, session: 
     session.commit()
     assert ids(store.list_findings(PROJECT)) == [uuid_of(3)]
     assert_whole(store)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (1, 1.0),
+        (1.0, 1),
+        (1, True),
+        (False, 0),
+        (0.0, -0.0),
+        ([1], [True]),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    ],
+    ids=str,
+)
+def test_what_is_equal_in_python_only_is_a_change(
+    store: SqlStore, session: Session, before: Any, after: Any
+) -> None:
+    store.save_finding(finding(1, evidence={"value": before}))
+    with session.begin():
+        got(session, 1).evidence = {"value": after}
+    assert_same(store.get_finding(PROJECT, uuid_of(1))["evidence"], {"value": after})
+    [(kind, *_, changes, _, _)] = history_of(store, 1)
+    assert kind == "change"
+    assert_same(changes["evidence"], [{"value": before}, {"value": after}])
 
 
 def test_what_others_changed_meanwhile_stays(store: SqlStore, session: Session) -> None:

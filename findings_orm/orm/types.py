@@ -237,6 +237,10 @@ class Json(ByDialect):
         """Return the expression that reads a column."""
         return _JsonText(column, self)
 
+    def compare_values(self, x: Any, y: Any) -> bool:
+        """Return whether an assigned value is the one that was there: as text, since 1 == 1.0 == True for Python."""
+        return x is y or (x == y and json_text(x) == json_text(y))
+
 
 def _quote(text: str, dialect: Dialect) -> str:
     return str(cast("Processor", String().literal_processor(dialect))(text))  # type: ignore[no-untyped-call]
