@@ -77,6 +77,8 @@ class ObjectStore(SessionStore):
         if found is None:
             session.add(Finding(**document))
         else:
+            if found in self.session_.dirty:
+                self.session_.flush()  # two changes in one flush are one event
             old = found.document()
             changed = [name for name in document if repr(document[name]) != repr(old[name])]  # type: ignore[literal-required]
             if not set(changed) - {"status"} or Status(document["status"]) not in {
