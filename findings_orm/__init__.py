@@ -54,6 +54,7 @@ from findings_orm.query import FindingQuery, Page, Summary
 from findings_orm.registry import STORAGE_REGISTRY, open_storage, register_adapter, unregister_adapter
 
 if TYPE_CHECKING:
+    from findings_orm.aio import AsyncFindingStore
     from findings_orm.migrations import SchemaMigrator
     from findings_orm.orm.postgresql import PostgreSQLStorageAdapter
     from findings_orm.orm.sqlite import SQLiteStorageAdapter
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from findings_orm.stores.memory import InMemoryStorageAdapter
 
 _LAZY = {
+    "AsyncFindingStore": "findings_orm.aio",
     "FileStorageAdapter": "findings_orm.stores.files",
     "InMemoryStorageAdapter": "findings_orm.stores.memory",
     "PostgreSQLStorageAdapter": "findings_orm.orm.postgresql",
@@ -86,6 +88,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "STORAGE_REGISTRY",
     "ApplicationStore",
+    "AsyncFindingStore",
     "Event",
     "FileStorageAdapter",
     "Finding",
