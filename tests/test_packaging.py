@@ -88,9 +88,10 @@ def test_the_wheel_holds_the_package_and_its_migrations(wheel: Path) -> None:
     assert "findings_orm/alembic/script.py.mako" in names
     assert any(name.startswith("findings_orm/alembic/versions/r0001_") for name in names)
     assert "findings_orm/py.typed" in names
+    assert "findings_orm/formats/sarif_schema.json" in names
     assert {name.partition("/")[0] for name in names} == {"findings_orm", "findings_orm-0.1.0.dist-info"}
     assert {Path(name).suffix for name in names if name.startswith("findings_orm/")} <= {
-        ".py", ".ini", ".mako", ".typed",
+        ".json", ".py", ".ini", ".mako", ".typed",
     }  # fmt: skip
     assert "findings_orm/alembic/__init__.py" not in names
 
