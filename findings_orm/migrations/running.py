@@ -32,7 +32,9 @@ ATTEMPTS = 5
 POLL = 0.1
 """Seconds between two looks at an index that another migrator is building."""
 
-_MET_ANOTHER = ("42P07", "23505", "40P01")
+_MET_ANOTHER = ("42P07", "23505", "40P01", "XX000")
+"""Another migrator makes or drops the same index. XX000: where two drop one at once, that is an internal error for PostgreSQL
+("tuple concurrently updated")."""
 _NOT_YET = ("42P01", "42703", "42704", "42804", "42883")
 """The table or a column is not there, or not yet of its type: the revisions before make it so."""
 
