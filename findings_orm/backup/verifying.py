@@ -106,6 +106,8 @@ class _RunMembers(TypedDict):
     counts: dict[str, int]
     rejected: list[_Refusal]
     content: NotRequired[str]
+    category: NotRequired[str]
+    categories: NotRequired[dict[str, list[str]]]
 
 
 @_strict

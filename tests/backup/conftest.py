@@ -12,6 +12,7 @@ from servers import TEMPLATE, PostgresServer
 from stores import Open
 
 from findings_orm import FindingStore, open_storage
+from findings_orm.testing.samples import scanned
 from findings_orm.testing.sequence import run_sequence
 
 
@@ -56,11 +57,20 @@ def new_store(new_url: Callable[[str], str]) -> Iterator[Open]:
 
 @pytest.fixture
 def lived(new_store: Open) -> FindingStore:
-    """Return a store in memory with projects, runs, history, refused originals, purged findings."""
+    """Return a store in memory with projects, runs with and without categories, history, refused originals, purged findings."""
     store = new_store("memory")
     run_sequence(store, 5, 150)
+    store.ingest("alpha", [scanned("C")], run={"category": "images/web"})
+    of_two = [{**scanned("C", line), "provenance": _automation(line)} for line in (1, 2)]
+    store.ingest("alpha", of_two)
+    assert [run.category for run in store.runs("alpha")[-2:]] == ["images/web", ""]
+    assert len(store.runs("alpha")[-1].categories["scan.demo"]) == 2
     store.ingest("alpha", [{"title": "of no detector"}], on_invalid="quarantine")
     return store
+
+
+def _automation(number: int) -> dict[str, object]:
+    return {"sarif_run": {"automationDetails": {"id": f"images/{number}/"}}}
 
 
 @pytest.fixture
