@@ -578,10 +578,8 @@ def content_of(document: Mapping[str, object]) -> bytes:
     if len(full) != len(FIELDS):
         return b""
     try:
-        plain, free = (
-            [*_plain_values(full), _NOTHING],
-            [*_free_values(full)],
-        )  # once `provenance` was the last of these
+        plain = [*_plain_values(full), _NOTHING]  # in the place of `provenance`, so that older digests stay
+        free = [*_free_values(full)]
         size_of_provenance(full)
         for at, members, orders in _RECORDS_AT:
             record = free[at]

@@ -103,10 +103,11 @@ def _justify_decisions(
     store: FindingStore, project_id: str, documents: Iterator[FindingDocument]
 ) -> Iterator[FindingDocument]:
     """Give findings that somebody decided about the comment of the decision, a justification in SARIF."""
+    from findings_orm.formats.sarif_export import SUPPRESSED
     from findings_orm.imports.matching import ACTOR
 
     for document in documents:
-        if document["status"] in ("false_positive", "risk_accepted", "triaged"):
+        if document["status"] in SUPPRESSED:
             events = [one for one in store.history(project_id, document["id"]) if one.kind == "status"]
             if events and events[-1].actor != ACTOR:
                 document["evidence"] = {**document["evidence"], "status_comment": events[-1].comment}

@@ -56,7 +56,8 @@ _SCORES = {
     "low": (0.1, 3.9, "2.0"),
     "info": (0.0, 0.0, "0.0"),
 }
-_SUPPRESSED = {"false_positive": "accepted", "risk_accepted": "accepted", "triaged": "underReview"}
+SUPPRESSED = {"false_positive": "accepted", "risk_accepted": "accepted", "triaged": "underReview"}
+"""The states of the suppressions that say what somebody decided."""
 _GONE = frozenset({"resolved", "archived"})
 _URI_REFERENCE = re.compile(r"(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+")
 _GUID = re.compile(
@@ -346,7 +347,7 @@ def _set_status(result: dict[str, object], document: Mapping[str, object]) -> No
         del result["baselineState"]
     if status in _GONE:
         result["baselineState"] = "absent"
-    suppressed = _SUPPRESSED.get(status)
+    suppressed = SUPPRESSED.get(status)
     if suppressed:
         result["suppressions"] = [{"kind": "external", "status": suppressed, **_justification(document)}]
     elif result.get("suppressions"):

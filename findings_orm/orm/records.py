@@ -462,14 +462,11 @@ def _seen_in_any(runs: Collection[int]) -> Clause:
     """Return the condition that one of some runs saw the finding of the identity ``i``."""
     if not runs:
         return Clause("(1 = 0)")
-    one, values = (
-        "({0}.first_run <= ? AND {0}.last_run >= ?)",
-        [number for run in runs for number in (run, run)],
-    )
-    now, before = (" OR ".join([one.format(table)] * len(runs)) for table in "is")
+    sees = " OR ".join(["({0}.first_run <= ? AND {0}.last_run >= ?)"] * len(runs))
+    values = [number for run in runs for number in (run, run)]
     sql = (
-        f"({now} OR EXISTS (SELECT 1 FROM finding_sightings s "  # noqa: S608  # constants and marks
-        f"WHERE s.project_id = i.project_id AND s.finding_id = i.finding_id AND ({before})))"
+        f"({sees.format('i')} OR EXISTS (SELECT 1 FROM finding_sightings s "  # noqa: S608  # constants and marks
+        f"WHERE s.project_id = i.project_id AND s.finding_id = i.finding_id AND ({sees.format('s')})))"
     )
     return Clause(sql, (*values, *values))
 
